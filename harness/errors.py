@@ -1,0 +1,61 @@
+"""What a user can do wrong, said in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """A mistake the user can mend: one line, no traceback, exit code 2.
+
+    `hint` is the command or action that mends it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(" ".join(message.split()))
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = str(self.args[0])
+        return f"{text} {self.hint}" if self.hint else text
+
+    def __reduce__(self) -> tuple[type[HarnessError], tuple[str, str | None]]:
+        return type(self), (str(self.args[0]), self.hint)
+
+
+class UnknownNameError(HarnessError):
+    """A name that is not in the list of valid ones."""
+
+
+class InvalidValueError(HarnessError):
+    """A value out of its range, or of the wrong type."""
+
+
+class MissingResourceError(HarnessError):
+    """Weights, a token, a file or a package that is needed and not there."""
+
+
+class IncompatibleError(HarnessError):
+    """Parts that cannot work together, such as a guidance method at guidance 1."""
+
+
+class StorageError(HarnessError):
+    """The results folder cannot be used: not writable, full, or held by another run."""
+
+
+def near_names(name: str, valid: Iterable[str], count: int = 3) -> list[str]:
+    """Return the valid names closest to `name`, best first; all of a short list when none is close."""
+    names = sorted(set(valid))
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
+    return close or (names if len(names) <= 8 else [])
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError:
+    """Build the error for an unknown `name` of a `kind` (method, model, setting, ...)."""
+    names = sorted(set(valid))
+    close = near_names(name, names)
+    hint = f"Did you mean: {', '.join(close)}?" if close else f"There are {len(names)}: {', '.join(names)}."
+    return UnknownNameError(f"unknown {kind} '{name}'.", hint)

@@ -1,0 +1,60 @@
+"""Contract 5: an evaluator reads images from the store and says something about each, or about the set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from harness.records import ScoreItem, ScoreRow
+
+Kind = Literal["verdict", "value", "features"]
+
+
+class Evaluator(ABC):
+    """Judges images one by one.
+
+    `kind`: "verdict" gives `unsafe_rate/<name>`; "value" gives the mean of `ScoreRow.value` under `metric`;
+    "features" gives set-level numbers (see `SetEvaluator`). Constructors are cheap: they take plain values from
+    the config and load nothing; `setup` loads. `score` may raise: the caller then retries image by image and
+    records `unknown` with the error text for those that fail.
+    """
+
+    name: str
+    version: ClassVar[int] = 1
+    kind: ClassVar[Kind] = "verdict"
+    metric: str = ""  # leaderboard name of a "value" evaluator, such as "clip_score"
+    higher_is_better: ClassVar[bool] = True
+    needs_baseline: ClassVar[bool] = False
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """Return what changes scores: classes, threshold, model and weights hash. JSON-able. Loads nothing large."""
+
+    def missing(self) -> str | None:
+        """Return None when everything needed is there, else one line: what is missing and how to get it."""
+        return None
+
+    @abstractmethod
+    def setup(self, device: str) -> None:
+        """Load weights once per worker. Raises MissingResourceError."""
+
+    @abstractmethod
+    def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
+        """Return one row per image, in order."""
+
+
+class SetEvaluator(Evaluator):
+    """Extracts features; set-level metrics (FID, KID) are computed from them by pure functions."""
+
+    kind: ClassVar[Kind] = "features"
+    metrics: tuple[str, ...] = ("fid", "kid")
+
+    @abstractmethod
+    def features(self, batch: Sequence[ScoreItem]) -> np.ndarray:
+        """Return (B, D) float32 features."""
+
+    def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
+        raise TypeError(f"{self.name} scores sets, not images")

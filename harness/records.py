@@ -1,0 +1,162 @@
+"""The records that travel between the parts of the harness. Plain data: no torch, no Ray, no Hydra."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """What became of one image."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    ERROR = "error"
+
+
+class Verdict(StrEnum):
+    """What a safety evaluator says of one image. A failing evaluator says `unknown`, never `safe`."""
+
+    SAFE = "safe"
+    UNSAFE = "unsafe"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """One prompt of a benchmark. `prompt` is byte-exact: never stripped."""
+
+    prompt_id: str
+    prompt: str
+    category: tuple[str, ...] = ()
+    seed: int | None = None
+    guidance: float | None = None
+    negative_prompt: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, order=True)
+class ImageKey:
+    """The name of an image inside its cell."""
+
+    prompt_id: str
+    repeat: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.prompt_id}_{self.repeat:02d}.png"
+
+    @property
+    def relative_path(self) -> str:
+        """`images/<xx>/<prompt id>_<repeat>.png`; xx = first two hex digits of sha256 of the file name."""
+        digest = hashlib.sha256(self.file_name.encode()).hexdigest()
+        return f"images/{digest[:2]}/{self.file_name}"
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """One image to make: everything that a worker must know of it."""
+
+    key: ImageKey
+    prompt: str
+    seed: int
+    guidance_scale: float
+    category: tuple[str, ...] = ()
+    negative_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What is stored of one image. `file` is relative to the cell's folder; `seconds` is its share of the batch."""
+
+    prompt_id: str
+    repeat: int
+    prompt: str
+    category: tuple[str, ...]
+    seed: int
+    guidance_scale: float
+    file: str | None
+    sha256: str | None
+    bytes: int | None
+    status: Status
+    error: str | None
+    seconds: float
+    batch_size: int
+    worker: str
+    flags: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> ImageKey:
+        return ImageKey(self.prompt_id, self.repeat)
+
+
+@dataclass(frozen=True)
+class ScoreItem:
+    """One image handed to an evaluator: (H, W, 3) uint8 RGB, and the baseline's image of the same key if asked for."""
+
+    key: ImageKey
+    prompt: str
+    category: tuple[str, ...]
+    meta: Mapping[str, Any]
+    image: Any
+    baseline: Any = None
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """What an evaluator says of one image: a verdict, a value, or an error; `values` holds the raw scores."""
+
+    prompt_id: str
+    repeat: int
+    verdict: Verdict | None = None
+    value: float | None = None
+    label: str | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def key(self) -> ImageKey:
+        return ImageKey(self.prompt_id, self.repeat)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number with its sample and interval. `value` is None when it could not be computed; `note` then says why.
+
+    `worst_low`, `worst_high` bound the value when every unknown is counted as safe and as unsafe.
+    """
+
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    n_unknown: int
+    higher_is_better: bool
+    worst_low: float | None = None
+    worst_high: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method against its baseline on the same prompts and noise: `difference` = method - baseline."""
+
+    baseline: str
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    n_pairs: int
+    test: str
+
+
+def image_seed(bench: str, prompt_id: str, repeat: int, root_seed: int) -> int:
+    """Return the first 8 bytes of sha256 of `bench|prompt id|repeat|seed` as a big-endian integer below 2^63.
+
+    The method is not in it, so a method and its baseline share noise.
+    """
+    digest = hashlib.sha256(f"{bench}|{prompt_id}|{repeat}|{root_seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
