@@ -154,9 +154,9 @@ class Comparison:
 
 
 def image_seed(bench: str, prompt_id: str, repeat: int, root_seed: int) -> int:
-    """Return the first 8 bytes of sha256 of `bench|prompt id|repeat|seed` as a big-endian integer below 2^63.
+    """Return the first 8 bytes of sha256 of `bench|prompt id|repeat|seed`, big-endian: 0 <= seed < 2^64.
 
     The method is not in it, so a method and its baseline share noise.
     """
     digest = hashlib.sha256(f"{bench}|{prompt_id}|{repeat}|{root_seed}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return int.from_bytes(digest[:8], "big")

@@ -1,0 +1,116 @@
+"""What the driver hands to a worker and what comes back. All of it is plain, picklable data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.records import ImageItem, ImageKey, ImageRow, ScoreRow
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How a cell is sampled. All but `batch_size` change pixels and are part of the cell id."""
+
+    num_inference_steps: int
+    height: int
+    width: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """What a worker must know of a cell. `folder` is absolute; `model` and `methods` are resolved configs."""
+
+    cell_id: str
+    name: str
+    folder: str
+    model: Config
+    methods: tuple[Config, ...]
+    settings: GenerationSettings
+    seed: int
+    artifacts: str  # absolute folder of trained artifacts, shared by all cells
+
+    @property
+    def holds(self) -> tuple[str, str]:
+        """Return what a worker must hold to serve this cell; a worker prefers what it already holds."""
+        return str(self.model["name"]), "+".join(str(method["name"]) for method in self.methods)
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """One image to judge: `file` and `baseline` are absolute paths."""
+
+    key: ImageKey
+    prompt: str
+    category: tuple[str, ...]
+    meta: Config
+    file: str
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class PrepareTask:
+    """Train or solve what the cell's methods need, once; later tasks find it in the artifact cache."""
+
+    task_id: str
+    cell: CellSpec
+
+
+@dataclass(frozen=True)
+class GenerateTask:
+    """One shard: make these images of this cell, write them, return their rows."""
+
+    task_id: str
+    cell: CellSpec
+    items: tuple[ImageItem, ...]
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Judge these images with this evaluator (a resolved config with `_target_`)."""
+
+    task_id: str
+    cell: CellSpec
+    evaluator: Config
+    requests: tuple[ScoreRequest, ...]
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class ReferenceTask:
+    """Extract a reference set's features once and write them to `file` (npz: `features` (N, D) float32)."""
+
+    task_id: str
+    evaluator: Config
+    reference: Config
+    file: str
+
+
+Task = PrepareTask | GenerateTask | ScoreTask | ReferenceTask
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a worker returns for a task. `peak_memory_mb` is the worker's resident peak so far."""
+
+    task_id: str
+    worker: str
+    seconds: float
+    images: tuple[ImageRow, ...] = ()
+    scores: tuple[ScoreRow, ...] = ()
+    info: Config = field(default_factory=dict)
+    peak_memory_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class TaskFailure:
+    """A task given up after its attempts: the last error, one line, and whether the user can mend it."""
+
+    task_id: str
+    error: str
+    attempts: int
+    user_error: bool = False
