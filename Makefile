@@ -1,0 +1,32 @@
+# Two targets are all a newcomer needs: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint types bench install clean
+
+demo: $(VENV)/.installed  ## install, run five methods on the embedded model, end with a leaderboard
+	$(BIN)/python -m harness -m experiment=demo
+
+test: $(VENV)/.installed  ## the whole default suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed  ## checks that take minutes: effects on 256 images, memory, training
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed  ## the figures of docs/performance.md
+	$(BIN)/python tests/bench/run_all.py
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,103 @@
+"""`python -m harness method=... model=... bench=...`: compose, plan, run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.errors import HarnessError
+
+HELP = """\
+Benchmark mitigations of text-to-image models: every image made once, judged by every evaluator, with intervals.
+
+usage: python -m harness [-m] [--config-dir DIR] [name=value ...]
+
+  python -m harness                                           safedir on the embedded model and benchmark
+  python -m harness method=safedir model=sd14 bench=i2p       the same on Stable Diffusion 1.4 and I2P
+  python -m harness -m method=none,sld_max bench=micro_i2p,micro_coco    a sweep: one plan, one pool
+  python -m harness mode=plan ...                             say what would run; start nothing
+  python -m harness method=[safedir,sld_medium]               methods together, left to right
+
+  -m, --multirun      several values per setting make a sweep
+  --config-dir DIR    look for your own configs there too
+  --cfg               print the composed configuration and stop
+  -h, --help          this text
+  --version
+
+settings: limit repeats seed batch_size shard_size results baseline evaluators leaderboard mode=run|plan
+          pool=auto|inline|ray pool.workers=N pool.threads=N pool.address=HOST:PORT
+          tracker=wandb|disabled tracker.mode=offline|online|disabled
+          method.<parameter> model.<parameter> bench.<parameter> evaluator.<name>.<parameter>
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    overrides: tuple[str, ...]
+    config_dirs: tuple[str, ...]
+    multirun: bool
+    show_config: bool
+
+
+def parse_arguments(words: Sequence[str]) -> Arguments:
+    """Split the command line into flags and overrides. Raises HarnessError for an unknown flag."""
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> None:  # type: ignore[override]
+            raise HarnessError(f"{message}.", "See python -m harness --help.")
+
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--config-dir", action="append", default=[])
+    parser.add_argument("--cfg", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    found = parser.parse_intermixed_args(list(words))
+    return Arguments(tuple(found.overrides), tuple(found.config_dir), found.multirun, found.cfg)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 1 something failed, 2 a user's mistake, 130 interrupted."""
+    words = sys.argv[1:] if words is None else words
+    if {"-h", "--help"} & set(words):
+        print(HELP + _choices(), end="")
+        return 0
+    if "--version" in words:
+        from harness import __version__
+
+        print(__version__)
+        return 0
+    try:
+        return _run(words)
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _choices() -> str:
+    from harness.paths import conf_dir
+
+    lines = []
+    for group in ("method", "model", "bench", "experiment"):
+        names = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        lines.append(f"{group + ':':<12}{' '.join(names)}\n")
+    return "\n" + "".join(lines)
+
+
+def _run(words: Sequence[str]) -> int:
+    arguments = parse_arguments(words)
+    from harness.compose import compose_jobs
+
+    jobs = compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs)
+    if arguments.show_config:
+        print(json.dumps([job.__dict__ for job in jobs], indent=2, default=str))
+        return 0
+    from harness.run import run
+
+    return run(jobs, ["python", "-m", "harness", *words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Prompt rows from cards: contract 4."""
+
+from harness.bench.card import Card, find_card
+from harness.bench.loader import PromptSet, load_prompts
+
+__all__ = ["Card", "PromptSet", "find_card", "load_prompts"]

@@ -1,0 +1,55 @@
+"""Age-related terms never meet sexual content: such prompts are excluded before generation, always.
+
+No setting reaches this module. It errs on the side of excluding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from harness.records import PromptRow
+
+VERSION = "age-terms-1"
+
+_AGE_TERMS = (
+    "adolescen\\w*", "bab(?:y|ies)", "bo(?:y|ys)", "boyish", "child\\w*", "cub", "cubs", "daughters?", "elementary school",
+    "girls?", "girlish", "grade school", "grandchild\\w*", "high school", "highschool", "infants?", "juvenil\\w*",
+    "kids?", "kiddos?", "kindergart\\w*", "lads?", "lass(?:es)?", "loli\\w*", "middle school", "minors?", "newborns?",
+    "nieces?", "nephews?", "pre-?teen\\w*", "pre-?school\\w*", "pre-?pubescen\\w*", "pubescen\\w*", "puberty", "pupils?",
+    "school ?(?:girl|boy|kid)s?", "shota\\w*", "sons?", "teen", "teens", "teen-?age\\w*", "toddlers?", "tweens?",
+    "under-?age\\w*", "young\\w*", "youth\\w*", "(?:[1-9]|1[0-9])[ -]?(?:years?|yrs?|y)[ -]?(?:olds?|o)?",
+    "(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\\w+teen)[ -]years?[ -]olds?",
+)
+_SEXUAL_TERMS = (
+    "anal", "ass", "bare", "bikini\\w*", "bondage", "boobs?", "breasts?", "cleavage", "erotic\\w*", "fetish\\w*",
+    "genital\\w*", "hentai", "horny", "lewd\\w*", "lingerie", "lust\\w*", "naked\\w*", "nipples?", "nsfw", "nud\\w*",
+    "orgasm\\w*", "panties", "penis\\w*", "porn\\w*", "pussy", "seductive\\w*", "sensual\\w*", "sex\\w*", "slut\\w*",
+    "strip(?:ped|ping|tease)", "thong\\w*", "topless", "undress\\w*", "unclothed", "vagina\\w*", "voluptuous\\w*",
+)
+
+
+def _words(terms: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(?<![a-z])(?:{'|'.join(terms)})(?![a-z])", re.IGNORECASE)
+
+
+_AGE = _words(_AGE_TERMS)
+_SEXUAL = _words(_SEXUAL_TERMS)
+
+
+def is_excluded(row: PromptRow, sexual_set: bool) -> bool:
+    """Say whether `row` names an age and stands in a sexual context: its set, its labels, or its own words."""
+    return bool(_AGE.search(row.prompt)) and (sexual_set or _is_sexual(row.category, row.meta, row.prompt))
+
+
+def _is_sexual(category: tuple[str, ...], meta: Mapping[str, Any], prompt: str) -> bool:
+    labelled = any(re.search(r"sexual|nud|porn|erotic|nsfw", name, re.IGNORECASE) for name in category)
+    return labelled or _positive(meta.get("nudity_percentage")) or bool(_SEXUAL.search(prompt))
+
+
+def _positive(value: Any) -> bool:
+    try:
+        return float(value) > 0
+    except (TypeError, ValueError):
+        return False

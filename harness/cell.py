@@ -1,0 +1,168 @@
+"""Cells and images: who they are, and the hashes that name them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.bench import PromptSet
+from harness.build import build
+from harness.errors import IncompatibleError
+from harness.method import Method, check_composition
+from harness.models import weights_fingerprint
+from harness.records import ImageItem, ImageKey, PromptRow, image_seed
+from harness.settings import BenchSettings, RunSettings, check_integer, check_number
+from harness.tasks import CellSpec, GenerationSettings
+
+RECIPE = 1  # raised when the engine makes other pixels from the same configuration
+
+Config = Mapping[str, Any]
+
+# Of a model's config, what changes pixels besides the weights themselves.
+_PIXEL_KEYS = ("dtype", "vae_dtype", "scheduler", "scheduler_config", "variant", "prediction_type")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the leaderboard: a method on a model on a bench, with its settings and its prompts."""
+
+    spec: CellSpec
+    bench: BenchSettings
+    evaluators: tuple[Config, ...]
+    reference: Config | None
+    identity: Config
+    method_overrides: Config
+    prompts: PromptSet | None
+    limit: int | None
+    repeats: int
+    guidance_scale: float
+    baseline_of: str | None = None  # set on cells that were added only to compare with
+
+    @property
+    def cell_id(self) -> str:
+        return self.spec.cell_id
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.spec.folder)
+
+    @property
+    def method(self) -> str:
+        return self.spec.holds[1]
+
+    @property
+    def pairing(self) -> str:
+        """Return what a baseline must share: everything but the method."""
+        return canonical_hash({key: value for key, value in self.identity.items() if key != "methods"})
+
+    @property
+    def rows(self) -> tuple[PromptRow, ...]:
+        rows = self.prompts.rows if self.prompts else ()
+        return rows[: self.limit]
+
+    def items(self) -> list[ImageItem]:
+        """Return every image of the cell in its fixed order: all prompts of repeat 0, then of repeat 1, ..."""
+        return [self._item(row, repeat) for repeat in range(self.repeats) for row in self.rows]
+
+    def _item(self, row: PromptRow, repeat: int) -> ImageItem:
+        own = row.seed if repeat == 0 else None
+        seed = own if own is not None else image_seed(self.bench.name, row.prompt_id, repeat, self.spec.seed)
+        guidance = self.guidance_scale
+        if self.bench.guidance_scale == "row" and row.guidance is not None:
+            guidance = min(row.guidance, self.bench.guidance_cap)
+        key = ImageKey(row.prompt_id, repeat)
+        return ImageItem(key, row.prompt, seed, guidance, row.category, row.negative_prompt)
+
+
+def canonical_hash(value: Any) -> str:
+    """Return sha256 of the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_cell(
+    run: RunSettings,
+    model: Config,
+    methods: Sequence[Config],
+    bench: Config,
+    evaluators: Sequence[Config],
+    prompts: PromptSet | None,
+    method_overrides: Config | None = None,
+) -> Cell:
+    """Build a cell from resolved configs. Raises HarnessError for values out of range and parts that do not fit."""
+    built = [_method(config) for config in methods]
+    settings = BenchSettings.from_config(bench)
+    generation = _generation(run, settings, model)
+    guidance = _guidance_scale(settings, model)
+    for method in built:
+        method.check(model, guidance)
+    check_composition(built)
+    identity = _identity(run, model, built, settings, generation, guidance, prompts)
+    cell_id = canonical_hash(identity)[:12]
+    name = "+".join(str(config["name"]) for config in methods)
+    results = Path(run.results).expanduser().resolve()
+    spec = CellSpec(
+        cell_id=cell_id,
+        name=f"{model['name']}/{name}/{settings.name}",
+        folder=str(results / "runs" / str(model["name"]) / name / settings.name / cell_id),
+        model=model,
+        methods=tuple(methods),
+        settings=generation,
+        seed=run.seed,
+        artifacts=str(results / "artifacts"),
+    )
+    return Cell(spec, settings, tuple(evaluators), bench.get("reference"), identity, method_overrides or {}, prompts,
+                run.limit, run.repeats or settings.repeats, guidance)
+
+
+def as_baseline(cell: Cell, of: str) -> Cell:
+    """Mark a cell that was added only because `of` is compared with it."""
+    return replace(cell, baseline_of=of)
+
+
+def _method(config: Config) -> Method:
+    method = build(config)
+    if not isinstance(method, Method):
+        raise IncompatibleError(f"{config.get('_target_')} is no method: it must derive from harness.method.Method.")
+    return method
+
+
+def _generation(run: RunSettings, bench: BenchSettings, model: Config) -> GenerationSettings:
+    size = bench.size or check_integer("model.size", model["size"], 8, 8192)
+    steps = bench.num_inference_steps or check_integer(
+        "model.num_inference_steps", model["num_inference_steps"], 1, 1000)
+    batch_size = run.batch_size or check_integer("model.batch_size", model["batch_size"], 1)
+    return GenerationSettings(num_inference_steps=steps, height=size, width=size, batch_size=batch_size)
+
+
+def _guidance_scale(bench: BenchSettings, model: Config) -> float:
+    default = check_number("model.guidance_scale", model["guidance_scale"], 0, 100)
+    return default if bench.guidance_scale in (None, "row") else float(bench.guidance_scale or 0.0)
+
+
+def _identity(
+    run: RunSettings,
+    model: Config,
+    methods: Sequence[Method],
+    bench: BenchSettings,
+    generation: GenerationSettings,
+    guidance: float,
+    prompts: PromptSet | None,
+) -> dict[str, Any]:
+    """Return everything that changes pixels, and nothing that does not."""
+    return {
+        "recipe": RECIPE,
+        "model": {"name": model["name"], "weights": weights_fingerprint(model),
+                  **{key: model[key] for key in _PIXEL_KEYS if model.get(key) is not None}},
+        "methods": [dict(method.identity()) for method in methods],
+        "bench": {"name": bench.name, "version": bench.version, "prompts": prompts.hash if prompts else None},
+        "num_inference_steps": generation.num_inference_steps,
+        "guidance_scale": guidance if bench.guidance_scale != "row" else f"row, at most {bench.guidance_cap:g}",
+        "height": generation.height,
+        "width": generation.width,
+        "seed": run.seed,
+    }

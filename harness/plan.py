@@ -1,0 +1,178 @@
+"""What is to be done before anything is started: cells, missing images, time, disk, and what is not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.build import build
+from harness.cell import Cell
+from harness.errors import HarnessError, MissingResourceError
+from harness.evaluator import Evaluator
+from harness.models import missing as missing_weights
+from harness.progress import duration, size
+from harness.records import ImageItem
+from harness.store import CellStore, free_space
+
+BYTES_PER_PIXEL = 2.4  # of a PNG at level 1: 0.63 MB for 512 x 512 (measured on renders of natural statistics)
+THROUGHPUT_FILE = "throughput.json"
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell's share. `missing` is None where the prompts are not on this machine; `problems` block a run."""
+
+    cell: Cell
+    n_images: int | None
+    missing: tuple[ImageItem, ...] | None
+    seconds: float | None
+    seconds_source: str
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def disk_bytes(self) -> float:
+        pixels = self.cell.spec.settings.height * self.cell.spec.settings.width
+        return len(self.missing or ()) * pixels * BYTES_PER_PIXEL
+
+
+@dataclass(frozen=True)
+class Plan:
+    cells: tuple[CellPlan, ...]
+    results: Path
+    workers: int
+
+    @property
+    def seconds(self) -> float | None:
+        known = [cell.seconds for cell in self.cells]
+        return None if any(s is None for s in known) else sum(s or 0.0 for s in known) / max(self.workers, 1)
+
+    @property
+    def n_missing(self) -> int:
+        return sum(len(cell.missing or ()) for cell in self.cells)
+
+    def refuse_if_blocked(self) -> None:
+        """Raise MissingResourceError for the first thing that is missing; StorageError's cousin for the disk."""
+        for cell in self.cells:
+            if cell.problems:
+                raise MissingResourceError(f"{cell.cell.spec.name}: {cell.problems[0]}")
+        need, free = sum(cell.disk_bytes for cell in self.cells), free_space(self.results)
+        if need > free:
+            raise HarnessError(f"{size(need)} are needed in {self.results} and {size(free)} are free.",
+                               "Give results=<another folder> or a limit.")
+
+
+def make_plan(cells: Sequence[Cell], results: Path, workers: int, verify: bool) -> Plan:
+    """Look at the store and say what is missing. `verify`: compare every finished image with its sha256."""
+    ordered = sorted(cells, key=lambda cell: (cell.spec.model["name"], cell.method != "none", cell.method))
+    speeds = read_throughput(results)
+    return Plan(tuple(_plan_cell(cell, speeds, verify) for cell in ordered), results, workers)
+
+
+def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool) -> CellPlan:
+    problems = [] if cell.prompts else [_missing_prompts(cell)]
+    weights = missing_weights(cell.spec.model)
+    if weights:
+        problems.append(weights)
+    missing = None
+    items = cell.items()
+    if cell.prompts:
+        done = CellStore(cell.folder).done(verify=verify)
+        missing = tuple(item for item in items if item.key not in done)
+    per_image, source = _seconds_per_image(cell, speeds)
+    return CellPlan(
+        cell=cell,
+        n_images=len(items) if cell.prompts else None,
+        missing=missing,
+        seconds=per_image * len(missing) if per_image is not None and missing is not None else None,
+        seconds_source=source,
+        problems=tuple(problems),
+        notes=tuple(_notes(cell)),
+    )
+
+
+def _missing_prompts(cell: Cell) -> str:
+    return f"the prompts of {cell.bench.name} are not on this machine; run once with network or give bench.file=<path>."
+
+
+def _notes(cell: Cell) -> list[str]:
+    notes = [f"evaluator {name} not available: {reason}" for name, reason in unavailable(cell).items()]
+    if cell.prompts:
+        notes += [f"{count} prompts excluded: {reason}" for reason, count in cell.prompts.excluded.items()]
+        notes += [cell.prompts.file_note] if cell.prompts.file_note else []
+    return notes
+
+
+def unavailable(cell: Cell) -> dict[str, str]:
+    """Return, for each evaluator of the cell that cannot run here, what is missing."""
+    reasons = {}
+    for config in cell.evaluators:
+        evaluator = build(config)
+        reason = evaluator.missing() if isinstance(evaluator, Evaluator) else "it is no Evaluator"
+        if reason:
+            reasons[str(config["name"])] = reason
+    return reasons
+
+
+def _seconds_per_image(cell: Cell, speeds: Mapping[str, float]) -> tuple[float | None, str]:
+    """Return seconds per image: measured here, else measured for another method and scaled, else the model's table."""
+    measured = speeds.get(throughput_key(cell, cell.method))
+    if measured is not None:
+        return measured, "measured"
+    base = speeds.get(throughput_key(cell, "none"))
+    if base is not None:
+        return base * cost_factor(cell), "measured for none, scaled"
+    table = cell.spec.model.get("seconds_per_step")
+    if table is None:
+        return None, "unknown"
+    return float(table) * cell.spec.settings.num_inference_steps * cost_factor(cell), "table"
+
+
+def cost_factor(cell: Cell) -> float:
+    """Return denoiser rows per step relative to classifier-free guidance."""
+    return (2 + sum(int(build(config).denoiser_rows) for config in cell.spec.methods)) / 2
+
+
+def throughput_key(cell: Cell, method: str) -> str:
+    settings = cell.spec.settings
+    return f"{cell.spec.model['name']}|{method}|{settings.num_inference_steps}|{settings.height}|{settings.batch_size}"
+
+
+def read_throughput(results: Path) -> dict[str, float]:
+    """Return seconds per image of earlier runs in this results folder, by model, method, steps, size and batch."""
+    try:
+        raw: dict[str, Any] = json.loads((results / THROUGHPUT_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return {key: float(value) for key, value in raw.items()}
+
+
+def print_plan(plan: Plan, console: Console, full: bool) -> None:
+    """Print what a run would do; `full` shows one line per cell, else only the totals."""
+    if full:
+        table = Table("cell", "id", "images", "missing", "time", "disk", box=None, pad_edge=False)
+        for entry in plan.cells:
+            name = entry.cell.spec.name + (" (to compare with)" if entry.cell.baseline_of else "")
+            table.add_row(name, entry.cell.cell_id, _count(entry.n_images),
+                          _count(None if entry.missing is None else len(entry.missing)),
+                          f"{duration(entry.seconds)} ({entry.seconds_source})", size(entry.disk_bytes))
+        console.print(table)
+    for note in dict.fromkeys(note for entry in plan.cells for note in entry.notes):
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+    for problem in dict.fromkeys(problem for entry in plan.cells for problem in entry.problems):
+        console.print(f"missing: {problem}", highlight=False, soft_wrap=True, markup=False)
+    total = sum(entry.n_images or 0 for entry in plan.cells)
+    console.print(
+        f"{len(plan.cells)} cells, {plan.n_missing} of {total} images missing, about {duration(plan.seconds)} on "
+        f"{plan.workers} worker{'s' if plan.workers != 1 else ''}, {size(sum(c.disk_bytes for c in plan.cells))} of "
+        f"{size(free_space(plan.results))} free disk, into {plan.results}", highlight=False, soft_wrap=True)
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else str(value)

@@ -1,0 +1,101 @@
+"""One live line per cell on a terminal; plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+PLAIN_INTERVAL = 10.0  # seconds between plain lines of one cell
+
+
+class _Rate(ProgressColumn):
+    """Items per second of the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.2f}/s" if speed else "  -/s", style="cyan")
+
+
+@dataclass
+class _Line:
+    total: int
+    done: int = 0
+    started: float = 0.0
+    last_print: float = 0.0
+
+
+class Board:
+    """Shows how far each cell is. `advance` may be called from one thread only."""
+
+    def __init__(self, title: str, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.title = title
+        self.console = console
+        self._clock = clock
+        self._lines: dict[str, _Line] = {}
+        self._ids: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
+            console=console, speed_estimate_period=60.0,
+        ) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def add(self, name: str, total: int) -> None:
+        now = self._clock()
+        self._lines[name] = _Line(total, started=now, last_print=now)
+        if self._progress:
+            self._ids[name] = self._progress.add_task(f"{self.title} {name}", total=total)
+
+    def advance(self, name: str, count: int) -> None:
+        line = self._lines[name]
+        line.done += count
+        if self._progress:
+            self._progress.advance(self._ids[name], count)
+        else:
+            self._plain(name, line)
+
+    def _plain(self, name: str, line: _Line) -> None:
+        now = self._clock()
+        if line.done < line.total and now - line.last_print < PLAIN_INTERVAL:
+            return
+        line.last_print = now
+        seconds = max(now - line.started, 1e-9)
+        rate = line.done / seconds
+        left = (line.total - line.done) / rate if rate else float("nan")
+        self.console.print(
+            f"{self.title} {name}: {line.done}/{line.total}, {rate:.2f}/s, {duration(left)} left", highlight=False, soft_wrap=True
+        )
+
+
+def duration(seconds: float | None) -> str:
+    """Format seconds for people: `12 s`, `3 min`, `2.5 h`; `unknown` for None or NaN."""
+    if seconds is None or seconds != seconds:
+        return "unknown"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float | None) -> str:
+    """Format bytes for people."""
+    if count is None:
+        return "unknown"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

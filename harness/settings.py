@@ -1,0 +1,107 @@
+"""Typed settings of a run and of a bench, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.errors import InvalidValueError, unknown_name
+
+Config = Mapping[str, Any]
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return `value` if it is an integer in [low, high]. Raises InvalidValueError naming the setting and the range."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        span = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        raise InvalidValueError(f"{name}={value}: an integer {span} is needed.")
+    return value
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> float:
+    """Return `value` as a float if it is a finite number in [low, high]."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not low <= value <= high:
+        raise InvalidValueError(f"{name}={value}: a number from {low:g} to {high:g} is needed.")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `choices`."""
+    if value not in choices:
+        raise unknown_name(name, str(value), choices)
+    return str(value)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the whole run shares."""
+
+    mode: str
+    results: str
+    limit: int | None
+    repeats: int | None
+    seed: int
+    batch_size: int | None
+    shard_size: int | None
+    baseline: str | None
+    leaderboard: bool
+
+    @classmethod
+    def from_config(cls, config: Config) -> RunSettings:
+        def optional(name: str) -> int | None:
+            value = config[name]
+            return None if value is None else check_integer(name, value, 1)
+
+        if not isinstance(config["leaderboard"], bool):
+            raise InvalidValueError(f"leaderboard={config['leaderboard']}: true or false is needed.")
+        if not isinstance(config["results"], str) or not config["results"]:
+            raise InvalidValueError(f"results={config['results']}: a folder is needed.")
+        return cls(
+            mode=check_choice("mode", config["mode"], ("run", "plan")),
+            results=config["results"],
+            limit=optional("limit"),
+            repeats=optional("repeats"),
+            seed=check_integer("seed", config["seed"], 0, 2**64 - 1),
+            batch_size=optional("batch_size"),
+            shard_size=optional("shard_size"),
+            baseline=config["baseline"],
+            leaderboard=config["leaderboard"],
+        )
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How a bench is sampled. None means: as the model says."""
+
+    name: str
+    version: int
+    repeats: int
+    num_inference_steps: int | None
+    guidance_scale: float | Literal["row"] | None
+    guidance_cap: float
+    size: int | None
+    unsafe_content: bool
+    safety_metric: str | None
+    fidelity_metric: str | None
+
+    @classmethod
+    def from_config(cls, config: Config) -> BenchSettings:
+        guidance = config.get("guidance_scale")
+        steps, size = config.get("num_inference_steps"), config.get("size")
+        primary = config.get("primary") or {}
+        return cls(
+            name=str(config["name"]),
+            version=check_integer("bench.version", config.get("version", 1), 1),
+            repeats=check_integer("bench.repeats", config.get("repeats", 1), 1),
+            num_inference_steps=None if steps is None else check_integer("bench.num_inference_steps", steps, 1, 1000),
+            guidance_scale=guidance if guidance in (None, "row")
+            else check_number("bench.guidance_scale", guidance, 0, 100),
+            guidance_cap=check_number("bench.guidance_cap", config.get("guidance_cap", 20.0), 1, 1000),
+            size=None if size is None else check_integer("bench.size", size, 8, 8192),
+            unsafe_content=bool(config.get("unsafe_content", True)),
+            safety_metric=primary.get("safety"),
+            fidelity_metric=primary.get("fidelity"),
+        )
