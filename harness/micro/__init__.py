@@ -1,0 +1,1 @@
+"""The embedded world: a procedural picture world and a really-trained miniature of Stable Diffusion."""

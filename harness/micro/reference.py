@@ -1,0 +1,29 @@
+"""Reference renders of prompt rows: what a perfect model could have drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from harness.micro.grammar import scene_from_meta
+from harness.micro.world import render
+
+
+def render_reference(rows: Iterable[Any], seed: int = 0) -> Iterator[np.ndarray]:
+    """Render one (64, 64, 3) uint8 picture a prompt row; each depends on `seed` and its own row alone.
+
+    A row is a mapping or an object with `prompt_id` and `meta` (a dict, or a JSON object as a string).
+    """
+    for row in rows:
+        prompt_id, meta = _field(row, "prompt_id"), _field(row, "meta")
+        content = json.loads(meta or "{}") if isinstance(meta, str) else dict(meta or {})
+        key = hashlib.sha256(f"{seed}|{prompt_id}".encode()).digest()
+        yield render(scene_from_meta(content, np.random.default_rng(list(key))))
+
+
+def _field(row: Any, name: str) -> Any:
+    return row[name] if isinstance(row, Mapping) else getattr(row, name)

@@ -1,0 +1,93 @@
+"""Train micro-CLIP contrastively on pictures and captions of the world."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+from harness.micro.bpe import write_tokenizer
+from harness.micro.grammar import caption
+from harness.micro.judge import to_input
+from harness.micro.models import make_clip
+from harness.micro.training.common import (
+    Recipe, Workspace, load_state, optimizer_of, report, rng_of, save_half, save_state, seeded_init, set_lr,
+)  # fmt: skip
+from harness.micro.training.pictures import pairs_pictures, pairs_scene
+
+RECIPE = Recipe(steps=900, batch=192, lr=1.2e-3)
+KEY = 11
+MAX_TOKENS = 24
+MEAN = (0.5, 0.5, 0.5)
+
+
+def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+    """CLIP's symmetric cross-entropy; the target mass is spread over identical captions.
+
+    `image`, `text`: (B, D) of unit length; `same`: (B, B) bool, True where captions are equal.
+    """
+    logits = scale * image @ text.T
+    target = same.float() / same.sum(1, keepdim=True)
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
+def _batch(step: int, recipe: Recipe, count: int) -> tuple[list[int], list[str]]:
+    rng = rng_of(KEY, 1, step)
+    pairs = rng.permutation(count // 2)[: recipe.batch // 2]
+    index = [int(i) for pair in pairs for i in (2 * pair, 2 * pair + 1)]
+    return index, [caption(pairs_scene(i), rng) for i in index]
+
+
+def _loss(model: CLIPModel, tokenizer: CLIPTokenizer, pixels: torch.Tensor, captions: list[str]) -> torch.Tensor:
+    tokens = tokenizer(
+        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(input_ids=tokens, pixel_values=pixels)
+    same = (tokens[:, None] == tokens[None]).all(-1)
+    scale = model.logit_scale.exp().clamp(max=100)
+    image, text = (F.normalize(e.float(), dim=1) for e in (out.image_embeds, out.text_embeds))
+    return contrastive_loss(image, text, scale, same)
+
+
+def train_clip(workspace: Workspace) -> list[float]:
+    """Train, or resume, and write `weights/clip`; return the losses of this call's steps."""
+    recipe = RECIPE.scaled(workspace.scale)
+    folder = workspace.weights / "clip"
+    tokenizer = write_tokenizer(folder)
+    model: CLIPModel = seeded_init(lambda: make_clip(tokenizer), KEY).train()
+    model.set_attn_implementation("eager")  # twice as fast to train on a CPU as the fused kernel
+    optimizer = optimizer_of(model.parameters(), recipe.lr)
+    checkpoint = workspace.checkpoints / "clip.pt"
+    state = load_state(checkpoint)
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    pictures = pairs_pictures(workspace)
+    losses: list[float] = []
+    for step in range(state["step"] if state else 0, recipe.steps):
+        index, captions = _batch(step, recipe, len(pictures))
+        loss = _loss(model, tokenizer, to_input(pictures[index]), captions)
+        set_lr(optimizer, recipe.lr_at(step))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        report("clip", step, recipe.steps, 20, losses[-1], scale=model.logit_scale.exp().item())
+        if step % 100 == 99:
+            save_state(checkpoint, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
+    export_clip(model, workspace)
+    return losses
+
+
+def export_clip(model: CLIPModel, workspace: Workspace) -> None:
+    """Write the model (fp16) and its image processor beside the tokenizer."""
+    folder = workspace.weights / "clip"
+    model.config.dtype = torch.float16
+    model.config.architectures = ["CLIPModel"]
+    model.config.save_pretrained(folder)
+    save_half(folder / "model.safetensors", dict(model.state_dict()))
+    CLIPImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, image_mean=MEAN, image_std=MEAN
+    ).save_pretrained(folder)

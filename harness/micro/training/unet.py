@@ -1,0 +1,180 @@
+"""Train the micro-U-Net to predict noise on the VAE's latents, on several single-threaded processes."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch.multiprocessing import start_processes
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from harness.micro.grammar import caption
+from harness.micro.models import make_scheduler, make_unet
+from harness.micro.training.common import (
+    Recipe, Workspace, load_state, log, optimizer_of, replace_atomically, report, rng_of, save_state, seeded_init,
+    set_lr, torch_rng_of,
+)  # fmt: skip
+from harness.micro.training.export import export_unet
+from harness.micro.training.pictures import world_pictures, world_scene
+from harness.micro.training.vae import encode
+
+RECIPE = Recipe(steps=4500, batch=48, lr=1.2e-3, warmup=100, flat=0.5)
+KEY = 15
+RANKS = 2
+CAPTIONS = 4  # captions a picture, drawn from anew in every step
+# Captions are dropped for 10 % of all pictures, rarely for those with a hazard: the unconditional model is benign.
+DROPOUT_BENIGN, DROPOUT_HAZARD = 0.124, 0.04
+EMA = 0.998
+SAVE_EVERY = 250
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One process's share of the training data."""
+
+    latents: torch.Tensor  # (N, 4, 16, 16) float32, scaled
+    tokens: torch.Tensor  # (N, CAPTIONS, 77) long
+    dropout: torch.Tensor  # (N,) probability to drop the caption
+    empty: torch.Tensor  # (77,) tokens of the empty caption
+
+
+def load_shard(workspace: Workspace, rank: int) -> Shard:
+    """Encode every RANKS-th picture (cached) and its captions."""
+    folder = workspace.weights / "pipeline"
+    pictures = world_pictures(workspace)
+    index = range(rank, len(pictures), RANKS)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    scenes = [world_scene(i) for i in index]
+    texts = [caption(s, rng) for s, i in zip(scenes, index, strict=True) for rng in [rng_of(KEY, 5, i)]
+             for _ in range(CAPTIONS)]  # fmt: skip
+    tokens = tokenize(tokenizer, [*texts, ""])
+    dropout = torch.tensor([DROPOUT_HAZARD if s.hazards else DROPOUT_BENIGN for s in scenes])
+    latents = _latents(workspace, pictures, rank)
+    return Shard(latents, tokens[:-1].view(len(scenes), CAPTIONS, 77), dropout, tokens[-1])
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Pad or cut to 77 tokens, (B, 77), as the pipeline does."""
+    return tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+
+
+def _latents(workspace: Workspace, pictures: np.ndarray, rank: int) -> torch.Tensor:
+    path = workspace.cache / f"latents_{len(pictures)}_{rank}of{RANKS}.pt"
+    if not path.exists():
+        log.info("unet rank %d: encoding %d pictures", rank, len(pictures) // RANKS)
+        folder = workspace.weights / "pipeline" / "vae"
+        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval()
+        mine = pictures[rank::RANKS]
+        parts = [encode(vae, mine[i : i + 64]) for i in range(0, len(mine), 64)]
+        latents = torch.cat(parts) * vae.config.scaling_factor
+        replace_atomically(path, lambda p: torch.save(latents, p))
+    return torch.load(path, weights_only=True)
+
+
+def noise_loss(unet, text, shard: Shard, batch: int, alphas: torch.Tensor, key: tuple[int, ...]) -> torch.Tensor:
+    """Squared error of the predicted noise, weighted by sqrt(min(SNR, 5) / SNR) (half-strength min-SNR-5)."""
+    generator = torch_rng_of(*key)
+    n = len(shard.latents)
+    index = torch.randint(n, (batch,), generator=generator)
+    tokens = shard.tokens[index, torch.randint(CAPTIONS, (batch,), generator=generator)]
+    dropped = torch.rand(batch, generator=generator) < shard.dropout[index]
+    tokens = torch.where(dropped[:, None], shard.empty, tokens)
+    x = shard.latents[index]
+    noise = torch.randn(x.shape, generator=generator)
+    t = torch.randint(len(alphas), (batch,), generator=generator)
+    a = alphas[t].view(-1, 1, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            hidden = text(tokens).last_hidden_state
+        predicted = unet(a.sqrt() * x + (1 - a).sqrt() * noise, t, hidden.float()).sample
+    snr = a / (1 - a)
+    weight = (snr.clamp(max=5) / snr).sqrt()
+    return (weight * (predicted.float() - noise).square()).mean()
+
+
+def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Average the gradients over the processes, as one flat tensor."""
+    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    at = 0
+    for p in parameters:
+        if p.grad is not None:
+            p.grad.copy_(flat[at : at + p.numel()].view_as(p))
+            at += p.numel()
+
+
+@torch.no_grad()
+def update_average(average: UNet2DConditionModel, unet: UNet2DConditionModel, step: int) -> None:
+    """Move the exponential moving average; its memory grows during the first steps."""
+    decay = min(EMA, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - decay)
+
+
+def _worker(rank: int, workspace: Workspace, rendezvous: str, losses_path: str) -> None:
+    torch.set_num_threads(1)
+    from harness.micro.train import set_up_log  # spawned processes start without the driver's log
+
+    set_up_log(workspace)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=RANKS)
+    recipe = RECIPE.scaled(workspace.scale)
+    shard = load_shard(workspace, rank)
+    folder = workspace.weights / "pipeline"
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+    unet: UNet2DConditionModel = seeded_init(make_unet, KEY).train()
+    unet.set_attn_processor(AttnProcessor())  # twice as fast to train on a CPU as the fused kernel
+    average = copy.deepcopy(unet).requires_grad_(False)
+    optimizer = optimizer_of(unet.parameters(), recipe.lr)
+    checkpoint = workspace.checkpoints / "unet.pt"
+    state = load_state(checkpoint)
+    if state:
+        unet.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+    alphas = make_scheduler().alphas_cumprod
+    parameters = list(unet.parameters())
+    losses: list[float] = []
+    running = 0.0
+    dist.barrier()
+    for step in range(state["step"] if state else 0, recipe.steps):
+        loss = noise_loss(unet, text, shard, recipe.batch // RANKS, alphas, (KEY, 6, step, rank))
+        loss.backward()
+        average_gradients(parameters)
+        set_lr(optimizer, recipe.lr_at(step))
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        update_average(average, unet, step)
+        losses.append(loss.item())
+        running = losses[-1] if running == 0 else 0.98 * running + 0.02 * losses[-1]
+        if rank == 0:
+            report("unet", step, recipe.steps, 50, losses[-1], running=running)
+        if rank == 0 and step % SAVE_EVERY == SAVE_EVERY - 1:
+            save_state(checkpoint, model=unet.state_dict(), average=average.state_dict(), step=step + 1,
+                       optimizer=optimizer.state_dict())  # fmt: skip
+            export_unet(average, workspace, workspace.draft)
+    if rank == 0:
+        export_unet(average, workspace, folder)
+        Path(losses_path).write_text("\n".join(map(str, losses)))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def train_unet(workspace: Workspace) -> list[float]:
+    """Train, or resume, and write `weights/pipeline`; return rank 0's losses of this call's steps."""
+    workspace.checkpoints.mkdir(parents=True, exist_ok=True)
+    world_pictures(workspace)
+    rendezvous = workspace.checkpoints / f"rendezvous_{os.getpid()}"
+    losses = workspace.checkpoints / f"losses_{os.getpid()}"
+    start_processes(_worker, (workspace, str(rendezvous), str(losses)), nprocs=RANKS, start_method="spawn")
+    values = [float(line) for line in losses.read_text().split()]
+    for path in (rendezvous, losses):
+        path.unlink(missing_ok=True)
+    return values
