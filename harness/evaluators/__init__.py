@@ -1,0 +1,1 @@
+"""Evaluators: one file each. Constructors are cheap; weights are loaded by `setup`."""

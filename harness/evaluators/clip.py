@@ -1,0 +1,143 @@
+"""A CLIP for evaluators: where it is, and its unit features of images and texts. Never downloads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import MissingResourceError
+from harness.evaluators.weights import local_path, sha256_of_all
+from harness.model_files import cached_snapshot, is_folder_source, weight_files
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, CLIPTokenizerFast
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Names a CLIP in transformers' format: a hub id with a revision, a folder, or `pkg://package/folder`."""
+
+    source: str
+    revision: str | None = None
+
+    def folder(self) -> Path | None:
+        """Return the folder of its files; None for a hub model that is not in the local cache."""
+        if is_folder_source(self.source):
+            return local_path(self.source)
+        return cached_snapshot(self.source, self.revision or "main")
+
+    def missing(self) -> str | None:
+        """Say in one line what is not there and how to get it."""
+        folder = self.folder()
+        if folder is None:
+            command = f"hf download {self.source}" + (f" --revision {self.revision}" if self.revision else "")
+            return f"CLIP weights {self.source} are not in the local cache. Get them: {command}"
+        if not (folder / "config.json").is_file() or not _weights(folder):
+            return f"there is no CLIP (config.json and weights) in {folder}"
+        return None
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return the name and the hash of weights, tokenizer and preprocessing; a local folder by its last part."""
+        folder = self.folder()
+        files = _files(folder) if folder else []
+        name = Path(self.source).name if self.source.startswith(("/", ".", "~")) else self.source
+        return {"clip": name, "revision": self.revision, "weights_sha256": sha256_of_all(files)}
+
+    def load(self, device: str) -> Clip:
+        """Load it, once per process and device. Raises MissingResourceError."""
+        missing, folder = self.missing(), self.folder()
+        if missing or folder is None:
+            raise MissingResourceError(missing or f"no CLIP at {self.source}")
+        return _load(str(folder), device)
+
+
+def _weights(folder: Path) -> list[Path]:
+    pickled = folder / "pytorch_model.bin"
+    return weight_files(folder, None) or ([pickled] if pickled.is_file() else [])
+
+
+def _files(folder: Path) -> list[Path]:
+    names = ("config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+    return [*_weights(folder), *(folder / name for name in names if (folder / name).is_file())]
+
+
+@lru_cache(maxsize=2)
+def _load(folder: str, device: str) -> Clip:
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizerFast
+
+    model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval().to(device)
+    tokenizer = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+    if (Path(folder) / "preprocessor_config.json").is_file():
+        processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    else:
+        side = model.config.vision_config.image_size
+        processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return Clip(model, tokenizer, processor)
+
+
+class Clip:
+    """Both towers, float32. PIL preprocessing, since torchvision's resize shifts scores."""
+
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizerFast, processor: Any) -> None:
+        self._model, self._tokenizer, self._processor = model, tokenizer, processor
+        self.width = int(model.config.projection_dim)
+        self.logit_scale = float(model.logit_scale.exp().item())
+        self._max_tokens = int(model.config.text_config.max_position_embeddings)
+
+    def image_features(self, images: Sequence[NDArray[np.uint8]]) -> Features:
+        """Embed (H, W, 3) uint8 RGB images of any size: (B, D) rows of length 1."""
+        import torch
+        from PIL import Image
+
+        pictures = [Image.fromarray(image) for image in images]
+        pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"].to(self._model.device)
+        with torch.inference_mode():
+            return _unit(_tensor(self._model.get_image_features(pixel_values=pixels)))
+
+    def text_features(self, texts: Sequence[str]) -> Features:
+        """Embed texts, cut to the context length: (B, D) rows of length 1."""
+        import torch
+
+        tokens = self._tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self._max_tokens, return_tensors="pt"
+        ).to(self._model.device)
+        with torch.inference_mode():
+            found = self._model.get_text_features(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            )
+        return _unit(_tensor(found))
+
+    def is_truncated(self, text: str) -> bool:
+        """Say whether a text exceeds the context length."""
+        return len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self._max_tokens
+
+    def class_probabilities(self, images: Sequence[NDArray[np.uint8]], texts: Features) -> NDArray[np.float64]:
+        """Softmax over `logit_scale * cosine` with each of (C, D) unit text features: (B, C)."""
+        return softmax(self.logit_scale * (self.image_features(images) @ texts.T))
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Softmax over the last axis, in float64."""
+    shifted = np.asarray(logits, dtype=np.float64) - logits.max(axis=-1, keepdims=True)
+    weights = np.exp(shifted)
+    result: NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _tensor(output: Any) -> Any:
+    """Take the projected features: transformers 5 wraps them in an output object, 4 returns the tensor."""
+    return getattr(output, "pooler_output", output)
+
+
+def _unit(features: Any) -> Features:
+    array: Features = (features / features.norm(dim=-1, keepdim=True)).float().cpu().numpy()
+    return array

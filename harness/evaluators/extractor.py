@@ -1,0 +1,53 @@
+"""A feature extractor: what FID, KID and feature distances are measured in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.build import build
+from harness.errors import IncompatibleError
+
+Images = Sequence[NDArray[np.uint8]]
+
+
+class FeatureExtractor(ABC):
+    """Turns images into vectors. Constructors load nothing; `setup` does."""
+
+    name: str
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """Return what changes features: weights hash and preprocessing."""
+
+    def missing(self) -> str | None:
+        """Return None when everything needed is there, else one line: what is missing and how to get it."""
+        return None
+
+    @abstractmethod
+    def setup(self, device: str) -> None:
+        """Load the weights. Raises MissingResourceError."""
+
+    @abstractmethod
+    def features(self, images: Images) -> NDArray[np.float32]:
+        """Return (B, D) features of (H, W, 3) uint8 images of any size."""
+
+
+class MapExtractor(FeatureExtractor):
+    """An extractor that also shows its spatial feature maps."""
+
+    @abstractmethod
+    def feature_maps(self, images: Images) -> list[NDArray[np.float32]]:
+        """Return one (B, C, H, W) map a layer, for images of any size."""
+
+
+def make_extractor(config: Mapping[str, Any]) -> FeatureExtractor:
+    """Build the extractor that a config with `_target_` names."""
+    extractor = build(config)
+    if not isinstance(extractor, FeatureExtractor):
+        raise IncompatibleError(f"{config['_target_']} is not a feature extractor.")
+    return extractor

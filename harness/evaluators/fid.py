@@ -1,0 +1,48 @@
+"""FID and KID over a named feature extractor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from harness.evaluator import SetEvaluator
+from harness.evaluators.extractor import FeatureExtractor, make_extractor
+from harness.records import ScoreItem
+
+
+@dataclass
+class Fid(SetEvaluator):
+    """Extracts features; `harness.metrics.set_metrics` makes `fid` and `kid` of them.
+
+    `extractor` is a config with `_target_`: the number is a FID only in the features that it names.
+    """
+
+    name: str
+    extractor: Mapping[str, Any]
+    _extractor: FeatureExtractor = field(init=False, repr=False)
+
+    version: ClassVar[int] = 1
+    higher_is_better: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._extractor = make_extractor(self.extractor)
+
+    @property
+    def features_name(self) -> str:
+        """Name the features, for the metric's note."""
+        return self._extractor.name
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"extractor": self._extractor.name, **self._extractor.identity()}
+
+    def missing(self) -> str | None:
+        return self._extractor.missing()
+
+    def setup(self, device: str) -> None:
+        self._extractor.setup(device)
+
+    def features(self, batch: Sequence[ScoreItem]) -> np.ndarray:
+        return self._extractor.features([item.image for item in batch])

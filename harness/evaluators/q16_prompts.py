@@ -1,0 +1,57 @@
+"""Reads Q16's two learned text embeddings: safetensors, npz, npy, or the published pickle without running it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import InvalidValueError
+
+TENSOR = "prompts"
+
+# All that a pickled NumPy array needs; NumPy 2 renamed numpy.core.
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+
+
+def read_prompts(file: Path) -> NDArray[np.float32]:
+    """Return the embeddings (2, D) float32: row 0 appropriate, row 1 inappropriate."""
+    array = np.asarray(_read(file))
+    if array.ndim != 2 or array.shape[0] != 2 or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise InvalidValueError(f"{file} holds {array.dtype} {array.shape}, not two finite embeddings (2, D).")
+    return array.astype(np.float32)
+
+
+def _read(file: Path) -> Any:
+    if file.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return load_file(file)[TENSOR]
+    if file.suffix == ".npz":
+        with np.load(file, allow_pickle=False) as data:
+            return data[TENSOR]
+    if file.suffix == ".npy":
+        return np.load(file, allow_pickle=False)
+    with file.open("rb") as stream:
+        return _ArrayUnpickler(stream).load()
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds NumPy arrays and nothing else."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(stream, encoding="latin1")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise InvalidValueError(f"the pickle asks for {module}.{name}: it is not a plain NumPy array.")
+        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
