@@ -1,0 +1,169 @@
+"""What methods train or solve: made once, named by the hash of all that went into it, used by every later run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import IncompatibleError, StorageError
+from harness.files import sha256_file, write_atomic
+from harness.lease import Lease
+from harness.method import Artifact, Method, Progress, Trained
+from harness.models import weights_fingerprint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+log = logging.getLogger(__name__)
+
+Config = Mapping[str, Any]
+TENSORS, META, LEASE = "artifact.safetensors", "meta.json", ".lease.json"
+
+
+@dataclass(frozen=True)
+class StoredArtifact:
+    """An artifact read from the cache. `tensors` are on the CPU."""
+
+    key: str
+    tensors: Mapping[str, Tensor]
+    meta: Mapping[str, Any]
+
+
+def base_identity(model_config: Config, fingerprint: str | None = None) -> dict[str, Any]:
+    """Return what an artifact knows of the model that it was made for."""
+    keys = ("dtype", "scheduler", "scheduler_config", "prediction_type")
+    return {
+        "weights": fingerprint or weights_fingerprint(model_config),
+        **{key: model_config[key] for key in keys if model_config.get(key) is not None},
+        "libraries": {name: _major(name) for name in ("torch", "diffusers", "transformers")},
+    }
+
+
+def _major(package: str) -> str:
+    return importlib.metadata.version(package).split(".")[0]
+
+
+def artifact_key(method: Method, base: Config, upstream: Sequence[str]) -> str:
+    """Return the hash that names an artifact: of the training recipe, the base model and the upstream artifacts."""
+    content = {**method.training_identity(), "base": base, "upstream": list(upstream)}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def artifact_keys(methods: Sequence[Method], base: Config) -> list[str | None]:
+    """Return the key of each method's artifact, None for those that train nothing. Imports no torch."""
+    keys: list[str | None] = []
+    upstream: list[str] = []
+    for method in methods:
+        key = artifact_key(method, base, upstream) if method.trains else None
+        keys.append(key)
+        if method.edits_model:
+            upstream.append(key or artifact_key(method, base, upstream))
+    return keys
+
+
+class ArtifactCache:
+    """`<root>/<method>/<key>/artifact.safetensors` and `meta.json`; the latter is written last and holds a checksum."""
+
+    def __init__(self, root: Path, poll_seconds: float = 1.0) -> None:
+        self.root = Path(root)
+        self.poll_seconds = poll_seconds
+
+    def folder(self, method: Method, key: str) -> Path:
+        return self.root / method.kind / key
+
+    def has(self, method: Method, key: str) -> bool:
+        """Say whether a whole artifact is there."""
+        return self._meta(self.folder(method, key)) is not None
+
+    def load(self, method: Method, key: str) -> StoredArtifact:
+        """Read an artifact. Raises FileNotFoundError when it is not there or not whole."""
+        from safetensors.torch import load
+
+        folder = self.folder(method, key)
+        meta = self._meta(folder)
+        if meta is None:
+            raise FileNotFoundError(folder)
+        return StoredArtifact(key, load((folder / TENSORS).read_bytes()), meta)
+
+    def get_or_make(self, method: Method, key: str, make: Callable[[], tuple[Trained, Config]]) -> StoredArtifact:
+        """Return the artifact, making it if need be; of several processes one makes it and the others wait."""
+        folder = self.folder(method, key)
+        while not self.has(method, key):
+            lease = Lease(folder)
+            try:
+                lease.acquire()
+            except StorageError:
+                if not (folder / LEASE).exists() and not self.has(method, key):
+                    raise
+                time.sleep(self.poll_seconds)
+                continue
+            try:
+                if not self.has(method, key):
+                    self._store(folder, key, *make())
+            finally:
+                lease.release()
+        return self.load(method, key)
+
+    def _store(self, folder: Path, key: str, trained: Trained, meta: Config) -> None:
+        from safetensors.torch import save
+
+        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in trained.tensors.items()})
+        content = {"key": key, **meta, "training": dict(trained.meta), "sha256": hashlib.sha256(data).hexdigest()}
+        write_atomic(folder / TENSORS, data)
+        write_atomic(folder / META, json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+    def _meta(self, folder: Path) -> dict[str, Any] | None:
+        try:
+            meta = json.loads((folder / META).read_text())
+            return meta if sha256_file(folder / TENSORS) == meta["sha256"] else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+
+def prepare_all(model: LoadedModel, methods: Sequence[Method], cache: ArtifactCache, progress: Progress | None = None
+                ) -> list[Artifact | None]:
+    """Return each method's artifact, training what is not cached; methods that edit the model are attached for the rest."""
+    base = base_identity(model.config, model.fingerprint)
+    report = progress or (lambda what, done, total: None)
+    artifacts: list[Artifact | None] = []
+    with ExitStack() as stack:
+        stack.callback(model.forget_texts)
+        for method, key in zip(methods, artifact_keys(methods, base), strict=True):
+            upstream = [a for m, a in zip(methods, artifacts, strict=False) if m.edits_model and a is not None]
+            artifact = _prepare(model, method, key, cache, upstream, report) if key else None
+            artifacts.append(artifact)
+            if method.edits_model:
+                stack.enter_context(method.attach(model, artifact))
+                model.forget_texts()
+    return artifacts
+
+
+def _prepare(model: LoadedModel, method: Method, key: str, cache: ArtifactCache, upstream: Sequence[Artifact],
+             progress: Progress) -> Artifact:
+    def make() -> tuple[Trained, Config]:
+        log.info("training %s (artifact %s)", method.name, key)
+        start = time.monotonic()
+        trained = method.prepare(model, upstream, progress)
+        if trained is None:
+            raise IncompatibleError(f"method {method.name} says that it trains, and made nothing.")
+        meta = {
+            "method": method.name,
+            "recipe": method.training_identity(),
+            "base": base_identity(model.config, model.fingerprint),
+            "upstream": [artifact.key for artifact in upstream],
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        return trained, meta
+
+    return cache.get_or_make(method, key, make)

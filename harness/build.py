@@ -1,0 +1,47 @@
+"""From a config with `_target_` to the object it names."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from harness.errors import HarnessError, InvalidValueError, unknown_name
+
+
+def build(config: Mapping[str, Any]) -> Any:
+    """Instantiate `{"_target_": "package.module.Class", **parameters}`.
+
+    `name` is passed on if the class takes it, and dropped if not. An unknown or missing parameter is a HarnessError.
+    """
+    label = str(config.get("name", config.get("_target_")))
+    target = _locate(config.get("_target_"), label)
+    parameters = inspect.signature(target).parameters
+    given = {key: value for key, value in config.items() if key != "_target_"}
+    if "name" not in parameters:
+        given.pop("name", None)
+    for key in given:
+        if key not in parameters:
+            raise unknown_name(f"parameter of {label}", str(key), [name for name in parameters if name != "name"])
+    needed = [name for name, p in parameters.items() if p.default is p.empty and name not in given]
+    if needed:
+        raise InvalidValueError(f"{label} needs a value for: {', '.join(needed)}.")
+    return target(**given)
+
+
+def _locate(path: object, label: str) -> Any:
+    if not isinstance(path, str) or "." not in path:
+        raise InvalidValueError(f"{label} has no usable _target_ ({path!r}).", "Write _target_: package.module.Class.")
+    module_name, _, attribute = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
+            raise HarnessError(f"{path} needs the package {error.name}, which is not installed.",
+                               f"pip install {error.name.split('.')[0]}") from None
+        raise HarnessError(f"_target_ {path} of {label}: there is no module {module_name}.") from None
+    if not hasattr(module, attribute):
+        classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
+        raise unknown_name(f"class in {module_name}", attribute, classes)
+    return getattr(module, attribute)

@@ -1,0 +1,233 @@
+"""The one hook into diffusers: the denoiser's call is widened, and its answer carries the edited guidance direction.
+
+A stock pipeline computes `row0 + w (row1 - row0)` from the denoiser's two rows. Where a method edits the direction, or
+where images of a batch have different guidance scales, both rows returned are `e = u + w delta` itself, so that the
+pipeline's sum is `e` to the bit, whatever scalar w it uses. Where nothing is edited the rows pass untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import IncompatibleError
+from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
+from harness.records import ImageItem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+
+class StoppedError(Exception):
+    """Raised between two steps when the caller's `stop` says so. The images of the call are lost."""
+
+
+def alpha_bar(scheduler: Any, t: float) -> float:
+    """Return the cumulative signal power at timestep `t`; between timesteps sigma is interpolated, as k-samplers do."""
+    alphas = scheduler.alphas_cumprod.double().cpu().numpy()
+    sigma = np.interp(t, np.arange(len(alphas)), np.sqrt((1 - alphas) / alphas))
+    return float(1 / (1 + sigma**2))
+
+
+def epsilon_slope(prediction_type: str, abar: float) -> float:
+    """Return d eps / d prediction: 1, or sqrt(abar) for v (Salimans & Ho 2022, app. D)."""
+    slopes = {"epsilon": 1.0, "v_prediction": abar**0.5}
+    if prediction_type not in slopes:
+        raise IncompatibleError(f"prediction type {prediction_type} is not supported by guidance methods.")
+    return slopes[prediction_type]
+
+
+def to_epsilon(prediction: Tensor, z: Tensor, prediction_type: str, abar: float) -> Tensor:
+    """Convert a prediction to noise: eps itself, or eps = sqrt(abar) v + sqrt(1 - abar) z."""
+    if prediction_type == "epsilon":
+        return prediction
+    return epsilon_slope(prediction_type, abar) * prediction + (1 - abar) ** 0.5 * z
+
+
+def from_epsilon(epsilon: Tensor, z: Tensor, prediction_type: str, abar: float) -> Tensor:
+    """Invert `to_epsilon`: the prediction that a scheduler expects for this noise."""
+    if prediction_type == "epsilon":
+        return epsilon
+    return (epsilon - (1 - abar) ** 0.5 * z) / epsilon_slope(prediction_type, abar)
+
+
+def predict_epsilon(model: LoadedModel, scheduler: Any, z: Tensor, t: Tensor, embeds: Tensor) -> Tensor:
+    """Run the bare denoiser on `z` (B, C, H, W), scaled by the scheduler, with `embeds` (B, L, D); float32 noise."""
+    dtype = next(model.denoiser.parameters()).dtype
+    out = model.denoiser(z.to(dtype), t, encoder_hidden_states=embeds.to(dtype), return_dict=False)[0]
+    abar = alpha_bar(scheduler, float(t)) if model.prediction_type != "epsilon" else 1.0
+    return to_epsilon(out.float(), z.float(), model.prediction_type, abar)
+
+
+@dataclass
+class PipelineCall:
+    """One pipeline call: who is in the batch, their embeddings, and the methods' state."""
+
+    items: Sequence[ImageItem]
+    bundle: EmbedBundle
+    n_steps: int
+    stop: Callable[[], bool] | None = None
+    count: int = 0  # denoiser calls so far
+    states: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Say whether one guidance scale holds for all images, so that the pipeline's own sum is right."""
+        return len({item.guidance_scale for item in self.items}) == 1
+
+
+class DenoiserHook:
+    """Stands in for the denoiser's `forward` while methods are attached."""
+
+    def __init__(self, model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[Artifact | None]) -> None:
+        self.model = model
+        self.methods = tuple(methods)
+        self.artifacts = tuple(artifacts)
+        self.edits_direction = any(method.overrides("guide") for method in methods)
+        self.original = model.denoiser.forward
+        self._current: PipelineCall | None = None
+
+    @contextmanager
+    def running(self, call: PipelineCall) -> Iterator[None]:
+        """Serve one pipeline call, from fresh state. Outside of it the denoiser behaves as if it were not wrapped."""
+        for method in self.methods:
+            if method.needs_guidance:
+                method.check(self.model.config, min(item.guidance_scale for item in call.items))
+        self._current = call
+        try:
+            yield
+        finally:
+            self._current = None
+            self.model.roles = ()
+
+    def forward(self, sample: Tensor, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+        """Widen the call by the methods' rows and return the two rows (or the one) that the pipeline expects."""
+        call = self._current
+        if call is None:
+            return self.original(sample, timestep, *args, **kwargs)
+        if call.stop is not None and call.stop():
+            raise StoppedError
+        n = len(call.items)
+        contexts = self._contexts(call, sample[:n], timestep)
+        call.count += 1
+        roles = ["uncond", "cond"] if len(sample) == 2 * n else ["cond"]
+        embeds = self._embeds(contexts, call.bundle, roles)
+        if embeds is not None:
+            kwargs["encoder_hidden_states"] = embeds
+        rows = self._rows(contexts)
+        roles += [row.role for row in rows]
+        self.model.roles = tuple(role for role in roles for _ in range(n))
+        out = self.original(*_widen(sample, timestep, rows, n, kwargs), **kwargs)[0]
+        raw = dict(zip(roles, out.split(n), strict=True))
+        return (self._followed(call, contexts, raw) if "uncond" in raw else raw["cond"],)
+
+    def _contexts(self, call: PipelineCall, z: Tensor, timestep: Any) -> list[StepContext]:
+        import torch
+
+        scales = [item.guidance_scale for item in call.items]
+        w = torch.tensor(scales, dtype=torch.float32, device=z.device).view(-1, 1, 1, 1)
+        t = torch.as_tensor(timestep).flatten()[0]
+        n_calls = len(self.model.pipe.scheduler.timesteps)
+        return [
+            StepContext(call.count, n_calls, call.n_steps, t, w, z, call.items, self.model, artifact,
+                        call.states.setdefault(index, {}))
+            for index, artifact in enumerate(self.artifacts)
+        ]  # fmt: skip
+
+    def _embeds(self, contexts: list[StepContext], bundle: EmbedBundle, roles: list[str]) -> Tensor | None:
+        """Let methods edit the embeddings; return those of the pipeline's own rows, None if nobody did."""
+        import torch
+
+        edited = bundle
+        for method, ctx in zip(self.methods, contexts, strict=True):
+            edited = method.embeds(ctx, edited)
+        if edited is bundle:
+            return None
+        parts = {"uncond": edited.uncond, "cond": edited.cond}
+        return torch.cat([parts[role].to(bundle.cond.dtype) for role in roles])
+
+    def _rows(self, contexts: list[StepContext]) -> list[ExtraRow]:
+        """Return the extra rows that methods ask for, each role once."""
+        rows: dict[str, ExtraRow] = {}
+        for method, ctx in zip(self.methods, contexts, strict=True):
+            for row in method.rows(ctx):
+                if rows.setdefault(row.role, row).embeds is not row.embeds:
+                    raise IncompatibleError(f"two methods ask for a denoiser row '{row.role}' with different texts.")
+        return list(rows.values())
+
+    def _followed(self, call: PipelineCall, contexts: list[StepContext], raw: Mapping[str, Tensor]) -> Tensor:
+        """Return the two rows that make the pipeline follow the edited direction."""
+        import torch
+
+        u, p = raw["uncond"], raw["cond"]
+        stock = p - u
+        direction = self._direction(contexts, raw, stock) if self.edits_direction else stock
+        if direction is stock and call.is_uniform:
+            return torch.cat([u, p])
+        w = contexts[0].w
+        e = u + (w * direction).to(u.dtype)
+        if direction is stock:
+            e = torch.where(w > 1, e, p)  # a stock pipeline at w <= 1 follows the conditional row
+        return torch.cat([e, e])
+
+    def _direction(self, contexts: list[StepContext], raw: Mapping[str, Tensor], stock: Tensor) -> Tensor:
+        """Let methods edit the direction in epsilon space; return `stock` itself if nobody did."""
+        kind, ctx = self.model.prediction_type, contexts[0]
+        abar = alpha_bar(self.model.pipe.scheduler, float(ctx.t)) if kind != "epsilon" else 1.0
+        preds = {role: to_epsilon(row.float(), ctx.z.float(), kind, abar) for role, row in raw.items()}
+        slope = epsilon_slope(kind, abar)
+        start = delta = stock.float() * slope
+        for method, context in zip(self.methods, contexts, strict=True):
+            delta = method.guide(context, preds, delta)
+        return stock if delta is start else delta / slope
+
+
+def _widen(sample: Tensor, timestep: Any, rows: list[ExtraRow], n: int, kwargs: dict[str, Any]
+           ) -> tuple[Tensor, Any]:
+    """Append `rows` to the batch: to the sample, the embeddings, and everything else that has a row per image."""
+    import torch
+
+    if not rows:
+        return sample, timestep
+    narrow = sample.shape[0]
+    embeds = kwargs["encoder_hidden_states"]
+    extra = [row.embeds.to(embeds.dtype).expand(n, *row.embeds.shape[-2:]) for row in rows]
+    kwargs["encoder_hidden_states"] = torch.cat([embeds, *extra])
+    added = kwargs.get("added_cond_kwargs")
+    if added:
+        pooled = {"text_embeds": [row.pooled for row in rows]}
+        kwargs["added_cond_kwargs"] = {
+            key: torch.cat([value, *_rows_of(value, pooled.get(key), len(rows), n)]) for key, value in added.items()
+        }
+    if torch.is_tensor(timestep) and timestep.ndim and timestep.shape[0] == narrow:
+        timestep = torch.cat([timestep, *[timestep[:n]] * len(rows)])
+    return torch.cat([sample, *[sample[:n]] * len(rows)]), timestep
+
+
+def _rows_of(value: Tensor, own: Sequence[Tensor | None] | None, count: int, n: int) -> list[Tensor]:
+    """Return `count` more blocks of n rows: a method's own where it gave one, else the conditional rows again."""
+    given = own or [None] * count
+    return [value[-n:] if row is None else row.to(value.dtype).expand(n, *value.shape[1:]) for row in given]
+
+
+@contextmanager
+def hooked(model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[Artifact | None]
+           ) -> Iterator[DenoiserHook]:
+    """Wrap the model's denoiser; leaving the context removes the wrapper."""
+    denoiser = model.denoiser
+    own = denoiser.__dict__.get("forward")
+    hook = DenoiserHook(model, methods, artifacts)
+    denoiser.forward = hook.forward
+    try:
+        yield hook
+    finally:
+        if own is None:
+            del denoiser.forward
+        else:
+            denoiser.forward = own

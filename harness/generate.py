@@ -1,0 +1,151 @@
+"""A batch of items in, images out, with methods attached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.denoiser import DenoiserHook, PipelineCall, StoppedError, hooked
+from harness.errors import IncompatibleError
+from harness.method import Artifact, EmbedBundle, Method, Refusal, check_composition
+from harness.records import ImageItem, Status
+from harness.tasks import GenerationSettings
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from harness.models import LoadedModel
+
+__all__ = ["Generated", "Session", "StoppedError", "attached", "initial_noise"]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What became of one item. `image` is (H, W, 3) uint8, None unless `status` is ok; `flags` tell what methods did."""
+
+    image: np.ndarray | None
+    status: Status
+    flags: tuple[str, ...] = ()
+
+
+@contextmanager
+def attached(model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[Artifact | None]
+             ) -> Iterator[Session]:
+    """Attach methods left to right and yield a session. Leaving restores every byte and removes every hook."""
+    check_composition(methods)
+    for method, artifact in zip(methods, artifacts, strict=True):
+        _check_artifact(model, method, artifact)
+    with ExitStack() as stack:
+        stack.callback(model.forget_texts)
+        for method, artifact in zip(methods, artifacts, strict=True):
+            stack.enter_context(method.attach(model, artifact))
+        model.forget_texts()
+        hook = stack.enter_context(hooked(model, methods, artifacts))
+        yield Session(model, methods, hook)
+
+
+def _check_artifact(model: LoadedModel, method: Method, artifact: Artifact | None) -> None:
+    if artifact is None:
+        if method.trains:
+            raise IncompatibleError(f"method {method.name} needs its trained artifact, and none was given.")
+        return
+    base = artifact.meta.get("base", {}).get("weights")
+    if base != model.fingerprint:
+        raise IncompatibleError(f"the artifact of method {method.name} was made for other weights "
+                                f"({str(base)[:12]}) than those loaded ({model.fingerprint[:12]}).")
+
+
+def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> tuple[Tensor, list[Generator]]:
+    """Draw each image's latent (C, h, w) from its own fp32 CPU generator; return them with the generators.
+
+    The generators go on to serve schedulers that add noise. torch uses the low 32 bits of a seed.
+    """
+    import torch
+
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    noise = [torch.randn(1, *shape, generator=generator, dtype=torch.float32) for generator in generators]
+    return torch.cat(noise), generators
+
+
+class Session:
+    """Generates batches with the methods that are attached."""
+
+    def __init__(self, model: LoadedModel, methods: Sequence[Method], hook: DenoiserHook) -> None:
+        self.model = model
+        self.methods = tuple(methods)
+        self.hook = hook
+
+    def generate(self, items: Sequence[ImageItem], settings: GenerationSettings,
+                 stop: Callable[[], bool] | None = None) -> list[Generated]:
+        """Make one image per item, as one batch. `stop` is asked before every step; True raises StoppedError.
+
+        Refused items never reach the denoiser; the first accepted one stands in for them, which keeps the batch's shape.
+        """
+        answers = self._prompts(items)
+        accepted = [answer for answer in answers if isinstance(answer, ImageItem)]
+        if not accepted:
+            return [_refused(answer) for answer in answers if isinstance(answer, Refusal)]
+        batch = [answer if isinstance(answer, ImageItem) else accepted[0] for answer in answers]
+        images = self._images(self._latents(batch, settings, stop))
+        finished = self._post([image for image in images if image is not None])
+        results = []
+        for answer, image in zip(answers, images, strict=True):
+            made = next(finished) if image is not None else Generated(None, Status.ERROR, ("not_finite",))
+            results.append(_refused(answer) if isinstance(answer, Refusal) else made)
+        return results
+
+    def _prompts(self, items: Sequence[ImageItem]) -> list[ImageItem | Refusal]:
+        answers: list[ImageItem | Refusal] = list(items)
+        for method in self.methods:
+            kept = [(index, item) for index, item in enumerate(answers) if isinstance(item, ImageItem)]
+            changed = method.prompts([item for _, item in kept])
+            for (index, _), answer in zip(kept, changed, strict=True):
+                answers[index] = answer
+        return answers
+
+    def _latents(self, batch: Sequence[ImageItem], settings: GenerationSettings,
+                 stop: Callable[[], bool] | None) -> Tensor:
+        model, pipe = self.model, self.model.pipe
+        factor = pipe.vae_scale_factor
+        shape = (pipe.unet.config.in_channels, settings.height // factor, settings.width // factor)
+        noise, generators = initial_noise([item.seed for item in batch], shape)
+        bundle = EmbedBundle(
+            cond=model.encode([item.prompt for item in batch]),
+            uncond=model.encode([item.negative_prompt or "" for item in batch]),
+        )
+        call = PipelineCall(batch, bundle, settings.num_inference_steps, stop)
+        with self.hook.running(call):
+            latents: Tensor = pipe(
+                prompt_embeds=bundle.cond, negative_prompt_embeds=bundle.uncond,
+                latents=noise.to(model.device, model.dtype), generator=generators,
+                num_inference_steps=settings.num_inference_steps, height=settings.height, width=settings.width,
+                guidance_scale=max(item.guidance_scale for item in batch), output_type="latent",
+            ).images  # fmt: skip
+        return latents
+
+    def _images(self, latents: Tensor) -> list[np.ndarray | None]:
+        """Decode latents as the pipeline does, in the VAE's own precision. None where a pixel is not finite."""
+        import torch
+
+        pipe = self.model.pipe
+        with torch.no_grad():
+            scaled = (latents / pipe.vae.config.scaling_factor).to(pipe.vae.dtype)
+            decoded = pipe.vae.decode(scaled, return_dict=False)[0]
+            pixels = pipe.image_processor.postprocess(decoded, output_type="np")
+        return [(image * 255).round().astype(np.uint8) if np.isfinite(image).all() else None for image in pixels]
+
+    def _post(self, images: Sequence[np.ndarray]) -> Iterator[Generated]:
+        flags: list[tuple[str, ...]] = [()] * len(images)
+        for method in self.methods:
+            filtered = method.post(images)
+            images = [image for image, _ in filtered]
+            flags = [old + new for old, (_, new) in zip(flags, filtered, strict=True)]
+        return (Generated(image, Status.OK, flag) for image, flag in zip(images, flags, strict=True))
+
+
+def _refused(answer: Refusal) -> Generated:
+    return Generated(None, Status.REFUSED, (answer.reason,))

@@ -1,0 +1,204 @@
+"""Contract 3: a method changes what a pipeline draws, through a few hooks around one denoiser call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from harness.errors import IncompatibleError
+from harness.records import ImageItem
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+
+
+class Artifact(Protocol):
+    """What a method trained or solved: named tensors on the CPU, and how they came about."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def tensors(self) -> Mapping[str, Tensor]: ...
+    @property
+    def meta(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `Method.prepare` returns; the cache makes an artifact of it. `meta` is JSON-able (losses, seconds, ...)."""
+
+    tensors: Mapping[str, Tensor]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A prompt that a method will not have drawn."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class EmbedBundle:
+    """Text embeddings of a batch: `cond`, `uncond` (B, L, D); pooled ones (B, P) where the family has them."""
+
+    cond: Tensor
+    uncond: Tensor
+    pooled_cond: Tensor | None = None
+    pooled_uncond: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ExtraRow:
+    """One more denoiser row per image: `embeds` (L, D), shared by the batch, or (B, L, D). Equal rows run once."""
+
+    role: str
+    embeds: Tensor
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a hook may know of one denoiser call.
+
+    `call` counts denoiser calls from 0 (PNDM makes 51 for 50 steps); `t` is the timestep; `w` (B, 1, 1, 1) holds each
+    image's guidance scale, float32; `z` (B, C, H, W) is the denoiser's input; `state` is the method's own and is
+    empty at the start of every pipeline call.
+    """
+
+    call: int
+    n_calls: int
+    n_steps: int
+    t: Tensor
+    w: Tensor
+    z: Tensor
+    items: Sequence[ImageItem]
+    model: LoadedModel
+    artifact: Artifact | None
+    state: dict[str, Any]
+
+
+class Method:
+    """A mitigation. Subclasses are frozen dataclasses of plain config values with a `name` field.
+
+    Construction is cheap and loads nothing; a value out of range raises InvalidValueError. A subclass overrides only
+    the hooks that it needs. Order in a denoiser call: every `embeds`, every `rows`, one wide call, every `guide`.
+    """
+
+    name: str
+    kind: ClassVar[str]  # names the algorithm, whatever the config is called
+    version: ClassVar[int] = 1  # raised when numbers may change
+    needs_guidance: ClassVar[bool] = False  # edits the guidance direction: meaningless at guidance_scale <= 1
+    owns_uncond: ClassVar[bool] = False  # replaces the unconditional row
+    edits_model: ClassVar[bool] = False  # changes weights: methods to its right train on the changed model
+
+    @property
+    def trains(self) -> bool:
+        """Say whether `prepare` makes an artifact."""
+        return False
+
+    @property
+    def denoiser_rows(self) -> int:
+        """Return the extra denoiser rows per image, for the cost estimate."""
+        return 0
+
+    def params(self) -> dict[str, Any]:
+        """Return the config values that change pixels. JSON-able."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}  # type: ignore[arg-type]
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what names this method in a cell id. JSON-able; includes the hash of any file it trains on."""
+        return {"name": self.name, "kind": self.kind, "version": self.version, "params": self.params()}
+
+    def training_identity(self) -> dict[str, Any]:
+        """Return what names its artifact: the part of `identity` that training depends on."""
+        return {"kind": self.kind, "version": self.version, "params": self.params()}
+
+    def missing(self) -> str | None:
+        """Return None when every file it needs is there, else one line: what is missing and how to get it."""
+        return None
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        """Raise IncompatibleError if it cannot work with this model at this guidance scale. Loads nothing."""
+        if not self.needs_guidance:
+            return
+        if not model_config.get("negative_branch", True):
+            raise IncompatibleError(
+                f"method {self.name} edits classifier-free guidance, and model {model_config.get('name')} has no "
+                "unconditional branch."
+            )
+        if guidance_scale <= 1:
+            raise IncompatibleError(
+                f"method {self.name} edits classifier-free guidance, which is off at guidance_scale="
+                f"{guidance_scale:g}.", "Use a guidance_scale above 1, or method=none."
+            )
+
+    def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained | None:
+        """Train or solve once; called only if `trains`. Methods to the left that edit the model are attached."""
+        return None
+
+    def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
+        """Edit weights, embeddings or modules; leaving the context restores every byte."""
+        return nullcontext()
+
+    def prompts(self, items: Sequence[ImageItem]) -> Sequence[ImageItem | Refusal]:
+        """Rewrite prompts or negative prompts, or refuse them. One answer per item, in order."""
+        return items
+
+    def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:
+        """Edit the embeddings of this denoiser call. Returning `bundle` itself leaves the call untouched."""
+        return bundle
+
+    def rows(self, ctx: StepContext) -> Sequence[ExtraRow]:
+        """Ask for extra denoiser rows in this call."""
+        return ()
+
+    def guide(self, ctx: StepContext, preds: Mapping[str, Tensor], delta: Tensor) -> Tensor:
+        """Edit the guidance direction `delta`; the sampler then follows `u + w * delta`.
+
+        `preds` maps roles ("uncond", "cond" and those asked for) to noise predictions (B, C, H, W), float32, in
+        epsilon space whatever the model predicts. A term that shall not be scaled by w is returned divided by `ctx.w`.
+        """
+        return delta
+
+    def post(self, images: Sequence[np.ndarray]) -> Sequence[tuple[np.ndarray, tuple[str, ...]]]:
+        """Filter finished images (H, W, 3) uint8; return each with its flags."""
+        return [(image, ()) for image in images]
+
+    def overrides(self, hook: str) -> bool:
+        """Say whether this method implements `hook`."""
+        return getattr(type(self), hook) is not getattr(Method, hook)
+
+
+def check_composition(methods: Sequence[Method]) -> None:
+    """Refuse methods that cannot be applied together, with the reason."""
+    names = [method.name for method in methods]
+    if not methods:
+        raise IncompatibleError("no method is given.", "Use method=none for the bare model.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise IncompatibleError(f"method {twice[0]} is given twice in {'+'.join(names)}.")
+    if len(methods) > 1 and any(method.kind == "none" for method in methods):
+        raise IncompatibleError(f"method none is the bare model and cannot be part of {'+'.join(names)}.")
+    owners = [method.name for method in methods if method.owns_uncond]
+    if len(owners) > 1:
+        raise IncompatibleError(
+            f"methods {' and '.join(owners)} cannot be combined: each replaces the unconditional row, and only one can."
+        )
+
+
+def scaled_calls(calls: int, n_steps: int, window: str) -> int:
+    """Return how many denoiser calls a paper's `calls` are at `n_steps` steps.
+
+    Papers count calls of 50-step runs. "calls" keeps the number; "fraction" keeps the share of the trajectory,
+    rounded to the nearest call, halves up.
+    """
+    return calls if window == "calls" else int(calls * n_steps / 50 + 0.5)

@@ -1,0 +1,233 @@
+"""A text-to-image model: what is missing of it, the hash of its weights, and loading it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import IncompatibleError, MissingResourceError, unknown_name
+from harness.model_files import (
+    PACKAGE_PREFIX,
+    folder_fingerprint,
+    has_token,
+    is_folder_source,
+    is_offline,
+    missing_part,
+    model_folder,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+Config = Mapping[str, Any]
+
+# Class in diffusers, and settings without which a scheduler of another kind would run another algorithm.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False, "steps_offset": 1}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+DTYPES = ("float32", "float16", "bfloat16")
+CACHED_TEXTS = 256  # 60 MB of SD 1 embeddings
+
+
+@dataclass
+class LoadedModel:
+    """A pipeline in memory. `fingerprint` names its weights; `roles` says what each denoiser row of the running call is.
+
+    Embeddings are made one text at a time, so their bytes never depend on which texts share a batch.
+    """
+
+    pipe: Any
+    config: Config
+    family: str
+    prediction_type: str
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+    roles: tuple[str, ...] = ()
+    _texts: OrderedDict[str, torch.Tensor] = field(default_factory=OrderedDict, repr=False)
+
+    @property
+    def denoiser(self) -> Any:
+        return self.pipe.unet
+
+    def embed(self, text: str) -> torch.Tensor:
+        """Return the embedding (L, D) of one text; the same tensor each time while it is cached."""
+        import torch
+
+        if text not in self._texts:
+            with torch.no_grad():
+                embeds, _ = self.pipe.encode_prompt(text, self.device, 1, do_classifier_free_guidance=False)
+            self._texts[text] = embeds[0]
+            while len(self._texts) > CACHED_TEXTS:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(text)
+        return self._texts[text]
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the embeddings (N, L, D) of `texts`, in order."""
+        import torch
+
+        return torch.stack([self.embed(text) for text in texts])
+
+    def forget_texts(self) -> None:
+        """Drop cached embeddings: the text encoder or tokenizer has changed."""
+        self._texts.clear()
+
+    def scheduler(self, name: str | None = None) -> Any:
+        """Return a fresh scheduler: of the pipeline's own kind, or `name` with the pipeline's noise schedule."""
+        return make_scheduler(self.pipe.scheduler, name)
+
+
+def missing(config: Config) -> str | None:
+    """Return None when the model can be loaded, else one line: what is missing and how to get it."""
+    source, name = str(config["source"]), config.get("name", "model")
+    folder, variant = model_folder(config), config.get("variant")
+    if folder is not None and folder.is_dir():
+        part = missing_part(folder, variant)
+        if part is None:
+            return None
+        if is_folder_source(source):
+            return f"weights of {name} are not whole: in {folder}, {part}. {_how_to_get(config)}"
+        return f"weights of {name} are not whole: in the cached {source}, {part}. {_how_to_get(config)}"
+    if is_folder_source(source):
+        return f"weights of {name} are missing: there is no folder {folder}. {_how_to_get(config)}"
+    if config.get("download") and not is_offline() and (has_token() or not config.get("gated")):
+        return None
+    offline = " and HF_HUB_OFFLINE forbids fetching them" if is_offline() else ""
+    return f"weights of {name} ({source}) are not on this machine{offline}. {_how_to_get(config)}"
+
+
+def _how_to_get(config: Config) -> str:
+    source, size = str(config["source"]), config.get("download_gb")
+    if source.startswith(PACKAGE_PREFIX):
+        return str(config.get("how_to_get") or "Reinstall the package that carries them.")
+    if is_folder_source(source):
+        return "Set model.source to a folder in diffusers format, with safetensors weights."
+    gated = ""
+    if config.get("gated"):
+        token = "" if has_token() else " and set HF_TOKEN"
+        gated = f"Accept its licence at https://huggingface.co/{source}{token}, then: "
+    revision = f" --revision {config['revision']}" if config.get("revision") else ""
+    return (f"{gated or 'Get them: '}hf download {source}{revision} {_download_filter(config)}"
+            f"{f' ({size} GB)' if size else ''}, or set model.source to a folder that has them.")
+
+
+def _download_filter(config: Config) -> str:
+    wanted = f"*.{config['variant']}.safetensors" if config.get("variant") else "*/*.safetensors"
+    return f"--include '*.json' '*.txt' '{wanted}'"
+
+
+def weights_fingerprint(config: Config) -> str:
+    """Return the hash that names the weights: of the files of a folder, or of a hub model's id and revision."""
+    source, variant = str(config["source"]), config.get("variant")
+    if not is_folder_source(source):
+        text = f"hub:{source}@{config.get('revision') or 'main'}:{variant}"
+        return hashlib.sha256(text.encode()).hexdigest()
+    folder = model_folder(config)
+    if folder is None or not folder.is_dir():
+        return hashlib.sha256(f"absent:{source}".encode()).hexdigest()
+    return folder_fingerprint(folder, variant)
+
+
+def load_model(config: Config, device: str = "cpu") -> LoadedModel:
+    """Load a pipeline from safetensors files, without its safety checker. Raises MissingResourceError in one line."""
+    _check_placement(config, device)
+    problem = missing(config)
+    if problem:
+        raise MissingResourceError(problem)
+    import torch
+
+    dtype = getattr(torch, config.get("dtype") or "float32")
+    pipe = _from_pretrained(config, dtype)
+    _configure(pipe, config, device)
+    model = LoadedModel(
+        pipe=pipe,
+        config=config,
+        family=str(config.get("family", "sd1")),
+        prediction_type=str(config.get("prediction_type") or pipe.scheduler.config.prediction_type),
+        device=torch.device(device),
+        dtype=dtype,
+        fingerprint=weights_fingerprint(config),
+    )
+    return model
+
+
+def _check_placement(config: Config, device: str) -> None:
+    dtype = config.get("dtype") or "float32"
+    if dtype not in DTYPES:
+        raise unknown_name("model.dtype", str(dtype), DTYPES)
+    scheduler = config.get("scheduler")
+    if scheduler is not None and scheduler not in SCHEDULERS:
+        raise unknown_name("model.scheduler", str(scheduler), SCHEDULERS)
+    if device == "cpu" and dtype == "float16":
+        raise IncompatibleError(f"model {config.get('name')} is set to float16, which a CPU cannot run at a usable speed.",
+                                "Say model.dtype=float32.")
+
+
+def _from_pretrained(config: Config, dtype: torch.dtype) -> Any:
+    import diffusers
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    folder = model_folder(config)
+    options: dict[str, Any] = {"variant": _variant_in(folder, config.get("variant"))}
+    if folder is None:
+        options = {"variant": config.get("variant"), "revision": config.get("revision")}
+    try:
+        return diffusers.StableDiffusionPipeline.from_pretrained(
+            str(folder or config["source"]), torch_dtype=dtype, use_safetensors=True, safety_checker=None,
+            feature_extractor=None, requires_safety_checker=False, local_files_only=folder is not None or is_offline(),
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise MissingResourceError(f"model {config.get('name')} cannot be loaded from {folder or config['source']}: "
+                                   f"{reason}.", _how_to_get(config)) from error
+
+
+def _variant_in(folder: Path | None, variant: str | None) -> str | None:
+    """Return `variant` if the folder has any file of it: a folder saved by the user rarely does."""
+    return variant if variant and folder and any(folder.glob(f"*/*.{variant}.safetensors")) else None
+
+
+def _configure(pipe: Any, config: Config, device: str) -> None:
+    """Place the pipeline and switch on what the config asks for: channels_last and compile pay on GPUs."""
+    import torch
+
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(device)
+    if config.get("vae_dtype"):
+        pipe.vae.to(getattr(torch, config["vae_dtype"]))
+    if config.get("vae_slicing"):
+        pipe.vae.enable_slicing()
+    if config.get("channels_last"):
+        pipe.unet.to(memory_format=torch.channels_last)
+        pipe.vae.to(memory_format=torch.channels_last)
+    if config.get("compile"):
+        pipe.unet.forward = torch.compile(pipe.unet.forward, dynamic=False)
+    if config.get("scheduler"):
+        pipe.scheduler = make_scheduler(pipe.scheduler, config["scheduler"])
+    if config.get("prediction_type"):
+        pipe.scheduler.register_to_config(prediction_type=config["prediction_type"])
+
+
+def make_scheduler(base: Any, name: str | None) -> Any:
+    """Return a fresh scheduler with the noise schedule of `base`: of its own class, or of the class that `name` names."""
+    import diffusers
+
+    if name is None:
+        return type(base).from_config(base.config)
+    class_name, settings = SCHEDULERS[name]
+    return getattr(diffusers, class_name).from_config(base.config, **settings)

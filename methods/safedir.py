@@ -1,0 +1,348 @@
+"""SafeDir (WWW 2025): a direction, learned in the space of prompt embeddings, that moves every prompt to safety.
+
+One tensor d (L, D) per concept is added to the conditional embedding; model weights stay as they are. It is learned
+from the model's own implicit classifier: the noise predicted with c + d must match noise that is guided away from the
+concept, psi = u - eta (s - u), with u = e(""), s = e(concept).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.errors import IncompatibleError, InvalidValueError, unknown_name
+from harness.method import Artifact, EmbedBundle, Method, Progress, StepContext, Trained, scaled_calls
+from harness.settings import check_choice, check_integer, check_number
+from harness.training import (
+    TrainingPrompt,
+    derived_seed,
+    file_hash,
+    frozen_denoiser,
+    missing_file,
+    read_prompts,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+
+def target(u: Tensor, s: Tensor, eta: float) -> Tensor:
+    """Return psi = u - eta (s - u), away from the concept; eta < 0 leads toward it (paper's Fig. 2).
+
+    The released script writes s + 7.5 (u - s), which is eta = 6.5.
+    """
+    return u - eta * (s - u)
+
+
+def direction(b: Tensor, a: Tensor) -> Tensor:
+    """Return the rank-1 direction d = b a (L, D), b (L, 1), a (1, D): 845 numbers on SD 1."""
+    return b @ a
+
+
+@dataclass(frozen=True)
+class SafeDirTraining:
+    """How directions are learned. Defaults are those of the released script (60 trajectories, LMS, 50 steps).
+
+    `start` and `end` (1-based denoiser calls of a 50-step run; null = to the end) bound the calls in which d is used
+    and updated. `prompts` is a CSV file of training prompts; without it the concept's own sentence, or `text`, is the
+    prompt of every trajectory, each with its own seed. `anchor_*` is our addition, off by default: prompts whose
+    prediction shall not change.
+    """
+
+    parameterisation: str = "lora"
+    eta: float = 6.5
+    trajectories: int = 60
+    batch: int = 1
+    steps: int = 50
+    scheduler: str = "lms"
+    guidance_scale: float = 7.5
+    learning_rate: float = 0.06
+    loss_weight: float = 10.0
+    start: int = 10
+    end: int | None = None
+    prompts: str | None = None
+    text: str | None = None
+    anchor_prompts: str | None = None
+    anchor_weight: float = 0.0
+    anchor_batch: int = 2
+
+    def __post_init__(self) -> None:
+        check_choice("method.training.parameterisation", self.parameterisation, ("lora", "full"))
+        check_choice("method.training.scheduler", self.scheduler, ("lms", "ddim", "pndm", "euler", "dpmsolver++"))
+        for name, low, high in (("eta", -100, 100), ("guidance_scale", 1, 100), ("learning_rate", 1e-9, 10),
+                                ("loss_weight", 1e-9, 1e6), ("anchor_weight", 0, 1e6)):
+            object.__setattr__(self, name, check_number(f"method.training.{name}", getattr(self, name), low, high))
+        for name, high in (("trajectories", 100_000), ("batch", 1024), ("steps", 1000), ("anchor_batch", 1024)):
+            check_integer(f"method.training.{name}", getattr(self, name), 1, high)
+        check_window("method.training", self.start, self.end)
+        if self.anchor_weight and not self.anchor_prompts:
+            raise InvalidValueError("method.training.anchor_weight needs method.training.anchor_prompts, a CSV file.")
+
+    def identity(self) -> dict[str, Any]:
+        """Return all values, with files named by their content."""
+        values = asdict(self)
+        return values | {key: file_hash(values[key]) for key in ("prompts", "anchor_prompts") if values[key]}
+
+
+@dataclass(frozen=True)
+class SafeDir(Method):
+    """c' = c + strength d on the conditional row, in denoiser calls `start` to `end` (as for training).
+
+    Several concepts make several directions. combine="sum" adds them all; combine="draw" gives each image one,
+    chosen uniformly by the image's seed (the fair mode). "{category}" in a concept stands for the training prompt's
+    category.
+    """
+
+    concept: str | Sequence[str]
+    training: SafeDirTraining | Mapping[str, Any] = field(default_factory=SafeDirTraining)
+    strength: float | Sequence[float] = 1.0
+    start: int = 15
+    end: int | None = None
+    window: str = "fraction"
+    combine: str = "sum"
+    seed: int = 0
+    name: str = "safedir"
+
+    kind: ClassVar[str] = "safedir"
+
+    def __post_init__(self) -> None:
+        concepts = (self.concept,) if isinstance(self.concept, str) else tuple(self.concept)
+        if not concepts or not all(isinstance(text, str) and text for text in concepts):
+            raise InvalidValueError(f"method.concept={self.concept!r}: a text, or a list of texts, is needed.")
+        given = self.strength if isinstance(self.strength, (list, tuple)) else [self.strength] * len(concepts)
+        if len(given) != len(concepts):
+            raise InvalidValueError(f"method.strength has {len(given)} values for {len(concepts)} concepts.")
+        object.__setattr__(self, "concept", concepts)
+        object.__setattr__(self, "strength", tuple(check_number("method.strength", s, 0, 100) for s in given))
+        object.__setattr__(self, "training", _training(self.training))
+        check_window("method", self.start, self.end)
+        check_choice("method.window", self.window, ("calls", "fraction"))
+        check_choice("method.combine", self.combine, ("sum", "draw"))
+        check_integer("method.seed", self.seed, 0, 2**64 - 1)
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        return tuple(self.concept)
+
+    @property
+    def recipe(self) -> SafeDirTraining:
+        assert isinstance(self.training, SafeDirTraining)
+        return self.training
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        assert isinstance(self.strength, tuple)
+        return self.strength
+
+    @property
+    def trains(self) -> bool:
+        return any(self.strengths)
+
+    def params(self) -> dict[str, Any]:
+        return super().params() | {"training": self.recipe.identity()}
+
+    def training_identity(self) -> dict[str, Any]:
+        params = {"concept": list(self.concepts), "training": self.recipe.identity(), "seed": self.seed}
+        return {"kind": self.kind, "version": self.version, "params": params}
+
+    def missing(self) -> str | None:
+        files = [path for path in (self.recipe.prompts, self.recipe.anchor_prompts) if path]
+        return next((problem for problem in map(missing_file, files) if problem), None)
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        if model_config.get("family", "sd1") not in ("sd1", "sd2"):
+            raise IncompatibleError(f"method {self.name} needs a fixed-length CLIP text embedding (sd1, sd2); model "
+                                    f"{model_config.get('name')} is {model_config['family']}.")
+
+    def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
+        tensors: dict[str, Tensor] = {}
+        losses: dict[str, list[float]] = {}
+        for index, concept in enumerate(self.concepts):
+            seed = derived_seed("safedir", self.seed, index)
+            trainer = DirectionTrainer(model, self.recipe, concept, seed)
+            losses[concept] = trainer.run(partial(progress, f"direction {concept}"))
+            tensors |= {f"{name}.{index}": value.detach() for name, value in trainer.parameters.items()}
+        return Trained(tensors, {"losses": losses})
+
+    def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:
+        if ctx.artifact is None or not in_window(ctx.call, ctx.n_calls, ctx.n_steps, self.start, self.end, self.window):
+            return bundle
+        if "shift" not in ctx.state:
+            ctx.state["shift"] = self._shift(ctx, bundle.cond)
+        cond = bundle.cond.float() + ctx.state["shift"]
+        return replace(bundle, cond=cond.to(bundle.cond.dtype))
+
+    def _shift(self, ctx: StepContext, like: Tensor) -> Tensor:
+        """Return what is added to each image's embedding: (L, D), or (B, L, D) where each draws its own."""
+        import torch
+
+        assert ctx.artifact is not None
+        scaled = [beta * stored_direction(ctx.artifact, j) for j, beta in enumerate(self.strengths)]
+        if self.combine == "sum":
+            return torch.stack(scaled).sum(0).to(like.device)
+        return torch.stack([scaled[self.draw(item.seed)] for item in ctx.items]).to(like.device)
+
+    def draw(self, image_seed: int) -> int:
+        """Return which direction an image gets in fair mode: a pure function of its seed."""
+        return derived_seed("safedir-draw", self.seed, image_seed) % len(self.concepts)
+
+
+def _training(given: SafeDirTraining | Mapping[str, Any]) -> SafeDirTraining:
+    if isinstance(given, SafeDirTraining):
+        return given
+    known = [f.name for f in fields(SafeDirTraining)]
+    for key in given:
+        if key not in known:
+            raise unknown_name("setting of method.training", str(key), known)
+    return SafeDirTraining(**given)
+
+
+def check_window(where: str, start: int, end: int | None) -> None:
+    """Raise InvalidValueError unless 1 <= start <= end."""
+    check_integer(f"{where}.start", start, 1, 1000)
+    if end is not None:
+        check_integer(f"{where}.end", end, start, 1000)
+
+
+def in_window(call: int, n_calls: int, n_steps: int, start: int, end: int | None, window: str) -> bool:
+    """Say whether 0-based `call` lies in the 1-based, inclusive window of a 50-step run."""
+    first = scaled_calls(start - 1, n_steps, window)
+    last = n_calls if end is None else scaled_calls(end, n_steps, window)
+    return first <= call < last
+
+
+def stored_direction(artifact: Artifact, index: int) -> Tensor:
+    """Return direction `index` of an artifact, (L, D) float32, from either parameterisation."""
+    tensors = artifact.tensors
+    if f"d.{index}" in tensors:
+        return tensors[f"d.{index}"]
+    return direction(tensors[f"b.{index}"], tensors[f"a.{index}"])
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Embeddings (B, L, D) of the empty prompt, the prompts, and what psi is built on."""
+
+    u: Tensor
+    c: Tensor
+    s: Tensor
+
+
+class DirectionTrainer:
+    """Learns one direction: full sampling trajectories, one Adam step per denoising step."""
+
+    def __init__(self, model: LoadedModel, recipe: SafeDirTraining, concept: str, seed: int) -> None:
+        import torch
+
+        self.model, self.recipe, self.concept, self.seed = model, recipe, concept, seed
+        self.scheduler = model.scheduler(recipe.scheduler)
+        length, width = model.embed("").shape
+        if recipe.parameterisation == "lora":
+            a = torch.randn(1, width, generator=torch.Generator().manual_seed(seed))
+            self.parameters = {"b": torch.zeros(length, 1), "a": a}
+        else:
+            self.parameters = {"d": torch.zeros(length, width)}
+        self.parameters = {key: value.to(model.device).requires_grad_() for key, value in self.parameters.items()}
+        self.adam = torch.optim.Adam(list(self.parameters.values()), lr=recipe.learning_rate)
+
+    def direction(self) -> Tensor:
+        """Return d (L, D), with gradients."""
+        full = self.parameters.get("d")
+        return full if full is not None else direction(self.parameters["b"], self.parameters["a"])
+
+    def run(self, progress: Callable[[int, int], None]) -> list[float]:
+        """Train through all trajectories; return the mean loss of each batch of them."""
+        rows, size = self._prompts(), self.recipe.batch
+        groups = [rows[start : start + size] for start in range(0, len(rows), size)]
+        anchors = self._anchors()
+        losses = []
+        with frozen_denoiser(self.model):
+            for index, group in enumerate(groups):
+                losses.append(self.trajectory(group, next(anchors)))
+                progress(index + 1, len(groups))
+        return losses
+
+    def _prompts(self) -> list[TrainingPrompt]:
+        """Return one prompt per trajectory; a file that is too short comes round again with new seeds."""
+        recipe = self.recipe
+        if recipe.prompts is None:
+            text = recipe.text or f"an image of {self.concept}"
+            return [TrainingPrompt(text, derived_seed(self.seed, n)) for n in range(recipe.trajectories)]
+        rows = read_prompts(recipe.prompts)
+        rounds = [(n // len(rows), rows[n % len(rows)]) for n in range(recipe.trajectories)]
+        return [replace(row, seed=derived_seed(self.seed, row.seed, n) if n else row.seed) for n, row in rounds]
+
+    def _anchors(self) -> Iterator[list[TrainingPrompt]]:
+        recipe = self.recipe
+        rows = read_prompts(recipe.anchor_prompts) if recipe.anchor_weight and recipe.anchor_prompts else []
+        count = recipe.anchor_batch if rows else 0
+        n = 0
+        while True:
+            picked = [(k, rows[k % len(rows)]) for k in range(n, n + count)]
+            yield [replace(row, seed=derived_seed(self.seed, "anchor", row.seed, k)) for k, row in picked]
+            n += count
+
+    def trajectory(self, prompts: list[TrainingPrompt], anchors: list[TrainingPrompt]) -> float:
+        """Denoise a batch from noise to image, updating d on the way; return the mean loss."""
+        import torch
+
+        from harness.denoiser import alpha_bar, from_epsilon
+        from harness.generate import initial_noise
+
+        recipe, scheduler = self.recipe, self.scheduler
+        texts = self._texts(prompts, anchors)
+        noise, _ = initial_noise([row.seed for row in prompts + anchors], self._latent_shape())
+        scheduler.set_timesteps(recipe.steps, device=self.model.device)
+        z = noise.to(self.model.device) * scheduler.init_noise_sigma
+        n_calls = len(scheduler.timesteps)
+        losses = []
+        for call, t in enumerate(scheduler.timesteps):
+            scaled = scheduler.scale_model_input(z, t)
+            if in_window(call, n_calls, recipe.steps, recipe.start, recipe.end, "fraction"):
+                u, s = self._predict(scaled, t, texts.u, texts.s)
+                with torch.enable_grad():
+                    (p,) = self._predict(scaled, t, texts.c + self.direction())
+                    losses.append(self._update(p, u, s, len(prompts)))
+            else:
+                u, p = self._predict(scaled, t, texts.u, texts.c)
+            abar = alpha_bar(scheduler, float(t))
+            epsilon = u + recipe.guidance_scale * (p.detach() - u)
+            z = scheduler.step(from_epsilon(epsilon, scaled, self.model.prediction_type, abar), t, z).prev_sample
+        return sum(losses) / len(losses)
+
+    def _texts(self, prompts: list[TrainingPrompt], anchors: list[TrainingPrompt]) -> _Texts:
+        encode = self.model.encode
+        c = encode([row.prompt for row in prompts + anchors]).float()
+        concepts = [self.concept.replace("{category}", row.category) for row in prompts]
+        s = encode(concepts + [row.prompt for row in anchors]).float()
+        return _Texts(u=self.model.embed("").float().expand_as(c), c=c, s=s)
+
+    def _predict(self, z: Tensor, t: Tensor, *texts: Tensor) -> tuple[Tensor, ...]:
+        """Return the noise predicted for each of `texts`; gradients only where there is one, which holds d."""
+        import torch
+
+        from harness.denoiser import predict_epsilon
+
+        with torch.set_grad_enabled(len(texts) == 1):
+            z = torch.cat([z] * len(texts))
+            return predict_epsilon(self.model, self.scheduler, z, t, torch.cat(texts)).chunk(len(texts))
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        config = self.model.denoiser.config
+        return config.in_channels, config.sample_size, config.sample_size
+
+    def _update(self, p: Tensor, u: Tensor, s: Tensor, n: int) -> float:
+        """Take one Adam step on 10 MSE(p, psi); anchor rows (from n on) hold p to their unedited prediction, s."""
+        loss = (p[:n] - target(u[:n], s[:n], self.recipe.eta)).square().mean()
+        if len(p) > n:
+            loss = loss + self.recipe.anchor_weight * (p[n:] - s[n:]).square().mean()
+        loss = self.recipe.loss_weight * loss
+        self.adam.zero_grad()
+        loss.backward()
+        self.adam.step()
+        return float(loss.detach())
