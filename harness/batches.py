@@ -1,0 +1,128 @@
+"""Batches of one shape through a session: padding, the bad item among good ones, and too little memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from harness.errors import HarnessError
+from harness.records import ImageItem, Status
+from harness.tasks import GenerationSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from harness.toolbox import Session
+
+log = logging.getLogger(__name__)
+
+SYSTEMIC = 4  # so many images failing one by one, with nothing else in the batch, are no coincidence
+
+
+class BrokenDevice(Exception):
+    """The process cannot compute any more, whatever it is given; another one can."""
+
+
+class EveryImageFailed(Exception):
+    """No image of a whole batch could be made, each tried alone."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one item; `seconds` is its share of the batch that it was made in."""
+
+    item: ImageItem
+    image: np.ndarray | None
+    status: Status
+    flags: tuple[str, ...]
+    error: str | None
+    seconds: float
+    batch_size: int
+
+
+class BatchRunner:
+    """Runs items of one cell in batches padded to one size, so that the same item gives the same bytes in any."""
+
+    def __init__(self, session: Session, settings: GenerationSettings, free: Callable[[], None]) -> None:
+        self._session = session
+        self._settings = settings
+        self._free = free
+
+    @property
+    def batch_size(self) -> int:
+        """Return the size in use: what was asked for, or less after memory ran out."""
+        return self._settings.batch_size
+
+    def run(self, batch: Sequence[ImageItem]) -> list[Outcome]:
+        """Make a batch; items that fail alone have status `error`. Raises EveryImageFailed, BrokenDevice."""
+        outcomes = self._run(batch)
+        failed = [outcome for outcome in outcomes if outcome.status is Status.ERROR]
+        if len(failed) == len(outcomes) >= SYSTEMIC:
+            raise EveryImageFailed(f"none of {len(failed)} images could be made: {failed[0].error}")
+        return outcomes
+
+    def _run(self, items: Sequence[ImageItem]) -> list[Outcome]:
+        if len(items) > self.batch_size:
+            head = self._run(items[: self.batch_size])
+            return head + self._run(items[len(head) :])
+        try:
+            return self._padded(items)
+        except HarnessError:
+            raise
+        except Exception as error:  # a method, a pipeline and a kernel can raise anything
+            if _is_broken(error):
+                raise BrokenDevice(describe(error)) from error
+            if _is_out_of_memory(error) and self.batch_size > 1:
+                message = describe(error)
+            elif len(items) == 1:
+                log.warning("image %s failed", items[0].key.file_name, exc_info=True)
+                return [_failed(items[0], error, self.batch_size)]
+            else:
+                log.info("a batch of %d failed and is halved: %s", len(items), describe(error))
+                message = None
+        # Outside of the handler, so that the traceback no longer holds the tensors.
+        if message is not None:
+            self._shrink(message)
+            return self._run(items)
+        half = (len(items) + 1) // 2
+        return self._run(items[:half]) + self._run(items[half:])
+
+    def _padded(self, items: Sequence[ImageItem]) -> list[Outcome]:
+        size = self.batch_size
+        padding = [items[index % len(items)] for index in range(size - len(items))]
+        started = time.perf_counter()
+        made = self._session.generate([*items, *padding], self._settings)
+        seconds = (time.perf_counter() - started) / len(items)
+        if len(made) != size:
+            raise RuntimeError(f"{len(made)} images for a batch of {size}")
+        return [
+            Outcome(item, one.image, Status(one.status), tuple(one.flags), None, seconds, size)
+            for item, one in zip(items, made, strict=False)
+        ]
+
+    def _shrink(self, reason: str) -> None:
+        smaller = self.batch_size // 2
+        log.warning("out of memory at batch size %d, going on with %d: %s", self.batch_size, smaller, reason)
+        self._settings = replace(self._settings, batch_size=smaller)
+        self._free()
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__
+
+
+def _failed(item: ImageItem, error: Exception, batch_size: int) -> Outcome:
+    return Outcome(item, None, Status.ERROR, (), describe(error), 0.0, batch_size)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+
+
+def _is_broken(error: Exception) -> bool:
+    return type(error).__name__ == "AcceleratorError" or str(error).startswith("CUDA error")

@@ -1,0 +1,92 @@
+"""Features of images on their way to set-level numbers, and the identity of the evaluator that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Protocol
+
+import numpy as np
+
+from harness.records import ImageKey
+from harness.tables import SCHEMA_VERSION, UnreadableTable
+
+
+class _Identified(Protocol):
+    name: str
+
+    def identity(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class EvaluatorKey:
+    """Whose scores these are: scores of another fingerprint do not count."""
+
+    name: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, evaluator: _Identified) -> EvaluatorKey:
+        """Hash all that changes scores: class version and identity, but not the name."""
+        known = {"version": getattr(evaluator, "version", 1), "identity": dict(evaluator.identity())}
+        text = json.dumps(known, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return cls(evaluator.name, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """Features of some images: `features` is (N, D) float32, in the order of `keys`; `sha256` names the images."""
+
+    keys: tuple[ImageKey, ...]
+    sha256: tuple[str, ...]
+    features: np.ndarray
+
+    @staticmethod
+    def join(blocks: Sequence[FeatureBlock]) -> FeatureBlock:
+        """Return the blocks one after the other; empty ones count for nothing."""
+        full = [block for block in blocks if block.keys]
+        keys = tuple(key for block in full for key in block.keys)
+        hashes = tuple(sha256 for block in full for sha256 in block.sha256)
+        return FeatureBlock(keys, hashes, np.concatenate([block.features for block in full]))
+
+    def take(self, indices: Sequence[int]) -> FeatureBlock:
+        """Return the given rows."""
+        keys = tuple(self.keys[index] for index in indices)
+        hashes = tuple(self.sha256[index] for index in indices)
+        return FeatureBlock(keys, hashes, self.features[list(indices)])
+
+
+def encode_features(block: FeatureBlock, fingerprint: str) -> bytes:
+    """Return an npz file."""
+    if not len(block.keys) == len(block.sha256) == len(block.features):
+        raise ValueError(f"{len(block.keys)} keys, {len(block.sha256)} hashes, {len(block.features)} features")
+    sink = BytesIO()
+    np.savez(
+        sink,
+        schema_version=np.int64(SCHEMA_VERSION),
+        fingerprint=np.str_(fingerprint),
+        prompt_id=np.array([key.prompt_id for key in block.keys], dtype=np.str_),
+        repeat=np.array([key.repeat for key in block.keys], dtype=np.int32),
+        sha256=np.array(block.sha256, dtype=np.str_),
+        features=np.asarray(block.features, dtype=np.float32),
+    )
+    return sink.getvalue()
+
+
+def decode_features(data: bytes, fingerprint: str) -> FeatureBlock:
+    """Read back `encode_features`; an empty block when another evaluator made it. Raises UnreadableTable."""
+    try:
+        with np.load(BytesIO(data), allow_pickle=False) as file:
+            if int(file["schema_version"]) != SCHEMA_VERSION:
+                raise UnreadableTable(f"not of feature schema {SCHEMA_VERSION}")
+            if str(file["fingerprint"]) != fingerprint:
+                return FeatureBlock((), (), np.empty((0, 0), np.float32))
+            pairs = zip(file["prompt_id"].tolist(), file["repeat"].tolist(), strict=True)
+            keys = tuple(ImageKey(prompt_id, repeat) for prompt_id, repeat in pairs)
+            return FeatureBlock(keys, tuple(file["sha256"].tolist()), file["features"])
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        raise UnreadableTable(str(error)) from error

@@ -1,0 +1,87 @@
+"""Files that are either whole or absent, and the storage faults that a user can mend."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from harness.errors import StorageError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+_REMEDIES = {
+    errno.ENOSPC: ("the disk is full", "Free some space, then run the same command again."),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space, then run the same command again."),
+    errno.EROFS: ("the file system is read-only", "Choose another folder with results=FOLDER."),
+    errno.EACCES: ("permission denied", "Choose another folder with results=FOLDER."),
+    errno.EPERM: ("operation not permitted", "Choose another folder with results=FOLDER."),
+    errno.ENOTDIR: ("part of the path is a file", "Choose another folder with results=FOLDER."),
+    errno.EEXIST: ("part of the path is a file", "Choose another folder with results=FOLDER."),
+}
+
+
+def storage_error(error: OSError, path: Path) -> StorageError | None:
+    """Return what a user can do about `error` at `path`, or None when it is no storage fault."""
+    if error.errno not in _REMEDIES:
+        return None
+    reason, remedy = _REMEDIES[error.errno]
+    return StorageError(f"cannot write {path}: {reason}.", remedy)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either its old content or all of the new, whatever happens.
+
+    Raises StorageError where the disk is full or not writable, OSError otherwise.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        known = storage_error(error, path)
+        if known is None:
+            raise
+        raise known from error
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return `path`, or the closest of its parents that exists."""
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def free_space(path: Path) -> int:
+    """Return the free bytes of the file system that holds `path`, which need not exist yet."""
+    return shutil.disk_usage(nearest_existing(path)).free
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and write a file into it. Raises StorageError with what to do."""
+    probe = folder / f".probe-{uuid.uuid4().hex[:12]}"
+    write_atomic(probe, b"x" * 4096)
+    probe.unlink(missing_ok=True)
+
+
+def stray_files(folder: Path) -> list[Path]:
+    """Return the temporary files below `folder` that a killed writer left behind."""
+    return sorted(folder.rglob(f".*{TEMPORARY_SUFFIX}"))

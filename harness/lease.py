@@ -1,0 +1,160 @@
+"""One driver at a time on a results folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from harness.errors import StorageError
+from harness.files import storage_error, write_atomic
+
+log = logging.getLogger(__name__)
+
+_held: set[str] = set()
+
+
+class Lease:
+    """A file in the results folder that says who runs there; a second driver is refused.
+
+    A lease counts as abandoned when it was not refreshed for `stale_after` seconds, or when its process is
+    dead on this host. Ages are taken between files of the folder, so clocks of hosts do not matter.
+    """
+
+    def __init__(self, root: Path, refresh_every: float = 30.0, stale_after: float = 120.0) -> None:
+        self.root = root
+        self.path = root / ".lease.json"
+        self.refresh_every = refresh_every
+        self.stale_after = stale_after
+        self.token = uuid.uuid4().hex
+        self._lost = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Take the folder. Raises StorageError when another driver holds it or it cannot be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, self.root) or error from error
+        while not self._create():
+            self._clear_abandoned()
+        _held.add(self.token)
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the folder back; leave the lease of anybody else alone."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self.token in _held and self._owner().get("token") == self.token:
+            self.path.unlink(missing_ok=True)
+        _held.discard(self.token)
+
+    def check(self) -> None:
+        """Raise StorageError when another driver took the folder over (this one was asleep for too long)."""
+        if self._lost:
+            raise StorageError(
+                f"another run took over {self.root} while this one was suspended.",
+                "Wait for it to end, then run the same command again.",
+            )
+
+    def _create(self) -> bool:
+        owner = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        try:
+            with self.path.open("x") as file:
+                json.dump(owner, file)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise storage_error(error, self.path) or error from error
+        return True
+
+    def _clear_abandoned(self) -> None:
+        owner = self._owner()
+        if not self._abandoned(owner):
+            raise StorageError(
+                f"{self.root} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')}.",
+                "Wait for it to end, or choose another folder with results=FOLDER.",
+            )
+        # A rename has one winner. What was taken away is looked at again, for it may by then be a new, live lease.
+        aside = self.path.with_name(f".lease.{uuid.uuid4().hex[:12]}.tmp")
+        try:
+            os.rename(self.path, aside)
+        except FileNotFoundError:
+            return
+        if _read(aside).get("token") != owner.get("token"):
+            os.rename(aside, self.path)
+            return
+        aside.unlink(missing_ok=True)
+        log.warning("took over the lease that process %s on %s left", owner.get("pid"), owner.get("host"))
+
+    def _owner(self) -> dict[str, Any]:
+        return _read(self.path)
+
+    def _abandoned(self, owner: dict[str, Any]) -> bool:
+        if owner.get("host") == socket.gethostname() and _is_dead(owner):
+            return True
+        try:
+            return self._now() - self.path.stat().st_mtime > self.stale_after
+        except FileNotFoundError:
+            return True
+
+    def _now(self) -> float:
+        probe = self.path.with_name(f".lease-clock-{self.token}")
+        write_atomic(probe, b"")
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self.refresh_every):
+            if self._owner().get("token") != self.token:
+                self._lost = True
+                return
+            try:
+                os.utime(self.path)
+            except OSError as error:
+                log.warning("the lease %s could not be refreshed: %s", self.path, error)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        owner = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _is_dead(owner: dict[str, Any]) -> bool:
+    pid = owner.get("pid")
+    if not isinstance(pid, int):
+        return False
+    if pid == os.getpid():  # a restarted container gives the same number to a new process
+        return owner.get("token") not in _held
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,51 @@
+"""What this process runs on. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import platform
+import re
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import harness
+
+# Workers of one run must agree on these: they change pixels or what is stored.
+CHECKED = ("torch", "diffusers", "transformers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that workers and driver must share."""
+    found = {"harness": harness.__version__, "python": ".".join(platform.python_version_tuple()[:2])}
+    for name in CHECKED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def hardware_name(device: str) -> str:
+    """Return the name of the device: the GPU's, else the CPU's."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None:
+        return str(torch.cuda.get_device_name(device))
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match.group(1) if match else platform.processor() or platform.machine()
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident size of this process so far."""
+    try:
+        # ru_maxrss would include what the parent held when it forked.
+        match = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    if match:
+        return int(match.group(1)) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024

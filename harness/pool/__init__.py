@@ -1,0 +1,76 @@
+"""The pool's contract: tasks go in, results come out as they finish. Knows no Ray."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from harness.errors import HarnessError
+from harness.tasks import Task, TaskFailure, TaskResult
+
+if TYPE_CHECKING:
+    from harness.toolbox import Toolbox
+
+Progress = Callable[[str, int], None]
+"""Called on the driver's thread with a task id and the number of images finished since the last call."""
+
+
+class Interrupted(HarnessError):
+    """The user or the scheduler asked to stop; what was running has been finished and stored."""
+
+    exit_code = 130
+
+
+class Pool(ABC):
+    """Workers that stay warm from one `run` to the next."""
+
+    @abstractmethod
+    def run(self, tasks: Iterable[Task], on_progress: Progress | None = None) -> Iterator[TaskResult | TaskFailure]:
+        """Yield one outcome per task, in the order they finish.
+
+        A task whose worker dies is tried again, on another worker where there is one. A shard that kills its
+        workers is split, and its pieces are joined again: its outcome carries the rows of all pieces, and the
+        image at fault has an `error` row. Raises StorageError when the results folder fails, and Interrupted on
+        SIGINT or SIGTERM after the running batches have ended and their results were yielded.
+        """
+
+    @abstractmethod
+    def workers(self) -> list[Mapping[str, Any]]:
+        """Return what each ready worker said of itself: name, host, device, hardware, versions."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Return how many workers there will be, without starting any."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def make_pool(config: Mapping[str, Any], results: Path | None = None, toolbox: Toolbox | None = None) -> Pool:
+    """Return the pool that the config asks for; nothing is started before the first `run`.
+
+    With `results`, workers prove at their start that what they write there is seen here.
+    """
+    from harness.pool.settings import PoolSettings
+
+    settings = PoolSettings.from_config(config)
+    if settings.kind == "inline":
+        from harness.pool.inline import InlinePool
+
+        return InlinePool(settings, toolbox)
+    from harness.pool.ray import RayPool
+
+    return RayPool(settings, results, toolbox)

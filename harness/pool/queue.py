@@ -1,0 +1,153 @@
+"""Which task a worker gets next, and what happens to a task whose worker died. Plain bookkeeping: no processes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.records import ImageItem, ImageRow, ScoreRow, Status
+from harness.store import CellStore, attempt_id
+from harness.tasks import GenerateTask, ScoreTask, Task, TaskFailure, TaskResult
+
+Holds = tuple[str, str]
+
+
+@dataclass(eq=False)
+class Job:
+    """A task, or a piece of one, on its way. `root` is the task as it was handed in."""
+
+    task: Task
+    root: str
+    deaths: int = 0
+    workers: set[str] = field(default_factory=set)  # those that died on it
+
+    @property
+    def holds(self) -> Holds | None:
+        return None if not isinstance(self.task, GenerateTask) else self.task.cell.holds
+
+    @property
+    def is_piece(self) -> bool:
+        return self.task.task_id != self.root
+
+
+class TaskQueue:
+    """Hands out jobs and joins the pieces of a split task to one outcome."""
+
+    def __init__(self, tasks: Iterable[Task], attempts: int) -> None:
+        self._attempts = attempts
+        self._waiting: deque[Job] = deque(Job(task, task.task_id) for task in tasks)
+        self._open: dict[str, int] = {}  # root -> pieces not finished yet, for split tasks only
+        self._parts: dict[str, list[TaskResult]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self, worker: str, holding: Holds | None, held_by_others: set[Holds], others: int) -> Job | None:
+        """Return the next job for a worker: of what it holds, else of what nobody holds, else any.
+
+        A job that killed this worker waits for one of the `others`, where there are any.
+        """
+        fit = [job for job in self._waiting if not (others and worker in job.workers)]
+        if not fit:
+            return None
+        same = (job for job in fit if holding is not None and job.holds == holding)
+        fresh = (job for job in fit if job.holds is None or job.holds not in held_by_others)
+        job = next(same, None) or next(fresh, None) or fit[0]
+        self._waiting.remove(job)
+        return job
+
+    def finished(self, job: Job, result: TaskResult) -> TaskResult | None:
+        """Return the outcome of the task, or None while other pieces of it are open."""
+        if job.root not in self._open:
+            return result
+        self._parts[job.root].append(result)
+        self._open[job.root] -= 1
+        if self._open[job.root]:
+            return None
+        del self._open[job.root]
+        return _joined(job.root, self._parts.pop(job.root))
+
+    def failed(self, job: Job, failure: TaskFailure) -> TaskFailure | TaskResult | None:
+        """Return the outcome of a task that raised; a piece that raised has error rows for its images."""
+        if not job.is_piece:
+            return failure
+        return self.finished(job, give_up(job.task, failure.error))
+
+    def died(self, job: Job, worker: str, error: str) -> TaskFailure | TaskResult | None:
+        """Queue the job of a dead worker again, whole or split; return its outcome when it is given up."""
+        job.deaths += 1
+        job.workers.add(worker)
+        pieces = _split(job.task)
+        if pieces and (job.is_piece or job.deaths >= self._attempts):
+            self._open[job.root] = self._open.get(job.root, 1) + len(pieces) - 1
+            self._parts.setdefault(job.root, [])
+            self._waiting.extend(Job(piece, job.root) for piece in pieces)
+            return None
+        if job.deaths < (2 if job.is_piece else self._attempts):
+            self._waiting.appendleft(job)
+            return None
+        if isinstance(job.task, GenerateTask | ScoreTask):
+            return self.finished(job, give_up(job.task, error))
+        return TaskFailure(job.root, error, job.deaths)
+
+
+def give_up(task: Task, error: str) -> TaskResult:
+    """Record every image of a task as an error, and return the rows."""
+    if isinstance(task, GenerateTask):
+        rows = tuple(_error_row(item, error) for item in task.items)
+        CellStore(Path(task.cell.folder)).append_images(attempt_id(task.task_id), rows)
+        return TaskResult(task.task_id, "none", 0.0, images=rows)
+    if isinstance(task, ScoreTask):
+        scores = tuple(ScoreRow(one.key.prompt_id, one.key.repeat, error=error) for one in task.requests)
+        return TaskResult(task.task_id, "none", 0.0, scores=scores)
+    raise TypeError(f"{type(task).__name__} has no images")
+
+
+def _split(task: Task) -> list[Task]:
+    """Return the halves of a task of several images; nothing for any other."""
+    if isinstance(task, GenerateTask) and len(task.items) > 1:
+        middle = len(task.items) // 2
+        return [
+            replace(task, task_id=f"{task.task_id}.{index}", items=items)
+            for index, items in enumerate((task.items[:middle], task.items[middle:]))
+        ]
+    if isinstance(task, ScoreTask) and len(task.requests) > 1:
+        middle = len(task.requests) // 2
+        return [
+            replace(task, task_id=f"{task.task_id}.{index}", requests=requests)
+            for index, requests in enumerate((task.requests[:middle], task.requests[middle:]))
+        ]
+    return []
+
+
+def _joined(root: str, parts: list[TaskResult]) -> TaskResult:
+    return TaskResult(
+        root,
+        "+".join(sorted({part.worker for part in parts})),
+        sum(part.seconds for part in parts),
+        images=tuple(row for part in parts for row in part.images),
+        scores=tuple(row for part in parts for row in part.scores),
+        info={"pieces": len(parts)},
+        peak_memory_mb=max(part.peak_memory_mb for part in parts),
+    )
+
+
+def _error_row(item: ImageItem, error: str) -> ImageRow:
+    return ImageRow(
+        prompt_id=item.key.prompt_id,
+        repeat=item.key.repeat,
+        prompt=item.prompt,
+        category=item.category,
+        seed=item.seed,
+        guidance_scale=item.guidance_scale,
+        file=None,
+        sha256=None,
+        bytes=None,
+        status=Status.ERROR,
+        error=error,
+        seconds=0.0,
+        batch_size=0,
+        worker="none",
+    )

@@ -1,0 +1,388 @@
+"""Workers as Ray actors: one per GPU, or some of a few CPU threads each, here or on a cluster.
+
+Long-lived actors and our own `ray.wait` loop. Ray restarts and retries nothing: a death is seen here, its task is
+queued again, and a new actor takes the place. Images go to storage; only rows travel.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# Read by Ray when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from harness.batches import BrokenDevice, describe
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
+from harness.machine import versions
+from harness.pool import Pool, Progress
+from harness.pool.outcome import failure
+from harness.pool.queue import Holds, Job, TaskQueue
+from harness.pool.settings import PoolSettings
+from harness.pool.signals import StopSignals
+from harness.tasks import GenerateTask, ScoreTask, Task, TaskFailure, TaskResult
+from harness.worker import Worker
+
+if TYPE_CHECKING:
+    from harness.toolbox import Toolbox
+
+log = logging.getLogger(__name__)
+
+# Handed to the actors as an argument: a runtime_env would show tokens in Ray's own log files.
+TRAVELLING = (
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT",
+    "TRANSFORMERS_OFFLINE", "TORCH_HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+)  # fmt: skip
+
+TURN_SECONDS = 1.0  # the longest wait before signals, capacity and hung workers are looked at
+SCALE_SECONDS = 5.0
+MAX_DEATHS = 5  # of one worker in a row, without a task finished in between
+
+
+class _Actor:
+    """A `Worker` behind Ray: `run` in one thread, the rest in others."""
+
+    def __init__(
+        self, name: str, device: str, threads: int, toolbox: Toolbox | None, environment: Mapping[str, str]
+    ) -> None:
+        os.environ.update(environment)
+        self._worker = Worker(name, device, threads, toolbox)
+
+    @ray.method(concurrency_group="control")
+    def is_placed(self) -> bool:
+        return True
+
+    @ray.method(concurrency_group="control")
+    def hello(self, results: str | None) -> dict[str, Any]:
+        return {**self._worker.hello(), "probe": self._worker.probe(results) if results else None}
+
+    @ray.method(concurrency_group="control")
+    def beat(self) -> int:
+        return self._worker.beat()
+
+    @ray.method(concurrency_group="control")
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def run(self, task: Task) -> TaskResult:
+        return self._worker.run(task)
+
+
+@dataclass(eq=False)
+class _Member:
+    """One actor as the driver sees it. The refs are of calls not answered yet."""
+
+    name: str
+    actor: Any
+    created: float
+    refs: dict[str, Any] = field(default_factory=dict)  # "placed", "hello", "run", "beat"
+    placed: bool = False
+    greeting: dict[str, Any] | None = None
+    holding: Holds | None = None
+    job: Job | None = None
+    beats: int = 0
+    reported: int = 0  # images of this job that progress was told of
+    last_progress: float = 0.0
+    next_beat: float = 0.0
+    killed_for: str | None = None
+    late: bool = False
+
+    @property
+    def is_idle(self) -> bool:
+        return self.greeting is not None and self.job is None
+
+
+class RayPool(Pool):
+    """Starts a Ray of its own, or joins the cluster at `address`."""
+
+    def __init__(self, settings: PoolSettings, results: Path | None = None, toolbox: Toolbox | None = None) -> None:
+        self._settings = settings
+        self._results = results
+        self._toolbox = toolbox
+        self._members: dict[str, _Member] = {}
+        self._deaths: dict[str, int] = {}
+        self._last_error = ""
+        self._batch_seconds: deque[float] = deque(maxlen=50)
+        self._next_scaling = 0.0
+        self._capacity = 0
+        self._started_ray = False
+        self._on_progress: Progress | None = None
+
+    @property
+    def size(self) -> int:
+        return self._capacity or self._settings.ray_workers
+
+    def workers(self) -> list[Mapping[str, Any]]:
+        return [member.greeting for member in self._members.values() if member.greeting is not None]
+
+    def run(self, tasks: Iterable[Task], on_progress: Progress | None = None) -> Iterator[TaskResult | TaskFailure]:
+        queue = TaskQueue(tasks, self._settings.attempts)
+        self._on_progress = on_progress
+        with StopSignals(lambda: None) as signals:
+            self._connect()
+            try:
+                while (queue or self._busy()) and signals.name is None:
+                    self._staff(queue)
+                    self._assign(queue)
+                    yield from self._turn(queue)
+                    self._look_after()
+                if signals.name is not None:
+                    yield from self._drain(queue)
+            finally:
+                for member in self._busy():
+                    self._dismiss(member)
+            signals.refuse_to_go_on()
+
+    def close(self) -> None:
+        for member in list(self._members.values()):
+            self._dismiss(member)
+        if self._started_ray:
+            ray.shutdown()
+            self._started_ray = False
+
+    def _connect(self) -> None:
+        if ray.is_initialized():
+            return
+        settings = self._settings
+        quiet = {"logging_level": "error", "log_to_driver": settings.log_to_driver}
+        if settings.cluster_address is not None:
+            _join(settings.cluster_address, quiet)
+        else:
+            cpus = max(settings.ray_workers * settings.worker_threads, 1)
+            store = settings.object_store_mb * 2**20
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=store, **quiet)
+        self._started_ray = True
+
+    def _busy(self) -> list[_Member]:
+        return [member for member in self._members.values() if member.job is not None]
+
+    def _staff(self, queue: TaskQueue) -> None:
+        """Make actors up to the capacity, and no more than there are tasks."""
+        now = time.monotonic()
+        if now >= self._next_scaling:
+            self._capacity, self._next_scaling = self._slots(), now + SCALE_SECONDS
+        wanted = min(self._capacity, len(queue) + len(self._busy()))
+        names = [f"worker-{index}" for index in range(self._capacity)]
+        able = [name for name in names if self._deaths.get(name, 0) < MAX_DEATHS]
+        if not able:
+            raise HarnessError(f"every worker died {MAX_DEATHS} times in a row. The last one: {self._last_error}")
+        for name in able:
+            if len(self._members) >= wanted:
+                return
+            if name not in self._members:
+                self._members[name] = self._hire(name)
+
+    def _slots(self) -> int:
+        """Return how many workers the cluster has room for in all, or the number asked for."""
+        if self._settings.workers is not None:
+            return self._settings.workers
+        if self._settings.cluster_address is None:
+            return self._settings.ray_workers
+        has = ray.cluster_resources()
+        share = has.get("GPU", 0) if self._on_gpu() else has.get("CPU", 0) // self._settings.worker_threads
+        return max(int(share), 1)
+
+    def _on_gpu(self) -> bool:
+        device = self._settings.device
+        return device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+
+    def _request(self) -> dict[str, float]:
+        request = {"num_cpus": float(self._settings.worker_threads), "num_gpus": 0.0}
+        return {**request, "num_gpus": 1.0} if self._on_gpu() else request
+
+    def _hire(self, name: str) -> _Member:
+        settings, now = self._settings, time.monotonic()
+        environment = {key: os.environ[key] for key in TRAVELLING if key in os.environ}
+        environment["OMP_NUM_THREADS"] = str(settings.worker_threads)
+        device = "cuda" if self._on_gpu() else ("cpu" if settings.device == "auto" else settings.device)
+        options = {**self._request(), "max_restarts": 0, "max_task_retries": 0}
+        remote = ray.remote(concurrency_groups={"control": 2})(_Actor).options(**options)
+        actor = remote.remote(name, device, settings.worker_threads, self._toolbox, environment)
+        refs = {"placed": actor.is_placed.remote(), "hello": actor.hello.remote(self._results and str(self._results))}
+        return _Member(name, actor, now, refs)
+
+    def _assign(self, queue: TaskQueue) -> None:
+        for member in [one for one in self._members.values() if one.is_idle]:
+            others = [one for one in self._members.values() if one is not member]
+            held = {one.holding for one in others if one.holding is not None}
+            job = queue.take(member.name, member.holding, held, len(others))
+            if job is None:
+                continue
+            now = time.monotonic()
+            member.job, member.holding = job, job.holds or member.holding
+            member.reported, member.last_progress, member.next_beat = 0, now, now + self._settings.beat_seconds
+            member.refs["run"] = member.actor.run.remote(job.task)
+
+    def _turn(self, queue: TaskQueue) -> Iterator[TaskResult | TaskFailure]:
+        """Wait for the next answers of the workers and act on them."""
+        for member in self._busy():
+            if "beat" not in member.refs and time.monotonic() >= member.next_beat:
+                member.refs["beat"] = member.actor.beat.remote()
+        pending = {ref: (one, kind) for one in self._members.values() for kind, ref in one.refs.items()}
+        if not pending:
+            time.sleep(TURN_SECONDS / 10)
+            return
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=min(TURN_SECONDS, self._settings.beat_seconds))
+        for ref in ready:
+            member, kind = pending[ref]
+            outcome = self._answer(member, kind, member.refs.pop(kind), queue)
+            if outcome is not None:
+                yield outcome
+
+    def _answer(self, member: _Member, kind: str, ref: Any, queue: TaskQueue) -> TaskResult | TaskFailure | None:
+        try:
+            value = ray.get(ref)
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if kind == "run" and not isinstance(cause, BrokenDevice):
+                return self._raised(member, queue, cause)
+            if kind == "hello" and isinstance(cause, HarnessError):
+                raise cause from error
+            return self._bury(member, queue, describe(cause))
+        except RayError as error:
+            return self._bury(member, queue, describe(error))
+        if kind == "run":
+            return self._finished(member, queue, value)
+        if kind == "beat":
+            self._heard(member, value)
+        elif kind == "hello":
+            self._welcome(member, value)
+        else:
+            member.placed = True
+        return None
+
+    def _finished(self, member: _Member, queue: TaskQueue, result: TaskResult) -> TaskResult | None:
+        job = self._released(member)
+        self._deaths[member.name] = 0
+        self._batch_seconds.extend(row.seconds * row.batch_size for row in result.images[:1])
+        self._report(job.root, int(result.info.get("count", 0)) - member.reported)
+        member.beats += int(result.info.get("count", 0)) - member.reported
+        return queue.finished(job, result)
+
+    def _raised(self, member: _Member, queue: TaskQueue, error: Exception) -> TaskResult | TaskFailure | None:
+        job = self._released(member)
+        self._report(job.root, -member.reported)
+        return queue.failed(job, failure(job.task, error, job.deaths + 1))
+
+    def _bury(self, member: _Member, queue: TaskQueue, error: str) -> TaskResult | TaskFailure | None:
+        self._last_error = member.killed_for or error
+        self._deaths[member.name] = self._deaths.get(member.name, 0) + 1
+        log.warning("%s died and is replaced: %s", member.name, self._last_error)
+        job = member.job
+        self._dismiss(member)
+        if job is None:
+            return None
+        self._report(job.root, -member.reported)
+        return queue.died(job, member.name, self._last_error)
+
+    def _released(self, member: _Member) -> Job:
+        job, member.job = member.job, None
+        if job is None:
+            raise RuntimeError(f"{member.name} answered without a task")
+        return job
+
+    def _dismiss(self, member: _Member) -> None:
+        member.job = None
+        self._members.pop(member.name, None)
+        ray.kill(member.actor, no_restart=True)
+
+    def _report(self, root: str, images: int) -> None:
+        if self._on_progress is not None and images:
+            self._on_progress(root, images)
+
+    def _heard(self, member: _Member, beats: int) -> None:
+        now = time.monotonic()
+        member.next_beat = now + self._settings.beat_seconds
+        made, member.beats = beats - member.beats, max(beats, member.beats)
+        if made > 0 and member.job is not None:
+            member.last_progress = now
+            member.reported += made
+            self._report(member.job.root, made)
+
+    def _welcome(self, member: _Member, greeting: dict[str, Any]) -> None:
+        """Check that the worker has our versions and our folder."""
+        theirs, ours = greeting["versions"], versions()
+        differing = [f"{name} {theirs.get(name)} (here {own})" for name, own in ours.items() if theirs.get(name) != own]
+        if differing:
+            hint = "Install the same versions on every node."
+            raise IncompatibleError(f"the worker on {greeting['host']} has {', '.join(differing)}.", hint)
+        probe = greeting.pop("probe")
+        if probe is not None:
+            _check_shared(Path(probe), greeting["host"])
+        member.greeting = greeting
+
+    def _look_after(self) -> None:
+        """Kill workers that make no progress; say so when one does not start."""
+        now = time.monotonic()
+        for member in list(self._members.values()):
+            if member.greeting is None:
+                self._check_start(member, now)
+            elif member.job is not None and isinstance(member.job.task, GenerateTask | ScoreTask):
+                patience = self._patience() * (1 if member.reported else 4)  # the first images wait for the model
+                if now - member.last_progress > patience and member.killed_for is None:
+                    member.killed_for = f"no progress for {now - member.last_progress:.0f} s"
+                    ray.kill(member.actor, no_restart=True)
+
+    def _patience(self) -> float:
+        usual = statistics.median(self._batch_seconds) if self._batch_seconds else 0.0
+        return max(self._settings.hang_seconds, 10 * usual)
+
+    def _check_start(self, member: _Member, now: float) -> None:
+        if now - member.created < self._settings.start_timeout_seconds or member.late:
+            return
+        waited = f"{now - member.created:.0f} s"
+        asked = ", ".join(f"{value:g} {name[4:].upper()[:-1]}" for name, value in self._request().items() if value)
+        text = f"no worker could be placed in {waited}: one needs {asked}; {_capacities()}."
+        if member.placed:
+            text = f"a worker was placed, but did not get ready in {waited}."
+        if not self.workers():
+            hint = "Free or add nodes, or lower pool.workers and pool.threads; pool.start_timeout_seconds waits longer."
+            raise MissingResourceError(text, hint)
+        log.warning("%s is not there yet, going on with %d: %s", member.name, len(self.workers()), text)
+        member.late = True
+
+    def _drain(self, queue: TaskQueue) -> Iterator[TaskResult | TaskFailure]:
+        """Let running batches end and collect what they made."""
+        for member in self._busy():
+            member.actor.stop.remote()
+        while self._busy():
+            yield from self._turn(queue)
+
+
+def _join(address: str, quiet: Mapping[str, Any]) -> None:
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        hint = "Start one with `ray start --head`, and `ray start --address=HOST:PORT` on further nodes."
+        text = f"no Ray cluster can be joined at {address}: {describe(error)[:200]}."
+        raise MissingResourceError(text, hint) from error
+
+
+def _capacities() -> str:
+    def text(resources: Mapping[str, float]) -> str:
+        return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
+
+    return f"the cluster has {text(ray.cluster_resources())}, of which {text(ray.available_resources())} are free"
+
+
+def _check_shared(probe: Path, host: str) -> None:
+    """Raise StorageError unless the file that a worker wrote is seen here."""
+    try:
+        if probe.read_text() == probe.name.removeprefix(".probe-"):
+            probe.unlink(missing_ok=True)
+            return
+    except FileNotFoundError:
+        pass
+    raise StorageError(f"what a worker on {host} writes to {probe.parent} is not seen here.",
+                       "Choose a folder on storage shared by all nodes with results=FOLDER.")  # fmt: skip

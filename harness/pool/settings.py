@@ -1,0 +1,102 @@
+"""The pool's settings, and which pool they mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InvalidValueError, unknown_name
+from harness.settings import check_choice, check_integer, check_number
+
+MAX_DEFAULT_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """None means: as the machine has it. Seconds and megabytes where the name says so."""
+
+    name: str = "auto"
+    workers: int | None = None
+    threads: int | None = None
+    device: str = "auto"
+    address: str | None = None
+    start_timeout_seconds: float = 180.0
+    hang_seconds: float = 900.0
+    beat_seconds: float = 5.0
+    attempts: int = 3
+    object_store_mb: int = 100
+    log_to_driver: bool = False
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> PoolSettings:
+        """Check names and ranges. Raises HarnessError."""
+        names = [field.name for field in fields(cls)]
+        for key in config:
+            if key not in names:
+                raise unknown_name("pool setting", str(key), names)
+        settings = cls(**config)
+        check_choice("pool", settings.name, ("auto", "inline", "ray"))
+        check_choice("pool.device", settings.device, ("auto", "cpu", "cuda", "mps"))
+        if settings.address is not None and not isinstance(settings.address, str):
+            raise InvalidValueError(f"pool.address={settings.address}: a host:port is needed.")
+        for name in ("workers", "threads"):
+            if getattr(settings, name) is not None:
+                check_integer(f"pool.{name}", getattr(settings, name), 1, 4096)
+        check_integer("pool.attempts", settings.attempts, 1, 100)
+        check_integer("pool.object_store_mb", settings.object_store_mb, 80)
+        for name in ("start_timeout_seconds", "hang_seconds", "beat_seconds"):
+            check_number(f"pool.{name}", getattr(settings, name), 0.01, 1e6)
+        return settings
+
+    @property
+    def cluster_address(self) -> str | None:
+        """Return the cluster to join: `pool.address`, else RAY_ADDRESS."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
+
+    @property
+    def kind(self) -> str:
+        """Return "inline" or "ray": auto means ray for several devices or workers, or for a cluster."""
+        if self.name != "auto":
+            return self.name
+        several = (self.workers or 1) > 1 or (self.workers is None and self.uses_gpus and visible_gpus() > 1)
+        return "ray" if several or self.cluster_address else "inline"
+
+    @property
+    def uses_gpus(self) -> bool:
+        return self.device == "cuda" or (self.device == "auto" and visible_gpus() > 0)
+
+    @property
+    def ray_workers(self) -> int:
+        """Return the workers asked for: else one per visible GPU, else one per core, up to 8."""
+        if self.workers is not None:
+            return self.workers
+        gpus = visible_gpus() if self.uses_gpus else 0
+        return gpus or max(1, min(visible_cores() // (self.threads or 1), MAX_DEFAULT_WORKERS))
+
+    @property
+    def worker_threads(self) -> int:
+        """Return the compute threads of one worker."""
+        if self.threads is not None:
+            return self.threads
+        cores = visible_cores()
+        if self.kind == "ray":
+            return max(1, cores // self.ray_workers)
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        return int(given) if given.isdecimal() and int(given) > 0 else cores
+
+
+def visible_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> int:
+    """Return the number of NVIDIA GPUs that this process may use, without loading torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])
+    folder = Path("/proc/driver/nvidia/gpus")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0

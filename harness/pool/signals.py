@@ -1,0 +1,47 @@
+"""Ctrl-C that lets running batches finish."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+from harness.pool import Interrupted
+
+
+class StopSignals:
+    """While entered, the first SIGINT or SIGTERM calls `on_stop`; the second raises Interrupted at once.
+
+    Outside of the main thread signals cannot be caught, and nothing is.
+    """
+
+    def __init__(self, on_stop: Callable[[], None]) -> None:
+        self._on_stop = on_stop
+        self._former: dict[signal.Signals, Any] = {}
+        self.name: str | None = None
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)
+
+    def refuse_to_go_on(self) -> None:
+        """Raise Interrupted when a signal came."""
+        if self.name is not None:
+            raise Interrupted(f"stopped by {self.name}; what was running is finished and stored.")
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.name is not None:
+            raise Interrupted(f"stopped at once by a second {name}; images of unfinished shards will be made again.")
+        self.name = name
+        self._on_stop()

@@ -1,0 +1,256 @@
+"""What is on disk of one cell: images, rows, scores and summary. Contract 2.
+
+Images and row files are written once and whole. Every attempt at a shard has its own row file; reading merges them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from harness.errors import InvalidValueError
+from harness.features import EvaluatorKey, FeatureBlock, decode_features, encode_features
+from harness.files import check_writable, free_space, sha256_file, stray_files, write_atomic
+from harness.lease import Lease
+from harness.records import ImageKey, ImageRow, ScoreRow, Status
+from harness.tables import (
+    StoredScore,
+    UnreadableTable,
+    decode_images,
+    decode_scores,
+    encode_images,
+    encode_scores,
+)
+
+__all__ = [
+    "CellStore",
+    "EvaluatorKey",
+    "FeatureBlock",
+    "Lease",
+    "StoredScore",
+    "WrittenImage",
+    "attempt_id",
+    "check_writable",
+    "encode_png",
+    "free_space",
+]
+
+log = logging.getLogger(__name__)
+
+_RANK = {Status.ERROR: 0, Status.REFUSED: 1, Status.OK: 2}
+_Table = TypeVar("_Table")
+
+
+class WrittenImage(NamedTuple):
+    """An image on disk: path relative to the cell's folder, sha256 in hex, size in bytes."""
+
+    file: str
+    sha256: str
+    size: int
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode (H, W, 3) uint8 RGB without loss; the same pixels give the same bytes."""
+    from PIL import Image
+
+    sink = BytesIO()
+    Image.fromarray(image).save(sink, "PNG", compress_level=1)
+    return sink.getvalue()
+
+
+def attempt_id(task_id: str) -> str:
+    """Return a file name for what one attempt at a task writes; no two attempts share it."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', task_id).lstrip('.')[:120]}-{uuid.uuid4().hex[:8]}"
+
+
+class CellStore:
+    """Reads and writes the folder of one cell. Making one touches nothing.
+
+    `problems` names what reading had to leave out, such as a row file that a crash truncated.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: dict[str, str] = {}
+
+    def write_image(self, key: ImageKey, image: np.ndarray) -> WrittenImage:
+        """Write one image under its name. Raises StorageError."""
+        if "/" in key.prompt_id or "\0" in key.prompt_id or key.prompt_id.startswith("."):
+            raise InvalidValueError(f"prompt id '{key.prompt_id}' cannot be part of a file name.")
+        data = encode_png(image)
+        write_atomic(self.folder / key.relative_path, data)
+        return WrittenImage(key.relative_path, hashlib.sha256(data).hexdigest(), len(data))
+
+    def append_images(self, attempt: str, rows: Iterable[ImageRow]) -> None:
+        """Record what became of the images of one attempt; only after their files are written."""
+        write_atomic(self.folder / "rows" / f"{attempt}.parquet", encode_images(rows))
+
+    def images(self) -> dict[ImageKey, ImageRow]:
+        """Return one row per image: the latest that is ok, else the latest refused, else the latest error."""
+        merged: dict[ImageKey, ImageRow] = {}
+        for rows in self._tables(self.folder / "rows", "*.parquet", decode_images):
+            for row in rows:
+                known = merged.get(row.key)
+                if known is None or _RANK[row.status] >= _RANK[known.status]:
+                    merged[row.key] = row
+        return merged
+
+    def done(self, verify: bool = True) -> set[ImageKey]:
+        """Return the images that need no work: file there as its row says, or refused without a file.
+
+        `verify` compares the sha256 of every file; without it sizes only.
+        """
+        rows = [row for row in self.images().values() if row.status is not Status.ERROR]
+        with ThreadPoolExecutor(max_workers=8) as threads:
+            intact = threads.map(lambda row: self._intact(row, verify), rows)
+            return {row.key for row, good in zip(rows, intact, strict=True) if good}
+
+    def append_scores(self, evaluator: EvaluatorKey, attempt: str, scores: Iterable[StoredScore]) -> None:
+        """Record the scores of one attempt, each with the sha256 of what it was made from."""
+        path = self._scores(evaluator) / f"{attempt}.parquet"
+        write_atomic(path, encode_scores(scores, evaluator.fingerprint))
+
+    def scores(
+        self, evaluator: EvaluatorKey, baseline: Mapping[ImageKey, str] | None = None
+    ) -> dict[ImageKey, ScoreRow]:
+        """Return one score per image, a score before an error, that this evaluator made from today's images.
+
+        `baseline` gives the sha256 of the images compared with; without it they are not checked.
+        """
+        images = self.images()
+        merged: dict[ImageKey, ScoreRow] = {}
+        decode = lambda data: decode_scores(data, evaluator.fingerprint)  # noqa: E731
+        for scores in self._tables(self._scores(evaluator), "*.parquet", decode):
+            for score in scores:
+                key = score.row.key
+                if not _is_current(score.sha256, images.get(key)):
+                    continue
+                if baseline is not None and score.baseline_sha256 != baseline.get(key):
+                    continue
+                if score.row.error is None or key not in merged or merged[key].error is not None:
+                    merged[key] = score.row
+        return merged
+
+    def write_features(self, evaluator: EvaluatorKey, attempt: str, block: FeatureBlock) -> None:
+        """Record the features of one attempt."""
+        path = self._scores(evaluator) / f"features-{attempt}.npz"
+        write_atomic(path, encode_features(block, evaluator.fingerprint))
+
+    def features(self, evaluator: EvaluatorKey) -> Iterator[FeatureBlock]:
+        """Yield the features that this evaluator made from today's images, each image once, file by file."""
+        images = self.images()
+        seen: set[ImageKey] = set()
+        decode = lambda data: decode_features(data, evaluator.fingerprint)  # noqa: E731
+        for block in self._tables(self._scores(evaluator), "features-*.npz", decode):
+            chosen = [
+                index
+                for index, (key, sha256) in enumerate(zip(block.keys, block.sha256, strict=True))
+                if key not in seen and _is_current(sha256, images.get(key))
+            ]
+            seen.update(block.keys[index] for index in chosen)
+            if chosen:
+                yield block.take(chosen)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json. NaN and infinity are refused: an unknown number is None."""
+        self._write_json("summary.json", summary)
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Return summary.json, or None when there is none that can be read."""
+        return self._read_json("summary.json")
+
+    def write_provenance(self, provenance: Mapping[str, Any]) -> None:
+        """Write provenance.json."""
+        self._write_json("provenance.json", provenance)
+
+    def read_provenance(self) -> dict[str, Any] | None:
+        """Return provenance.json, or None when there is none that can be read."""
+        return self._read_json("provenance.json")
+
+    def write_cell(self, config: Mapping[str, Any]) -> None:
+        """Write cell.yaml: the resolved configuration, plain values only."""
+        import yaml
+
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_atomic(self.folder / "cell.yaml", text.encode())
+
+    def read_cell(self) -> dict[str, Any] | None:
+        """Return cell.yaml, or None when there is none that can be read."""
+        import yaml
+
+        try:
+            config = yaml.safe_load((self.folder / "cell.yaml").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except yaml.YAMLError as error:
+            self._report("cell.yaml", str(error))
+            return None
+        return config if isinstance(config, dict) else None
+
+    def strays(self) -> list[Path]:
+        """Return temporary files that a killed run left here. They are never counted."""
+        return stray_files(self.folder)
+
+    def _scores(self, evaluator: EvaluatorKey) -> Path:
+        return self.folder / "scores" / evaluator.name
+
+    def _intact(self, row: ImageRow, verify: bool) -> bool:
+        if row.file is None:
+            return row.status is Status.REFUSED
+        path = self.folder / row.file
+        try:
+            if path.stat().st_size != row.bytes:
+                self._report(row.file, "not of the recorded size")
+                return False
+            if verify and sha256_file(path) != row.sha256:
+                self._report(row.file, "not of the recorded sha256")
+                return False
+        except FileNotFoundError:
+            self._report(row.file, "missing")
+            return False
+        return True
+
+    def _tables(self, folder: Path, pattern: str, decode: Callable[[bytes], _Table]) -> Iterator[_Table]:
+        """Yield what can be read of the files of a folder, oldest first."""
+        for path in sorted(_visible(folder, pattern), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+            try:
+                yield decode(path.read_bytes())
+            except UnreadableTable as error:
+                self._report(str(path.relative_to(self.folder)), str(error))
+
+    def _report(self, name: str, reason: str) -> None:
+        if name not in self.problems:
+            log.warning("%s: left out, %s", self.folder / name, reason)
+        self.problems[name] = reason
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomic(self.folder / name, f"{text}\n".encode())
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        try:
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            self._report(name, str(error))
+            return None
+        return content if isinstance(content, dict) else None
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    return [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+
+
+def _is_current(sha256: str | None, row: ImageRow | None) -> bool:
+    return row is not None and sha256 is not None and row.sha256 == sha256

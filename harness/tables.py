@@ -1,0 +1,150 @@
+"""Rows as Parquet: the column types of image rows and score rows, and the way there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from harness.records import ImageRow, ScoreRow, Status, Verdict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+class UnreadableTable(Exception):
+    """A row file that is truncated, corrupt or of another schema."""
+
+
+@dataclass(frozen=True)
+class StoredScore:
+    """A score with the hashes of the images that it was made from."""
+
+    row: ScoreRow
+    sha256: str | None
+    baseline_sha256: str | None = None
+
+
+@cache
+def image_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("repeat", pa.int32()),
+            ("prompt", pa.string()),
+            ("category", pa.list_(pa.string())),
+            ("seed", pa.uint64()),
+            ("guidance_scale", pa.float64()),
+            ("file", pa.string()),
+            ("sha256", pa.string()),
+            ("bytes", pa.int64()),
+            ("status", pa.string()),
+            ("error", pa.string()),
+            ("seconds", pa.float64()),
+            ("batch_size", pa.int32()),
+            ("worker", pa.string()),
+            ("flags", pa.list_(pa.string())),
+        ]
+    )
+
+
+@cache
+def score_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("repeat", pa.int32()),
+            ("verdict", pa.string()),
+            ("value", pa.float64()),
+            ("label", pa.string()),
+            ("values", pa.map_(pa.string(), pa.float64())),
+            ("error", pa.string()),
+            ("sha256", pa.string()),
+            ("baseline_sha256", pa.string()),
+        ]
+    )
+
+
+def encode_images(rows: Iterable[ImageRow]) -> bytes:
+    """Return a Parquet file of image rows."""
+    records = [{**asdict(row), "category": list(row.category), "flags": list(row.flags)} for row in rows]
+    return _encode(records, image_schema(), {})
+
+
+def encode_scores(scores: Iterable[StoredScore], fingerprint: str) -> bytes:
+    """Return a Parquet file of score rows; the evaluator's fingerprint goes into its metadata."""
+    records = []
+    for score in scores:
+        record = asdict(score.row)
+        record["values"] = list(score.row.values.items())
+        records.append({**record, "sha256": score.sha256, "baseline_sha256": score.baseline_sha256})
+    return _encode(records, score_schema(), {"fingerprint": fingerprint})
+
+
+def decode_images(data: bytes) -> list[ImageRow]:
+    """Read back `encode_images`. Raises UnreadableTable."""
+    records, _ = _decode(data, image_schema())
+    try:
+        return [_image_row(record) for record in records]
+    except (ValueError, TypeError) as error:
+        raise UnreadableTable(str(error)) from error
+
+
+def decode_scores(data: bytes, fingerprint: str) -> list[StoredScore]:
+    """Read back `encode_scores`; nothing when it was made by another evaluator. Raises UnreadableTable."""
+    records, metadata = _decode(data, score_schema())
+    if metadata.get("fingerprint") != fingerprint:
+        return []
+    try:
+        return [_stored_score(record) for record in records]
+    except (ValueError, TypeError) as error:
+        raise UnreadableTable(str(error)) from error
+
+
+def _encode(records: list[dict[str, Any]], schema: pa.Schema, metadata: Mapping[str, str]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    versioned = schema.with_metadata({"schema_version": str(SCHEMA_VERSION), **metadata})
+    sink = BytesIO()
+    pq.write_table(pa.Table.from_pylist(records, schema=versioned), sink)
+    return sink.getvalue()
+
+
+def _decode(data: bytes, schema: pa.Schema) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(BytesIO(data))
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadableTable(_first_line(error)) from error
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if metadata.get("schema_version") != str(SCHEMA_VERSION) or not table.schema.equals(schema):
+        raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
+    return table.to_pylist(), metadata
+
+
+def _image_row(record: dict[str, Any]) -> ImageRow:
+    lists = {name: tuple(record[name] or ()) for name in ("category", "flags")}
+    return ImageRow(**{**record, **lists, "status": Status(record["status"])})
+
+
+def _stored_score(record: dict[str, Any]) -> StoredScore:
+    sha256, baseline = record.pop("sha256"), record.pop("baseline_sha256")
+    verdict = Verdict(record["verdict"]) if record["verdict"] is not None else None
+    row = ScoreRow(**{**record, "values": dict(record["values"] or ()), "verdict": verdict})
+    return StoredScore(row, sha256, baseline)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,139 @@
+"""What a worker needs of the rest of the harness. torch and diffusers are imported in here, and only when used."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.build import build
+from harness.records import ImageItem, ImageKey, ScoreRow
+from harness.tasks import CellSpec, Config, GenerationSettings, ScoreRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from harness.evaluator import Evaluator, SetEvaluator
+
+
+class GeneratedImage(Protocol):
+    """One image as a session returns it: (H, W, 3) uint8 or None, "ok" or "refused", and flags."""
+
+    @property
+    def image(self) -> np.ndarray | None: ...
+    @property
+    def status(self) -> Any: ...
+    @property
+    def flags(self) -> Sequence[str]: ...
+
+
+class Session(Protocol):
+    """A model with its methods attached."""
+
+    def generate(self, items: Sequence[ImageItem], settings: GenerationSettings) -> Sequence[GeneratedImage]: ...
+
+
+class Toolbox(ABC):
+    """The heavy parts behind a worker; picklable."""
+
+    @abstractmethod
+    def start(self, device: str, threads: int) -> str:
+        """Set the number of compute threads and return the device that "auto" means."""
+
+    @abstractmethod
+    def load_model(self, model: Config, device: str) -> Any:
+        """Load a model."""
+
+    @abstractmethod
+    def prepare(self, model: Any, cell: CellSpec) -> Mapping[str, Any]:
+        """Train or solve what the cell's methods need, into the artifact cache; return what was made."""
+
+    @abstractmethod
+    def attach(self, model: Any, cell: CellSpec) -> AbstractContextManager[Session]:
+        """Attach the cell's methods; leaving the context restores the model."""
+
+    @abstractmethod
+    def evaluator(self, config: Config, device: str) -> Evaluator:
+        """Build an evaluator and set it up."""
+
+    @abstractmethod
+    def score(self, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:
+        """Return one row per request, in order; what raises becomes unknown."""
+
+    @abstractmethod
+    def extract(
+        self, evaluator: SetEvaluator, requests: Sequence[ScoreRequest], batch_size: int
+    ) -> tuple[Sequence[ImageKey], np.ndarray, Mapping[ImageKey, str]]:
+        """Return the keys that worked, their (N, D) float32 features, and the errors of the others."""
+
+    @abstractmethod
+    def reference_images(self, reference: Config) -> Iterable[np.ndarray]:
+        """Yield the (H, W, 3) uint8 images of a reference set."""
+
+    @abstractmethod
+    def free(self) -> None:
+        """Give memory that is no longer used back to the device."""
+
+
+class EngineToolbox(Toolbox):
+    """The real one."""
+
+    def start(self, device: str, threads: int) -> str:
+        import torch
+
+        torch.set_num_threads(threads)
+        if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+            return "cuda:0"
+        return ("mps" if torch.backends.mps.is_available() else "cpu") if device == "auto" else device
+
+    def load_model(self, model: Config, device: str) -> Any:
+        from harness.models import load_model
+
+        return load_model(model, device)
+
+    def prepare(self, model: Any, cell: CellSpec) -> Mapping[str, Any]:
+        self._artifacts(model, [build(config) for config in cell.methods], cell)
+        return {}
+
+    def attach(self, model: Any, cell: CellSpec) -> AbstractContextManager[Session]:
+        from harness.generate import attached
+
+        methods = [build(config) for config in cell.methods]
+        return attached(model, methods, self._artifacts(model, methods, cell))
+
+    def evaluator(self, config: Config, device: str) -> Evaluator:
+        evaluator: Evaluator = build(config)
+        evaluator.setup(device)
+        return evaluator
+
+    def score(self, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:
+        from harness.scoring import score_requests
+
+        return list(score_requests(evaluator, requests, batch_size))
+
+    def extract(
+        self, evaluator: SetEvaluator, requests: Sequence[ScoreRequest], batch_size: int
+    ) -> tuple[Sequence[ImageKey], np.ndarray, Mapping[ImageKey, str]]:
+        from harness.scoring import extract_features
+
+        return extract_features(evaluator, requests, batch_size)
+
+    def reference_images(self, reference: Config) -> Iterable[np.ndarray]:
+        images: Iterable[np.ndarray] = build(reference).images()
+        return images
+
+    def free(self) -> None:
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _artifacts(self, model: Any, methods: Sequence[Any], cell: CellSpec) -> Any:
+        from pathlib import Path
+
+        from harness.artifacts import ArtifactCache, prepare_all
+
+        return prepare_all(model, methods, ArtifactCache(Path(cell.artifacts)))

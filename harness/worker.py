@@ -1,0 +1,248 @@
+"""A worker: holds a model with its methods and evaluators, turns tasks into files and rows. Knows no Ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from harness.batches import BatchRunner, Outcome
+from harness.evaluator import SetEvaluator
+from harness.files import sha256_file, write_atomic
+from harness.holding import Holding, fingerprint
+from harness.machine import hardware_name, peak_memory_mb, versions
+from harness.records import ImageKey, ImageRow, ScoreItem, ScoreRow
+from harness.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, WrittenImage, attempt_id
+from harness.tasks import (
+    GenerateTask,
+    PrepareTask,
+    ReferenceTask,
+    ScoreTask,
+    Task,
+    TaskResult,
+)
+from harness.toolbox import EngineToolbox, Toolbox
+from harness.writer import ImageWriter
+
+_T = TypeVar("_T")
+
+_SCORE_BLOCK = 4  # batches between two looks at the stop flag
+
+
+class Worker:
+    """Runs one task at a time. `beat` and `stop` may be called from other threads meanwhile."""
+
+    def __init__(
+        self,
+        name: str,
+        device: str = "auto",
+        threads: int = 1,
+        toolbox: Toolbox | None = None,
+        on_images: Callable[[int], None] | None = None,
+    ) -> None:
+        self.name = name
+        self._tools = toolbox or EngineToolbox()
+        self._device_asked = device
+        self._threads = threads
+        self._device: str | None = None
+        self._holding = Holding(self._tools)
+        self._writer = ImageWriter()
+        self._batch_sizes: dict[str, int] = {}
+        self._on_images = on_images
+        self._images = 0
+        self._stopping = False
+
+    def hello(self) -> dict[str, Any]:
+        """Return who and where this worker is; starts the device."""
+        return {
+            "name": self.name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "device": self.device,
+            "hardware": hardware_name(self.device),
+            "threads": self._threads,
+            "versions": versions(),
+        }
+
+    def probe(self, folder: str) -> str:
+        """Write a file named after its content into `folder`; return its path. Raises StorageError."""
+        text = uuid.uuid4().hex
+        path = Path(folder) / f".probe-{text}"
+        write_atomic(path, text.encode())
+        return str(path)
+
+    def beat(self) -> int:
+        """Return how many images this worker has finished, made or judged."""
+        return self._images
+
+    def stop(self) -> None:
+        """Let `run` return after the batch that is running, now and for every later task."""
+        self._stopping = True
+
+    def run(self, task: Task) -> TaskResult:
+        """Do a task and store its results. Raises HarnessError, and whatever a method or evaluator raises."""
+        started, before = time.perf_counter(), self._images
+        result = self._dispatch(task)
+        info = {**result.info, "stopped": self._stopping, "count": self._images - before}
+        seconds = time.perf_counter() - started
+        return replace(result, seconds=seconds, info=info, peak_memory_mb=peak_memory_mb())
+
+    def close(self) -> None:
+        """Detach the methods and end the writer."""
+        self._holding.release()
+        self._writer.close()
+
+    @property
+    def device(self) -> str:
+        """Return the device in use, starting it at the first call."""
+        if self._device is None:
+            self._device = self._tools.start(self._device_asked, self._threads)
+        return self._device
+
+    def _dispatch(self, task: Task) -> TaskResult:
+        match task:
+            case PrepareTask():
+                info = self._tools.prepare(self._holding.bare_model(task.cell, self.device), task.cell)
+                return TaskResult(task.task_id, self.name, 0.0, info=info)
+            case GenerateTask():
+                return self._generate(task)
+            case ScoreTask():
+                return self._score(task)
+            case ReferenceTask():
+                return self._reference(task)
+
+    def _generate(self, task: GenerateTask) -> TaskResult:
+        session = self._holding.session(task.cell, self.device)
+        place = fingerprint([task.cell.model, task.cell.settings.height, task.cell.settings.width])
+        size = min(task.cell.settings.batch_size, self._batch_sizes.get(place, task.cell.settings.batch_size))
+        runner = BatchRunner(session, replace(task.cell.settings, batch_size=size), self._tools.free)
+        store = CellStore(Path(task.cell.folder))
+        made: list[tuple[Outcome, Future[WrittenImage] | None]] = []
+        rows: tuple[ImageRow, ...] = ()
+        try:
+            position = 0
+            while position < len(task.items) and not self._stopping:
+                batch = task.items[position : position + runner.batch_size]
+                position += len(batch)
+                made += [self._queue(store, outcome) for outcome in runner.run(batch)]
+                self._count(len(batch))
+        finally:
+            self._batch_sizes[place] = runner.batch_size
+            rows = tuple(_image_row(outcome, written, self.name) for outcome, written in made)
+            if rows:
+                store.append_images(attempt_id(task.task_id), rows)
+        return TaskResult(task.task_id, self.name, 0.0, images=rows, info={"batch_size": runner.batch_size})
+
+    def _queue(self, store: CellStore, outcome: Outcome) -> tuple[Outcome, Future[WrittenImage] | None]:
+        if outcome.image is None:
+            return outcome, None
+        written = self._writer.submit(store, outcome.item.key, outcome.image)
+        return replace(outcome, image=None), written
+
+    def _score(self, task: ScoreTask) -> TaskResult:
+        evaluator = self._holding.evaluator(task.evaluator, self.device)
+        store, key = CellStore(Path(task.cell.folder)), EvaluatorKey.of(evaluator)
+        rows: list[ScoreRow] = []
+        blocks: list[FeatureBlock] = []
+        hashes: dict[ImageKey, tuple[str | None, str | None]] = {}
+        for requests in self._until_stopped(_chunks(task.requests, task.batch_size * _SCORE_BLOCK)):
+            # Hashed before it is read: an image that changes in between gives a score that does not count.
+            hashes.update({one.key: (_hash(one.file), _hash(one.baseline)) for one in requests})
+            if isinstance(evaluator, SetEvaluator):
+                keys, features, errors = self._tools.extract(evaluator, requests, task.batch_size)
+                blocks.append(FeatureBlock(tuple(keys), tuple(hashes[one][0] or "" for one in keys), features))
+                rows += [ScoreRow(one.prompt_id, one.repeat, error=text) for one, text in errors.items()]
+            else:
+                rows += self._tools.score(evaluator, requests, task.batch_size)
+            self._count(len(requests))
+        attempt = attempt_id(task.task_id)
+        if rows:
+            store.append_scores(key, attempt, [StoredScore(row, *hashes[row.key]) for row in rows])
+        if any(block.keys for block in blocks):
+            store.write_features(key, attempt, FeatureBlock.join(blocks))
+        n_features = sum(len(block.keys) for block in blocks)
+        return TaskResult(task.task_id, self.name, 0.0, scores=tuple(rows), info={"n_features": n_features})
+
+    def _reference(self, task: ReferenceTask) -> TaskResult:
+        path = Path(task.file)
+        if path.is_file():
+            return TaskResult(task.task_id, self.name, 0.0, info={"cached": True})
+        evaluator = self._holding.evaluator(task.evaluator, self.device)
+        if not isinstance(evaluator, SetEvaluator):
+            raise TypeError(f"{task.evaluator.get('name')} has no features")
+        features: list[np.ndarray] = []
+        count = 0
+        for images in self._until_stopped(_batched(self._tools.reference_images(task.reference), 32)):
+            items = [_reference_item(count + index, image) for index, image in enumerate(images)]
+            features.append(evaluator.features(items))
+            count += len(images)
+            self._count(len(images))
+        if not self._stopping:
+            sink = BytesIO()
+            np.savez(sink, features=np.concatenate(features).astype(np.float32))
+            write_atomic(path, sink.getvalue())
+        return TaskResult(task.task_id, self.name, 0.0, info={"n_features": count})
+
+    def _until_stopped(self, blocks: Iterator[_T]) -> Iterator[_T]:
+        for block in blocks:
+            if self._stopping:
+                return
+            yield block
+
+    def _count(self, images: int) -> None:
+        self._images += images
+        if self._on_images is not None:
+            self._on_images(images)
+
+
+def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, worker: str) -> ImageRow:
+    item = outcome.item
+    file = written.result() if written is not None else None
+    return ImageRow(
+        prompt_id=item.key.prompt_id,
+        repeat=item.key.repeat,
+        prompt=item.prompt,
+        category=item.category,
+        seed=item.seed,
+        guidance_scale=item.guidance_scale,
+        file=file.file if file else None,
+        sha256=file.sha256 if file else None,
+        bytes=file.size if file else None,
+        status=outcome.status,
+        error=outcome.error,
+        seconds=outcome.seconds,
+        batch_size=outcome.batch_size,
+        worker=worker,
+        flags=outcome.flags,
+    )
+
+
+def _reference_item(index: int, image: np.ndarray) -> ScoreItem:
+    return ScoreItem(ImageKey("reference", index), "", (), {}, image)
+
+
+def _hash(file: str | None) -> str | None:
+    try:
+        return sha256_file(Path(file)) if file is not None else None
+    except FileNotFoundError:  # the evaluator will say so, image by image
+        return None
+
+
+def _chunks(values: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _batched(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    iterator = iter(values)
+    while batch := list(islice(iterator, size)):
+        yield batch
