@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,12 @@ EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "
 ERROR_LENGTH = 300
 
 
-@dataclass(frozen=True)
-class FeatureResult:
-    """Features (N, D) float32 of the images in `keys`, and one row for each image that gave none."""
+class FeatureResult(NamedTuple):
+    """Features (N, D) float32 of the images in `keys`, and the error of each image that gave none."""
 
     keys: tuple[ImageKey, ...]
     features: NDArray[np.float32]
-    errors: tuple[ScoreRow, ...]
+    errors: dict[ImageKey, str]
 
 
 def score_requests(evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:
@@ -52,19 +52,19 @@ def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreRequest], 
     """Extract features of images with an evaluator that is set up; failing images are listed apart."""
     keys: list[ImageKey] = []
     features: list[NDArray[np.float32]] = []
-    errors: list[ScoreRow] = []
+    errors: dict[ImageKey, str] = {}
     for chunk in _chunks(requests, batch_size):
         items = [_open(request, evaluator) for request in chunk]
         good = [item for item in items if isinstance(item, ScoreItem)]
-        errors += [item for item in items if isinstance(item, ScoreRow)]
+        errors |= {item.key: str(item.error) for item in items if isinstance(item, ScoreRow)}
         for item, found in zip(good, _features(evaluator, good), strict=True):
             if isinstance(found, ScoreRow):
-                errors.append(found)
+                errors[found.key] = str(found.error)
             else:
                 keys.append(item.key)
                 features.append(found)
     stacked = np.stack(features) if features else np.empty((0, 0), np.float32)
-    return FeatureResult(tuple(keys), stacked, tuple(errors))
+    return FeatureResult(tuple(keys), stacked, errors)
 
 
 def read_image(file: str | Path) -> NDArray[np.uint8]:
