@@ -15,7 +15,7 @@ from harness.tasks import GenerationSettings
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.toolbox import Session
+    from harness.toolbox import GeneratedImage, Session
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +98,7 @@ class BatchRunner:
         seconds = (time.perf_counter() - started) / len(items)
         if len(made) != size:
             raise RuntimeError(f"{len(made)} images for a batch of {size}")
-        return [
-            Outcome(item, one.image, Status(one.status), tuple(one.flags), None, seconds, size)
-            for item, one in zip(items, made, strict=False)
-        ]
+        return [_outcome(item, one, seconds, size) for item, one in zip(items, made, strict=False)]
 
     def _shrink(self, reason: str) -> None:
         smaller = self.batch_size // 2
@@ -114,6 +111,12 @@ def describe(error: BaseException) -> str:
     """Return an exception as one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:500] if text else type(error).__name__
+
+
+def _outcome(item: ImageItem, made: GeneratedImage, seconds: float, batch_size: int) -> Outcome:
+    status, flags = Status(made.status), tuple(made.flags)
+    error = ", ".join(flags) or "no image" if status is Status.ERROR else None
+    return Outcome(item, made.image, status, flags, error, seconds, batch_size)
 
 
 def _failed(item: ImageItem, error: Exception, batch_size: int) -> Outcome:

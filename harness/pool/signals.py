@@ -12,7 +12,7 @@ from harness.pool import Interrupted
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM calls `on_stop`; the second raises Interrupted at once.
+    """While entered, the first SIGINT or SIGTERM calls `on_stop`; the second leaves at once with Interrupted.
 
     Outside of the main thread signals cannot be caught, and nothing is.
     """
@@ -33,6 +33,8 @@ class StopSignals:
     ) -> None:
         for number, former in self._former.items():
             signal.signal(number, former)
+        if isinstance(error, KeyboardInterrupt) and self.name is not None:
+            raise Interrupted("stopped at once; images of unfinished shards will be made again.") from error
 
     def refuse_to_go_on(self) -> None:
         """Raise Interrupted when a signal came."""
@@ -40,8 +42,7 @@ class StopSignals:
             raise Interrupted(f"stopped by {self.name}; what was running is finished and stored.")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
         if self.name is not None:
-            raise Interrupted(f"stopped at once by a second {name}; images of unfinished shards will be made again.")
-        self.name = name
+            raise KeyboardInterrupt  # which no `except Exception` on the way takes for a failure of its own
+        self.name = signal.Signals(number).name
         self._on_stop()
