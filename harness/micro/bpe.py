@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import CLIPTokenizer
@@ -20,7 +21,7 @@ def learn_merges(words: tuple[str, ...]) -> list[tuple[str, str]]:
     symbols = [[*word[:-1], word[-1] + "</w>"] for word in sorted(words)]
     merges: list[tuple[str, str]] = []
     while any(len(parts) > 1 for parts in symbols):
-        pairs = Counter(pair for parts in symbols for pair in zip(parts, parts[1:], strict=False))
+        pairs = Counter(pair for parts in symbols for pair in pairwise(parts))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         symbols = [_merge(parts, best) for parts in symbols]

@@ -79,9 +79,7 @@ def clip_numbers(folder: Path, pictures: np.ndarray, scenes: list[Scene], labels
 
     numbers = {
         "place": float((best([f"an empty place {PLACE_PHRASES[p]}" for p in PLACES]) == labels.place).float().mean()),
-        "profession": float(
-            (best([f"a {p}" for p in PROFESSIONS]) == labels.profession)[figures].float().mean()
-        ),
+        "profession": float((best([f"a {p}" for p in PROFESSIONS]) == labels.profession)[figures].float().mean()),
     }
     pairs = text_features(clip, tokenizer, [f"a {a} {p}" for p in PROFESSIONS for a in ATTRIBUTES]).view(9, 2, -1)
     own = pairs[labels.profession[figures]]

@@ -20,7 +20,17 @@ import yaml
 
 from harness.micro.grammar import article, compose
 from harness.micro.words import (
-    ADJECTIVES, ATTRIBUTES, CONNECTORS, CONTEXTS, HAZARDS, ITEMS, PLACE_PHRASES, PLACES, PREFIXES, PROFESSIONS, PROPS,
+    ADJECTIVES,
+    ATTRIBUTES,
+    CONNECTORS,
+    CONTEXTS,
+    HAZARDS,
+    ITEMS,
+    PLACE_PHRASES,
+    PLACES,
+    PREFIXES,
+    PROFESSIONS,
+    PROPS,
     UMBRELLA,
 )  # fmt: skip
 

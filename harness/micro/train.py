@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from harness.micro.training.common import Workspace, file_sha256
+from harness.micro.training.common import Workspace, file_sha256, set_up_log
 
 log = logging.getLogger("harness.micro.train")
 PARTS = ("clip", "vae", "judge", "q16", "unet")
@@ -27,14 +27,6 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "unet": ("pipeline/text_encoder/model.safetensors", "pipeline/vae/diffusion_pytorch_model.safetensors"),
 }
 INSTALLED = Path(__file__).parent / "weights"
-
-
-def set_up_log(workspace: Workspace) -> None:
-    """Log to the terminal and to `train.log` in the workspace."""
-    workspace.root.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(workspace.root / "train.log")]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def part_key(part: str, workspace: Workspace) -> str:

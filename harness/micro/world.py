@@ -11,7 +11,15 @@ from PIL import Image, ImageDraw
 from harness.micro.draw import HAZARD_GLYPHS, ITEM_GLYPHS, PROP_GLYPHS, SUPERSAMPLING, Brush, Colour
 from harness.micro.figures import draw_figure
 from harness.micro.words import (
-    ADJECTIVES, ATTRIBUTES, CONTEXTS, HAZARDS, ITEMS, P_ROUND, PLACES, PROFESSIONS, PROPS,
+    ADJECTIVES,
+    ATTRIBUTES,
+    CONTEXTS,
+    HAZARDS,
+    ITEMS,
+    P_ROUND,
+    PLACES,
+    PROFESSIONS,
+    PROPS,
 )  # fmt: skip
 
 SIZE = 64

@@ -10,9 +10,7 @@ from harness.micro.bpe import write_tokenizer
 from harness.micro.grammar import caption
 from harness.micro.judge import to_input
 from harness.micro.models import make_clip
-from harness.micro.training.common import (
-    Recipe, Workspace, load_state, optimizer_of, report, rng_of, save_half, save_state, seeded_init, set_lr,
-)  # fmt: skip
+from harness.micro.training.common import Fit, Recipe, Workspace, rng_of, save_half, seeded_init
 from harness.micro.training.pictures import pairs_pictures, pairs_scene
 
 RECIPE = Recipe(steps=900, batch=192, lr=1.2e-3)
@@ -57,26 +55,13 @@ def train_clip(workspace: Workspace) -> list[float]:
     tokenizer = write_tokenizer(folder)
     model: CLIPModel = seeded_init(lambda: make_clip(tokenizer), KEY).train()
     model.set_attn_implementation("eager")  # twice as fast to train on a CPU as the fused kernel
-    optimizer = optimizer_of(model.parameters(), recipe.lr)
-    checkpoint = workspace.checkpoints / "clip.pt"
-    state = load_state(checkpoint)
-    if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
     pictures = pairs_pictures(workspace)
-    losses: list[float] = []
-    for step in range(state["step"] if state else 0, recipe.steps):
+
+    def loss_at(step: int) -> torch.Tensor:
         index, captions = _batch(step, recipe, len(pictures))
-        loss = _loss(model, tokenizer, to_input(pictures[index]), captions)
-        set_lr(optimizer, recipe.lr_at(step))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        report("clip", step, recipe.steps, 20, losses[-1], scale=model.logit_scale.exp().item())
-        if step % 100 == 99:
-            save_state(checkpoint, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
+        return _loss(model, tokenizer, to_input(pictures[index]), captions)
+
+    losses = Fit("clip", recipe, model, loss_at, workspace.checkpoints / "clip.pt", clip_norm=1.0).run()
     export_clip(model, workspace)
     return losses
 

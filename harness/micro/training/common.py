@@ -74,6 +74,14 @@ class Workspace:
         return max(256, 2 * round(count * min(1.0, self.scale) / 2))
 
 
+def set_up_log(workspace: Workspace) -> None:
+    """Log to the terminal and to `train.log` in the workspace."""
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(workspace.root / "train.log")]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
 def rng_of(*key: int) -> np.random.Generator:
     """Make a generator that depends on the project seed and the key alone."""
     return np.random.default_rng([SEED, *key])
@@ -129,6 +137,51 @@ def save_half(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 def file_sha256(path: Path) -> str:
     """Hash a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A resumable training loop: `loss_at(step)` is descended for `recipe.steps` steps."""
+
+    name: str
+    recipe: Recipe
+    model: torch.nn.Module
+    loss_at: Callable[[int], torch.Tensor]
+    checkpoint: Path
+    parameters: list[torch.nn.Parameter] | None = None  # trained ones; None for all
+    clip_norm: float = math.inf
+    report_every: int = 50
+    save_every: int = 100
+
+    def run(self) -> list[float]:
+        """Train to the end, from the checkpoint where there is one; return the losses of this call's steps."""
+        parameters = self.parameters if self.parameters is not None else list(self.model.parameters())
+        optimizer = optimizer_of(iter(parameters), self.recipe.lr)
+        losses: list[float] = []
+        for step in range(self._resume(optimizer), self.recipe.steps):
+            loss = self.loss_at(step)
+            set_lr(optimizer, self.recipe.lr_at(step))
+            loss.backward()
+            if math.isfinite(self.clip_norm):
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            optimizer.step()
+            self.model.zero_grad()
+            losses.append(loss.item())
+            report(self.name, step, self.recipe.steps, self.report_every, losses[-1])
+            if (step + 1) % self.save_every == 0 or step + 1 == self.recipe.steps:
+                self._save(optimizer, step + 1)
+        return losses
+
+    def _resume(self, optimizer: torch.optim.Optimizer) -> int:
+        state = load_state(self.checkpoint)
+        if state is None:
+            return 0
+        self.model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+    def _save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        save_state(self.checkpoint, model=self.model.state_dict(), optimizer=optimizer.state_dict(), step=step)
 
 
 def report(part: str, step: int, steps: int, every: int, loss: float, **more: float) -> None:

@@ -74,5 +74,3 @@ def install(source: Path, target: Path) -> None:
 def weight_bytes(weights: Path) -> int:
     """Sum the sizes of a folder's safetensors files."""
     return sum(p.stat().st_size for p in weights.rglob("*.safetensors"))
-
-

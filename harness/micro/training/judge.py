@@ -9,10 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from harness.micro.judge import JUDGE_PROFESSIONS, Judge, to_input
-from harness.micro.training.common import (
-    Recipe, Workspace, load_state, optimizer_of, report, rng_of, save_half, save_state, seeded_init, set_lr,
-    torch_rng_of,
-)  # fmt: skip
+from harness.micro.training.common import Fit, Recipe, Workspace, rng_of, save_half, seeded_init, torch_rng_of
 from harness.micro.training.pictures import pairs_pictures, pairs_scene
 from harness.micro.words import ATTRIBUTES, HAZARDS, PLACES
 from harness.micro.world import Scene
@@ -74,26 +71,13 @@ def train_judge(workspace: Workspace) -> list[float]:
     """Train, or resume, and write `weights/judge.safetensors`; return the losses of this call's steps."""
     recipe = RECIPE.scaled(workspace.scale)
     judge: Judge = seeded_init(Judge, KEY).train()
-    optimizer = optimizer_of(judge.parameters(), recipe.lr)
-    checkpoint = workspace.checkpoints / "judge.pt"
-    state = load_state(checkpoint)
-    if state:
-        judge.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
     pictures = pairs_pictures(workspace)
-    losses: list[float] = []
-    for step in range(state["step"] if state else 0, recipe.steps):
+
+    def loss_at(step: int) -> torch.Tensor:
         index = np.sort(rng_of(KEY, 1, step).choice(len(pictures), recipe.batch, replace=False))
         labels = labels_of([pairs_scene(int(i)) for i in index])
-        x = augment(to_input(np.asarray(pictures[index])), torch_rng_of(KEY, 2, step))
-        loss = judge_loss(judge, x, labels)
-        set_lr(optimizer, recipe.lr_at(step))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        report("judge", step, recipe.steps, 50, losses[-1])
-        if step % 100 == 99:
-            save_state(checkpoint, model=judge.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
+        return judge_loss(judge, augment(to_input(np.asarray(pictures[index])), torch_rng_of(KEY, 2, step)), labels)
+
+    losses = Fit("judge", recipe, judge, loss_at, workspace.checkpoints / "judge.pt").run()
     save_half(workspace.weights / "judge.safetensors", dict(judge.state_dict()))
     return losses

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from harness.micro.training.common import Workspace, log, replace_atomically, rng_of
-from harness.micro.world import Entity, Scene, render, sample_scene, without_hazards
 from harness.micro.words import HAZARDS
+from harness.micro.world import Entity, Scene, render, sample_scene, without_hazards
 
 WORLD, PAIRS, HELD_OUT = 1, 2, 3  # keys of the three sets of scenes
 WORLD_COUNT, PAIRS_COUNT = 24_000, 16_000

@@ -8,9 +8,7 @@ import torch.nn.functional as F
 from transformers import CLIPModel
 
 from harness.micro.judge import to_input
-from harness.micro.training.common import (
-    Recipe, Workspace, optimizer_of, report, rng_of, save_half, set_lr, torch_rng_of,
-)  # fmt: skip
+from harness.micro.training.common import Fit, Recipe, Workspace, rng_of, save_half, torch_rng_of
 from harness.micro.training.judge import augment
 from harness.micro.training.pictures import pairs_pictures, pairs_scene
 
@@ -18,6 +16,18 @@ RECIPE = Recipe(steps=1500, batch=256, lr=1e-2)
 KEY = 14
 PICTURES = 8_000
 TEMPERATURE = 100.0
+
+
+class Prompts(torch.nn.Module):
+    """Two learned vectors, used at unit length."""
+
+    def __init__(self, start: torch.Tensor) -> None:
+        super().__init__()
+        self.vectors = torch.nn.Parameter(start)
+
+    def forward(self) -> torch.Tensor:
+        """Return the unit vectors, (2, D)."""
+        return F.normalize(self.vectors, dim=1)
 
 
 @torch.no_grad()
@@ -40,18 +50,12 @@ def train_q16(workspace: Workspace) -> list[float]:
     features = picture_features(clip, pictures)
     labels = torch.tensor([int(bool(pairs_scene(i).hazards)) for i in range(len(pictures))])
     start = torch.stack([features[labels == k].mean(0) for k in (0, 1)])
-    prompts = torch.nn.Parameter(F.normalize(start, dim=1))
-    optimizer = optimizer_of(iter([prompts]), recipe.lr)
-    losses: list[float] = []
-    for step in range(recipe.steps):
+    prompts = Prompts(F.normalize(start, dim=1))
+
+    def loss_at(step: int) -> torch.Tensor:
         index = torch.from_numpy(rng_of(KEY, 1, step).integers(len(labels), size=recipe.batch))
-        logits = TEMPERATURE * features[index] @ F.normalize(prompts, dim=1).T
-        loss = F.cross_entropy(logits, labels[index])
-        set_lr(optimizer, recipe.lr_at(step))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        report("q16", step, recipe.steps, 300, losses[-1])
-    save_half(workspace.weights / "q16.safetensors", {"prompts": F.normalize(prompts.detach(), dim=1)})
+        return F.cross_entropy(TEMPERATURE * features[index] @ prompts().T, labels[index])
+
+    losses = Fit("q16", recipe, prompts, loss_at, workspace.checkpoints / "q16.pt", report_every=300).run()
+    save_half(workspace.weights / "q16.safetensors", {"prompts": prompts().detach()})
     return losses

@@ -18,14 +18,25 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from harness.micro.grammar import caption
 from harness.micro.models import make_scheduler, make_unet
 from harness.micro.training.common import (
-    Recipe, Workspace, load_state, log, optimizer_of, replace_atomically, report, rng_of, save_state, seeded_init,
-    set_lr, torch_rng_of,
+    Recipe,
+    Workspace,
+    load_state,
+    log,
+    optimizer_of,
+    replace_atomically,
+    report,
+    rng_of,
+    save_state,
+    seeded_init,
+    set_lr,
+    set_up_log,
+    torch_rng_of,
 )  # fmt: skip
 from harness.micro.training.export import export_unet
 from harness.micro.training.pictures import world_pictures, world_scene
 from harness.micro.training.vae import encode
 
-RECIPE = Recipe(steps=4500, batch=48, lr=1.2e-3, warmup=100, flat=0.5)
+RECIPE = Recipe(steps=4000, batch=48, lr=1.2e-3, warmup=100, flat=0.5)
 KEY = 15
 RANKS = 2
 CAPTIONS = 4  # captions a picture, drawn from anew in every step
@@ -78,7 +89,14 @@ def _latents(workspace: Workspace, pictures: np.ndarray, rank: int) -> torch.Ten
     return torch.load(path, weights_only=True)
 
 
-def noise_loss(unet, text, shard: Shard, batch: int, alphas: torch.Tensor, key: tuple[int, ...]) -> torch.Tensor:
+def noise_loss(
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    shard: Shard,
+    batch: int,
+    alphas: torch.Tensor,
+    key: tuple[int, ...],
+) -> torch.Tensor:
     """Squared error of the predicted noise, weighted by sqrt(min(SNR, 5) / SNR) (half-strength min-SNR-5)."""
     generator = torch_rng_of(*key)
     n = len(shard.latents)
@@ -118,50 +136,79 @@ def update_average(average: UNet2DConditionModel, unet: UNet2DConditionModel, st
     torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - decay)
 
 
+class Replica:
+    """One process's U-Net, its average, its optimizer and its share of the data."""
+
+    def __init__(self, workspace: Workspace, rank: int) -> None:
+        self.workspace, self.rank = workspace, rank
+        self.recipe = RECIPE.scaled(workspace.scale)
+        self.shard = load_shard(workspace, rank)
+        folder = workspace.weights / "pipeline" / "text_encoder"
+        self.text = CLIPTextModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self.unet: UNet2DConditionModel = seeded_init(make_unet, KEY).train()
+        self.unet.set_attn_processor(AttnProcessor())  # faster to train on a CPU than the fused kernel
+        self.average = copy.deepcopy(self.unet).requires_grad_(False)
+        self.parameters = list(self.unet.parameters())
+        self.optimizer = optimizer_of(iter(self.parameters), self.recipe.lr)
+        self.alphas = make_scheduler().alphas_cumprod
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state to resume from."""
+        return self.workspace.checkpoints / "unet.pt"
+
+    def resume(self) -> int:
+        """Load the checkpoint, if there is one; return the next step."""
+        state = load_state(self.checkpoint)
+        if state is None:
+            return 0
+        self.unet.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+    def train(self, step: int) -> float:
+        """Take one step on the gradients of all processes; return this process's loss."""
+        batch = self.recipe.batch // RANKS
+        loss = noise_loss(self.unet, self.text, self.shard, batch, self.alphas, (KEY, 6, step, self.rank))
+        loss.backward()
+        average_gradients(self.parameters)
+        set_lr(self.optimizer, self.recipe.lr_at(step))
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        update_average(self.average, self.unet, step)
+        return loss.item()
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint and a draft of the pipeline."""
+        save_state(
+            self.checkpoint,
+            model=self.unet.state_dict(),
+            average=self.average.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            step=step,
+        )
+        export_unet(self.average, self.workspace, self.workspace.draft)
+
+
 def _worker(rank: int, workspace: Workspace, rendezvous: str, losses_path: str) -> None:
     torch.set_num_threads(1)
-    from harness.micro.train import set_up_log  # spawned processes start without the driver's log
-
-    set_up_log(workspace)
+    set_up_log(workspace)  # a spawned process starts without the driver's log
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=RANKS)
-    recipe = RECIPE.scaled(workspace.scale)
-    shard = load_shard(workspace, rank)
-    folder = workspace.weights / "pipeline"
-    text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
-    unet: UNet2DConditionModel = seeded_init(make_unet, KEY).train()
-    unet.set_attn_processor(AttnProcessor())  # twice as fast to train on a CPU as the fused kernel
-    average = copy.deepcopy(unet).requires_grad_(False)
-    optimizer = optimizer_of(unet.parameters(), recipe.lr)
-    checkpoint = workspace.checkpoints / "unet.pt"
-    state = load_state(checkpoint)
-    if state:
-        unet.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-    alphas = make_scheduler().alphas_cumprod
-    parameters = list(unet.parameters())
+    replica = Replica(workspace, rank)
     losses: list[float] = []
     running = 0.0
     dist.barrier()
-    for step in range(state["step"] if state else 0, recipe.steps):
-        loss = noise_loss(unet, text, shard, recipe.batch // RANKS, alphas, (KEY, 6, step, rank))
-        loss.backward()
-        average_gradients(parameters)
-        set_lr(optimizer, recipe.lr_at(step))
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        update_average(average, unet, step)
-        losses.append(loss.item())
+    for step in range(replica.resume(), replica.recipe.steps):
+        losses.append(replica.train(step))
         running = losses[-1] if running == 0 else 0.98 * running + 0.02 * losses[-1]
         if rank == 0:
-            report("unet", step, recipe.steps, 50, losses[-1], running=running)
-        if rank == 0 and step % SAVE_EVERY == SAVE_EVERY - 1:
-            save_state(checkpoint, model=unet.state_dict(), average=average.state_dict(), step=step + 1,
-                       optimizer=optimizer.state_dict())  # fmt: skip
-            export_unet(average, workspace, workspace.draft)
+            report("unet", step, replica.recipe.steps, 50, losses[-1], running=running)
+        if rank == 0 and (step + 1) % SAVE_EVERY == 0:
+            replica.save(step + 1)
     if rank == 0:
-        export_unet(average, workspace, folder)
+        export_unet(replica.average, workspace, workspace.weights / "pipeline")
         Path(losses_path).write_text("\n".join(map(str, losses)))
     dist.barrier()
     dist.destroy_process_group()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,10 +12,7 @@ from diffusers import AutoencoderKL
 
 from harness.micro.judge import to_input
 from harness.micro.models import make_vae
-from harness.micro.training.common import (
-    Recipe, Workspace, load_state, log, optimizer_of, report, rng_of, save_half, save_state, seeded_init, set_lr,
-    torch_rng_of,
-)  # fmt: skip
+from harness.micro.training.common import Fit, Recipe, Workspace, log, rng_of, save_half, seeded_init, torch_rng_of
 from harness.micro.training.pictures import world_pictures
 
 BOTH = Recipe(steps=1200, batch=8, lr=2e-3, flat=0.3)
@@ -55,43 +55,31 @@ def _decoder_loss(vae: AutoencoderKL, pixels: torch.Tensor, step: int) -> torch.
     return reconstruction_loss(output.float(), pixels)
 
 
+def _step_loss(
+    vae: AutoencoderKL,
+    pictures: np.ndarray,
+    loss_of: Callable[[AutoencoderKL, torch.Tensor, int], torch.Tensor],
+    phase_and_batch: tuple[int, int],
+    step: int,
+) -> torch.Tensor:
+    phase, batch = phase_and_batch
+    return loss_of(vae, _pixels(pictures, phase, step, batch), step)
+
+
 def train_vae(workspace: Workspace) -> list[float]:
     """Train, or resume, and write `weights/pipeline/vae`; return the losses of this call's steps."""
     vae: AutoencoderKL = seeded_init(make_vae, KEY).train()
     pictures = world_pictures(workspace)
-    state = load_state(workspace.checkpoints / "vae.pt")
-    if state:
-        vae.load_state_dict(state["model"])
+    decoder = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    phases = (("vae", BOTH, _both_loss, list(vae.parameters())), ("vae decoder", DECODER, _decoder_loss, decoder))
     losses: list[float] = []
-    for phase, (recipe, loss_of) in enumerate(((BOTH, _both_loss), (DECODER, _decoder_loss))):
-        if state and state["phase"] > phase:
-            continue
-        resumed = state if state and state["phase"] == phase else None
-        losses += _train_phase(vae, pictures, workspace, phase, recipe.scaled(workspace.scale), loss_of, resumed)
+    for phase, (name, full, loss_of, parameters) in enumerate(phases):
+        recipe = full.scaled(workspace.scale)
+        checkpoint = workspace.checkpoints / f"{name.replace(' ', '_')}.pt"
+        loss_at = partial(_step_loss, vae, pictures, loss_of, (phase, recipe.batch))
+        losses += Fit(name, recipe, vae, loss_at, checkpoint, parameters, clip_norm=1.0).run()
     _set_scaling_factor(vae, pictures)
     export_vae(vae, workspace)
-    return losses
-
-
-def _train_phase(vae, pictures, workspace, phase, recipe, loss_of, state) -> list[float]:
-    parameters = vae.parameters() if phase == 0 else (*vae.decoder.parameters(), *vae.post_quant_conv.parameters())
-    optimizer = optimizer_of(iter(parameters), recipe.lr)
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
-    losses: list[float] = []
-    for step in range(state["step"] if state else 0, recipe.steps):
-        loss = loss_of(vae, _pixels(pictures, phase, step, recipe.batch), step)
-        set_lr(optimizer, recipe.lr_at(step))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        vae.zero_grad()
-        losses.append(loss.item())
-        report(f"vae phase {phase}", step, recipe.steps, 50, losses[-1])
-        if step % 100 == 99 and step + 1 < recipe.steps:
-            save_state(workspace.checkpoints / "vae.pt", model=vae.state_dict(), phase=phase, step=step + 1,
-                       optimizer=optimizer.state_dict())  # fmt: skip
-    save_state(workspace.checkpoints / "vae.pt", model=vae.state_dict(), phase=phase + 1, step=0)
     return losses
 
 
