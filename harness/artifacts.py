@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import IncompatibleError, StorageError
-from harness.files import sha256_file, write_atomic
+from harness.files import sha256_file, storage_error, write_atomic
 from harness.lease import Lease
 from harness.method import Artifact, Method, Progress, Trained
 from harness.models import weights_fingerprint
@@ -100,7 +100,7 @@ class ArtifactCache:
         """Return the artifact, making it if need be; of several processes one makes it and the others wait."""
         folder = self.folder(method, key)
         while not self.has(method, key):
-            lease = Lease(folder)
+            lease = Lease(_made(folder))
             try:
                 lease.acquire()
             except StorageError:
@@ -127,13 +127,21 @@ class ArtifactCache:
         try:
             meta = json.loads((folder / META).read_text())
             return meta if sha256_file(folder / TENSORS) == meta["sha256"] else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, folder) or error from error
+    return folder
 
 
 def prepare_all(model: LoadedModel, methods: Sequence[Method], cache: ArtifactCache, progress: Progress | None = None
                 ) -> list[Artifact | None]:
-    """Return each method's artifact, training what is not cached; methods that edit the model are attached for the rest."""
+    """Return each method's artifact, training what is not cached, on the model as the methods to its left edit it."""
     base = base_identity(model.config, model.fingerprint)
     report = progress or (lambda what, done, total: None)
     artifacts: list[Artifact | None] = []

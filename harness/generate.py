@@ -25,7 +25,7 @@ __all__ = ["Generated", "Session", "StoppedError", "attached", "initial_noise"]
 
 @dataclass(frozen=True)
 class Generated:
-    """What became of one item. `image` is (H, W, 3) uint8, None unless `status` is ok; `flags` tell what methods did."""
+    """What became of one item. `image` is (H, W, 3) uint8, None unless `status` is ok; methods set `flags`."""
 
     image: np.ndarray | None
     status: Status
@@ -83,7 +83,7 @@ class Session:
                  stop: Callable[[], bool] | None = None) -> list[Generated]:
         """Make one image per item, as one batch. `stop` is asked before every step; True raises StoppedError.
 
-        Refused items never reach the denoiser; the first accepted one stands in for them, which keeps the batch's shape.
+        Refused items never reach the denoiser; the first accepted one stands in for them and keeps the batch's shape.
         """
         answers = self._prompts(items)
         accepted = [answer for answer in answers if isinstance(answer, ImageItem)]

@@ -43,7 +43,7 @@ CACHED_TEXTS = 256  # 60 MB of SD 1 embeddings
 
 @dataclass
 class LoadedModel:
-    """A pipeline in memory. `fingerprint` names its weights; `roles` says what each denoiser row of the running call is.
+    """A pipeline in memory. `fingerprint` names its weights; `roles` says what each row of the running call is.
 
     Embeddings are made one text at a time, so their bytes never depend on which texts share a batch.
     """
@@ -152,7 +152,7 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
     dtype = getattr(torch, config.get("dtype") or "float32")
     pipe = _from_pretrained(config, dtype)
     _configure(pipe, config, device)
-    model = LoadedModel(
+    return LoadedModel(
         pipe=pipe,
         config=config,
         family=str(config.get("family", "sd1")),
@@ -161,7 +161,6 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
         dtype=dtype,
         fingerprint=weights_fingerprint(config),
     )
-    return model
 
 
 def _check_placement(config: Config, device: str) -> None:
@@ -172,7 +171,7 @@ def _check_placement(config: Config, device: str) -> None:
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise unknown_name("model.scheduler", str(scheduler), SCHEDULERS)
     if device == "cpu" and dtype == "float16":
-        raise IncompatibleError(f"model {config.get('name')} is set to float16, which a CPU cannot run at a usable speed.",
+        raise IncompatibleError(f"model {config.get('name')} is set to float16, which is too slow on a CPU.",
                                 "Say model.dtype=float32.")
 
 
@@ -224,7 +223,7 @@ def _configure(pipe: Any, config: Config, device: str) -> None:
 
 
 def make_scheduler(base: Any, name: str | None) -> Any:
-    """Return a fresh scheduler with the noise schedule of `base`: of its own class, or of the class that `name` names."""
+    """Return a fresh scheduler with the noise schedule of `base`, of its own class or of the one named."""
     import diffusers
 
     if name is None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from harness.models import LoadedModel
 
+CATEGORY = "{category}"
+
 
 def target(u: Tensor, s: Tensor, eta: float) -> Tensor:
     """Return psi = u - eta (s - u), away from the concept; eta < 0 leads toward it (paper's Fig. 2).
@@ -49,8 +51,8 @@ class SafeDirTraining:
 
     `start` and `end` (1-based denoiser calls of a 50-step run; null = to the end) bound the calls in which d is used
     and updated. `prompts` is a CSV file of training prompts; without it the concept's own sentence, or `text`, is the
-    prompt of every trajectory, each with its own seed. `anchor_*` is our addition, off by default: prompts whose
-    prediction shall not change.
+    prompt of every trajectory, each with its own seed. `anchor_*` is our addition, off by default: prompts (those of
+    the file that have no category) whose prediction shall not change.
     """
 
     parameterisation: str = "lora"
@@ -94,7 +96,7 @@ class SafeDir(Method):
 
     Several concepts make several directions. combine="sum" adds them all; combine="draw" gives each image one,
     chosen uniformly by the image's seed (the fair mode). "{category}" in a concept stands for the training prompt's
-    category.
+    category, and prompts without one are left out.
     """
 
     concept: str | Sequence[str]
@@ -274,12 +276,15 @@ class DirectionTrainer:
             text = recipe.text or f"an image of {self.concept}"
             return [TrainingPrompt(text, derived_seed(self.seed, n)) for n in range(recipe.trajectories)]
         rows = read_prompts(recipe.prompts)
+        if CATEGORY in self.concept:
+            rows = [row for row in rows if row.category]
         rounds = [(n // len(rows), rows[n % len(rows)]) for n in range(recipe.trajectories)]
         return [replace(row, seed=derived_seed(self.seed, row.seed, n) if n else row.seed) for n, row in rounds]
 
     def _anchors(self) -> Iterator[list[TrainingPrompt]]:
         recipe = self.recipe
         rows = read_prompts(recipe.anchor_prompts) if recipe.anchor_weight and recipe.anchor_prompts else []
+        rows = [row for row in rows if not row.category]
         count = recipe.anchor_batch if rows else 0
         n = 0
         while True:
@@ -318,7 +323,7 @@ class DirectionTrainer:
     def _texts(self, prompts: list[TrainingPrompt], anchors: list[TrainingPrompt]) -> _Texts:
         encode = self.model.encode
         c = encode([row.prompt for row in prompts + anchors]).float()
-        concepts = [self.concept.replace("{category}", row.category) for row in prompts]
+        concepts = [self.concept.replace(CATEGORY, row.category) for row in prompts]
         s = encode(concepts + [row.prompt for row in anchors]).float()
         return _Texts(u=self.model.embed("").float().expand_as(c), c=c, s=s)
 

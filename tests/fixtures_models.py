@@ -50,8 +50,8 @@ def write_random_pipeline(folder: Path, seed: int = 0, prediction_type: str = "e
             block_out_channels=(16, 16, 16), layers_per_block=1, norm_num_groups=8, sample_size=SIZE)
         unet = UNet2DConditionModel(
             sample_size=SIZE // 4, layers_per_block=1, block_out_channels=(32, 32), norm_num_groups=8,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=32, attention_head_dim=2)
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=32, attention_head_dim=2)
     with torch.no_grad():
         for name, parameter in unet.named_parameters():
             if "attn2.to_v" in name or "attn2.to_out" in name:

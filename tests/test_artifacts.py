@@ -1,0 +1,178 @@
+"""The artifact cache: made once, whole or absent, and never used for another model."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from harness.artifacts import ArtifactCache, artifact_keys, base_identity, prepare_all
+from harness.errors import IncompatibleError, StorageError
+from harness.generate import attached
+from harness.method import Method, Trained
+from methods.none import NoMethod
+from tests.fixtures_models import random_config, random_model
+
+
+@dataclass(frozen=True)
+class Maker(Method):
+    """Makes one number; counts how often."""
+
+    name: str = "maker"
+    number: float = 1.0
+    made: Any = None
+    seconds: float = 0.0
+    fails: bool = False
+    kind: ClassVar[str] = "maker"
+
+    @property
+    def trains(self):
+        return True
+
+    def params(self):
+        return {"number": self.number}
+
+    def prepare(self, model, upstream, progress):
+        if self.made is not None:
+            self.made.append([a.key for a in upstream])
+        time.sleep(self.seconds)
+        if self.fails:
+            raise KeyboardInterrupt
+        return Trained({"x": torch.tensor([self.number]), "w": model.denoiser.conv_in.bias.detach()[:2]},
+                       {"note": "made"})
+
+
+@dataclass(frozen=True)
+class Doubler(Maker):
+    """Doubles a bias while attached: methods to its right see the changed model."""
+
+    name: str = "doubler"
+    kind: ClassVar[str] = "doubler"
+    edits_model: ClassVar[bool] = True
+
+    @contextmanager
+    def attach(self, model, artifact):
+        bias = model.denoiser.conv_in.bias
+        kept = bias.detach().clone()
+        with torch.no_grad():
+            bias.mul_(2)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                bias.copy_(kept)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return ArtifactCache(tmp_path, poll_seconds=0.02)
+
+
+def test_a_second_run_loads_what_the_first_made(cache):
+    made: list[Any] = []
+    first, second = (prepare_all(random_model(), [Maker(made=made)], cache)[0] for _ in range(2))
+    assert len(made) == 1
+    assert torch.equal(first.tensors["x"], second.tensors["x"]) and first.meta == second.meta
+    assert first.meta["training"] == {"note": "made"}
+
+
+def test_methods_that_train_nothing_have_no_artifact(cache):
+    assert prepare_all(random_model(), [NoMethod()], cache) == [None]
+
+
+def test_layout_is_method_key_two_files(cache):
+    prepare_all(random_model(), [Maker()], cache)
+    (key,) = artifact_keys([Maker()], base_identity(random_config()))
+    assert sorted(p.name for p in (cache.root / "maker" / key).iterdir()) == ["artifact.safetensors", "meta.json"]
+
+
+def test_key_depends_on_recipe_base_and_upstream_but_not_on_names():
+    base = base_identity(random_config())
+    def key(method, *left, base=base):
+        return artifact_keys([*left, method], base)[-1]
+    assert key(Maker()) == key(Maker(name="other"))
+    different = {key(Maker()), key(Maker(number=2.0)), key(Maker(), base=base | {"weights": "x"}),
+                 key(Maker(), base=base | {"dtype": "bfloat16"}), key(Maker(), Doubler()),
+                 key(Maker(), Doubler(number=3.0))}
+    assert len(different) == 6
+    assert key(Maker(), NoMethod()) == key(Maker())
+
+
+def test_methods_to_the_right_train_on_the_edited_model(cache):
+    bias = random_model().denoiser.conv_in.bias.detach().clone()[:2]
+    doubler, maker = prepare_all(random_model(), [Doubler(), Maker()], cache)
+    assert torch.equal(doubler.tensors["w"], bias) and torch.equal(maker.tensors["w"], 2 * bias)
+    assert maker.meta["upstream"] == [doubler.key]
+    assert torch.equal(random_model().denoiser.conv_in.bias.detach()[:2], bias)
+
+
+def test_several_makers_at_once_make_it_once(cache):
+    made: list[Any] = []
+    method, results = Maker(made=made, seconds=0.2), []
+    threads = [threading.Thread(target=lambda: results.append(prepare_all(random_model(), [method], cache)[0]))
+               for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and len({result.key for result in results}) == 1 and len(results) == 3
+
+
+def test_interrupted_training_leaves_nothing_and_restarts(cache):
+    made: list[Any] = []
+    with pytest.raises(KeyboardInterrupt):
+        prepare_all(random_model(), [Maker(fails=True)], cache)
+    (key,) = artifact_keys([Maker()], base_identity(random_config()))
+    assert not cache.has(Maker(), key)
+    prepare_all(random_model(), [Maker(made=made)], cache)
+    assert len(made) == 1
+
+
+def test_a_killed_trainer_is_taken_over(cache):
+    (key,) = artifact_keys([Maker()], base_identity(random_config()))
+    folder = cache.folder(Maker(), key)
+    folder.mkdir(parents=True)
+    import socket
+
+    owner = {"token": "gone", "host": socket.gethostname(), "pid": 2**22 + 5, "since": 0}
+    (folder / ".lease.json").write_text(json.dumps(owner))
+    assert prepare_all(random_model(), [Maker()], cache)[0].key == key
+
+
+@pytest.mark.parametrize("damage", ["cut", "no meta", "wrong bytes"])
+def test_a_damaged_artifact_is_made_again(cache, damage):
+    made: list[Any] = []
+    (key,) = artifact_keys([Maker()], base_identity(random_config()))
+    prepare_all(random_model(), [Maker(made=made)], cache)
+    file = cache.folder(Maker(), key) / "artifact.safetensors"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-3])
+    elif damage == "wrong bytes":
+        file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    else:
+        (file.parent / "meta.json").unlink()
+    assert not cache.has(Maker(), key)
+    prepare_all(random_model(), [Maker(made=made)], cache)
+    assert len(made) == 2 and cache.has(Maker(), key)
+
+
+def test_an_artifact_of_other_weights_is_refused(cache):
+    (artifact,) = prepare_all(random_model(), [Maker()], cache)
+    foreign = replace(artifact, meta=artifact.meta | {"base": {"weights": "0" * 64}})
+    with pytest.raises(IncompatibleError, match="other weights"), attached(random_model(), [Maker()], [foreign]):
+        pass
+    with pytest.raises(IncompatibleError, match="needs its trained artifact"), \
+            attached(random_model(), [Maker()], [None]):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        prepare_all(random_model(), [Maker()], ArtifactCache(tmp_path / "file" / "artifacts"))

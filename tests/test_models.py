@@ -1,0 +1,189 @@
+"""Models: what is missing is said in one line, weights have a name, texts have one embedding."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError, UnknownNameError
+from harness.models import CACHED_TEXTS, SCHEDULERS, load_model, make_scheduler, missing, weights_fingerprint
+from harness.paths import conf_dir
+from tests.fixtures_models import random_config, random_model
+
+HUB = {"name": "sd14", "source": "CompVis/stable-diffusion-v1-4", "revision": "abc", "download_gb": 4.3}
+VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE",
+             "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH")  # fmt: skip
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Point the hub cache to an empty folder, without token, online."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return tmp_path / "hf" / "hub"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Copy the random-weight pipeline to a folder that a test may damage."""
+    return Path(shutil.copytree(random_config()["source"], tmp_path / "pipeline"))
+
+
+def config(folder: Path, **changes):
+    return random_config() | {"source": str(folder)} | changes
+
+
+def shipped(name: str):
+    return yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize(("part", "said"), [
+    ("unet/diffusion_pytorch_model.safetensors", "unet/ has no safetensors weights"),
+    ("vae/config.json", "vae/config.json is missing"),
+    ("scheduler/scheduler_config.json", "scheduler/scheduler_config.json is missing"),
+    ("model_index.json", "model_index.json is missing"),
+])  # fmt: skip
+def test_a_folder_that_misses_a_part_says_which(folder, part, said):
+    assert missing(config(folder)) is None
+    (folder / part).unlink()
+    assert said in str(missing(config(folder)))
+    with pytest.raises(MissingResourceError, match=said):
+        load_model(config(folder))
+
+
+def test_weights_cut_short_are_found_without_reading_them(folder):
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "cut short" in str(missing(config(folder)))
+    file.write_bytes(b"<!DOCTYPE html>")
+    assert "cut short" in str(missing(config(folder)))
+
+
+def test_a_wrong_config_json_is_one_line(folder):
+    (folder / "unet" / "config.json").write_text("{}")
+    with pytest.raises(HarnessError, match="cannot be loaded") as error:
+        load_model(config(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_weights_are_not_loaded(folder):
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    assert "no safetensors weights" in str(missing(config(folder)))
+
+
+def test_an_absent_folder_and_an_absent_package_say_where_they_look(tmp_path):
+    assert f"no folder {tmp_path / 'none'}" in str(missing(config(tmp_path / "none")))
+    said = missing({"name": "x", "source": "pkg://nowhere/weights", "how_to_get": "Train them: make weights"})
+    assert said is not None and said.endswith("Train them: make weights")
+
+
+def test_hub_weights_that_are_not_here_say_how_to_get_them(hub, monkeypatch):
+    said = missing(HUB)
+    assert said is not None and "\n" not in said
+    assert "hf download CompVis/stable-diffusion-v1-4 --revision abc" in said and "4.3 GB" in said
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE forbids" in str(missing(HUB))
+    assert missing(HUB | {"download": True}) is not None
+
+
+def test_gated_weights_name_the_page_and_the_token(hub, monkeypatch):
+    gated = HUB | {"gated": True, "download": True}
+    assert "https://huggingface.co/CompVis/stable-diffusion-v1-4 and set HF_TOKEN" in str(missing(gated))
+    monkeypatch.setenv("HF_TOKEN", "x")
+    assert missing(gated) is None
+    assert "set HF_TOKEN" not in str(missing(HUB | {"gated": True}))
+
+
+def test_cached_hub_weights_load_offline_and_a_missing_part_is_found(hub, monkeypatch):
+    snapshot = hub / "models--CompVis--stable-diffusion-v1-4" / "snapshots" / "abc"
+    shutil.copytree(random_config()["source"], snapshot)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert missing(HUB) is None
+    assert load_model(HUB | {"dtype": "float32"}).pipe.safety_checker is None
+    shutil.rmtree(snapshot / "vae")
+    assert "vae/ is missing" in str(missing(HUB))
+
+
+def test_a_branch_is_followed_to_its_commit(hub):
+    repo = hub / "models--CompVis--stable-diffusion-v1-4"
+    shutil.copytree(random_config()["source"], repo / "snapshots" / "123")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("123")
+    assert missing(HUB | {"revision": None}) is None
+    assert missing(HUB) is not None
+
+
+def test_fingerprint_names_contents_not_places(folder, tmp_path):
+    assert weights_fingerprint(config(folder)) == weights_fingerprint(random_config())
+    (folder / "README.md").write_text("hello")
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker" / "config.json").write_text("{}")
+    assert weights_fingerprint(config(folder)) == weights_fingerprint(random_config())
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    assert weights_fingerprint(config(folder)) != weights_fingerprint(random_config())
+
+
+def test_fingerprint_of_hub_weights_needs_no_weights(hub):
+    one = weights_fingerprint(HUB)
+    assert one != weights_fingerprint(HUB | {"revision": "other"})
+    assert one == weights_fingerprint(HUB | {"dtype": "float32", "name": "again"})
+
+
+@pytest.mark.parametrize("name", ["micro", "sd14", "sd20"])
+def test_shipped_models_are_pinned_and_complete(name):
+    model = shipped(name)
+    needed = {"name", "family", "source", "revision", "variant", "dtype", "scheduler", "prediction_type", "size",
+              "num_inference_steps", "guidance_scale", "batch_size", "license", "gated", "params", "download_gb",
+              "concepts"}  # fmt: skip
+    assert needed <= model.keys()
+    assert model["source"].startswith("pkg://") or len(model["revision"]) == 40
+    assert {"sld", "negative_prompt", "safedir"} <= model["concepts"].keys()
+
+
+def test_placement_mistakes_are_found_before_loading():
+    with pytest.raises(IncompatibleError, match=r"model\.dtype=float32"):
+        load_model(random_config() | {"dtype": "float16"})
+    with pytest.raises(UnknownNameError, match="float32"):
+        load_model(random_config() | {"dtype": "float23"})
+    with pytest.raises(UnknownNameError, match="pndm"):
+        load_model(random_config() | {"scheduler": "pmdn"})
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_named_scheduler_runs(name):
+    scheduler = make_scheduler(random_model().pipe.scheduler, name)
+    scheduler.set_timesteps(4)
+    assert scheduler.config.beta_schedule == "scaled_linear"
+
+
+def test_half_stored_weights_run_in_float32(folder):
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    model = load_model(config(folder))
+    assert model.denoiser.dtype == torch.float32 and model.dtype == torch.float32
+
+
+def test_each_text_is_encoded_once_and_alone():
+    model, calls = load_model(random_config()), []
+    encode = model.pipe.encode_prompt
+    model.pipe.encode_prompt = lambda text, *a, **k: (calls.append(text), encode(text, *a, **k))[1]
+    both = model.encode(["a ball", "", "a ball"])
+    assert calls == ["a ball", ""]
+    assert torch.equal(both[0], both[2]) and torch.equal(both[1], model.embed(""))
+    model.encode([f"text {n}" for n in range(CACHED_TEXTS + 5)])
+    assert len(model._texts) == CACHED_TEXTS
+    assert torch.equal(model.embed("a ball"), both[0])
+
+
+@pytest.mark.parametrize("text", ["", "x " * 5000, "<b>&amp;</b>", "🙂🙃", "مرحبا بالعالم", "null", "nan"])
+def test_odd_prompts_have_an_embedding(text):
+    assert random_model().embed(text).shape == (77, 32)
+    assert torch.isfinite(random_model().embed(text)).all()
