@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.errors import MissingResourceError
 from harness.evaluators.weights import local_path, sha256_of_all
-from harness.model_files import cached_snapshot, is_folder_source, weight_files
+from harness.model_files import PACKAGE_PREFIX, cached_snapshot, is_folder_source, weight_files
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizerFast
@@ -45,10 +45,11 @@ class ClipSource:
         return None
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the name and the hash of weights, tokenizer and preprocessing; a local folder by its last part."""
+        """Return the name and the hash of weights, tokenizer and preprocessing. A local folder has no name."""
         folder = self.folder()
         files = _files(folder) if folder else []
-        name = Path(self.source).name if self.source.startswith(("/", ".", "~")) else self.source
+        is_local = is_folder_source(self.source) and not self.source.startswith(PACKAGE_PREFIX)
+        name = "local" if is_local else self.source
         return {"clip": name, "revision": self.revision, "weights_sha256": sha256_of_all(files)}
 
     def load(self, device: str) -> Clip:
@@ -73,7 +74,9 @@ def _files(folder: Path) -> list[Path]:
 def _load(folder: str, device: str) -> Clip:
     import torch
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizerFast
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval().to(device)
     tokenizer = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
     if (Path(folder) / "preprocessor_config.json").is_file():

@@ -49,7 +49,7 @@ def _load(device: str) -> Judge:
         raise MissingResourceError(missing)
     from harness.micro.judge import load_judge
 
-    return load_judge(device)
+    return load_judge(device, WEIGHTS)
 
 
 @dataclass
