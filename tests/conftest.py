@@ -12,13 +12,10 @@ import pytest
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need it: starting one takes seconds."""
-    import harness.pool.ray  # noqa: F401  (sets Ray's environment before it is imported)
-
     ray = pytest.importorskip("ray")
-    ray.init(
-        address="local", num_cpus=4, include_dashboard=False, object_store_memory=80 * 2**20,
-        logging_level="error", log_to_driver=False,
-    )  # fmt: skip
+    from harness.pool.ray import start_local
+
+    start_local(cpus=4, object_store_mb=80)
     yield
     ray.shutdown()
 

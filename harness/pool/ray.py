@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import statistics
 import time
 from collections import deque
@@ -47,6 +48,7 @@ TRAVELLING = (
 
 TURN_SECONDS = 1.0  # the longest wait before signals, capacity and hung workers are looked at
 SCALE_SECONDS = 5.0
+START_TRIES = 3
 MAX_DEATHS = 5  # of one worker in a row, without a task finished in between
 
 
@@ -77,6 +79,9 @@ class _Actor:
 
     def run(self, task: Task) -> TaskResult:
         return self._worker.run(task)
+
+
+_RemoteActor = ray.remote(concurrency_groups={"control": 2})(_Actor)
 
 
 @dataclass(eq=False)
@@ -155,13 +160,11 @@ class RayPool(Pool):
         if ray.is_initialized():
             return
         settings = self._settings
-        quiet = {"logging_level": "error", "log_to_driver": settings.log_to_driver}
         if settings.cluster_address is not None:
-            _join(settings.cluster_address, quiet)
+            _join(settings.cluster_address, settings.log_to_driver)
         else:
-            cpus = max(settings.ray_workers * settings.worker_threads, 1)
-            store = settings.object_store_mb * 2**20
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=store, **quiet)
+            cpus = settings.ray_workers * settings.worker_threads
+            start_local(cpus, settings.object_store_mb, settings.log_to_driver)
         self._started_ray = True
 
     def _busy(self) -> list[_Member]:
@@ -207,8 +210,8 @@ class RayPool(Pool):
         environment["OMP_NUM_THREADS"] = str(settings.worker_threads)
         device = "cuda" if self._on_gpu() else ("cpu" if settings.device == "auto" else settings.device)
         options = {**self._request(), "max_restarts": 0, "max_task_retries": 0}
-        remote = ray.remote(concurrency_groups={"control": 2})(_Actor).options(**options)
-        actor = remote.remote(name, device, settings.worker_threads, self._toolbox, environment)
+        arguments = (name, device, settings.worker_threads, self._toolbox, environment)
+        actor = _RemoteActor.options(**options).remote(*arguments)
         refs = {"placed": actor.is_placed.remote(), "hello": actor.hello.remote(self._results and str(self._results))}
         return _Member(name, actor, now, refs)
 
@@ -354,16 +357,39 @@ class RayPool(Pool):
 
     def _drain(self, queue: TaskQueue) -> Iterator[TaskResult | TaskFailure]:
         """Let running batches end and collect what they made."""
-        for member in self._busy():
-            member.actor.stop.remote()
+        self._ask_to_stop()
         while self._busy():
             yield from self._turn(queue)
 
+    def _ask_to_stop(self) -> None:
+        asked = [member.actor.stop.remote() for member in self._busy()]
+        if asked:
+            ray.wait(asked, num_returns=len(asked), timeout=10)
 
-def _join(address: str, quiet: Mapping[str, Any]) -> None:
+
+def start_local(cpus: int, object_store_mb: int, log_to_driver: bool = False) -> None:
+    """Start a quiet Ray of our own. Raises HarnessError when the machine is too busy for it."""
+    for _ in range(START_TRIES):
+        try:
+            ray.init(
+                address="local", num_cpus=cpus, object_store_memory=object_store_mb * 2**20, include_dashboard=False,
+                logging_level="error", log_to_driver=log_to_driver,
+            )  # fmt: skip
+            return
+        except Exception as error:  # a bare Exception is what Ray raises here
+            if "timed out during startup" not in str(error):
+                raise
+            log.warning("Ray did not start within its 30 s, trying again")
+    raise HarnessError("Ray could not be started: this machine is too busy.", "Try pool=inline, or again later.")
+
+
+def _join(address: str, log_to_driver: bool) -> None:
+    host, _, port = address.rpartition(":")
     try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        if host and port.isdecimal() and "/" not in host:
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
+        ray.init(address=address, logging_level="error", log_to_driver=log_to_driver)
+    except (OSError, RuntimeError, ValueError) as error:
         hint = "Start one with `ray start --head`, and `ray start --address=HOST:PORT` on further nodes."
         text = f"no Ray cluster can be joined at {address}: {describe(error)[:200]}."
         raise MissingResourceError(text, hint) from error

@@ -1,0 +1,404 @@
+"""What every pool promises, and what only Ray adds. The generator is a fake that draws from seeds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
+from harness.pool import Interrupted, Pool, make_pool
+from harness.pool.queue import TaskQueue
+from harness.pool.settings import PoolSettings
+from harness.pool.signals import StopSignals
+from harness.records import Status
+from harness.store import CellStore, EvaluatorKey
+from harness.tasks import PrepareTask, ScoreRequest, ScoreTask, TaskFailure, TaskResult
+from harness.worker import Worker
+from tests.fakes import (
+    DEADLINE,
+    FakeJudge,
+    FakeToolbox,
+    fake_cell,
+    fake_items,
+    fake_shards,
+    image_bytes,
+    noted,
+    wait_for,
+)
+
+KINDS = ["inline", pytest.param("ray", marks=pytest.mark.ray)]
+
+MakePool = Callable[..., Pool]
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakePool]:
+    """Return a function that makes a pool of the kind under test; all are closed at the end."""
+    made: list[Pool] = []
+
+    def build(kind: str, toolbox: FakeToolbox | None = None, **settings: object) -> Pool:
+        if kind == "ray":
+            request.getfixturevalue("ray_session")
+            settings = {"workers": 2, "threads": 1, "beat_seconds": 0.2, **settings}
+        (tmp_path / "results").mkdir(exist_ok=True)
+        config = {"name": kind, "device": "cpu", **settings}
+        pool = make_pool(config, tmp_path / "results", toolbox or FakeToolbox(tmp_path / "notes"))
+        made.append(pool)
+        return pool
+
+    yield build
+    for pool in made:
+        pool.close()
+
+
+@pytest.fixture
+def expected(tmp_path: Path) -> dict[str, bytes]:
+    """The images of `fake_items(20)` as one undisturbed worker makes them in one shard."""
+    cell = fake_cell(tmp_path / "expected")
+    Worker("w", toolbox=FakeToolbox(tmp_path / "expected-notes")).run(fake_shards(cell, fake_items(20), 20)[0])
+    return image_bytes(tmp_path / "expected")
+
+
+def at_gate(notes: Path, *steps: Callable[[], object]) -> threading.Thread:
+    """Take the steps on another thread as soon as a worker stands at the gate."""
+
+    def watch() -> None:
+        wait_for(notes / "reached")
+        for step in steps:
+            step()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def send_sigint() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def event_after(monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> Callable[[], object]:
+    """Return a function that waits until `method` has returned once."""
+    event, original = threading.Event(), getattr(owner, method)
+
+    def wrapped(*args: object) -> object:
+        try:
+            return original(*args)
+        finally:
+            event.set()
+
+    monkeypatch.setattr(owner, method, wrapped)
+    return lambda: event.wait(DEADLINE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_task_has_one_outcome_and_the_bytes_of_a_single_worker(
+    make: MakePool, kind: str, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    cell, seen = fake_cell(tmp_path / "cell"), []
+    shards = fake_shards(cell, fake_items(20), 6)
+    outcomes = list(make(kind).run(reversed(shards), lambda task, count: seen.append((task, count))))
+    assert sorted(outcome.task_id for outcome in outcomes) == [shard.task_id for shard in shards]
+    assert all(isinstance(outcome, TaskResult) for outcome in outcomes)
+    assert image_bytes(tmp_path / "cell") == expected
+    assert len(CellStore(tmp_path / "cell").done()) == 20
+    for shard in shards:
+        assert sum(count for task, count in seen if task == shard.task_id) == len(shard.items)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_stay_warm_between_runs(make: MakePool, kind: str, tmp_path: Path) -> None:
+    pool, cell = make(kind), fake_cell(tmp_path / "cell")
+    for start in (0, 20, 40):
+        list(pool.run(fake_shards(cell, fake_items(8, start=start), 4)))
+    assert noted(tmp_path / "notes" / "loaded", "fake") == len(pool.workers()) <= 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_say_who_they_are(make: MakePool, kind: str, tmp_path: Path) -> None:
+    pool = make(kind)
+    assert pool.workers() == []
+    list(pool.run(fake_shards(fake_cell(tmp_path / "cell"), fake_items(2))))
+    for worker in pool.workers():
+        assert {"name", "host", "pid", "device", "hardware", "versions"} <= set(worker)
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_failing_task_does_not_hide_the_others(make: MakePool, kind: str, tmp_path: Path) -> None:
+    good, absent = fake_cell(tmp_path / "good"), fake_cell(tmp_path / "absent", model="absent")
+    broken = fake_items(4, dict.fromkeys(range(4), "raise"))
+    tasks = [
+        *fake_shards(fake_cell(tmp_path / "broken", "broken"), broken),
+        *fake_shards(absent, fake_items(1))[:1],
+        PrepareTask("prepare", good),
+        *fake_shards(good, fake_items(4)),
+    ]
+    tasks[1] = type(tasks[1])("absent", absent, tasks[1].items)
+    outcomes = {outcome.task_id: outcome for outcome in make(kind).run(tasks)}
+    failed = {name: (one.error, one.user_error) for name, one in outcomes.items() if isinstance(one, TaskFailure)}
+    assert failed == {
+        "broken-000": ("EveryImageFailed: none of 4 images could be made: ValueError: cannot draw 'raise'", False),
+        "absent": ("the weights of absent are not here. Get them.", True),
+    }
+    assert len(CellStore(tmp_path / "good").done()) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_bad_prompt_is_an_error_row(make: MakePool, kind: str, tmp_path: Path) -> None:
+    (result,) = make(kind).run(fake_shards(fake_cell(tmp_path / "cell"), fake_items(8, {3: "raise"})))
+    assert isinstance(result, TaskResult)
+    assert [row.prompt_id for row in result.images if row.status is Status.ERROR] == ["p003"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scoring_runs_on_the_same_workers(make: MakePool, kind: str, tmp_path: Path) -> None:
+    pool, cell = make(kind), fake_cell(tmp_path / "cell")
+    list(pool.run(fake_shards(cell, fake_items(8))))
+    rows = CellStore(tmp_path / "cell").images().values()
+    asked = tuple(ScoreRequest(row.key, row.prompt, row.category, {}, f"{cell.folder}/{row.file}") for row in rows)
+    (result,) = pool.run([ScoreTask("score", cell, {"name": "fake_judge", "threshold": 9}, asked)])
+    assert isinstance(result, TaskResult)
+    assert len(CellStore(tmp_path / "cell").scores(EvaluatorKey.of(FakeJudge(threshold=9)))) == 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_storage_that_fails_ends_the_run(make: MakePool, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="part of the path is a file"):
+        list(make(kind).run(fake_shards(fake_cell(tmp_path / "file" / "cell"), fake_items(8))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ctrl_c_finishes_the_running_batch_and_says_interrupted(
+    make: MakePool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make(kind, **({"workers": 1} if kind == "ray" else {}))
+    told = event_after(monkeypatch, *((type(pool), "_ask_to_stop") if kind == "ray" else (Worker, "stop")))
+    cell, notes = fake_cell(tmp_path / "cell"), tmp_path / "notes"
+    shards = fake_shards(cell, fake_items(32, {1: "gate"}), 16)
+    outcomes: list[TaskResult | TaskFailure] = []
+    before = signal.getsignal(signal.SIGINT)
+    thread = at_gate(notes, send_sigint, told, (notes / "open").touch)
+    with pytest.raises(Interrupted) as caught:
+        for outcome in pool.run(shards):
+            outcomes.append(outcome)
+    thread.join()
+    assert caught.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [len(one.images) for one in outcomes if isinstance(one, TaskResult)] == [4]
+    assert len(CellStore(tmp_path / "cell").done()) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_second_ctrl_c_leaves_at_once(
+    make: MakePool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, notes = make(kind), tmp_path / "notes"
+    noticed = event_after(monkeypatch, StopSignals, "_handle")
+    thread = at_gate(notes, send_sigint, noticed, send_sigint)
+    with pytest.raises(Interrupted, match="at once"):
+        list(pool.run(fake_shards(fake_cell(tmp_path / "cell"), fake_items(8, {1: "gate"}))))
+    thread.join()
+    assert not (notes / "open").exists()
+    assert CellStore(tmp_path / "cell").done() == set()
+
+
+@pytest.mark.ray
+def test_killed_worker_costs_no_image_and_changes_no_byte(
+    make: MakePool, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    cell = fake_cell(tmp_path / "cell")
+    outcomes = list(make("ray").run(fake_shards(cell, fake_items(20, {13: "kill-once"}), 8)))
+    assert all(isinstance(outcome, TaskResult) for outcome in outcomes)
+    assert (tmp_path / "notes" / "killed").exists()
+    assert len(CellStore(tmp_path / "cell").done()) == 20
+    assert image_bytes(tmp_path / "cell") == expected
+
+
+@pytest.mark.ray
+def test_prompt_that_kills_its_worker_is_an_error_row(
+    make: MakePool, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    cell = fake_cell(tmp_path / "cell")
+    shards = fake_shards(cell, fake_items(20, {2: "kill"}), 8)
+    outcomes = {outcome.task_id: outcome for outcome in make("ray", attempts=1).run(shards)}
+    assert set(outcomes) == {shard.task_id for shard in shards}
+    result = outcomes[shards[0].task_id]
+    assert isinstance(result, TaskResult)
+    assert len(result.images) == 8
+    (bad,) = [row for row in result.images if row.status is Status.ERROR]
+    assert (bad.prompt_id, "ActorDiedError" in str(bad.error)) == ("p002", True)
+    assert CellStore(tmp_path / "cell").images()[bad.key] == bad
+    del expected["p002_00.png"]
+    assert image_bytes(tmp_path / "cell") == expected
+
+
+@pytest.mark.ray
+def test_hung_worker_is_replaced(make: MakePool, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    pool = make("ray", workers=1, hang_seconds=0.5, attempts=1)
+    shards = fake_shards(fake_cell(tmp_path / "cell"), fake_items(1, {0: "gate"}))
+    (result,) = pool.run(shards)
+    assert isinstance(result, TaskResult)
+    assert "no progress for" in str(result.images[0].error)
+    assert (notes / "reached").exists()
+
+
+@pytest.mark.ray
+def test_worker_that_cannot_be_placed_is_said_with_what_there_is(make: MakePool, tmp_path: Path) -> None:
+    pool = make("ray", workers=1, threads=64, start_timeout_seconds=0.5)
+    with pytest.raises(MissingResourceError, match=r"one needs 64 CPU; the cluster has 4 CPU and 0 GPU, of which"):
+        list(pool.run(fake_shards(fake_cell(tmp_path / "cell"), fake_items(1))))
+
+
+@pytest.mark.ray
+def test_missing_gpu_is_said(make: MakePool, tmp_path: Path) -> None:
+    pool = make("ray", workers=1, device="cuda", start_timeout_seconds=0.5)
+    with pytest.raises(MissingResourceError, match="one needs 1 CPU, 1 GPU; the cluster has 4 CPU and 0 GPU"):
+        list(pool.run(fake_shards(fake_cell(tmp_path / "cell"), fake_items(1))))
+
+
+@pytest.mark.ray
+def test_worker_joins_when_capacity_appears(make: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import harness.pool.ray as ray_pool
+
+    monkeypatch.setattr(ray_pool, "SCALE_SECONDS", 0.1)
+    notes, capacity = tmp_path / "notes", [1]
+    pool = make("ray")
+    monkeypatch.setattr(pool, "_slots", lambda: capacity[0])
+    tasks = fake_shards(fake_cell(tmp_path / "cell"), fake_items(12, {0: "gate"}), 4)
+    names = set()
+
+    def grow() -> None:
+        wait_for(notes / "reached")
+        capacity[0] = 2
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    for outcome in pool.run(tasks):
+        assert isinstance(outcome, TaskResult)
+        names.add(outcome.worker)
+        if "worker-1" in names:
+            (notes / "open").touch()
+    thread.join()
+    assert names == {"worker-0", "worker-1"}
+
+
+@pytest.mark.ray
+def test_worker_of_other_versions_is_refused(make: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import harness.pool.ray as ray_pool
+
+    monkeypatch.setattr(ray_pool, "versions", lambda: {"torch": "0.1"})
+    with pytest.raises(IncompatibleError, match=r"has torch .* \(here 0\.1\)"):
+        list(make("ray").run(fake_shards(fake_cell(tmp_path / "cell"), fake_items(1))))
+
+
+@pytest.mark.ray
+def test_results_folder_that_is_not_shared_is_refused(make: MakePool, tmp_path: Path) -> None:
+    from harness.pool.ray import _check_shared
+
+    with pytest.raises(StorageError, match=r"node-7 writes to .* is not seen here"):
+        _check_shared(tmp_path / ".probe-1", "node-7")
+
+
+@pytest.mark.ray
+def test_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
+    script = (
+        "from harness.pool import make_pool\n"
+        "from harness.tasks import PrepareTask\n"
+        "from tests.fakes import fake_cell\n"
+        "from pathlib import Path\n"
+        "list(make_pool({'address': '127.0.0.1:1'}).run([PrepareTask('t', fake_cell(Path('.')))]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert "no Ray cluster can be joined at 127.0.0.1:1" in done.stderr
+    assert "ray start --head" in done.stderr
+
+
+def test_driver_of_a_ray_pool_loads_neither_torch_nor_diffusers() -> None:
+    script = (
+        "import sys, harness.run, harness.pool.ray\n"
+        "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.split("\n")[0] == "[]"
+
+
+def test_worker_prefers_what_it_holds_then_what_nobody_holds(tmp_path: Path) -> None:
+    cells = [fake_cell(tmp_path / method, method) for method in "ab"]
+    queue = TaskQueue([shard for cell in cells for shard in fake_shards(cell, fake_items(4), 2)], attempts=3)
+    a, b = (cell.holds for cell in cells)
+    taken = [
+        queue.take("w0", None, set(), 1),
+        queue.take("w1", None, {a}, 1),
+        queue.take("w1", b, {a}, 1),
+        queue.take("w1", b, {a}, 1),
+    ]
+    assert [job.task.task_id for job in taken if job] == ["a-000", "b-000", "b-002", "a-002"]
+
+
+def test_task_that_killed_a_worker_goes_to_another_one(tmp_path: Path) -> None:
+    queue = TaskQueue(fake_shards(fake_cell(tmp_path), fake_items(4), 4), attempts=3)
+    job = queue.take("w0", None, set(), 1)
+    assert job is not None
+    assert queue.died(job, "w0", "killed") is None
+    assert queue.take("w0", None, set(), others=1) is None
+    assert queue.take("w1", None, set(), others=1) is job
+    assert queue.died(job, "w1", "killed") is None
+    assert queue.take("w1", None, set(), others=0) is job
+
+
+def test_task_is_split_after_its_attempts_and_joined_again(tmp_path: Path) -> None:
+    (shard,) = fake_shards(fake_cell(tmp_path), fake_items(4), 4)
+    queue = TaskQueue([shard], attempts=2)
+    for worker in ("w0", "w1"):
+        job = queue.take(worker, None, set(), 1)
+        assert job is not None
+        assert queue.died(job, worker, "killed") is None
+    pieces = [queue.take("w2", None, set(), 0) for _ in range(2)]
+    outcomes = [queue.finished(piece, TaskResult(piece.task.task_id, "w2", 1.0)) for piece in pieces if piece]
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], TaskResult)
+    assert (outcomes[1].task_id, outcomes[1].seconds) == (shard.task_id, 2.0)
+    assert len(queue) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({}, "inline"),
+        ({"workers": 2}, "ray"),
+        ({"workers": 1}, "inline"),
+        ({"address": "host:6379"}, "ray"),
+        ({"name": "inline", "workers": 2}, "inline"),
+    ],
+)
+def test_auto_is_inline_for_one_device(
+    config: dict[str, object], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert PoolSettings.from_config(config).kind == kind
+
+
+def test_auto_is_ray_for_several_gpus_or_a_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    settings = PoolSettings.from_config({})
+    assert (settings.kind, settings.ray_workers) == ("ray", 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert PoolSettings.from_config({}).kind == "ray"
+
+
+@pytest.mark.parametrize("config", [{"worker": 2}, {"workers": 0}, {"device": "gpu"}, {"name": "dask"}])
+def test_bad_settings_are_refused(config: dict[str, object]) -> None:
+    with pytest.raises(HarnessError):
+        PoolSettings.from_config(config)
