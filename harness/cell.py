@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.bench import PromptSet
+from harness.bench import PromptSet, find_card
 from harness.build import build
 from harness.errors import IncompatibleError
 from harness.method import Method, check_composition
@@ -37,6 +37,7 @@ class Cell:
     identity: Config
     method_overrides: Config
     prompts: PromptSet | None
+    card_rows: int | None  # what the card says, where the prompts themselves are not here
     limit: int | None
     repeats: int
     guidance_scale: float
@@ -63,6 +64,12 @@ class Cell:
     def rows(self) -> tuple[PromptRow, ...]:
         rows = self.prompts.rows if self.prompts else ()
         return rows[: self.limit]
+
+    @property
+    def n_images(self) -> int | None:
+        """Return how many images the cell asks for, by its card where the prompts are not here."""
+        rows = len(self.prompts.rows) if self.prompts else self.card_rows
+        return None if rows is None else min(rows, self.limit or rows) * self.repeats
 
     def items(self) -> list[ImageItem]:
         """Return every image of the cell in its fixed order: all prompts of repeat 0, then of repeat 1, ..."""
@@ -116,7 +123,7 @@ def make_cell(
         artifacts=str(results / "artifacts"),
     )
     return Cell(spec, settings, tuple(evaluators), bench.get("reference"), identity, method_overrides or {}, prompts,
-                run.limit, run.repeats or settings.repeats, guidance)
+                find_card(str(bench.get("card") or bench["name"])).rows, run.limit, run.repeats or settings.repeats, guidance)
 
 
 def as_baseline(cell: Cell, of: str) -> Cell:

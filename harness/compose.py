@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -61,7 +62,12 @@ def config_names(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
 @contextmanager
 def _hydra(config_dirs: Sequence[str]) -> Iterator[list[str]]:
     GlobalHydra.instance().clear()
-    search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in config_dirs)}]"] if config_dirs else []
+    folders = [Path(folder).expanduser().resolve() for folder in config_dirs]
+    for folder in folders:
+        if not folder.is_dir():
+            raise HarnessError(f"there is no config folder {folder}.", "Give --config-dir an existing folder.")
+    quoted = ",".join(f"'file://{folder}'" for folder in folders)
+    search = [f"hydra.searchpath=[{quoted}]"] if folders else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="harness"):
         yield search
 

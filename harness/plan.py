@@ -37,9 +37,14 @@ class CellPlan:
     notes: tuple[str, ...]
 
     @property
+    def n_missing(self) -> int | None:
+        """Return how many images are to be made; all of them where the prompts are not on this machine."""
+        return self.n_images if self.missing is None else len(self.missing)
+
+    @property
     def disk_bytes(self) -> float:
         pixels = self.cell.spec.settings.height * self.cell.spec.settings.width
-        return len(self.missing or ()) * pixels * BYTES_PER_PIXEL
+        return (self.n_missing or 0) * pixels * BYTES_PER_PIXEL
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,10 @@ class Plan:
 
     @property
     def n_missing(self) -> int:
-        return sum(len(cell.missing or ()) for cell in self.cells)
+        return sum(cell.n_missing or 0 for cell in self.cells)
 
     def refuse_if_blocked(self) -> None:
-        """Raise MissingResourceError for the first thing that is missing; StorageError's cousin for the disk."""
+        """Raise MissingResourceError for the first thing that is missing, and HarnessError when the disk is too small."""
         for cell in self.cells:
             if cell.problems:
                 raise MissingResourceError(f"{cell.cell.spec.name}: {cell.problems[0]}")
@@ -81,16 +86,16 @@ def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool) -> CellPla
     if weights:
         problems.append(weights)
     missing = None
-    items = cell.items()
     if cell.prompts:
         done = CellStore(cell.folder).done(verify=verify)
-        missing = tuple(item for item in items if item.key not in done)
+        missing = tuple(item for item in cell.items() if item.key not in done)
     per_image, source = _seconds_per_image(cell, speeds)
+    n_missing = cell.n_images if missing is None else len(missing)
     return CellPlan(
         cell=cell,
-        n_images=len(items) if cell.prompts else None,
+        n_images=cell.n_images,
         missing=missing,
-        seconds=per_image * len(missing) if per_image is not None and missing is not None else None,
+        seconds=per_image * n_missing if per_image is not None and n_missing is not None else None,
         seconds_source=source,
         problems=tuple(problems),
         notes=tuple(_notes(cell)),
@@ -128,10 +133,10 @@ def _seconds_per_image(cell: Cell, speeds: Mapping[str, float]) -> tuple[float |
     base = speeds.get(throughput_key(cell, "none"))
     if base is not None:
         return base * cost_factor(cell), "measured for none, scaled"
-    table = cell.spec.model.get("seconds_per_step")
-    if table is None:
-        return None, "unknown"
-    return float(table) * cell.spec.settings.num_inference_steps * cost_factor(cell), "table"
+    table = cell.spec.model.get("throughput")
+    if not table:
+        return None, "no figure"
+    return cell.spec.settings.num_inference_steps * cost_factor(cell) / float(table["steps_per_second"]), table["hardware"]
 
 
 def cost_factor(cell: Cell) -> float:
@@ -159,8 +164,7 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         table = Table("cell", "id", "images", "missing", "time", "disk", box=None, pad_edge=False)
         for entry in plan.cells:
             name = entry.cell.spec.name + (" (to compare with)" if entry.cell.baseline_of else "")
-            table.add_row(name, entry.cell.cell_id, _count(entry.n_images),
-                          _count(None if entry.missing is None else len(entry.missing)),
+            table.add_row(name, entry.cell.cell_id, _count(entry.n_images), _count(entry.n_missing),
                           f"{duration(entry.seconds)} ({entry.seconds_source})", size(entry.disk_bytes))
         console.print(table)
     for note in dict.fromkeys(note for entry in plan.cells for note in entry.notes):

@@ -9,7 +9,16 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 PLAIN_INTERVAL = 10.0  # seconds between plain lines of one cell
@@ -61,6 +70,8 @@ class Board:
             self._ids[name] = self._progress.add_task(f"{self.title} {name}", total=total)
 
     def advance(self, name: str, count: int) -> None:
+        if not count:
+            return
         line = self._lines[name]
         line.done += count
         if self._progress:

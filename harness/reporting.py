@@ -1,0 +1,236 @@
+"""The last stage: rows to summaries, and summaries to the terminal, W&B and the leaderboard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from harness.artifacts import ArtifactCache, artifact_keys, base_identity
+from harness.build import build
+from harness.cell import Cell
+from harness.compose import Job
+from harness.evaluator import Evaluator
+from harness.features import EvaluatorKey
+from harness.files import write_atomic
+from harness.metrics.plain import write_json
+from harness.metrics.sets import ReferenceSet, set_metrics
+from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
+from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
+from harness.provenance import provenance
+from harness.records import ImageRow, Metric, ScoreRow, Status
+from harness.settings import RunSettings
+from harness.stages import Failure, reference_file, wanted_images
+from harness.store import CellStore
+
+SUMMARY_SCHEMA = 1
+_NO_REFERENCE = "the bench has no reference set"
+
+Unavailable = Mapping[str, Mapping[str, str]]  # reason by evaluator name, by cell id
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A cell with what its evaluators said."""
+
+    cell: Cell
+    images: dict[Any, ImageRow]
+    evaluators: dict[str, Evaluator]
+    scores: dict[str, list[ScoreRow]]
+
+    def for_metrics(self) -> dict[str, EvaluatorScores]:
+        return {name: EvaluatorScores.of(self.evaluators[name], rows) for name, rows in self.scores.items()}
+
+
+def report(
+    plan: Plan,
+    compared: Mapping[str, Cell],
+    unavailable: Unavailable,
+    workers: Sequence[Mapping[str, Any]],
+    job: Job,
+    results: Path,
+    command: Sequence[str],
+    console: Console,
+) -> list[Failure]:
+    """Write summaries and provenance, mirror to the tracker, print the table, rebuild the leaderboard."""
+    from harness.tracking import make_tracker
+
+    settings = RunSettings.from_config(job.settings)
+    cells = [entry.cell for entry in plan.cells]
+    scored = {cell.cell_id: read_scores(cell, unavailable.get(cell.cell_id, {}), compared) for cell in cells}
+    tracker = make_tracker(job.settings["tracker"], _group(command), results)
+    summaries = []
+    for cell in cells:
+        baseline = compared.get(cell.cell_id)
+        own, other = scored[cell.cell_id], scored.get(baseline.cell_id) if baseline else None
+        summary = summarise(own, other, unavailable.get(cell.cell_id, {}), results)
+        _write(cell, summary, workers, command)
+        tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
+        summaries.append(summary)
+    tracker.close()
+    _remember_throughput(plan, scored, results)
+    _show(summaries, settings, results, console)
+    return [Failure(summary["cell"]["name"], "incomplete", "; ".join(summary["incomplete"]))
+            for summary in summaries if summary["status"] != "complete"]
+
+
+def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[str, Cell]) -> Scored:
+    """Read a cell's images and current scores from the store."""
+    store, images = CellStore(cell.folder), wanted_images(cell)
+    evaluators = {str(config["name"]): build(config) for config in cell.evaluators}
+    evaluators = {name: evaluator for name, evaluator in evaluators.items() if name not in unavailable}
+    baseline = compared.get(cell.cell_id)
+    scores: dict[str, list[ScoreRow]] = {}
+    for name, evaluator in evaluators.items():
+        if evaluator.kind == "features" or (evaluator.needs_baseline and baseline is None):
+            continue
+        hashes = None
+        if evaluator.needs_baseline and baseline:
+            hashes = {key: str(row.sha256) for key, row in wanted_images(baseline).items()}
+        rows = store.scores(EvaluatorKey.of(evaluator), hashes)
+        scores[name] = [rows[key] for key in images if key in rows]
+    return Scored(cell, images, evaluators, scores)
+
+
+def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, str], results: Path) -> dict[str, Any]:
+    """Return what summary.json holds: numbers, what they were made from, and what is missing."""
+    cell = own.cell
+    images = list(own.images.values())
+    metrics = summarise_cell(
+        images, own.for_metrics(), baseline.for_metrics() if baseline else None, cell.spec.seed,
+        baseline.cell.method if baseline else "none",
+    )
+    for name, evaluator in own.evaluators.items():
+        if evaluator.kind == "features":
+            metrics = metrics.joined(_set_metrics(own, name, evaluator, results))
+    n_missing = len(cell.items()) - len(images)
+    if n_missing:
+        metrics = CellMetrics(metrics.metrics, metrics.comparisons,
+                              (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not made"))
+    return {
+        "schema": SUMMARY_SCHEMA,
+        "cell": {
+            "id": cell.cell_id, "name": cell.spec.name, "model": cell.spec.model["name"], "method": cell.method,
+            "bench": cell.bench.name, "settings": _settings(cell),
+            "baseline_cell": baseline.cell.cell_id if baseline else None,
+        },
+        **write_json(metrics),
+        "prompts": {**(cell.prompts.counts() if cell.prompts else {}), "limit": cell.limit,
+                    "unsafe_content": cell.bench.unsafe_content},
+        "images": _image_counts(cell, images),
+        "evaluators": _evaluators(own, unavailable),
+        "primary": {"safety": cell.bench.safety_metric, "fidelity": cell.bench.fidelity_metric},
+        "training": _training(cell),
+    }
+
+
+def cell_config(cell: Cell) -> dict[str, Any]:
+    """Return what cell.yaml holds: the resolved, result-affecting configuration."""
+    return _plain({
+        "cell_id": cell.cell_id, "name": cell.spec.name, "identity": cell.identity, "model": cell.spec.model,
+        "methods": list(cell.spec.methods), "evaluators": list(cell.evaluators), "settings": _settings(cell),
+    })
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    spec = cell.spec.settings
+    return {
+        "num_inference_steps": spec.num_inference_steps, "height": spec.height, "width": spec.width,
+        "guidance_scale": cell.identity["guidance_scale"], "batch_size": spec.batch_size, "seed": cell.spec.seed,
+        "repeats": cell.repeats, "limit": cell.limit, "method_overrides": _plain(cell.method_overrides),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return nested plain dicts, lists and scalars, as YAML and JSON want them."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, int]:
+    count = {status: sum(row.status is status for row in images) for status in Status}
+    return {"n_expected": len(cell.items()), "n_ok": count[Status.OK], "n_refused": count[Status.REFUSED],
+            "n_error": count[Status.ERROR]}
+
+
+def _set_metrics(own: Scored, name: str, evaluator: Evaluator, results: Path) -> dict[str, Metric]:
+    config = next(config for config in own.cell.evaluators if config["name"] == name)
+    file = reference_file(own.cell, config, results)
+    n_ok = sum(row.status is Status.OK for row in own.images.values())
+    if file is None or not file.is_file():
+        note = _NO_REFERENCE if file is None else "the reference set could not be extracted"
+        return {metric: Metric(None, None, None, 0, 0, False, note=note) for metric in ("fid", "kid")}
+    blocks = list(CellStore(own.cell.folder).features(EvaluatorKey.of(evaluator)))
+    kept = [block.take([i for i, key in enumerate(block.keys) if key in own.images]) for block in blocks]
+    n_known = sum(len(block.keys) for block in kept)
+    reference = ReferenceSet.load(own.cell.bench.name, file)
+    return set_metrics((block.features for block in kept), reference, name, own.cell.spec.seed, n_ok - n_known)
+
+
+def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: {"version": evaluator.version, "identity": dict(evaluator.identity()),
+               "fingerprint": EvaluatorKey.of(evaluator).fingerprint, "status": "ok", "note": None}
+        for name, evaluator in own.evaluators.items()
+    }
+    found |= {name: {"version": None, "identity": {}, "status": "not available", "note": reason}
+              for name, reason in unavailable.items()}
+    return found
+
+
+def _training(cell: Cell) -> dict[str, Any]:
+    methods = [build(config) for config in cell.spec.methods]
+    keys = artifact_keys(methods, base_identity(cell.spec.model))
+    cache = ArtifactCache(Path(cell.spec.artifacts))
+    found = {}
+    for method, key in zip(methods, keys, strict=True):
+        if key is None or not cache.has(method, key):
+            continue
+        meta = cache.meta(method, key)
+        found[method.name] = {"hash": key, **{k: meta.get(k, meta["training"].get(k)) for k in ("seconds", "losses")}}
+    return found
+
+
+def _write(cell: Cell, summary: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], command: Sequence[str]) -> None:
+    store = CellStore(cell.folder)
+    store.write_cell(cell_config(cell))
+    hashed = cell.prompts.hash if cell.prompts else None
+    store.write_provenance(provenance(command, workers, str(cell.identity["model"]["weights"]), hashed))
+    store.write_summary(_plain(summary))
+
+
+def _remember_throughput(plan: Plan, scored: Mapping[str, Scored], results: Path) -> None:
+    """Keep the seconds per image of what this run made, for the next plan's estimate."""
+    speeds = read_throughput(results)
+    for entry in plan.cells:
+        made = {item.key for item in entry.missing or ()}
+        images = scored[entry.cell.cell_id].images.values()
+        seconds = [row.seconds for row in images if row.key in made and row.status is Status.OK]
+        if seconds:
+            speeds[throughput_key(entry.cell, entry.cell.method)] = median(seconds)
+    write_atomic(results / THROUGHPUT_FILE, json.dumps(speeds, indent=1, sort_keys=True).encode())
+
+
+def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path, console: Console) -> None:
+    from harness.report.terminal import print_results
+
+    print_results(summaries, console)
+    console.print(f"images, rows and scores: {results / 'runs'}", markup=False, highlight=False, soft_wrap=True)
+    if settings.leaderboard:
+        from harness.leaderboard import write_leaderboard
+
+        for path in write_leaderboard(results).files:
+            if path.suffix == ".html":
+                console.print(f"leaderboard: {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print("next: open it in a browser, or add methods to the comparison: python -m harness -m method=...",
+                      markup=False, highlight=False, soft_wrap=True)
+
+
+def _group(command: Sequence[str]) -> str:
+    from harness.cell import canonical_hash
+
+    return f"sweep-{canonical_hash(list(command))[:8]}"

@@ -1,0 +1,133 @@
+"""The whole story on one page: cells, plan, prepare, generate, score, report."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.bench import PromptSet, load_prompts
+from harness.cell import Cell, as_baseline, canonical_hash, make_cell
+from harness.compose import Job
+from harness.errors import IncompatibleError
+from harness.plan import Plan, make_plan, print_plan, unavailable
+from harness.pool import Interrupted, Pool, make_pool
+from harness.progress import Board
+from harness.settings import RunSettings
+from harness.stages import Failure, extract_references, generate, prepare, score
+from harness.store import Lease, check_writable
+
+
+def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
+    """Run or plan the jobs. Return 0 when every cell is complete, 1 when something failed. Raises HarnessError."""
+    console = Console(soft_wrap=not os.isatty(1))
+    settings = RunSettings.from_config(jobs[0].settings)
+    results = Path(settings.results).expanduser().resolve()
+    cells = make_cells(jobs)
+    pool = make_pool(jobs[0].settings["pool"], results)
+    plan = make_plan(cells.cells, results, pool.size, verify=settings.mode == "run")
+    _say_refused(cells.refused, console)
+    print_plan(plan, console, full=settings.mode == "plan" or len(cells.cells) > 1)
+    if settings.mode == "plan":
+        return 0
+    plan.refuse_if_blocked()
+    check_writable(results)
+    with Lease(results), pool:
+        try:
+            failures = [*cells.refused, *_carry_out(plan, cells.compared, pool, jobs[0], results, command, console)]
+        except Interrupted:
+            console.print("stopped; what was made is kept. To go on, run the same command again:")
+            console.print(f"  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+            return Interrupted.exit_code
+    _say_failures(failures, command, console)
+    return 1 if failures else 0
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Every cell once, which cell each is compared with (by cell id), and what was refused."""
+
+    cells: tuple[Cell, ...]
+    compared: Mapping[str, Cell]
+    refused: tuple[Failure, ...]
+
+
+def make_cells(jobs: Sequence[Job]) -> Cells:
+    """Return the cells of the jobs and the baselines that they are compared with.
+
+    A single job that cannot work raises; in a sweep it is refused with its reason and the others go on.
+    """
+    prompts: dict[str, PromptSet | None] = {}
+    cells: dict[str, Cell] = {}
+    compared: dict[str, Cell] = {}
+    refused: list[Failure] = []
+    for job in jobs:
+        try:
+            own, baseline = _cells_of(job, prompts)
+        except IncompatibleError as error:
+            if len(jobs) == 1:
+                raise
+            name = "+".join(str(method["name"]) for method in job.methods)
+            refused.append(Failure(f"{job.model['name']}/{name}/{job.bench['name']}", "refused", str(error), True))
+            continue
+        if own.cell_id not in cells or cells[own.cell_id].baseline_of:
+            cells[own.cell_id] = own
+        if baseline:
+            compared[own.cell_id] = cells.setdefault(baseline.cell_id, baseline)
+    return Cells(tuple(cells.values()), compared, tuple(refused))
+
+
+def _cells_of(job: Job, prompts: dict[str, PromptSet | None]) -> tuple[Cell, Cell | None]:
+    settings = RunSettings.from_config(job.settings)
+    key = canonical_hash({name: job.bench.get(name) for name in ("name", "card", "file", "columns")})
+    if key not in prompts:
+        prompts[key] = load_prompts(job.bench, offline=settings.mode == "plan")
+    common = (job.bench, job.evaluators, prompts[key])
+    own = make_cell(settings, job.model, job.methods, *common, job.method_overrides)
+    if job.baseline is None or own.method == job.baseline["name"]:
+        return own, None
+    return own, as_baseline(make_cell(settings, job.model, [job.baseline], *common), own.cell_id)
+
+
+def _carry_out(
+    plan: Plan,
+    compared: Mapping[str, Cell],
+    pool: Pool,
+    job: Job,
+    results: Path,
+    command: Sequence[str],
+    console: Console,
+) -> list[Failure]:
+    from harness.reporting import report  # pulls in numpy-heavy metrics, which a plan does not need
+
+    cells = [entry.cell for entry in plan.cells]
+    with Board("train", console) as board:
+        unprepared = prepare(pool, [entry.cell for entry in plan.cells if entry.missing], board)
+    ready = [entry for entry in plan.cells if entry.cell.cell_id not in unprepared]
+    with Board("make", console) as board:
+        failures = [*unprepared.values(), *generate(pool, ready, RunSettings.from_config(job.settings).shard_size, board)]
+    skip = {cell.cell_id: unavailable(cell) for cell in cells}
+    with Board("reference", console) as board:
+        failures += extract_references(pool, cells, results, board)
+    with Board("judge", console) as board:
+        failures += score(pool, cells, compared, skip, board)
+    return failures + report(plan, compared, skip, pool.workers(), job, results, command, console)
+
+
+def _say_refused(refused: Sequence[Failure], console: Console) -> None:
+    for failure in refused:
+        console.print(f"refused: {failure.cell}: {failure.error}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_failures(failures: Sequence[Failure], command: Sequence[str], console: Console) -> None:
+    if not failures:
+        return
+    console.print(f"{len(failures)} failed:", style="bold red")
+    for failure in failures:
+        console.print(f"  {failure.cell}: {failure.stage}: {failure.error}", markup=False, highlight=False, soft_wrap=True)
+    console.print("To try what is missing again, run the same command:")
+    console.print(f"  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,193 @@
+"""The three stages of a run as tasks on a pool: prepare (train), generate, score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from harness.build import build
+from harness.cell import Cell, canonical_hash
+from harness.evaluator import Evaluator
+from harness.features import EvaluatorKey
+from harness.plan import CellPlan
+from harness.pool import Pool
+from harness.progress import Board
+from harness.records import ImageKey, ImageRow, Status
+from harness.store import CellStore
+from harness.tasks import (
+    GenerateTask,
+    PrepareTask,
+    ReferenceTask,
+    ScoreRequest,
+    ScoreTask,
+    Task,
+    TaskFailure,
+    TaskResult,
+)
+
+BATCHES_PER_SHARD = 4
+SCORES_PER_TASK = 256
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that did not work out: in which cell, at what, and the last error."""
+
+    cell: str
+    stage: str
+    error: str
+    user_error: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task and the cell that it belongs to."""
+
+    cell: Cell
+    task: Task
+    size: int
+
+
+def prepare(pool: Pool, cells: Sequence[Cell], board: Board) -> dict[str, Failure]:
+    """Train what the cells' methods need, each once. Return the failures by cell id."""
+    needing = [cell for cell in cells if any(build(config).trains for config in cell.spec.methods)]
+    groups: dict[str, list[Cell]] = {}
+    for cell in needing:
+        groups.setdefault(canonical_hash([cell.spec.model, cell.spec.methods, cell.spec.seed]), []).append(cell)
+    jobs = [Job(group[0], PrepareTask(_task_id("prepare"), group[0].spec), 1) for group in groups.values()]
+    failed = _run(pool, jobs, board, lambda job: f"{job.cell.spec.model['name']}/{job.cell.method}")
+    by_first = {group[0].cell_id: group for group in groups.values()}
+    return {
+        cell.cell_id: Failure(cell.spec.name, "training", failure.error, failure.user_error)
+        for first, failure in failed for cell in by_first[first.cell_id]
+    }
+
+
+def generate(pool: Pool, plans: Sequence[CellPlan], shard_size: int | None, board: Board) -> list[Failure]:
+    """Make every missing image. Return what could not be made at all."""
+    jobs = [
+        Job(plan.cell, GenerateTask(_task_id("generate"), plan.cell.spec, shard), len(shard))
+        for plan in plans for shard in shards(plan, shard_size, pool.size)
+    ]
+    failed = _run(pool, jobs, board, lambda job: job.cell.spec.name)
+    return [Failure(cell.spec.name, "generation", failure.error, failure.user_error) for cell, failure in failed]
+
+
+def shards(plan: CellPlan, shard_size: int | None, workers: int) -> Iterator[tuple[Any, ...]]:
+    """Cut a cell's missing images into shards of whole batches, small enough that every worker gets some."""
+    missing, batch = plan.missing or (), plan.cell.spec.settings.batch_size
+    per_worker = math.ceil(len(missing) / max(workers, 1) / 2 / batch) * batch
+    wanted = shard_size or max(batch, min(BATCHES_PER_SHARD * batch, per_worker))
+    yield from chunks(missing, math.ceil(wanted / batch) * batch)
+
+
+def score(
+    pool: Pool, cells: Sequence[Cell], baselines: Mapping[str, Cell], skip: Mapping[str, Iterable[str]], board: Board
+) -> list[Failure]:
+    """Judge every image that has no current score. `skip` names the evaluators that a cell cannot have."""
+    jobs = [
+        job for cell in cells for config in cell.evaluators if config["name"] not in skip.get(cell.cell_id, ())
+        for job in _score_jobs(cell, config, baselines.get(cell.cell_id))
+    ]
+    failed = _run(pool, jobs, board, lambda job: job.cell.spec.name)
+    return [Failure(cell.spec.name, "scoring", failure.error, failure.user_error) for cell, failure in failed]
+
+
+def extract_references(pool: Pool, cells: Sequence[Cell], results: Path, board: Board) -> list[Failure]:
+    """Extract the features of each reference set that a cell is compared with, once."""
+    jobs: dict[Path, Job] = {}
+    for cell in cells:
+        for config in cell.evaluators:
+            file = reference_file(cell, config, results)
+            if file and not file.is_file():
+                task = ReferenceTask(_task_id("reference"), config, cell.reference or {}, str(file))
+                jobs.setdefault(file, Job(cell, task, 1))
+    failed = _run(pool, list(jobs.values()), board, lambda job: job.cell.bench.name)
+    return [Failure(cell.spec.name, "reference set", failure.error, failure.user_error) for cell, failure in failed]
+
+
+def reference_file(cell: Cell, config: Mapping[str, Any], results: Path) -> Path | None:
+    """Return where the reference features of this evaluator are kept; None for evaluators and benches without one."""
+    if cell.reference is None:
+        return None
+    evaluator = build(config)
+    if evaluator.kind != "features":
+        return None
+    fingerprint = EvaluatorKey.of(evaluator).fingerprint
+    return results / "artifacts" / "references" / f"{canonical_hash([fingerprint, cell.reference])[:16]}.npz"
+
+
+def wanted_images(cell: Cell) -> dict[ImageKey, ImageRow]:
+    """Return the stored rows of the images that the cell asks for, in its order."""
+    stored = CellStore(cell.folder).images()
+    return {item.key: stored[item.key] for item in cell.items() if item.key in stored}
+
+
+def _score_jobs(cell: Cell, config: Mapping[str, Any], baseline: Cell | None) -> Iterator[Job]:
+    evaluator: Evaluator = build(config)
+    images = {key: row for key, row in wanted_images(cell).items() if row.status is Status.OK}
+    others: dict[ImageKey, ImageRow] = {}
+    if evaluator.needs_baseline:
+        others = wanted_images(baseline) if baseline else {}
+        images = {key: row for key, row in images.items() if key in others and others[key].status is Status.OK}
+    key_of, store = EvaluatorKey.of(evaluator), CellStore(cell.folder)
+    if evaluator.kind == "features":
+        known = {key for block in store.features(key_of) for key in block.keys}
+    else:
+        hashes = {key: str(row.sha256) for key, row in others.items()} if evaluator.needs_baseline else None
+        known = {key for key, row in store.scores(key_of, hashes).items() if row.error is None}
+    meta = {row.prompt_id: row.meta for row in cell.rows}
+    requests = [
+        ScoreRequest(
+            key, row.prompt, row.category, meta.get(key.prompt_id, {}), str(cell.folder / str(row.file)),
+            str(baseline.folder / str(others[key].file)) if baseline and key in others else None,
+        )
+        for key, row in images.items() if key not in known
+    ]
+    for part in chunks(requests, SCORES_PER_TASK):
+        yield Job(cell, ScoreTask(_task_id("score"), cell.spec, config, part), len(part))
+
+
+def chunks(items: Sequence[_T], length: int) -> Iterator[tuple[_T, ...]]:
+    """Yield consecutive pieces of at most `length` items."""
+    for start in range(0, len(items), length):
+        yield tuple(items[start : start + length])
+
+
+def _task_id(kind: str) -> str:
+    return f"{kind}-{uuid4().hex[:12]}"
+
+
+def _run(pool: Pool, jobs: Sequence[Job], board: Board, label: Callable[[Job], str]) -> list[tuple[Cell, TaskFailure]]:
+    """Run the jobs, show progress, return the tasks that were given up with their cells."""
+    if not jobs:
+        return []
+    by_id = {job.task.task_id: job for job in jobs}
+    totals: dict[str, int] = {}
+    for job in jobs:
+        totals[label(job)] = totals.get(label(job), 0) + job.size
+    for name, total in totals.items():
+        board.add(name, total)
+    shown: dict[str, int] = dict.fromkeys(by_id, 0)
+
+    def on_progress(task_id: str, count: int) -> None:
+        job = by_id[task_id]
+        count = min(count, job.size - shown[task_id])
+        shown[task_id] += count
+        board.advance(label(job), count)
+
+    failed = []
+    for outcome in pool.run([job.task for job in jobs], on_progress):
+        job = by_id[outcome.task_id]
+        on_progress(outcome.task_id, job.size - shown[outcome.task_id])
+        if isinstance(outcome, TaskFailure):
+            failed.append((job.cell, outcome))
+        else:
+            assert isinstance(outcome, TaskResult)
+    return failed

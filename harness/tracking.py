@@ -1,0 +1,202 @@
+"""Weights & Biases as a mirror of the results folder: one run per cell, from the driver only.
+
+Nothing here may fail a run: what goes wrong is said in one warning, and the mirror stays behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.records import ImageRow, ScoreRow, Status
+from harness.settings import check_choice, check_integer
+
+log = logging.getLogger(__name__)
+
+MODES = ("offline", "online", "disabled")
+BLUR_RADIUS = 0.12  # of the shorter side: shapes are gone, colours stay
+PROGRESS_SECONDS = 10.0
+
+Config = Mapping[str, Any]
+Scores = Mapping[str, Sequence[ScoreRow]]
+
+
+class Tracker(Protocol):
+    """What the driver tells a tracker."""
+
+    def log_progress(self, cell_id: str, done: int, total: int, images_per_second: float) -> None: ...
+
+    def log_cell(
+        self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NoTracker:
+    """Tells nobody."""
+
+    def log_progress(self, cell_id: str, done: int, total: int, images_per_second: float) -> None:
+        pass
+
+    def log_cell(
+        self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
+    ) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class TrackerSettings:
+    """Checked settings; `mode` is resolved by the presence of a key."""
+
+    mode: str
+    project: str
+    entity: str | None
+    images: int
+    upload_images: bool
+
+    @classmethod
+    def from_config(cls, config: Config) -> TrackerSettings:
+        default = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        return cls(
+            mode=check_choice("tracker.mode", config.get("mode") or default, MODES),
+            project=str(config["project"]),
+            entity=config.get("entity"),
+            images=check_integer("tracker.images", config.get("images", 8), 0, 1000),
+            upload_images=bool(config.get("upload_images", False)),
+        )
+
+
+def make_tracker(config: Config, group: str, root: Path) -> Tracker:
+    """Return the tracker that the config asks for. `group` joins the runs of a sweep; offline runs go to `root`/wandb."""
+    settings = TrackerSettings.from_config(config)
+    return NoTracker() if settings.mode == "disabled" else WandbTracker(settings, group, root)
+
+
+class WandbTracker:
+    """One W&B run per cell, with the cell's id, so that a repeated command updates it."""
+
+    def __init__(self, settings: TrackerSettings, group: str, root: Path) -> None:
+        self.settings = settings
+        self.group = group
+        self.root = root
+        self._failed = False
+        self._last_progress: dict[str, float] = {}
+
+    def log_progress(self, cell_id: str, done: int, total: int, images_per_second: float) -> None:
+        """Log how far a cell is, at most once in ten seconds."""
+        now = time.monotonic()
+        if now - self._last_progress.get(cell_id, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
+            return
+        self._last_progress[cell_id] = now
+        values = {"progress/done": done, "progress/total": total, "progress/images_per_second": images_per_second}
+        self._safely(lambda: self._with_run(cell_id, {}, lambda run: run.log(values)))
+
+    def log_cell(
+        self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
+    ) -> None:
+        """Log a finished cell: its numbers, a row per image, a small sample of pictures, its training curves."""
+
+        def fill(run: Any) -> None:
+            run.summary.update(summary_values(summary))
+            run.log({"images": self._table(images, scores)})
+            sample = self._sample(images, folder, bool(summary["prompts"].get("unsafe_content", True)))
+            if sample:
+                run.log({"sample": sample})
+            for method, training in summary.get("training", {}).items():
+                for step, loss in enumerate(training.get("losses") or ()):
+                    run.log({f"training/{method}/loss": loss, f"training/{method}/step": step})
+
+        cell = summary["cell"]
+        self._safely(lambda: self._with_run(cell["id"], {"name": cell["name"], "config": dict(config)}, fill))
+
+    def close(self) -> None:
+        """Wait until W&B's service has written everything."""
+        if "wandb" in sys.modules:
+            self._safely(lambda: sys.modules["wandb"].teardown())
+
+    def _with_run(self, cell_id: str, more: Mapping[str, Any], fill: Callable[[Any], None]) -> None:
+        import wandb
+
+        (self.root / "wandb").mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            id=cell_id, resume="allow", group=self.group, job_type="bench", project=self.settings.project,
+            entity=self.settings.entity, mode=self.settings.mode, dir=str(self.root), name=more.get("name"),
+            config=more.get("config"), settings=wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=30),
+        )
+        try:
+            fill(run)
+        finally:
+            run.finish()
+
+    def _safely(self, action: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            action()
+        except Exception as error:  # a mirror: no failure of W&B may cost a result
+            self._failed = True
+            log.warning("W&B is left out of this run: %s: %s", type(error).__name__, str(error).splitlines()[:1])
+
+    def _table(self, images: Sequence[ImageRow], scores: Scores) -> Any:
+        import wandb
+
+        by_key = {name: {row.key: row for row in rows} for name, rows in scores.items()}
+        columns = ["prompt_id", "repeat", "category", "seed", "status", *by_key]
+        rows = [
+            [image.prompt_id, image.repeat, ";".join(image.category), str(image.seed), image.status.value,
+             *(_told(known.get(image.key)) for known in by_key.values())]
+            for image in images
+        ]
+        return wandb.Table(columns=columns, data=rows)
+
+    def _sample(self, images: Sequence[ImageRow], folder: Path, unsafe: bool) -> list[Any]:
+        import wandb
+        from PIL import Image
+
+        shown = [row for row in images if row.status is Status.OK and row.file][: self.settings.images]
+        sample = []
+        for row in shown:
+            with Image.open(folder / str(row.file)) as picture:
+                kept = picture.convert("RGB")
+            if unsafe and not self.settings.upload_images:
+                kept = blurred(kept)
+            sample.append(wandb.Image(kept, caption=f"{row.prompt_id} {row.repeat}"))
+        return sample
+
+
+def blurred(picture: Any) -> Any:
+    """Return a PIL image blurred beyond recognition."""
+    from PIL import ImageFilter
+
+    return picture.filter(ImageFilter.GaussianBlur(max(2.0, BLUR_RADIUS * min(picture.size))))
+
+
+def summary_values(summary: Config) -> dict[str, Any]:
+    """Return the numbers of a summary under flat names. An unknown number is left out; its reason is not."""
+    values: dict[str, Any] = {"status": summary["status"], **{f"images/{k}": v for k, v in summary["images"].items()}}
+    for name, metric in summary["metrics"].items():
+        for part in ("value", "ci_low", "ci_high", "n", "n_unknown", "note"):
+            if metric.get(part) is not None:
+                values[name if part == "value" else f"{name}.{part}"] = metric[part]
+    for name, comparison in summary["comparisons"].items():
+        for part in ("difference", "p_value"):
+            values[f"{name}.{part}"] = comparison[part]
+    return values
+
+
+def _told(row: ScoreRow | None) -> str:
+    if row is None:
+        return ""
+    if row.error is not None:
+        return f"unknown: {row.error}"
+    return row.verdict.value if row.verdict else ("" if row.value is None else f"{row.value:.4f}")

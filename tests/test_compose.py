@@ -1,0 +1,147 @@
+"""From words on the command line to cells, with every mistake said in one line before anything is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from harness.__main__ import main
+from harness.compose import compose_jobs, config_names
+from harness.errors import HarnessError
+from harness.run import make_cells
+
+
+def one(*words: str):
+    return compose_jobs(words, multirun=False)[0]
+
+
+def test_bare_command_means_safedir_on_micro_i2p():
+    job = one()
+    assert (job.methods[0]["name"], job.model["name"], job.bench["name"]) == ("safedir", "micro", "micro_i2p")
+
+
+def test_sweep_is_the_product_of_its_lists():
+    jobs = compose_jobs(["method=none,sld_max", "bench=micro_i2p,micro_coco", "seed=1,2"], multirun=True)
+    found = {(job.methods[0]["name"], job.bench["name"], job.settings["seed"]) for job in jobs}
+    assert len(jobs) == len(found) == 8
+
+
+def test_method_list_composes_left_to_right():
+    names = [method["name"] for method in one("method=[safedir,sld_medium]").methods]
+    assert names == ["safedir", "sld_medium"]
+
+
+def test_method_parameter_reaches_the_member_that_has_it():
+    job = one("method=[safedir,sld_medium]", "method.warmup=3")
+    assert job.methods[1]["warmup"] == 3
+    assert "warmup" not in job.methods[0]
+    assert job.method_overrides == {"warmup": 3}
+
+
+def test_evaluator_parameters_are_overridden_by_name():
+    job = one("evaluator.hazard_judge.threshold=0.7")
+    assert next(e for e in job.evaluators if e["name"] == "hazard_judge")["threshold"] == 0.7
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["method=safdir"], "unknown method 'safdir'. Did you mean: safedir"),
+    (["model=sd41"], "unknown model 'sd41'. Did you mean: sd14"),
+    (["bench=micro_i2"], "unknown bench 'micro_i2'. Did you mean: micro_i2p"),
+    (["limt=3"], "unknown setting 'limt'. Did you mean: limit"),
+    (["method=sld_max", "method.warm_up=3"], "Did you mean: method.warmup"),
+    (["bench.repeat=3"], "Did you mean: bench.repeats"),
+    (["evaluators=[nudnet]"], "unknown evaluator 'nudnet'. Did you mean: nudenet"),
+    (["evaluator.hazard_judge.treshold=0.5"], "Did you mean: threshold"),
+    (["experiment=dem"], "unknown experiment 'dem'. Did you mean: demo"),
+    (["pool=rai"], "unknown pool 'rai'"),
+    (["mode=paln"], "unknown mode 'paln'. Did you mean: plan"),
+    (["method=none,sld_max"], "Add -m"),
+    (["limit"], "is not a setting"),
+    (["+limit=3"], "none are added or deleted"),
+    (["limit=0"], "limit=0: an integer of at least 1"),
+    (["limit=many"], "limit=many: an integer of at least 1"),
+    (["repeats=0"], "repeats=0: an integer of at least 1"),
+    (["seed=-1"], "seed=-1: an integer from 0"),
+    (["batch_size=1.5"], "batch_size=1.5"),
+    (["method=sld_max", "method.scale=-1"], "method.scale"),
+    (["method=sld_max", "bench.guidance_scale=1"], "Use a guidance_scale above 1"),
+    (["method=safedir", "method.strength=abc"], "method.strength"),
+    (["method=[none,sld_max]"], "none"),
+    (["--frobnicate"], "--frobnicate"),
+])
+def test_mistakes_exit_2_with_one_line_that_helps(words, message, capsys, tmp_path):
+    assert main([*words, f"results={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_typo_loads_no_torch():
+    code = ("import sys; from harness.__main__ import main; assert main(['method=safdir']) == 2; "
+            "bad = {'torch', 'diffusers', 'transformers', 'ray', 'wandb'} & set(sys.modules); assert not bad, bad")
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_plan_loads_no_torch_and_starts_nothing(tmp_path):
+    code = ("import sys; from harness.__main__ import main; "
+            f"assert main(['mode=plan', '-m', 'method=none,sld_max,safedir', 'results={tmp_path / 'out'}']) == 0; "
+            "bad = {'torch', 'diffusers', 'ray', 'wandb'} & set(sys.modules); assert not bad, bad")
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "images missing" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_shipped_config_composes():
+    for group in ("method", "model", "bench"):
+        for name in config_names(group):
+            words = [f"{group}={name}"]
+            if name == "csv":
+                words.append("bench.file=x.csv")
+            assert one(*words)
+
+
+def cell(*words: str):
+    return make_cells(compose_jobs([*words, "mode=plan"], multirun=False)).cells[0]
+
+
+@pytest.mark.parametrize("word", ["batch_size=3", "limit=5", "repeats=2", "results=/tmp/elsewhere", "pool=inline",
+                                  "tracker=disabled", "shard_size=8"])
+def test_what_changes_no_pixel_is_not_in_the_cell_id(word):
+    assert cell(word).cell_id == cell().cell_id
+
+
+@pytest.mark.parametrize("word", ["seed=1", "model.scheduler=pndm", "bench.num_inference_steps=7", "method=none",
+                                  "bench.guidance_scale=3", "method.strength=0.5", "bench=micro_coco"])
+def test_what_changes_pixels_is_in_the_cell_id(word):
+    assert cell(word).cell_id != cell().cell_id
+
+
+def test_method_and_baseline_share_every_seed():
+    cells = make_cells(compose_jobs(["method=sld_max", "mode=plan", "repeats=2", "limit=4"], multirun=False))
+    own, baseline = cells.cells
+    assert cells.compared[own.cell_id] is baseline
+    assert [(i.key, i.seed) for i in own.items()] == [(i.key, i.seed) for i in baseline.items()]
+    assert len({item.seed for item in own.items()}) == 8
+
+
+def test_one_impossible_cell_does_not_hide_the_others_of_a_sweep():
+    jobs = compose_jobs(["method=none,sld_max", "bench.guidance_scale=1", "mode=plan"], multirun=True)
+    cells = make_cells(jobs)
+    assert [c.method for c in cells.cells] == ["none"]
+    assert "guidance" in cells.refused[0].error
+
+
+def test_what_a_sweep_shares_cannot_be_swept():
+    with pytest.raises(HarnessError, match="'results' cannot be swept"):
+        compose_jobs(["results=a,b"], multirun=True)
+
+
+def test_own_config_folder_is_searched(tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("name: mine\n_target_: methods.none.NoMethod\n")
+    job = compose_jobs(["method=mine"], False, [str(tmp_path)])[0]
+    assert job.methods[0]["name"] == "mine"

@@ -1,0 +1,78 @@
+"""What README and CONTRIBUTING tell a reader to type does what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+STARTS_SERVICES = ("ray start", "make ")  # make targets are what runs this suite
+NEEDS_CLUSTER = "pool.address=auto"
+
+
+def fences(page: str):
+    return FENCE.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+def commands(page: str) -> list[str]:
+    lines = [line for kind, _, body in fences(page) if kind == "sh" for line in body.splitlines()]
+    stripped = [line.split("#")[0].strip() for line in lines]
+    return [line for line in stripped if line]
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+README_COMMANDS = [c for c in commands("README.md") if not c.startswith(STARTS_SERVICES) and NEEDS_CLUSTER not in c]
+
+
+def test_readme_shows_the_commands_that_this_file_runs():
+    assert len(README_COMMANDS) >= 7
+    assert {"make demo", "make test"} <= set(commands("README.md"))
+
+
+@pytest.mark.parametrize("command", [c for c in README_COMMANDS if c.startswith("python -m harness ") or c.endswith("harness")])
+def test_every_readme_command_plans(command, tmp_path):
+    (tmp_path / "i2p.csv").write_text("prompt,case_number\na house,1\n")
+    done = run([*shlex.split(command), "mode=plan"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "images missing" in done.stdout
+
+
+def test_contributing_examples_work_as_written(tmp_path):
+    for kind, title, body in fences("CONTRIBUTING.md"):
+        if title:
+            path = tmp_path / title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(body, encoding="utf-8")
+            assert kind
+    examples = [c for c in commands("CONTRIBUTING.md") if c.startswith("python -m harness")]
+    assert len(examples) == 3
+    for command in examples:
+        done = run([*shlex.split(command), "tracker=disabled", "pool=inline"], tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    summaries = {path.parts[-4] + "/" + path.parts[-3]: json.loads(path.read_text())
+                 for path in (tmp_path / "results" / "runs" / "micro").glob("*/*/*/summary.json")}
+    milder, garden = summaries["milder/micro_i2p"], summaries["none/garden"]
+    assert milder["comparisons"]["unsafe_rate/hazard_judge"]["n_pairs"] == 4
+    assert garden["images"]["n_ok"] == 6
+    assert {"unsafe_rate/hazard_judge/house", "unsafe_rate/hazard_judge/star"} <= set(garden["metrics"])
+    brightness = summaries["none/micro_i2p"]["metrics"]["brightness"]
+    assert brightness["n"] == 4
+    assert 0 < brightness["value"] < 1
+
+
+def test_every_link_of_the_pages_leads_somewhere():
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"

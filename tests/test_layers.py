@@ -1,0 +1,86 @@
+"""The contracts stay apart: who may import what."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "methods").rglob("*.py")])
+ONLY = {
+    "ray": {"harness/pool/ray.py"},
+    "wandb": {"harness/tracking.py"},
+    "hydra": {"harness/compose.py"},
+    "omegaconf": {"harness/compose.py"},
+}
+CONTRACTS = ("records", "errors", "evaluator", "method", "tasks", "features")
+HEAVY = {"torch", "diffusers", "transformers", "onnxruntime", "nudenet", "open_clip", "lpips", "cleanfid"}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def imported_on_load(path: Path) -> set[str]:
+    """Return the packages that importing the module imports at once: not in functions, not for type checkers."""
+    found, todo = set(), list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            todo += node.orelse
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            todo += node.body
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(ONLY))
+def test_only_its_own_file_imports(package):
+    users = {name(path) for path in FILES if any(module.split(".")[0] == package for module in imported(path))}
+    assert users == ONLY[package]
+
+
+def test_the_engine_knows_no_method_by_name():
+    assert [name(p) for p in FILES if name(p).startswith("harness") and any(
+        module.split(".")[0] == "methods" for module in imported(p))] == []
+
+
+def test_only_the_embedded_world_knows_that_it_exists():
+    outside = [p for p in FILES if not name(p).startswith("harness/micro/")]
+    assert [name(p) for p in outside if any(module.startswith("harness.micro") for module in imported(p))] == []
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_contracts_import_no_engine(contract):
+    allowed = {f"harness.{other}" for other in (*CONTRACTS, "models", "settings", "tables")}
+    own = {module for module in imported(ROOT / "harness" / f"{contract}.py") if module.startswith("harness.")}
+    assert own <= allowed
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if not name(p).startswith("harness/micro/")], ids=name)
+def test_heavy_packages_are_imported_when_used_not_when_loaded(path):
+    assert not imported_on_load(path) & HEAVY
+
+
+def test_no_pickle_is_read_without_restriction():
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert "allow_pickle=True" not in text, name(path)
+        assert "weights_only=False" not in text, name(path)
+        assert "pickle.load" not in text, name(path)

@@ -1,0 +1,211 @@
+"""The main job from command line to summary, on the embedded model, in this process."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main
+from harness.store import Lease
+
+ROOT = Path(__file__).resolve().parents[1]
+I2P = ROOT.parent / "shared" / "data" / "i2p_unlearndiffatk.csv"
+QUICK = ["bench.num_inference_steps=4", "tracker=disabled", "pool=inline", "leaderboard=false"]
+
+
+def go(results: Path, *words: str, code: int = 0) -> None:
+    assert main([*QUICK, f"results={results}", *words]) == code
+
+
+def summaries(results: Path) -> dict[str, dict]:
+    found = [json.loads(path.read_text()) for path in results.glob("runs/*/*/*/*/summary.json")]
+    return {f"{s['cell']['method']}/{s['cell']['bench']}": s for s in found}
+
+
+def images(results: Path) -> dict[str, str]:
+    return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in results.glob("runs/*/*/*/*/images/*/*") if path.is_file()}
+
+
+def write_prompts(path: Path, prompts: list[str], **columns: list[str]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt_id", "prompt", *columns])
+        for number, prompt in enumerate(prompts):
+            writer.writerow([f"p{number}", prompt, *(values[number] for values in columns.values())])
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Return the results of sld_max against none on 6 prompts."""
+    results = tmp_path_factory.mktemp("finished")
+    go(results, "method=sld_max", "limit=6", "batch_size=4")
+    return results
+
+
+def test_a_method_is_paired_with_its_baseline(finished):
+    found = summaries(finished)
+    own = found["sld_max/micro_i2p"]
+    assert own["status"] == "complete"
+    assert own["cell"]["baseline_cell"] == found["none/micro_i2p"]["cell"]["id"]
+    assert own["comparisons"]["unsafe_rate/hazard_judge"]["n_pairs"] == 6
+    assert own["comparisons"]["unsafe_rate/hazard_judge"]["baseline"] == "none"
+    assert own["metrics"]["feature_distance"]["value"] > 0
+    assert own["metrics"]["unsafe_rate/hazard_judge"]["n"] == 6
+
+
+def test_every_cell_says_how_it_was_made(finished):
+    for folder in finished.glob("runs/*/*/*/*"):
+        provenance = json.loads((folder / "provenance.json").read_text())
+        assert provenance["packages"]["diffusers"] != "missing"
+        assert provenance["prompt_set_hash"]
+        assert provenance["hardware"]
+        assert "harness" in " ".join(provenance["command"])
+        assert (folder / "cell.yaml").is_file()
+
+
+def test_the_same_command_again_makes_nothing(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("runs/**/*.png")}
+    go(finished, "method=sld_max", "limit=6", "batch_size=4")
+    assert {path: path.stat().st_mtime_ns for path in finished.glob("runs/**/*.png")} == before
+    assert "0 of 12 images missing" in capsys.readouterr().out
+
+
+def test_a_longer_run_takes_over_what_a_shorter_one_made(finished, tmp_path):
+    go(tmp_path, "method=none", "limit=3", "batch_size=4")
+    short = images(tmp_path)
+    go(tmp_path, "method=none", "limit=6", "batch_size=4")
+    long = images(tmp_path)
+    assert len(long) == 6
+    assert short.items() <= long.items()
+    assert {name: digest for name, digest in images(finished).items() if "/none/" in name} == long
+
+
+def test_truncated_image_and_row_file_are_made_again_to_the_same_bytes(finished, tmp_path):
+    go(tmp_path, "method=none", "limit=6", "batch_size=4")
+    clean = images(tmp_path)
+    broken = next(tmp_path.glob("runs/**/*.png"))
+    broken.write_bytes(broken.read_bytes()[:100])
+    stray = broken.with_name(".tmp-left-by-a-crash")
+    stray.write_bytes(b"half")
+    go(tmp_path, "method=none", "limit=6", "batch_size=4")
+    stray.unlink(missing_ok=True)
+    assert images(tmp_path) == clean
+    for rows in tmp_path.glob("runs/**/rows/*.parquet"):
+        rows.write_bytes(rows.read_bytes()[:50])
+    go(tmp_path, "method=none", "limit=6", "batch_size=4")
+    assert images(tmp_path) == clean
+
+
+def test_batch_size_keeps_noise_and_moves_pixels_by_two_grey_levels_at_most(finished, tmp_path):
+    from PIL import Image
+    import numpy as np
+
+    go(tmp_path, "method=none", "limit=6", "batch_size=1")
+    for name in images(tmp_path):
+        ours, theirs = (np.asarray(Image.open(root / name), dtype=int) for root in (tmp_path, finished))
+        assert abs(ours - theirs).max() <= 2
+
+
+def test_repeats_have_their_own_seeds_and_files(tmp_path):
+    go(tmp_path, "method=none", "limit=2", "repeats=3", "batch_size=3")
+    made = images(tmp_path)
+    assert len(made) == len(set(made.values())) == 6
+
+
+def own_evaluators(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "conf" / "evaluator"
+    folder.mkdir(parents=True)
+    (folder / "always_raises.yaml").write_text("name: always_raises\n_target_: tests.raising.AlwaysRaises\n")
+    (folder / "raises_on_tenth.yaml").write_text("name: raises_on_tenth\n_target_: tests.raising.RaisesOnTenth\n")
+    return ["--config-dir", str(tmp_path / "conf")]
+
+
+def test_an_evaluator_that_always_raises_leaves_the_rate_unknown_and_the_cell_incomplete(tmp_path, capsys):
+    go(tmp_path, *own_evaluators(tmp_path), "method=none", "limit=3", "evaluators=[always_raises]", code=1)
+    summary = summaries(tmp_path)["none/micro_i2p"]
+    rate = summary["metrics"]["unsafe_rate/always_raises"]
+    assert rate["value"] is None
+    assert (rate["n"], rate["n_unknown"]) == (0, 3)
+    assert (rate["worst_low"], rate["worst_high"]) == (0.0, 1.0)
+    assert summary["status"] == "incomplete"
+    assert "always_raises" in capsys.readouterr().out
+
+
+def test_an_evaluator_that_raises_on_some_images_is_unknown_for_those_only(tmp_path):
+    file = write_prompts(tmp_path / "p.csv", ["a house"] * 20)
+    go(tmp_path, *own_evaluators(tmp_path), "method=none", "bench=csv", f"bench.file={file}",
+       "evaluators=[raises_on_tenth]", code=1)
+    summary = summaries(tmp_path)["none/csv"]
+    rate = summary["metrics"]["unsafe_rate/raises_on_tenth"]
+    assert (rate["n"], rate["n_unknown"], rate["value"]) == (18, 2, 1.0)
+    assert rate["worst_low"] == pytest.approx(0.9)
+    assert summary["status"] == "incomplete"
+
+
+STRANGE = ["null", "NaN", "<b>markup</b> & \"quotes\"", "a 🎈", "שלום", "x" * 4_000, " edges ", "two\nlines"]
+
+
+def test_strange_prompts_go_all_the_way(tmp_path):
+    file = write_prompts(tmp_path / "p.csv", STRANGE, seed=["4294967295"] * len(STRANGE))
+    go(tmp_path, "method=sld_medium", "bench=csv", f"bench.file={file}", "bench.name=strange")
+    summary = summaries(tmp_path)["sld_medium/strange"]
+    assert summary["images"]["n_ok"] == len(STRANGE)
+    assert summary["status"] == "complete"
+
+
+def test_real_i2p_file_goes_all_the_way(tmp_path):
+    if not I2P.is_file():
+        pytest.skip("the I2P file is not on this machine")
+    go(tmp_path, "method=none", "bench=i2p", f"bench.file={I2P}", "limit=32", "evaluators=[nudenet,hazard_judge,degenerate]")
+    summary = summaries(tmp_path)["none/i2p"]
+    assert summary["prompts"]["n_total"] == 4703
+    assert summary["prompts"]["excluded"]["age-related term in a sexual context"] > 0
+    assert summary["images"]["n_ok"] == 32
+    assert summary["metrics"]["unsafe_rate/nudenet"]["n"] == 32
+    assert summary["metrics"]["unsafe_rate/hazard_judge"]["n"] == 32
+
+
+def test_two_drivers_on_one_results_folder_are_refused(tmp_path, capsys):
+    with Lease(tmp_path):
+        assert main([*QUICK, f"results={tmp_path}", "method=none", "limit=1"]) == 2
+    assert "another" in capsys.readouterr().err
+
+
+def test_results_folder_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "results").write_text("")
+    assert main([*QUICK, f"results={tmp_path / 'results'}", "method=none", "limit=1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_weights_folder_missing_a_part_is_refused_before_anything_is_written(tmp_path, capsys):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    words = [*QUICK, f"results={tmp_path / 'out'}", "method=none", "limit=1", f"model.source={tmp_path / 'weights'}"]
+    assert main(words) == 2
+    assert "missing" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_sd14_without_weights_says_in_one_line_what_to_get(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ["method=safedir", "model=sd14", "bench=micro_i2p", f"results={tmp_path / 'out'}"]
+    assert main(["mode=plan", *words]) == 0
+    assert "384 " in capsys.readouterr().out
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "CompVis/stable-diffusion-v1-4" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_method_list_runs_as_one_cell(tmp_path):
+    go(tmp_path, "method=[negative_prompt,sld_medium]", "limit=2", "baseline=null")
+    summary = summaries(tmp_path)["negative_prompt+sld_medium/micro_i2p"]
+    assert summary["images"]["n_ok"] == 2
+    assert summary["comparisons"] == {}
