@@ -113,7 +113,10 @@ class CellStore:
         rows = [row for row in self.images().values() if row.status is not Status.ERROR]
         with ThreadPoolExecutor(max_workers=8) as threads:
             intact = threads.map(lambda row: self._intact(row, verify), rows)
-            return {row.key for row, good in zip(rows, intact, strict=True) if good}
+            done = {row.key for row, good in zip(rows, intact, strict=True) if good}
+        if len(done) < len(rows):
+            log.warning("%s: %d images are missing or damaged and do not count", self.folder, len(rows) - len(done))
+        return done
 
     def append_scores(self, evaluator: EvaluatorKey, attempt: str, scores: Iterable[StoredScore]) -> None:
         """Record the scores of one attempt, each with the sha256 of what it was made from."""
@@ -210,15 +213,14 @@ class CellStore:
         path = self.folder / row.file
         try:
             if path.stat().st_size != row.bytes:
-                self._report(row.file, "not of the recorded size")
-                return False
-            if verify and sha256_file(path) != row.sha256:
-                self._report(row.file, "not of the recorded sha256")
-                return False
+                self.problems[row.file] = "not of the recorded size"
+            elif verify and sha256_file(path) != row.sha256:
+                self.problems[row.file] = "not of the recorded sha256"
+            else:
+                return True
         except FileNotFoundError:
-            self._report(row.file, "missing")
-            return False
-        return True
+            self.problems[row.file] = "missing"
+        return False
 
     def _tables(self, folder: Path, pattern: str, decode: Callable[[bytes], _Table]) -> Iterator[_Table]:
         """Yield what can be read of the files of a folder, oldest first."""

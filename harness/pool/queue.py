@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -44,12 +44,14 @@ class TaskQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take(self, worker: str, holding: Holds | None, held_by_others: set[Holds], others: int) -> Job | None:
+    def take(self, worker: str, holding: Holds | None, others: Mapping[str, Holds | None]) -> Job | None:
         """Return the next job for a worker: of what it holds, else of what nobody holds, else any.
 
-        A job that killed this worker waits for one of the `others`, where there are any.
+        `others` are the other workers and what they hold. A job that killed this worker waits for one of them, as
+        long as there is one that it did not kill.
         """
-        fit = [job for job in self._waiting if not (others and worker in job.workers)]
+        held_by_others = set(others.values())
+        fit = [job for job in self._waiting if worker not in job.workers or others.keys() <= job.workers]
         if not fit:
             return None
         same = (job for job in fit if holding is not None and job.holds == holding)

@@ -27,7 +27,7 @@ from ray.exceptions import RayError, RayTaskError
 from harness.batches import BrokenDevice, describe
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
 from harness.machine import versions
-from harness.pool import Pool, Progress
+from harness.pool import Interrupted, Pool, Progress
 from harness.pool.outcome import failure
 from harness.pool.queue import Holds, Job, TaskQueue
 from harness.pool.settings import PoolSettings
@@ -134,8 +134,8 @@ class RayPool(Pool):
     def run(self, tasks: Iterable[Task], on_progress: Progress | None = None) -> Iterator[TaskResult | TaskFailure]:
         queue = TaskQueue(tasks, self._settings.attempts)
         self._on_progress = on_progress
+        self._connect()  # first, for Ray sets a SIGTERM handler of its own
         with StopSignals(lambda: None) as signals:
-            self._connect()
             try:
                 while (queue or self._busy()) and signals.name is None:
                     self._staff(queue)
@@ -160,11 +160,14 @@ class RayPool(Pool):
         if ray.is_initialized():
             return
         settings = self._settings
-        if settings.cluster_address is not None:
-            _join(settings.cluster_address, settings.log_to_driver)
-        else:
-            cpus = settings.ray_workers * settings.worker_threads
-            start_local(cpus, settings.object_store_mb, settings.log_to_driver)
+        try:
+            if settings.cluster_address is not None:
+                _join(settings.cluster_address, settings.log_to_driver)
+            else:
+                cpus = settings.ray_workers * settings.worker_threads
+                start_local(cpus, settings.object_store_mb, settings.log_to_driver)
+        except KeyboardInterrupt as error:
+            raise Interrupted("stopped before any worker was started.") from error
         self._started_ray = True
 
     def _busy(self) -> list[_Member]:
@@ -180,7 +183,7 @@ class RayPool(Pool):
         able = [name for name in names if self._deaths.get(name, 0) < MAX_DEATHS]
         if not able:
             raise HarnessError(f"every worker died {MAX_DEATHS} times in a row. The last one: {self._last_error}")
-        for name in able:
+        for name in sorted(able, key=lambda name: self._deaths.get(name, 0)):
             if len(self._members) >= wanted:
                 return
             if name not in self._members:
@@ -217,9 +220,8 @@ class RayPool(Pool):
 
     def _assign(self, queue: TaskQueue) -> None:
         for member in [one for one in self._members.values() if one.is_idle]:
-            others = [one for one in self._members.values() if one is not member]
-            held = {one.holding for one in others if one.holding is not None}
-            job = queue.take(member.name, member.holding, held, len(others))
+            others = {one.name: one.holding for one in self._members.values() if one is not member}
+            job = queue.take(member.name, member.holding, others)
             if job is None:
                 continue
             now = time.monotonic()

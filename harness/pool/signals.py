@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from harness.pool import Interrupted
+
+NOTICE = b"\nstopping when the running batches are done; once more to stop at once\n"
 
 
 class StopSignals:
@@ -45,4 +48,5 @@ class StopSignals:
         if self.name is not None:
             raise KeyboardInterrupt  # which no `except Exception` on the way takes for a failure of its own
         self.name = signal.Signals(number).name
+        os.write(2, NOTICE)  # a logger or a console may be in the middle of a line
         self._on_stop()
