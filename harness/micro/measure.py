@@ -13,8 +13,7 @@ import numpy as np
 from harness.micro.judge import JUDGE_PROFESSIONS, Judge, JudgeOutput, load_judge
 from harness.micro.sampling import WEIGHTS, load_pipeline, read_prompts, sample, save_grid
 from harness.micro.words import HAZARDS, P_ROUND, PLACES, PROFESSIONS, UMBRELLA
-
-DATASETS = Path(__file__).parents[2] / "datasets"
+from harness.paths import datasets_dir
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def measure(pipeline_folder: Path, guidance: float, steps: int, limit: int, grid
     pipeline, judge = load_pipeline(pipeline_folder), load_judge()
 
     def generated(name: str, count: int | None) -> tuple[list[dict], JudgeOutput]:
-        rows = read_prompts(DATASETS / f"{name}.csv", count)
+        rows = read_prompts(datasets_dir() / f"{name}.csv", count)
         pictures = sample(pipeline, [r["prompt"] for r in rows], [r["seed"] for r in rows], guidance, steps)
         if grids:
             save_grid(pictures[:96], grids / f"{name}.png", zoom=1)

@@ -36,7 +36,7 @@ from harness.micro.training.export import export_unet
 from harness.micro.training.pictures import world_pictures, world_scene
 from harness.micro.training.vae import encode
 
-RECIPE = Recipe(steps=4000, batch=48, lr=1.2e-3, warmup=100, flat=0.5)
+RECIPE = Recipe(steps=2800, batch=48, lr=1.2e-3, warmup=100, flat=0.5)
 KEY = 15
 RANKS = 2
 CAPTIONS = 4  # captions a picture, drawn from anew in every step
