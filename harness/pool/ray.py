@@ -81,7 +81,7 @@ class _Actor:
         return self._worker.run(task)
 
 
-_RemoteActor = ray.remote(concurrency_groups={"control": 2})(_Actor)
+_RemoteActor: Any = ray.remote(concurrency_groups={"control": 2})(_Actor)  # type: ignore[call-overload]
 
 
 @dataclass(eq=False)
@@ -375,7 +375,7 @@ def start_local(cpus: int, object_store_mb: int, log_to_driver: bool = False) ->
         try:
             ray.init(
                 address="local", num_cpus=cpus, object_store_memory=object_store_mb * 2**20, include_dashboard=False,
-                logging_level="error", log_to_driver=log_to_driver,
+                logging_level=logging.ERROR, log_to_driver=log_to_driver,
             )  # fmt: skip
             return
         except Exception as error:  # a bare Exception is what Ray raises here
@@ -390,7 +390,7 @@ def _join(address: str, log_to_driver: bool) -> None:
     try:
         if host and port.isdecimal() and "/" not in host:
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        ray.init(address=address, logging_level="error", log_to_driver=log_to_driver)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
     except (OSError, RuntimeError, ValueError) as error:
         hint = "Start one with `ray start --head`, and `ray start --address=HOST:PORT` on further nodes."
         text = f"no Ray cluster can be joined at {address}: {describe(error)[:200]}."
