@@ -177,16 +177,18 @@ def _check_placement(config: Config, device: str) -> None:
 
 def _from_pretrained(config: Config, dtype: torch.dtype) -> Any:
     import diffusers
+    import transformers
 
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
     folder = model_folder(config)
     options: dict[str, Any] = {"variant": _variant_in(folder, config.get("variant"))}
     if folder is None:
         options = {"variant": config.get("variant"), "revision": config.get("revision")}
     try:
         return diffusers.StableDiffusionPipeline.from_pretrained(
-            str(folder or config["source"]), torch_dtype=dtype, use_safetensors=True, safety_checker=None,
+            str(folder or config["source"]), dtype=dtype, use_safetensors=True, safety_checker=None,
             feature_extractor=None, requires_safety_checker=False, local_files_only=folder is not None or is_offline(),
             **options,
         )
