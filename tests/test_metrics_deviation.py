@@ -63,8 +63,8 @@ def test_no_images_have_no_ratio(bad):
         deviation_ratio(bad)
 
 
-@pytest.mark.parametrize("chance", [0.5, 0.7, 0.95])
-def test_interval_covers_the_true_ratio(chance):
+@pytest.mark.parametrize(("chance", "share"), [(0.5, 0.95), (0.58, 0.87), (0.7, 0.91), (0.95, 0.91)])
+def test_interval_covers_the_true_ratio(chance, share):
     rng = np.random.default_rng(0)
     truth, hits = abs(2 * chance - 1), 0
     for trial in range(200):
@@ -72,7 +72,7 @@ def test_interval_covers_the_true_ratio(chance):
         low, high = deviation_interval(groups, trial, resamples=500)
         assert low <= mean_deviation_ratio(groups) <= high
         hits += low <= truth <= high
-    assert hits / 200 >= 0.91
+    assert hits / 200 >= share
 
 
 def test_same_labels_are_no_difference_and_a_debiased_model_is_one():
