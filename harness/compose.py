@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -47,7 +47,7 @@ def compose_jobs(words: Sequence[str], multirun: bool, config_dirs: Sequence[str
         overrides = _experiment_sweep(overrides, search) + overrides
         if not multirun and any(override.is_sweep_override() for override in overrides):
             raise HarnessError("several values for one setting are a sweep.", "Add -m to run them all.")
-        composer = _Composer(search)
+        composer = _Composer(search, [Path(folder).expanduser().resolve() for folder in config_dirs])
         jobs = [composer.job(list(combination)) for combination in _combinations(overrides)]
     _check_shared(jobs)
     return jobs
@@ -120,77 +120,107 @@ def _combinations(overrides: Sequence[Override]) -> Iterator[tuple[Override, ...
 
 
 def _check_group(group: str, name: str, search: Sequence[str]) -> None:
+    if (conf_dir() / group / f"{name}.yaml").is_file():
+        return  # Hydra's own listing costs more than reading the file
     options = _group_options(group, search)
     if name not in options:
         raise unknown_name(group, name, options)
 
 
 class _Composer:
-    """Composes jobs; remembers what it composed, since the cells of a sweep share most parts."""
+    """Assembles jobs from config files, each of which Hydra composes once: a sweep's cells share most parts."""
 
-    def __init__(self, search: Sequence[str]) -> None:
+    def __init__(self, search: Sequence[str], config_dirs: Sequence[Path]) -> None:
         self.search = list(search)
-        self._cache: dict[tuple[str, ...], DictConfig] = {}
+        self.config_dirs = config_dirs
+        self._files: dict[str, DictConfig] = {}
+        self._merged: dict[tuple[tuple[str, str], ...], DictConfig] = {}
+        with _one_line():
+            config = compose("config", overrides=self.search, return_hydra_config=True)
+        self._defaults = {group: config.hydra.runtime.choices.get(group) for group in GROUPS}
 
     def job(self, overrides: Sequence[Override]) -> Job:
         groups, values, evaluator_values = self._sort(overrides)
-        methods = groups.pop("method", ["safedir"])
-        methods = methods if isinstance(methods, list) else [methods]
-        if not methods:
+        names = groups.pop("method")
+        names = names if isinstance(names, list) else [names]
+        if not names:
             raise InvalidValueError("method=[] names no method.", "Use method=none for the bare model.")
-        for group, name in [*groups.items(), *(("method", method) for method in methods)]:
-            _check_group(group, str(name), self.search)
-        chosen = [f"{group}={name}" for group, name in groups.items()]
-        composed = [self._with_values([*chosen, f"method={name}"], values, len(methods)) for name in methods]
-        method_values = [o.get_key_element() for o in values if o.key_or_group.startswith("method.")]
-        for key in method_values:
-            if not any(OmegaConf.select(config, key, default=_ABSENT) is not _ABSENT for config in composed):
-                self._refuse_key(key, composed[0])
-        first = _resolved(composed[0])
+        of_method = {o.key_or_group.removeprefix("method."): o for o in values if o.key_or_group.startswith("method.")}
+        shared = [override for override in values if override not in of_method.values()]
+        configs = [self._config({**groups, "method": name}) for name in names]
+        for key in of_method:
+            if not any(_has(config, f"method.{key}") for config in configs):
+                self._refuse_key(f"method.{key}", configs[0])
+        resolved = [self._resolved(config, [*shared, *(o for key, o in of_method.items() if _has(config, f"method.{key}"))])
+                    for config in configs]
+        first = resolved[0]
         return Job(
-            settings={k: v for k, v in first.items() if k not in ("method", "model", "bench")},
+            settings={key: value for key, value in first.items() if key not in ("method", "model", "bench")},
             model=first["model"],
-            methods=tuple(_resolved(config)["method"] for config in composed),
+            methods=tuple(config["method"] for config in resolved),
             bench=first["bench"],
             evaluators=self._evaluators(first, evaluator_values),
-            baseline=self._baseline(first["baseline"], chosen, values),
-            method_overrides={o.key_or_group.removeprefix("method."): o.value() for o in values
-                              if o.key_or_group.startswith("method.")},
+            baseline=self._baseline(first["baseline"], groups, shared),
+            method_overrides={key: override.value() for key, override in of_method.items()},
         )
 
-    def _baseline(self, name: str | None, groups: Sequence[str], values: Sequence[Override]) -> Config | None:
-        if name is None:
-            return None
-        _check_group("method", str(name), self.search)
-        shared = [override for override in values if not override.key_or_group.startswith("method.")]
-        return dict(_resolved(self._with_values([*groups, f"method={name}"], shared, 1))["method"])
-
     def _sort(self, overrides: Sequence[Override]) -> tuple[Config, list[Override], list[Override]]:
-        groups = {o.key_or_group: o.value() for o in overrides if o.key_or_group in GROUPS}
+        """Return the choice of every group, the overrides of values, and those of evaluators."""
+        chosen = {o.key_or_group: o.value() for o in overrides if o.key_or_group in GROUPS}
+        groups = {group: chosen.get(group, default) for group, default in self._defaults.items()}
         rest = [o for o in overrides if o.key_or_group not in GROUPS]
         of_evaluators = [o for o in rest if o.key_or_group.startswith(EVALUATOR_PREFIX)]
         return groups, [o for o in rest if o not in of_evaluators], of_evaluators
 
-    def _with_values(self, groups: list[str], values: Sequence[Override], n_methods: int) -> DictConfig:
-        base = self._compose(groups)
-        words = []
-        for override in values:
-            key = override.key_or_group
-            if OmegaConf.select(base, key, default=_ABSENT) is _ABSENT:
-                if n_methods > 1 and key.startswith("method."):
-                    continue  # another method of the list may have it
-                self._refuse_key(key, base)
-            words.append(f"{override.get_key_element()}={override.get_value_element_as_str()}")
-        return self._compose([*groups, *words])
+    def _config(self, groups: Config) -> DictConfig:
+        """Return the whole config of these choices, as Hydra's defaults list orders it; interpolations unresolved."""
+        key = tuple((group, str(groups[group])) for group in GROUPS if groups.get(group) is not None)
+        if key not in self._merged:
+            for group, name in key:
+                _check_group(group, name, self.search)
+            settings = {k: v for k, v in self._file("config").items_ex(resolve=False) if k not in GROUPS}
+            # An experiment comes last in GROUPS: it overrides the others.
+            merged = OmegaConf.merge(settings, *(self._file(f"{group}/{name}") for group, name in key))
+            assert isinstance(merged, DictConfig)
+            OmegaConf.set_struct(merged, True)
+            self._merged[key] = merged
+        return self._merged[key]
 
-    def _compose(self, words: Sequence[str], config_name: str = "config") -> DictConfig:
-        key = (config_name, *words)
-        if key not in self._cache:
-            try:
-                self._cache[key] = compose(config_name, overrides=[*self.search, *words])
-            except (HydraException, OmegaConfBaseException) as error:
-                raise HarnessError(str(error).splitlines()[0]) from None
-        return self._cache[key]
+    def _file(self, name: str) -> DictConfig:
+        if name not in self._files:
+            self._files[name] = self._compose_file(name)
+            OmegaConf.set_struct(self._files[name], False)
+        return self._files[name]
+
+    def _compose_file(self, name: str) -> DictConfig:
+        own = next((folder for folder in self.config_dirs if (folder / f"{name}.yaml").is_file()), None)
+        if own is None or (conf_dir() / f"{name}.yaml").is_file():
+            with _one_line():
+                return compose(name, overrides=self.search)
+        GlobalHydra.instance().clear()  # Hydra finds a primary config in its own folder only
+        with initialize_config_dir(str(own), version_base="1.3", job_name="harness"), _one_line():
+            found = compose(name, overrides=[f"hydra.searchpath=['file://{conf_dir()}']"])
+        GlobalHydra.instance().clear()
+        initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="harness").__enter__()
+        return found
+
+    def _resolved(self, config: DictConfig, overrides: Sequence[Override]) -> Config:
+        """Return plain values after the overrides. Raises HarnessError for a key that is not there."""
+        config = config.copy() if overrides else config
+        for override in overrides:
+            if not _has(config, override.key_or_group):
+                self._refuse_key(override.key_or_group, config)
+            with _one_line():
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        with _one_line():
+            container = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(container, dict)
+        return {str(key): value for key, value in container.items()}
+
+    def _baseline(self, name: str | None, groups: Config, shared: Sequence[Override]) -> Config | None:
+        if name is None:
+            return None
+        return dict(self._resolved(self._config({**groups, "method": name}), shared)["method"])
 
     def _evaluators(self, config: Config, overrides: Sequence[Override]) -> tuple[Config, ...]:
         names = config["evaluators"]
@@ -204,19 +234,18 @@ class _Composer:
 
     def _evaluator(self, name: str, overrides: Sequence[Override]) -> Config:
         _check_group("evaluator", name, self.search)
-        prefix = f"{EVALUATOR_PREFIX}{name}."
-        base = self._compose([], f"evaluator/{name}")
-        words = []
+        config = OmegaConf.to_container(self._file(f"evaluator/{name}").evaluator, resolve=True)
+        assert isinstance(config, dict)
         for override in overrides:
-            if override.key_or_group.startswith(prefix):
-                key = override.key_or_group.removeprefix(prefix)
-                if key not in base.evaluator:
-                    raise unknown_name(f"setting of evaluator {name}", key, base.evaluator.keys())
-                words.append(f"evaluator.{key}={override.get_value_element_as_str()}")
-        return dict(_resolved(self._compose(words, f"evaluator/{name}"))["evaluator"])
+            key = override.key_or_group.removeprefix(f"{EVALUATOR_PREFIX}{name}.")
+            if key != override.key_or_group:
+                if key not in config:
+                    raise unknown_name(f"setting of evaluator {name}", key, map(str, config))
+                config[key] = override.value()
+        return {str(key): value for key, value in config.items()}
 
-    def _refuse_key(self, key: str, base: DictConfig) -> None:
-        valid = _keys(OmegaConf.to_container(base, resolve=False))
+    def _refuse_key(self, key: str, config: DictConfig) -> NoReturn:
+        valid = _keys(OmegaConf.to_container(config, resolve=False))
         near = [name for name in valid if name.split(".")[-1] == key.split(".")[-1]]
         raise unknown_name("setting", key, near or valid)
 
@@ -224,20 +253,24 @@ class _Composer:
 _ABSENT = object()
 
 
+def _has(config: DictConfig, key: str) -> bool:
+    return OmegaConf.select(config, key, default=_ABSENT) is not _ABSENT
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise HarnessError(str(error).splitlines()[0]) from None
+
+
 def _keys(config: Any, prefix: str = "") -> list[str]:
     if not isinstance(config, dict):
         return []
     own = [f"{prefix}{key}" for key in config]
     return own + [name for key, value in config.items() for name in _keys(value, f"{prefix}{key}.")]
-
-
-def _resolved(config: DictConfig) -> Config:
-    try:
-        container = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise HarnessError(str(error).splitlines()[0]) from None
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
 
 
 def _check_shared(jobs: Sequence[Job]) -> None:

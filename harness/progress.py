@@ -49,6 +49,7 @@ class Board:
         self._clock = clock
         self._lines: dict[str, _Line] = {}
         self._ids: dict[str, TaskID] = {}
+        self._last_advance = clock()
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
             console=console, speed_estimate_period=60.0,
@@ -73,11 +74,14 @@ class Board:
         if not count:
             return
         line = self._lines[name]
+        if not line.done:
+            line.started = self._last_advance  # a cell starts where the one before it left off
         line.done += count
         if self._progress:
             self._progress.advance(self._ids[name], count)
         else:
             self._plain(name, line)
+        self._last_advance = self._clock()
 
     def _plain(self, name: str, line: _Line) -> None:
         now = self._clock()

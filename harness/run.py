@@ -21,10 +21,12 @@ from harness.settings import RunSettings
 from harness.stages import Failure, extract_references, generate, prepare, score
 from harness.store import Lease, check_writable
 
+PLAIN_WIDTH = 140  # columns of output that goes to a file
+
 
 def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     """Run or plan the jobs. Return 0 when every cell is complete, 1 when something failed. Raises HarnessError."""
-    console = Console(soft_wrap=not os.isatty(1))
+    console = Console(width=None if os.isatty(1) else PLAIN_WIDTH)
     settings = RunSettings.from_config(jobs[0].settings)
     results = Path(settings.results).expanduser().resolve()
     cells = make_cells(jobs)

@@ -10,7 +10,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,12 @@ class PromptSet:
     file_note: str | None
     n_duplicate_prompts: int
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Return sha256 over every field of every used row."""
         digest = hashlib.sha256()
         for row in self.rows:
-            digest.update(json.dumps(asdict(row), sort_keys=True, ensure_ascii=False, default=str).encode())
+            digest.update(json.dumps(vars(row), sort_keys=True, ensure_ascii=False, default=str).encode())
             digest.update(b"\n")
         return digest.hexdigest()
 
