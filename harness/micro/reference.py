@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from harness.bench import load_prompts
 from harness.micro.grammar import scene_from_meta
 from harness.micro.world import render
 
@@ -23,6 +25,20 @@ def render_reference(rows: Iterable[Any], seed: int = 0) -> Iterator[np.ndarray]
         content = json.loads(meta or "{}") if isinstance(meta, str) else dict(meta or {})
         key = hashlib.sha256(f"{seed}|{prompt_id}".encode()).digest()
         yield render(scene_from_meta(content, np.random.default_rng(list(key))))
+
+
+@dataclass(frozen=True)
+class CaptionRenders:
+    """The reference set of a bench: one render for every prompt of a card, made on demand."""
+
+    card: str
+    seed: int = 0
+
+    def images(self) -> Iterator[np.ndarray]:
+        """Yield (64, 64, 3) uint8 pictures in the card's order."""
+        prompts = load_prompts({"name": self.card})
+        assert prompts is not None
+        return render_reference(prompts.rows, self.seed)
 
 
 def _field(row: Any, name: str) -> Any:
