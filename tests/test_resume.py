@@ -67,7 +67,7 @@ def test_killed_driver_resumes_to_the_same_bytes_and_makes_only_what_is_missing(
 ) -> None:
     cell, notes = tmp_path / "results" / "cell", tmp_path / "notes"
     driver = start(kind, p13="gate")
-    wait_for(notes / "reached", 400)
+    wait_for(notes / "reached")
     if kind == "ray":  # the other worker goes on to the end of its shards
         wait_for_rows(cell, 2)
     driver.kill()
@@ -141,7 +141,7 @@ def test_ctrl_c_in_the_terminal_exits_130_and_keeps_what_ran(
     """The whole process group has the signal, as from a keyboard; the workers must not die of it."""
     cell, notes = tmp_path / "results" / "cell", tmp_path / "notes"
     driver = start(kind, p1="gate")
-    wait_for(notes / "reached", 400)
+    wait_for(notes / "reached")
     os.killpg(driver.pid, signal.SIGINT)
     (notes / "open").touch()
     code, errors = finish(driver)
