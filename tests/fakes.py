@@ -141,6 +141,8 @@ class FakeToolbox(Toolbox):
     memory: int = 1000
 
     def start(self, device: str, threads: int) -> str:
+        self.notes.mkdir(parents=True, exist_ok=True)
+        (self.notes / "token").write_text(os.environ.get("HF_TOKEN", ""))
         return "cpu" if device == "auto" else device
 
     def load_model(self, model: Config, device: str) -> Any:

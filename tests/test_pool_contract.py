@@ -292,6 +292,22 @@ def test_worker_joins_when_capacity_appears(make: MakePool, tmp_path: Path, monk
 
 
 @pytest.mark.ray
+def test_token_reaches_the_workers_and_no_log_file(
+    make: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    secret = "hf_not-a-real-token-0123456789"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    list(make("ray", workers=1).run(fake_shards(fake_cell(tmp_path / "cell"), fake_items(1))))
+    assert (tmp_path / "notes" / "token").read_text() == secret
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    files = [path for path in logs.rglob("*") if path.is_file()]
+    assert files
+    assert [path.name for path in files if secret.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.ray
 def test_worker_of_other_versions_is_refused(make: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import harness.pool.ray as ray_pool
 
