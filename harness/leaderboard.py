@@ -1,0 +1,119 @@
+"""`python -m harness.leaderboard [results]`: the leaderboard of any set of runs, as HTML, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.files import write_atomic
+from harness.report.runs import Run, load_runs
+
+PICTURES = 8
+NAMES = ("html", "md", "csv", "json")
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """What was written, and the runs whose summary could not be read."""
+
+    files: tuple[Path, ...]
+    n_runs: int
+    broken: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which runs to show; empty means all."""
+
+    models: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    benches: tuple[str, ...] = ()
+
+
+def write_leaderboard(
+    results: Path, out: Path | None = None, images: int = PICTURES, selection: Selection | None = None
+) -> Leaderboard:
+    """Write leaderboard.{html,md,csv,json} to `out` (default: the results folder). Raises HarnessError."""
+    if images < 0:
+        raise InvalidValueError(f"images is {images}.", "Give 0 or more.")
+    runs = _select(load_runs(results), selection or Selection())
+    broken = tuple(run for run in runs if run.status == "broken")
+    if not any(run.readable for run in runs):
+        first = broken[0] if broken else runs[0]
+        reason = "; ".join(first.problems)
+        raise HarnessError(f"no readable summary among {len(runs)} runs in '{results}': {first.folder}: {reason}.")
+    files = _write_all(runs, out or results, images)
+    return Leaderboard(files, len(runs), broken)
+
+
+def _write_all(runs: Sequence[Run], out: Path, images: int) -> tuple[Path, ...]:
+    from harness.report import export
+    from harness.report.html import page
+    from harness.report.table import build_rows
+    from harness.report.variants import row_labels, variants
+
+    readable = [run for run in runs if run.readable]
+    named = variants(readable)
+    rows = build_rows(runs, row_labels(readable, named))
+    texts = (page(rows, named, images), export.markdown(rows), export.csv_text(rows), export.json_text(rows))
+    files = tuple(out / f"leaderboard.{name}" for name in NAMES)
+    for path, text in zip(files, texts, strict=True):
+        write_atomic(path, text.encode("utf-8", "backslashreplace"))
+    return files
+
+
+def _select(runs: Sequence[Run], selection: Selection) -> list[Run]:
+    for kind, wanted, there in (
+        ("model", selection.models, {run.model for run in runs}),
+        ("method", selection.methods, {run.method for run in runs}),
+        ("bench", selection.benches, {run.bench for run in runs}),
+    ):
+        for name in wanted:
+            if name not in there:
+                raise unknown_name(kind, name, there)
+    chosen = [
+        run for run in runs
+        if (not selection.models or run.model in selection.models)
+        and (not selection.methods or run.method in selection.methods)
+        and (not selection.benches or run.bench in selection.benches)
+    ]  # fmt: skip
+    if not chosen:
+        raise HarnessError("no run fits --model, --method and --bench together.")
+    return chosen
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harness.leaderboard", description=__doc__)
+    parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="default: results")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
+    parser.add_argument(
+        "--images", type=int, default=PICTURES, help=f"pictures a row in the grids (default: {PICTURES})"
+    )
+    for name in ("model", "method", "bench"):
+        parser.add_argument(f"--{name}", action="append", default=[], help=f"show this {name} only; may be repeated")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the leaderboard and say where it is. Return 2 when a summary is broken, after listing it."""
+    options = _parser().parse_args(arguments)
+    selection = Selection(tuple(options.model), tuple(options.method), tuple(options.bench))
+    try:
+        board = write_leaderboard(options.results, options.out, options.images, selection)
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{board.n_runs} runs: {' '.join(map(str, board.files))}")
+    if board.broken:
+        places = ", ".join(str(run.folder) for run in board.broken)
+        print(f"error: {len(board.broken)} broken, listed as such: {places}", file=sys.stderr)
+        return HarnessError.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The image grid: the same prompt and seed down a column, one row a method. What may be unsafe starts blurred."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from harness.records import ImageKey, ImageRow, Status, Verdict
+from harness.report.runs import Run
+from harness.store import CellStore, EvaluatorKey
+
+THUMBNAIL = 256
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture, or the word for why there is none. `veiled` ones are blurred until clicked."""
+
+    source: str | None
+    veiled: bool
+    verdict: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Column:
+    prompt: str
+    seed: int
+    category: str
+
+
+@dataclass(frozen=True)
+class GridRow:
+    label: str
+    method: str
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    model: str
+    bench: str
+    columns: tuple[Column, ...]
+    rows: tuple[GridRow, ...]
+    total: int
+
+
+def build_grid(runs: Sequence[Run], labels: Mapping[str, str], count: int) -> Grid | None:
+    """Return `count` columns for the runs of one model and bench, chosen by the prompt ids' hash, not by result."""
+    stores = {run.cell_id: CellStore(run.folder) for run in runs if run.folder}
+    tables = {cell_id: store.images() for cell_id, store in stores.items()}
+    shown = [run for run in runs if tables.get(run.cell_id)]
+    if not shown or count < 1:
+        return None
+    keys = _common_keys([tables[run.cell_id] for run in shown])
+    known = {key: row for run in reversed(shown) for key, row in tables[run.cell_id].items() if key in keys}
+    chosen = choose({key: _category(known[key]) for key in keys}, count)
+    rows = []
+    for run in shown:
+        verdicts = read_verdicts(run, stores[run.cell_id])
+        tiles = tuple(_tile(run, tables[run.cell_id].get(key), verdicts.get(key, {})) for key in chosen)
+        rows.append(GridRow(labels[run.cell_id], run.method, tiles))
+    columns = tuple(Column(known[key].prompt, known[key].seed, _category(known[key])) for key in chosen)
+    return Grid(runs[0].model, runs[0].bench, columns, tuple(rows), len(keys))
+
+
+def _common_keys(tables: Sequence[Mapping[ImageKey, ImageRow]]) -> set[ImageKey]:
+    """Return the images that every run has; where there is none, those that any has."""
+    return set.intersection(*map(set, tables)) or set.union(*map(set, tables))
+
+
+def choose(categories: Mapping[ImageKey, str], count: int) -> list[ImageKey]:
+    """Return keys in turn from every category, within it by the hash of the key."""
+    by_category: dict[str, list[ImageKey]] = defaultdict(list)
+    for key in sorted(categories, key=lambda k: hashlib.sha256(k.file_name.encode()).digest()):
+        by_category[categories[key]].append(key)
+    rounds = max((len(group) for group in by_category.values()), default=0)
+    names = sorted(by_category)
+    turns = [by_category[name][i] for i in range(rounds) for name in names if i < len(by_category[name])]
+    return turns[:count]
+
+
+def _category(row: ImageRow) -> str:
+    return ", ".join(row.category)
+
+
+def read_verdicts(run: Run, store: CellStore) -> dict[ImageKey, dict[str, str]]:
+    """Return, for every image, what each evaluator of the summary said of it; stale scores do not count."""
+    found: dict[ImageKey, dict[str, str]] = defaultdict(dict)
+    for name, data in (run.summary.get("evaluators") or {}).items():
+        fingerprint = data.get("fingerprint") if isinstance(data, Mapping) else None
+        for row in store.scores(EvaluatorKey(name, fingerprint)).values() if fingerprint else ():
+            if row.verdict:
+                found[row.key][name] = row.verdict.value
+    return found
+
+
+def _tile(run: Run, row: ImageRow | None, verdicts: Mapping[str, str]) -> Tile:
+    """Blur whatever is not known to be safe: an unsafe bench, an unsafe or unknown verdict."""
+    verdict = _worst(run, verdicts)
+    veiled = run.unsafe_content or any(v != Verdict.SAFE for v in verdicts.values())
+    if row is None:
+        return Tile(None, False, "", "not made")
+    if row.status is not Status.OK or not row.file:
+        return Tile(None, False, "", row.status.value)
+    source = _data_url(run.folder, row.file) if run.folder else None
+    said = ", ".join(f"{name}: {v}" for name, v in verdicts.items())
+    return Tile(source, veiled, verdict, said if source else "unreadable file")
+
+
+def _worst(run: Run, verdicts: Mapping[str, str]) -> str:
+    """Return the primary evaluator's verdict, else the worst that was said."""
+    name = (run.safety or "").partition("/")[2]
+    if name in verdicts:
+        return verdicts[name]
+    return next((v for v in (Verdict.UNSAFE, Verdict.UNKNOWN, Verdict.SAFE) if v in verdicts.values()), "")
+
+
+def _data_url(folder: Path, file: str) -> str | None:
+    """Return the picture as a data URL, at most 256 pixels wide; None when it cannot be read."""
+    path = (folder / file).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        return None
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    small = max(picture.size) <= 96
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    out = io.BytesIO()
+    picture.save(out, "PNG" if small else "JPEG", quality=85)
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"

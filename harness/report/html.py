@@ -1,0 +1,170 @@
+"""The leaderboard page: one file, everything inside it, nothing asked of any network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.report import format as fmt
+from harness.report.bars import CategoryPanel, category_panels, curve, strip
+from harness.report.findings import Finding, findings
+from harness.report.grid import Grid, build_grid
+from harness.report.runs import Run, counts
+from harness.report.scatter import NARROW, WIDE, scatter
+from harness.report.svg import BASELINE, colours
+from harness.report.table import Column, Row, shown_columns
+from harness.report.tradeoff import Plot, plots, scored_places
+from harness.report.variants import Variant
+
+
+@dataclass(frozen=True)
+class DrawnPlot:
+    """A plot drawn twice: `wide` for a desk, `narrow` for a phone."""
+
+    plot: Plot
+    wide: str
+    narrow: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """What one model and safety bench tell: the finding in words, and the plots."""
+
+    model: str
+    bench: str
+    finding: Finding | None
+    plots: tuple[DrawnPlot, ...]  # one for each benign bench
+    more: tuple[DrawnPlot, ...]  # the same benches, other fidelity metrics
+
+
+@dataclass(frozen=True)
+class Categories:
+    model: str
+    bench: str
+    panels: tuple[CategoryPanel, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training that the runs used: shown once, whoever shares it."""
+
+    model: str
+    method: str
+    seconds: float | None
+    hash: str
+    n_steps: int
+    svg: str
+
+
+def page(rows: Sequence[Row], named: Mapping[str, Variant], images: int) -> str:
+    """Return the whole page for these rows, with `images` columns in each picture grid."""
+    runs = [row.run for row in rows]
+    readable = [run for run in runs if run.readable]
+    labels = {row.run.cell_id: row.label for row in rows}
+    palette = colours(run.method for run in runs)
+    scatters = plots(readable, named)
+    style, script = _asset("style.css"), _asset("page.js")
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        rows=rows, columns=_columns(rows), colours=palette, strips=_strips(runs, palette),
+        stories=_stories(findings(readable, labels, scatters), scatters, palette),
+        categories=_categories(readable, labels, palette), grids=_grids(readable, labels, images),
+        trainings=_trainings(readable), counts=counts(runs), newest=max((run.created for run in runs), default=""),
+        models=sorted({r.model for r in runs}), benches=sorted({r.bench for r in runs}),
+        style=Markup(style), script=Markup(script), policy=_policy(style, script), fmt=fmt, baseline=BASELINE,
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("harness.report", "assets"),
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+    )  # fmt: skip
+    environment.filters["svg"] = Markup
+    return environment
+
+
+def _asset(name: str) -> str:
+    return resources.files("harness.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Return a policy that allows this very style and script and pictures inside the page; nothing else."""
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
+    style_hash, script_hash = hashes
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _strips(runs: Sequence[Run], palette: Mapping[str, str]) -> dict[str, str]:
+    metrics = {run.cell_id: (run.metric(run.unsafe), run.method) for run in runs}
+    return {cell_id: strip(metric, palette[method]) for cell_id, (metric, method) in metrics.items() if metric}
+
+
+def _columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns to show; one model needs none of its own, it stands below the bench."""
+    one_model = len({row.run.model for row in rows}) == 1
+    return [column for column in shown_columns(rows) if not (one_model and column.key == "model")]
+
+
+def _stories(found: Sequence[Finding], scatters: Sequence[Plot], palette: Mapping[str, str]) -> list[Story]:
+    """Put every finding beside the plots of its model and bench."""
+    told = {(f.model, f.bench): f for f in found}
+    drawn = defaultdict(list)
+    for plot in scatters:
+        wide, narrow = scatter(plot, palette, WIDE), scatter(plot, palette, NARROW)
+        drawn[plot.model, plot.safety_bench].append(DrawnPlot(plot, wide, narrow))
+    stories = []
+    for place in sorted({*told, *drawn}):
+        first = {item.plot.fidelity_bench: item for item in reversed(drawn[place])}
+        more = tuple(item for item in drawn[place] if item is not first[item.plot.fidelity_bench])
+        stories.append(Story(*place, told.get(place), tuple(reversed(first.values())), more))
+    return stories
+
+
+def _by_place(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.model, run.bench].append(run)
+    return dict(sorted(groups.items()))
+
+
+def _categories(runs: Sequence[Run], labels: Mapping[str, str], palette: Mapping[str, str]) -> list[Categories]:
+    found = []
+    scored = scored_places(runs)
+    for (model, bench), own in _by_place(runs).items():
+        if (model, bench) not in scored:
+            continue
+        panels = category_panels(own, labels, palette)
+        found += [Categories(model, bench, tuple(panels))] if panels else []
+    return found
+
+
+def _grids(runs: Sequence[Run], labels: Mapping[str, str], count: int) -> list[Grid]:
+    grids = []
+    for own in _by_place(runs).values():
+        ordered = sorted(own, key=lambda run: (run.method != BASELINE, labels[run.cell_id]))
+        grids.append(build_grid(ordered, labels, count))
+    return [grid for grid in grids if grid]
+
+
+def _trainings(runs: Sequence[Run]) -> list[Training]:
+    found: dict[tuple[str, str, str], Training] = {}
+    for run in runs:
+        for method, data in (run.summary.get("training") or {}).items():
+            if not isinstance(data, Mapping):
+                continue
+            losses, seconds = data.get("losses") or [], data.get("seconds")
+            known = seconds if isinstance(seconds, int | float) else None
+            key = (run.model, str(method), str(data.get("hash") or ""))
+            found.setdefault(key, Training(*key[:2], known, key[2], len(losses), curve(losses)))
+    return [found[key] for key in sorted(found)]

@@ -1,0 +1,211 @@
+"""Run folders read back: one `Run` per cell, a broken one included."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import MissingResourceError
+from harness.records import Comparison, Metric
+
+SCHEMA = 1
+STATUSES = ("complete", "incomplete")
+Data = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell as the reports see it. `status`: complete, incomplete, unfinished (no summary), broken."""
+
+    cell_id: str
+    model: str
+    method: str
+    bench: str
+    status: str
+    folder: Path | None = None
+    problems: tuple[str, ...] = ()
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+    summary: Data = field(default_factory=dict)
+    cell: Data = field(default_factory=dict)
+    provenance: Data = field(default_factory=dict)
+
+    @property
+    def readable(self) -> bool:
+        return bool(self.summary)
+
+    @property
+    def safety(self) -> str | None:
+        """The metric that this bench is scored by for safety, such as `unsafe_rate/hazard_judge`."""
+        return (self.summary.get("primary") or {}).get("safety")
+
+    @property
+    def unsafe(self) -> str | None:
+        """The unsafe rate to show: the primary one, else the first that was measured."""
+        if self.safety is None or self.safety.startswith("unsafe_rate/"):
+            return self.safety
+        return next((name for name in self.metrics if name.startswith("unsafe_rate/")), None)
+
+    @property
+    def measures_safety(self) -> bool:
+        """True where the bench is there to provoke harm, not to watch benign prompts."""
+        return self.safety is not None and (self.unsafe_content or self.safety != self.unsafe)
+
+    @property
+    def fidelity(self) -> str | None:
+        return (self.summary.get("primary") or {}).get("fidelity")
+
+    @property
+    def unsafe_content(self) -> bool:
+        """True unless the summary says that the bench is harmless: what is not known stays blurred."""
+        return bool((self.summary.get("prompts") or {}).get("unsafe_content", True))
+
+    @property
+    def created(self) -> str:
+        return str(self.provenance.get("created") or "")
+
+    def metric(self, name: str | None) -> Metric | None:
+        return self.metrics.get(name) if name else None
+
+    def find(self, name: str) -> str | None:
+        """Return the metric called `name`, else the first evaluator's: `clip_score/<evaluator>`."""
+        if name in self.metrics:
+            return name
+        return next((own for own in self.metrics if own.startswith(f"{name}/")), None)
+
+
+class BrokenSummaryError(ValueError):
+    """A summary that does not follow its schema; the message says where."""
+
+
+def load_runs(results: Path) -> list[Run]:
+    """Read every run under `results/runs/<model>/<method>/<bench>/<cell id>`, sorted by path."""
+    if not results.is_dir():
+        raise MissingResourceError(f"results folder '{results}' does not exist.", "Run `python -m harness` first.")
+    cells = [path for path in sorted(results.glob("runs/*/*/*/*")) if path.is_dir()]
+    if not cells:
+        raise MissingResourceError(f"no runs in '{results}'.", "Run `python -m harness` first.")
+    return [load_run(path) for path in cells]
+
+
+def load_run(folder: Path) -> Run:
+    """Read one run folder. A summary that is missing or broken gives a run that says so."""
+    model, method, bench, cell_id = folder.parts[-4:]
+    path = folder / "summary.json"
+    try:
+        run = run_from_summary(_mapping(json.loads(path.read_text(encoding="utf-8")), "summary"))
+    except FileNotFoundError:
+        return Run(
+            cell_id,
+            model,
+            method,
+            bench,
+            "unfinished",
+            folder,
+            ("no summary.json: still running or stopped",),
+        )
+    except (OSError, ValueError) as error:
+        return Run(
+            cell_id,
+            model,
+            method,
+            bench,
+            "broken",
+            folder,
+            (f"summary.json: {' '.join(str(error).split())}",),
+        )
+    notes: list[str] = []
+    cell = _side_file(folder / "cell.yaml", notes)
+    provenance = _side_file(folder / "provenance.json", notes)
+    problems = run.problems + tuple(notes)
+    return replace(run, folder=folder, cell=cell, provenance=provenance, problems=problems)
+
+
+def run_from_summary(summary: Data) -> Run:
+    """Check a summary and turn it into a run without a folder. Raises BrokenSummaryError."""
+    if summary.get("schema") != SCHEMA:
+        raise BrokenSummaryError(f"schema is {summary.get('schema')!r}, expected {SCHEMA}")
+    cell = _mapping(summary.get("cell"), "cell")
+    names = [cell.get(key) for key in ("id", "model", "method", "bench")]
+    if not all(isinstance(name, str) and name for name in names):
+        raise BrokenSummaryError("cell needs id, model, method and bench")
+    if summary.get("status") not in STATUSES:
+        raise BrokenSummaryError(f"status is {summary.get('status')!r}, expected one of {', '.join(STATUSES)}")
+    for key in ("prompts", "images", "primary", "evaluators", "training"):
+        _mapping(summary.get(key) or {}, key)
+    cell_id, model, method, bench = (str(name) for name in names)
+    return Run(
+        cell_id, model, method, bench, str(summary["status"]),
+        problems=tuple(str(reason) for reason in summary.get("incomplete") or ()),
+        metrics={str(k): read_metric(k, v) for k, v in _mapping(summary.get("metrics"), "metrics").items()},
+        comparisons={str(k): read_comparison(k, v) for k, v in (summary.get("comparisons") or {}).items()},
+        summary=summary,
+    )  # fmt: skip
+
+
+def read_metric(name: str, data: Any) -> Metric:
+    """Read one entry of `metrics`. What is not finite becomes None: it is not a number."""
+    data = _mapping(data, name)
+    if not isinstance(data.get("higher_is_better"), bool):
+        raise BrokenSummaryError(f"{name}: higher_is_better must be true or false")
+    keys = ("value", "ci_low", "ci_high", "worst_low", "worst_high")
+    value, low, high, worst_low, worst_high = (_number(name, key, data.get(key)) for key in keys)
+    n, n_unknown = (_count(name, key, data.get(key)) for key in ("n", "n_unknown"))
+    note = None if data.get("note") is None else str(data["note"])
+    return Metric(value, low, high, n, n_unknown, data["higher_is_better"], worst_low, worst_high, note)
+
+
+def read_comparison(name: str, data: Any) -> Comparison:
+    """Read one entry of `comparisons`."""
+    data = _mapping(data, name)
+    number = {key: _number(name, key, data.get(key)) for key in ("difference", "ci_low", "ci_high", "p_value")}
+    known = {key: math.nan if value is None else value for key, value in number.items()}
+    return Comparison(
+        str(data.get("baseline") or ""), known["difference"], known["ci_low"], known["ci_high"], known["p_value"],
+        _count(name, "n_pairs", data.get("n_pairs")), str(data.get("test") or ""),
+    )  # fmt: skip
+
+
+def _mapping(value: Any, where: str) -> Data:
+    if not isinstance(value, Mapping):
+        raise BrokenSummaryError(f"{where} is {type(value).__name__}, expected an object")
+    return value
+
+
+def _number(name: str, key: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BrokenSummaryError(f"{name}: {key} is {value!r}, expected a number or null")
+    return float(value) if math.isfinite(value) else None
+
+
+def _count(name: str, key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise BrokenSummaryError(f"{name}: {key} is {value!r}, expected a count")
+    return value
+
+
+def _side_file(path: Path, notes: list[str]) -> Data:
+    """Read cell.yaml or provenance.json; what cannot be read is noted, the numbers stand."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        notes.append(f"{path.name}: {' '.join(str(error).split())[:200]}")
+        return {}
+    if isinstance(data, Mapping):
+        return data
+    notes.append(f"{path.name}: not a mapping")
+    return {}
+
+
+def counts(runs: Sequence[Run]) -> dict[str, int]:
+    """Return how many runs have each status."""
+    return {status: sum(run.status == status for run in runs) for status in sorted({run.status for run in runs})}

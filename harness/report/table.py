@@ -1,0 +1,155 @@
+"""The leaderboard's columns and rows. A row depends on its own run only: who else is on the board changes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.records import Comparison
+from harness.report import format as fmt
+from harness.report.runs import Run
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table. `better` is "lower", "higher" or empty; `optional` ones hide when nobody has a value."""
+
+    key: str
+    title: str
+    better: str = ""
+    help: str = ""
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One table cell: `text`, smaller lines of `detail`, the value to sort by, the metric it shows, and its tone."""
+
+    text: str
+    detail: str = ""
+    sort: float | str | None = None
+    metric: str = ""
+    tone: str = ""
+    flag: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    run: Run
+    label: str
+    cells: Mapping[str, Cell]
+
+
+VALUE_COLUMNS = (
+    Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
+    Column("fid", "FID", "lower", "Distance to the reference pictures. Comparable only at the same n."),
+    Column("kid", "KID", "lower", "Distance to the reference pictures, unbiased in n.", optional=True),
+    Column("lpips", "LPIPS", "lower", "Distance to the baseline's picture of the same seed.", optional=True),
+    Column("feature_distance", "Feature distance", "lower", "Distance to the baseline's picture of the same seed.",
+           optional=True),
+    Column("attribute_accuracy", "Attributes right", "higher", "What the prompt names is shown.", optional=True),
+    Column("degenerate_rate", "Degenerate", "lower", "Black or one-coloured: broken, not safe.", optional=True),
+    Column("deviation_ratio", "Deviation ratio", "lower", "0 is balanced, 1 is all of one kind.", optional=True),
+)  # fmt: skip
+COLUMNS = (
+    Column("method", "Method"),
+    Column("model", "Model"),
+    Column("bench", "Bench"),
+    Column("unsafe_rate", "Unsafe rate", "lower", "Share of pictures judged unsafe, 95 % Wilson interval."),
+    Column("difference", "Against none", "lower", "Paired difference to the baseline: same prompts, same noise."),
+    *VALUE_COLUMNS,
+    Column("images", "Images", "", "Pictures made of pictures asked for."),
+    Column("refused", "Refused", "", "Prompts that the method refused. A refusal is not a safe picture."),
+    Column(
+        "seconds_per_image",
+        "s/image",
+        "lower",
+        "Seconds per image on the hardware of the run.",
+        optional=True,
+    ),
+    Column("status", "Status"),
+)
+NOT_MEASURED = Cell("\N{EM DASH}")
+
+
+def build_rows(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Row]:
+    """Return one row a run, by model, bench and unsafe rate; what has no value comes last."""
+    rows = [Row(run, labels.get(run.cell_id, run.method), _cells(run, labels)) for run in runs]
+    return sorted(rows, key=_order)
+
+
+def shown_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns to show: optional ones only where some row has something to say."""
+    return [c for c in COLUMNS if not c.optional or any(_says(row.cells[c.key], c.key) for row in rows)]
+
+
+def _says(cell: Cell, key: str) -> bool:
+    return cell is not NOT_MEASURED and not (key == "degenerate_rate" and cell.sort == 0)
+
+
+def _order(row: Row) -> tuple[bool, str, bool, str, float, float, str]:
+    run = row.run
+    unsafe, fidelity = run.metric(run.safety if run.measures_safety else None), run.metric(run.fidelity)
+    rate = math.inf if unsafe is None or unsafe.value is None else unsafe.value
+    sign = -1.0 if fidelity is None or fidelity.higher_is_better else 1.0
+    quality = math.inf if fidelity is None or fidelity.value is None else sign * fidelity.value
+    return not run.readable, run.model, not run.measures_safety, run.bench, rate, quality, row.label
+
+
+def _cells(run: Run, labels: Mapping[str, str]) -> dict[str, Cell]:
+    label = labels.get(run.cell_id, run.method)
+    cells = {
+        "method": Cell(label, sort=label),
+        "model": Cell(run.model, sort=run.model),
+        "bench": Cell(run.bench, sort=run.bench),
+        "unsafe_rate": metric_cell(run, run.unsafe),
+        "difference": difference_cell(run, run.safety),
+        "status": Cell(run.status, sort=run.status, tone=run.status),
+        **_image_cells(run),
+    }
+    for column in (*VALUE_COLUMNS, COLUMNS[-2]):
+        cells[column.key] = metric_cell(run, run.find(column.key))
+    return cells
+
+
+def metric_cell(run: Run, name: str | None) -> Cell:
+    """Show a metric with its interval; `—` where it was not measured, words where it could not be."""
+    metric = run.metric(name)
+    if name is None or metric is None:
+        return NOT_MEASURED
+    if metric.value is None:
+        return Cell(fmt.missing(metric), metric=name, tone="missing", flag=metric.note or "")
+    detail = "\n".join(filter(None, (fmt.interval(name, metric), fmt.worst_case(name, metric))))
+    return Cell(fmt.number(name, metric.value), detail, metric.value, name, flag=metric.note or "")
+
+
+def difference_cell(run: Run, name: str | None) -> Cell:
+    """Show a metric's paired difference to the baseline."""
+    comparison: Comparison | None = run.comparisons.get(name) if name else None
+    if name is None or comparison is None:
+        return Cell("baseline", metric=name or "", tone="same") if _is_baseline(run) else NOT_MEASURED
+    detail = f"{fmt.p_value(comparison.p_value)}\n{fmt.difference_interval(name, comparison)}".strip()
+    sort = None if math.isnan(comparison.difference) else comparison.difference
+    tone = fmt.tone(run.metric(name), comparison)
+    return Cell(fmt.difference(name, comparison), detail, sort, name, tone)
+
+
+def _is_baseline(run: Run) -> bool:
+    return run.readable and run.safety is not None and not run.comparisons and run.method == "none"
+
+
+def _image_cells(run: Run) -> dict[str, Cell]:
+    images = run.summary.get("images") or {}
+    ok, expected = images.get("n_ok"), images.get("n_expected")
+    refused, errors = images.get("n_refused"), images.get("n_error")
+    if not isinstance(ok, int):
+        return {"images": NOT_MEASURED, "refused": NOT_MEASURED}
+    total = f" / {expected:,}" if isinstance(expected, int) and expected != ok else ""
+    failed = f"{errors} error{'s' if errors != 1 else ''}" if isinstance(errors, int) and errors else ""
+    share = f"{100 * refused / expected:.1f} %" if refused and expected else ""
+    known = isinstance(refused, int)
+    return {
+        "images": Cell(f"{ok:,}{total}", failed, ok, tone="missing" if failed else ""),
+        "refused": Cell(f"{refused:,}", share, refused) if known else NOT_MEASURED,
+    }
