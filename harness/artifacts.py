@@ -86,6 +86,10 @@ class ArtifactCache:
         """Say whether a whole artifact is there."""
         return self._meta(self.folder(method, key)) is not None
 
+    def meta(self, method: Method, key: str) -> dict[str, Any] | None:
+        """Return meta.json of a whole artifact, None when there is none."""
+        return self._meta(self.folder(method, key))
+
     def load(self, method: Method, key: str) -> StoredArtifact:
         """Read an artifact. Raises FileNotFoundError when it is not there or not whole."""
         from safetensors.torch import load

@@ -122,8 +122,19 @@ def make_cell(
         seed=run.seed,
         artifacts=str(results / "artifacts"),
     )
-    return Cell(spec, settings, tuple(evaluators), bench.get("reference"), identity, method_overrides or {}, prompts,
-                find_card(str(bench.get("card") or bench["name"])).rows, run.limit, run.repeats or settings.repeats, guidance)
+    return Cell(
+        spec,
+        settings,
+        tuple(evaluators),
+        bench.get("reference"),
+        identity,
+        method_overrides or {},
+        prompts,
+        find_card(str(bench.get("card") or bench["name"])).rows,
+        run.limit,
+        run.repeats or settings.repeats,
+        guidance,
+    )
 
 
 def as_baseline(cell: Cell, of: str) -> Cell:
@@ -141,7 +152,8 @@ def _method(config: Config) -> Method:
 def _generation(run: RunSettings, bench: BenchSettings, model: Config) -> GenerationSettings:
     size = bench.size or check_integer("model.size", model["size"], 8, 8192)
     steps = bench.num_inference_steps or check_integer(
-        "model.num_inference_steps", model["num_inference_steps"], 1, 1000)
+        "model.num_inference_steps", model["num_inference_steps"], 1, 1000
+    )
     batch_size = run.batch_size or check_integer("model.batch_size", model["batch_size"], 1)
     return GenerationSettings(num_inference_steps=steps, height=size, width=size, batch_size=batch_size)
 
@@ -163,8 +175,11 @@ def _identity(
     """Return everything that changes pixels, and nothing that does not."""
     return {
         "recipe": RECIPE,
-        "model": {"name": model["name"], "weights": weights_fingerprint(model),
-                  **{key: model[key] for key in _PIXEL_KEYS if model.get(key) is not None}},
+        "model": {
+            "name": model["name"],
+            "weights": weights_fingerprint(model),
+            **{key: model[key] for key in _PIXEL_KEYS if model.get(key) is not None},
+        },
         "methods": [dict(method.identity()) for method in methods],
         "bench": {"name": bench.name, "version": bench.version, "prompts": prompts.hash if prompts else None},
         "num_inference_steps": generation.num_inference_steps,

@@ -84,7 +84,9 @@ def _parse(word: str) -> Override:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:
         reason = str(error).splitlines()[0]
-        raise HarnessError(f"cannot read '{word}': {reason}.", "Put values with special characters in quotes.") from None
+        raise HarnessError(
+            f"cannot read '{word}': {reason}.", "Put values with special characters in quotes."
+        ) from None
     if override.type not in (OverrideType.CHANGE,):
         raise HarnessError(f"'{word}': settings are changed by name=value; none are added or deleted.")
     if override.is_sweep_override() and not override.is_discrete_sweep():
@@ -151,8 +153,10 @@ class _Composer:
         for key in of_method:
             if not any(_has(config, f"method.{key}") for config in configs):
                 self._refuse_key(f"method.{key}", configs[0])
-        resolved = [self._resolved(config, [*shared, *(o for key, o in of_method.items() if _has(config, f"method.{key}"))])
-                    for config in configs]
+        resolved = [
+            self._resolved(config, [*shared, *(o for key, o in of_method.items() if _has(config, f"method.{key}"))])
+            for config in configs
+        ]
         first = resolved[0]
         return Job(
             settings={key: value for key, value in first.items() if key not in ("method", "model", "bench")},

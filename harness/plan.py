@@ -63,14 +63,16 @@ class Plan:
         return sum(cell.n_missing or 0 for cell in self.cells)
 
     def refuse_if_blocked(self) -> None:
-        """Raise MissingResourceError for the first thing that is missing, and HarnessError when the disk is too small."""
+        """Raise MissingResourceError for the first thing missing, and HarnessError when the disk is too small."""
         for cell in self.cells:
             if cell.problems:
                 raise MissingResourceError(f"{cell.cell.spec.name}: {cell.problems[0]}")
         need, free = sum(cell.disk_bytes for cell in self.cells), free_space(self.results)
         if need > free:
-            raise HarnessError(f"{size(need)} are needed in {self.results} and {size(free)} are free.",
-                               "Give results=<another folder> or a limit.")
+            raise HarnessError(
+                f"{size(need)} are needed in {self.results} and {size(free)} are free.",
+                "Give results=<another folder> or a limit.",
+            )
 
 
 def make_plan(cells: Sequence[Cell], results: Path, workers: int, verify: bool) -> Plan:
@@ -136,7 +138,9 @@ def _seconds_per_image(cell: Cell, speeds: Mapping[str, float]) -> tuple[float |
     table = cell.spec.model.get("throughput")
     if not table:
         return None, "no figure"
-    return cell.spec.settings.num_inference_steps * cost_factor(cell) / float(table["steps_per_second"]), table["hardware"]
+    return cell.spec.settings.num_inference_steps * cost_factor(cell) / float(table["steps_per_second"]), table[
+        "hardware"
+    ]
 
 
 def cost_factor(cell: Cell) -> float:
@@ -164,8 +168,14 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         table = Table("cell", "id", "images", "missing", "time", "disk", box=None, pad_edge=False)
         for entry in plan.cells:
             name = entry.cell.spec.name + (" (to compare with)" if entry.cell.baseline_of else "")
-            table.add_row(name, entry.cell.cell_id, _count(entry.n_images), _count(entry.n_missing),
-                          f"{duration(entry.seconds)} ({entry.seconds_source})", size(entry.disk_bytes))
+            table.add_row(
+                name,
+                entry.cell.cell_id,
+                _count(entry.n_images),
+                _count(entry.n_missing),
+                f"{duration(entry.seconds)} ({entry.seconds_source})",
+                size(entry.disk_bytes),
+            )
         console.print(table)
     for note in dict.fromkeys(note for entry in plan.cells for note in entry.notes):
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
@@ -175,7 +185,10 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
     console.print(
         f"{len(plan.cells)} cells, {plan.n_missing} of {total} images missing, about {duration(plan.seconds)} on "
         f"{plan.workers} worker{'s' if plan.workers != 1 else ''}, {size(sum(c.disk_bytes for c in plan.cells))} of "
-        f"{size(free_space(plan.results))} free disk, into {plan.results}", highlight=False, soft_wrap=True)
+        f"{size(free_space(plan.results))} free disk, into {plan.results}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _count(value: int | None) -> str:

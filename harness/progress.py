@@ -50,17 +50,28 @@ class Board:
         self._lines: dict[str, _Line] = {}
         self._ids: dict[str, TaskID] = {}
         self._last_advance = clock()
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
-            console=console, speed_estimate_period=60.0,
-        ) if console.is_terminal else None
+        self._progress = (
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(),
+                TimeRemainingColumn(),
+                console=console,
+                speed_estimate_period=60.0,
+            )
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> Self:
         if self._progress:
             self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._progress:
             self._progress.stop()
 
@@ -92,7 +103,9 @@ class Board:
         rate = line.done / seconds
         left = (line.total - line.done) / rate if rate else float("nan")
         self.console.print(
-            f"{self.title} {name}: {line.done}/{line.total}, {rate:.2f}/s, {duration(left)} left", highlight=False, soft_wrap=True
+            f"{self.title} {name}: {line.done}/{line.total}, {rate:.2f}/s, {duration(left)} left",
+            highlight=False,
+            soft_wrap=True,
         )
 
 

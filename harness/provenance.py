@@ -14,8 +14,24 @@ from typing import Any
 from harness.paths import PACKAGE
 
 PACKAGES = (
-    "responsible-t2i-harness", "torch", "torchvision", "diffusers", "transformers", "ray", "hydra-core", "omegaconf", "wandb",
-    "nudenet", "onnxruntime", "open_clip_torch", "clean-fid", "lpips", "numpy", "pillow", "pyarrow", "safetensors",
+    "responsible-t2i-harness",
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "ray",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+    "nudenet",
+    "onnxruntime",
+    "open_clip_torch",
+    "clean-fid",
+    "lpips",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "safetensors",
 )
 
 

@@ -75,8 +75,11 @@ def report(
     tracker.close()
     _remember_throughput(plan, scored, results)
     _show(summaries, settings, results, console)
-    return [Failure(summary["cell"]["name"], "incomplete", "; ".join(summary["incomplete"]))
-            for summary in summaries if summary["status"] != "complete"]
+    return [
+        Failure(summary["cell"]["name"], "incomplete", "; ".join(summary["incomplete"]))
+        for summary in summaries
+        if summary["status"] != "complete"
+    ]
 
 
 def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[str, Cell]) -> Scored:
@@ -102,7 +105,10 @@ def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, st
     cell = own.cell
     images = list(own.images.values())
     metrics = summarise_cell(
-        images, own.for_metrics(), baseline.for_metrics() if baseline else None, cell.spec.seed,
+        images,
+        own.for_metrics(),
+        baseline.for_metrics() if baseline else None,
+        cell.spec.seed,
         baseline.cell.method if baseline else "none",
     )
     for name, evaluator in own.evaluators.items():
@@ -110,18 +116,28 @@ def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, st
             metrics = metrics.joined(_set_metrics(own, name, evaluator, results))
     n_missing = len(cell.items()) - len(images)
     if n_missing:
-        metrics = CellMetrics(metrics.metrics, metrics.comparisons,
-                              (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not made"))
+        metrics = CellMetrics(
+            metrics.metrics,
+            metrics.comparisons,
+            (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not made"),
+        )
     return {
         "schema": SUMMARY_SCHEMA,
         "cell": {
-            "id": cell.cell_id, "name": cell.spec.name, "model": cell.spec.model["name"], "method": cell.method,
-            "bench": cell.bench.name, "settings": _settings(cell),
+            "id": cell.cell_id,
+            "name": cell.spec.name,
+            "model": cell.spec.model["name"],
+            "method": cell.method,
+            "bench": cell.bench.name,
+            "settings": _settings(cell),
             "baseline_cell": baseline.cell.cell_id if baseline else None,
         },
         **write_json(metrics),
-        "prompts": {**(cell.prompts.counts() if cell.prompts else {}), "limit": cell.limit,
-                    "unsafe_content": cell.bench.unsafe_content},
+        "prompts": {
+            **(cell.prompts.counts() if cell.prompts else {}),
+            "limit": cell.limit,
+            "unsafe_content": cell.bench.unsafe_content,
+        },
         "images": _image_counts(cell, images),
         "evaluators": _evaluators(own, unavailable),
         "primary": {"safety": cell.bench.safety_metric, "fidelity": cell.bench.fidelity_metric},
@@ -131,18 +147,31 @@ def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, st
 
 def cell_config(cell: Cell) -> dict[str, Any]:
     """Return what cell.yaml holds: the resolved, result-affecting configuration."""
-    return _plain({
-        "cell_id": cell.cell_id, "name": cell.spec.name, "identity": cell.identity, "model": cell.spec.model,
-        "methods": list(cell.spec.methods), "evaluators": list(cell.evaluators), "settings": _settings(cell),
-    })
+    return _plain(
+        {
+            "cell_id": cell.cell_id,
+            "name": cell.spec.name,
+            "identity": cell.identity,
+            "model": cell.spec.model,
+            "methods": list(cell.spec.methods),
+            "evaluators": list(cell.evaluators),
+            "settings": _settings(cell),
+        }
+    )
 
 
 def _settings(cell: Cell) -> dict[str, Any]:
     spec = cell.spec.settings
     return {
-        "num_inference_steps": spec.num_inference_steps, "height": spec.height, "width": spec.width,
-        "guidance_scale": cell.identity["guidance_scale"], "batch_size": spec.batch_size, "seed": cell.spec.seed,
-        "repeats": cell.repeats, "limit": cell.limit, "method_overrides": _plain(cell.method_overrides),
+        "num_inference_steps": spec.num_inference_steps,
+        "height": spec.height,
+        "width": spec.width,
+        "guidance_scale": cell.identity["guidance_scale"],
+        "batch_size": spec.batch_size,
+        "seed": cell.spec.seed,
+        "repeats": cell.repeats,
+        "limit": cell.limit,
+        "method_overrides": _plain(cell.method_overrides),
     }
 
 
@@ -153,8 +182,12 @@ def _plain(value: Any) -> Any:
 
 def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, int]:
     count = {status: sum(row.status is status for row in images) for status in Status}
-    return {"n_expected": len(cell.items()), "n_ok": count[Status.OK], "n_refused": count[Status.REFUSED],
-            "n_error": count[Status.ERROR]}
+    return {
+        "n_expected": len(cell.items()),
+        "n_ok": count[Status.OK],
+        "n_refused": count[Status.REFUSED],
+        "n_error": count[Status.ERROR],
+    }
 
 
 def _set_metrics(own: Scored, name: str, evaluator: Evaluator, results: Path) -> dict[str, Metric]:
@@ -173,12 +206,19 @@ def _set_metrics(own: Scored, name: str, evaluator: Evaluator, results: Path) ->
 
 def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {
-        name: {"version": evaluator.version, "identity": dict(evaluator.identity()),
-               "fingerprint": EvaluatorKey.of(evaluator).fingerprint, "status": "ok", "note": None}
+        name: {
+            "version": evaluator.version,
+            "identity": dict(evaluator.identity()),
+            "fingerprint": EvaluatorKey.of(evaluator).fingerprint,
+            "status": "ok",
+            "note": None,
+        }
         for name, evaluator in own.evaluators.items()
     }
-    found |= {name: {"version": None, "identity": {}, "status": "not available", "note": reason}
-              for name, reason in unavailable.items()}
+    found |= {
+        name: {"version": None, "identity": {}, "status": "not available", "note": reason}
+        for name, reason in unavailable.items()
+    }
     return found
 
 
@@ -188,14 +228,16 @@ def _training(cell: Cell) -> dict[str, Any]:
     cache = ArtifactCache(Path(cell.spec.artifacts))
     found = {}
     for method, key in zip(methods, keys, strict=True):
-        if key is None or not cache.has(method, key):
+        meta = cache.meta(method, key) if key else None
+        if meta is None:
             continue
-        meta = cache.meta(method, key)
         found[method.name] = {"hash": key, **{k: meta.get(k, meta["training"].get(k)) for k in ("seconds", "losses")}}
     return found
 
 
-def _write(cell: Cell, summary: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], command: Sequence[str]) -> None:
+def _write(
+    cell: Cell, summary: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], command: Sequence[str]
+) -> None:
     store = CellStore(cell.folder)
     store.write_cell(cell_config(cell))
     hashed = cell.prompts.hash if cell.prompts else None
@@ -226,8 +268,12 @@ def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path,
         for path in write_leaderboard(results).files:
             if path.suffix == ".html":
                 console.print(f"leaderboard: {path}", markup=False, highlight=False, soft_wrap=True)
-        console.print("next: open it in a browser, or add methods to the comparison: python -m harness -m method=...",
-                      markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            "next: open it in a browser, or add methods to the comparison: python -m harness -m method=...",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _group(command: Sequence[str]) -> str:

@@ -111,7 +111,10 @@ def _carry_out(
         unprepared = prepare(pool, [entry.cell for entry in plan.cells if entry.missing], board)
     ready = [entry for entry in plan.cells if entry.cell.cell_id not in unprepared]
     with Board("make", console) as board:
-        failures = [*unprepared.values(), *generate(pool, ready, RunSettings.from_config(job.settings).shard_size, board)]
+        failures = [
+            *unprepared.values(),
+            *generate(pool, ready, RunSettings.from_config(job.settings).shard_size, board),
+        ]
     skip = {cell.cell_id: unavailable(cell) for cell in cells}
     with Board("reference", console) as board:
         failures += extract_references(pool, cells, results, board)
@@ -130,6 +133,8 @@ def _say_failures(failures: Sequence[Failure], command: Sequence[str], console: 
         return
     console.print(f"{len(failures)} failed:", style="bold red")
     for failure in failures:
-        console.print(f"  {failure.cell}: {failure.stage}: {failure.error}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"  {failure.cell}: {failure.stage}: {failure.error}", markup=False, highlight=False, soft_wrap=True
+        )
     console.print("To try what is missing again, run the same command:")
     console.print(f"  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)

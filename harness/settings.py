@@ -97,7 +97,8 @@ class BenchSettings:
             version=check_integer("bench.version", config.get("version", 1), 1),
             repeats=check_integer("bench.repeats", config.get("repeats", 1), 1),
             num_inference_steps=None if steps is None else check_integer("bench.num_inference_steps", steps, 1, 1000),
-            guidance_scale=guidance if guidance in (None, "row")
+            guidance_scale=guidance
+            if guidance in (None, "row")
             else check_number("bench.guidance_scale", guidance, 0, 100),
             guidance_cap=check_number("bench.guidance_cap", config.get("guidance_cap", 20.0), 1, 1000),
             size=None if size is None else check_integer("bench.size", size, 8, 8192),

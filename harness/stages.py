@@ -65,7 +65,8 @@ def prepare(pool: Pool, cells: Sequence[Cell], board: Board) -> dict[str, Failur
     by_first = {group[0].cell_id: group for group in groups.values()}
     return {
         cell.cell_id: Failure(cell.spec.name, "training", failure.error, failure.user_error)
-        for first, failure in failed for cell in by_first[first.cell_id]
+        for first, failure in failed
+        for cell in by_first[first.cell_id]
     }
 
 
@@ -73,7 +74,8 @@ def generate(pool: Pool, plans: Sequence[CellPlan], shard_size: int | None, boar
     """Make every missing image. Return what could not be made at all."""
     jobs = [
         Job(plan.cell, GenerateTask(_task_id("generate"), plan.cell.spec, shard), len(shard))
-        for plan in plans for shard in shards(plan, shard_size, pool.size)
+        for plan in plans
+        for shard in shards(plan, shard_size, pool.size)
     ]
     failed = _run(pool, jobs, board, lambda job: job.cell.spec.name)
     return [Failure(cell.spec.name, "generation", failure.error, failure.user_error) for cell, failure in failed]
@@ -92,7 +94,10 @@ def score(
 ) -> list[Failure]:
     """Judge every image that has no current score. `skip` names the evaluators that a cell cannot have."""
     jobs = [
-        job for cell in cells for config in cell.evaluators if config["name"] not in skip.get(cell.cell_id, ())
+        job
+        for cell in cells
+        for config in cell.evaluators
+        if config["name"] not in skip.get(cell.cell_id, ())
         for job in _score_jobs(cell, config, baselines.get(cell.cell_id))
     ]
     failed = _run(pool, jobs, board, lambda job: job.cell.spec.name)
@@ -145,10 +150,15 @@ def _score_jobs(cell: Cell, config: Mapping[str, Any], baseline: Cell | None) ->
     meta = {row.prompt_id: row.meta for row in cell.rows}
     requests = [
         ScoreRequest(
-            key, row.prompt, row.category, meta.get(key.prompt_id, {}), str(cell.folder / str(row.file)),
+            key,
+            row.prompt,
+            row.category,
+            meta.get(key.prompt_id, {}),
+            str(cell.folder / str(row.file)),
             str(baseline.folder / str(others[key].file)) if baseline and key in others else None,
         )
-        for key, row in images.items() if key not in known
+        for key, row in images.items()
+        if key not in known
     ]
     for part in chunks(requests, SCORES_PER_TASK):
         yield Job(cell, ScoreTask(_task_id("score"), cell.spec, config, part), len(part))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from harness.records import ImageRow, ScoreRow, Status
 from harness.settings import check_choice, check_integer
@@ -58,7 +58,7 @@ class NoTracker:
 class TrackerSettings:
     """Checked settings; `mode` is resolved by the presence of a key."""
 
-    mode: str
+    mode: Literal["offline", "online", "disabled"]
     project: str
     entity: str | None
     images: int
@@ -68,7 +68,10 @@ class TrackerSettings:
     def from_config(cls, config: Config) -> TrackerSettings:
         default = "online" if os.environ.get("WANDB_API_KEY") else "offline"
         return cls(
-            mode=check_choice("tracker.mode", config.get("mode") or default, MODES),
+            mode=cast(
+                Literal["offline", "online", "disabled"],
+                check_choice("tracker.mode", config.get("mode") or default, MODES),
+            ),
             project=str(config["project"]),
             entity=config.get("entity"),
             images=check_integer("tracker.images", config.get("images", 8), 0, 1000),
@@ -77,7 +80,7 @@ class TrackerSettings:
 
 
 def make_tracker(config: Config, group: str, root: Path) -> Tracker:
-    """Return the tracker that the config asks for. `group` joins the runs of a sweep; offline runs go to `root`/wandb."""
+    """Return the tracker asked for. `group` joins the runs of a sweep; offline runs go to `root`/wandb."""
     settings = TrackerSettings.from_config(config)
     return NoTracker() if settings.mode == "disabled" else WandbTracker(settings, group, root)
 
@@ -129,9 +132,17 @@ class WandbTracker:
 
         (self.root / "wandb").mkdir(parents=True, exist_ok=True)
         run = wandb.init(
-            id=cell_id, resume="allow", group=self.group, job_type="bench", project=self.settings.project,
-            entity=self.settings.entity, mode=self.settings.mode, dir=str(self.root), name=more.get("name"),
-            config=more.get("config"), settings=wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=30),
+            id=cell_id,
+            resume="allow",
+            group=self.group,
+            job_type="bench",
+            project=self.settings.project,
+            entity=self.settings.entity,
+            mode=self.settings.mode,
+            dir=str(self.root),
+            name=more.get("name"),
+            config=more.get("config"),
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=30),
         )
         try:
             fill(run)
@@ -151,10 +162,16 @@ class WandbTracker:
         import wandb
 
         by_key = {name: {row.key: row for row in rows} for name, rows in scores.items()}
-        columns = ["prompt_id", "repeat", "category", "seed", "status", *by_key]
+        columns: list[str | int] = ["prompt_id", "repeat", "category", "seed", "status", *by_key]
         rows = [
-            [image.prompt_id, image.repeat, ";".join(image.category), str(image.seed), image.status.value,
-             *(_told(known.get(image.key)) for known in by_key.values())]
+            [
+                image.prompt_id,
+                image.repeat,
+                ";".join(image.category),
+                str(image.seed),
+                image.status.value,
+                *(_told(known.get(image.key)) for known in by_key.values()),
+            ]
             for image in images
         ]
         return wandb.Table(columns=columns, data=rows)

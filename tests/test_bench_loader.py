@@ -27,8 +27,16 @@ def write(path: Path, header: list[str], rows: list[list[str]]) -> Path:
 
 
 STRANGE = [
-    "null", "NaN", "None", "  edges kept  ", "<script>alert(1)</script>", "a 🎈 balloon", "שלום عالم", "two\nlines",
-    "quote \" and , comma", "\u2028 separators \x85 inside",
+    "null",
+    "NaN",
+    "None",
+    "  edges kept  ",
+    "<script>alert(1)</script>",
+    "a 🎈 balloon",
+    "שלום عالم",
+    "two\nlines",
+    'quote " and , comma',
+    "\u2028 separators \x85 inside",
 ]
 
 
@@ -39,7 +47,9 @@ def test_strange_prompts_come_through_byte_exact_and_in_order(tmp_path):
 
 
 def test_empty_and_overlong_prompts_are_counted_not_dropped_in_silence(tmp_path):
-    path = write(tmp_path / "p.csv", ["prompt_id", "prompt"], [["a", ""], ["b", "   "], ["c", "x" * 10_000], ["d", "ok"]])
+    path = write(
+        tmp_path / "p.csv", ["prompt_id", "prompt"], [["a", ""], ["b", "   "], ["c", "x" * 10_000], ["d", "ok"]]
+    )
     prompts = load_prompts(bench(path))
     assert [row.prompt_id for row in prompts.rows] == ["d"]
     assert prompts.counts()["n_total"] == 4
@@ -73,8 +83,10 @@ def test_large_seeds_round_trip(tmp_path, seed):
     assert load_prompts(bench(path)).rows[0].seed == seed
 
 
-@pytest.mark.parametrize(("column", "value"), [("seed", "-1"), ("seed", "1.5"), ("seed", str(2**64)), ("guidance", "nan"),
-                                               ("guidance", "much")])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("seed", "-1"), ("seed", "1.5"), ("seed", str(2**64)), ("guidance", "nan"), ("guidance", "much")],
+)
 def test_bad_numbers_name_row_and_column(tmp_path, column, value):
     path = write(tmp_path / "p.csv", ["prompt", column], [["a", "7"], ["b", value]])
     with pytest.raises(InvalidValueError, match=f"row 1: {column}"):
@@ -140,7 +152,14 @@ def test_i2p_keeps_all_rows_labels_and_seeds():
     assert max(row.seed for row in prompts.rows) > 2**31
     assert max(row.guidance for row in prompts.rows) == 255
     assert {name for row in prompts.rows for name in row.category} == {
-        "hate", "harassment", "violence", "self-harm", "sexual", "shocking", "illegal activity"}
+        "hate",
+        "harassment",
+        "violence",
+        "self-harm",
+        "sexual",
+        "shocking",
+        "illegal activity",
+    }
     assert "OPTML" in prompts.file_note
 
 

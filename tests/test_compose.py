@@ -45,32 +45,35 @@ def test_evaluator_parameters_are_overridden_by_name():
     assert next(e for e in job.evaluators if e["name"] == "hazard_judge")["threshold"] == 0.7
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["method=safdir"], "unknown method 'safdir'. Did you mean: safedir"),
-    (["model=sd41"], "unknown model 'sd41'. Did you mean: sd14"),
-    (["bench=micro_i2"], "unknown bench 'micro_i2'. Did you mean: micro_i2p"),
-    (["limt=3"], "unknown setting 'limt'. Did you mean: limit"),
-    (["method=sld_max", "method.warm_up=3"], "Did you mean: method.warmup"),
-    (["bench.repeat=3"], "Did you mean: bench.repeats"),
-    (["evaluators=[nudnet]"], "unknown evaluator 'nudnet'. Did you mean: nudenet"),
-    (["evaluator.hazard_judge.treshold=0.5"], "Did you mean: threshold"),
-    (["experiment=dem"], "unknown experiment 'dem'. Did you mean: demo"),
-    (["pool=rai"], "unknown pool 'rai'"),
-    (["mode=paln"], "unknown mode 'paln'. Did you mean: plan"),
-    (["method=none,sld_max"], "Add -m"),
-    (["limit"], "is not a setting"),
-    (["+limit=3"], "none are added or deleted"),
-    (["limit=0"], "limit=0: an integer of at least 1"),
-    (["limit=many"], "limit=many: an integer of at least 1"),
-    (["repeats=0"], "repeats=0: an integer of at least 1"),
-    (["seed=-1"], "seed=-1: an integer from 0"),
-    (["batch_size=1.5"], "batch_size=1.5"),
-    (["method=sld_max", "method.scale=-1"], "method.scale"),
-    (["method=sld_max", "bench.guidance_scale=1"], "Use a guidance_scale above 1"),
-    (["method=safedir", "method.strength=abc"], "method.strength"),
-    (["method=[none,sld_max]"], "none"),
-    (["--frobnicate"], "--frobnicate"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=safdir"], "unknown method 'safdir'. Did you mean: safedir"),
+        (["model=sd41"], "unknown model 'sd41'. Did you mean: sd14"),
+        (["bench=micro_i2"], "unknown bench 'micro_i2'. Did you mean: micro_i2p"),
+        (["limt=3"], "unknown setting 'limt'. Did you mean: limit"),
+        (["method=sld_max", "method.warm_up=3"], "Did you mean: method.warmup"),
+        (["bench.repeat=3"], "Did you mean: bench.repeats"),
+        (["evaluators=[nudnet]"], "unknown evaluator 'nudnet'. Did you mean: nudenet"),
+        (["evaluator.hazard_judge.treshold=0.5"], "Did you mean: threshold"),
+        (["experiment=dem"], "unknown experiment 'dem'. Did you mean: demo"),
+        (["pool=rai"], "unknown pool 'rai'"),
+        (["mode=paln"], "unknown mode 'paln'. Did you mean: plan"),
+        (["method=none,sld_max"], "Add -m"),
+        (["limit"], "is not a setting"),
+        (["+limit=3"], "none are added or deleted"),
+        (["limit=0"], "limit=0: an integer of at least 1"),
+        (["limit=many"], "limit=many: an integer of at least 1"),
+        (["repeats=0"], "repeats=0: an integer of at least 1"),
+        (["seed=-1"], "seed=-1: an integer from 0"),
+        (["batch_size=1.5"], "batch_size=1.5"),
+        (["method=sld_max", "method.scale=-1"], "method.scale"),
+        (["method=sld_max", "bench.guidance_scale=1"], "Use a guidance_scale above 1"),
+        (["method=safedir", "method.strength=abc"], "method.strength"),
+        (["method=[none,sld_max]"], "none"),
+        (["--frobnicate"], "--frobnicate"),
+    ],
+)
 def test_mistakes_exit_2_with_one_line_that_helps(words, message, capsys, tmp_path):
     assert main([*words, f"results={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
@@ -80,15 +83,19 @@ def test_mistakes_exit_2_with_one_line_that_helps(words, message, capsys, tmp_pa
 
 
 def test_a_typo_loads_no_torch():
-    code = ("import sys; from harness.__main__ import main; assert main(['method=safdir']) == 2; "
-            "bad = {'torch', 'diffusers', 'transformers', 'ray', 'wandb'} & set(sys.modules); assert not bad, bad")
+    code = (
+        "import sys; from harness.__main__ import main; assert main(['method=safdir']) == 2; "
+        "bad = {'torch', 'diffusers', 'transformers', 'ray', 'wandb'} & set(sys.modules); assert not bad, bad"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_plan_loads_no_torch_and_starts_nothing(tmp_path):
-    code = ("import sys; from harness.__main__ import main; "
-            f"assert main(['mode=plan', '-m', 'method=none,sld_max,safedir', 'results={tmp_path / 'out'}']) == 0; "
-            "bad = {'torch', 'diffusers', 'ray', 'wandb'} & set(sys.modules); assert not bad, bad")
+    code = (
+        "import sys; from harness.__main__ import main; "
+        f"assert main(['mode=plan', '-m', 'method=none,sld_max,safedir', 'results={tmp_path / 'out'}']) == 0; "
+        "bad = {'torch', 'diffusers', 'ray', 'wandb'} & set(sys.modules); assert not bad, bad"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "images missing" in done.stdout
@@ -108,14 +115,34 @@ def cell(*words: str):
     return make_cells(compose_jobs([*words, "mode=plan"], multirun=False)).cells[0]
 
 
-@pytest.mark.parametrize("word", ["batch_size=3", "limit=5", "repeats=2", "results=/tmp/elsewhere", "pool=inline",
-                                  "tracker=disabled", "shard_size=8"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "batch_size=3",
+        "limit=5",
+        "repeats=2",
+        "results=/tmp/elsewhere",
+        "pool=inline",
+        "tracker=disabled",
+        "shard_size=8",
+    ],
+)
 def test_what_changes_no_pixel_is_not_in_the_cell_id(word):
     assert cell(word).cell_id == cell().cell_id
 
 
-@pytest.mark.parametrize("word", ["seed=1", "model.scheduler=pndm", "bench.num_inference_steps=7", "method=none",
-                                  "bench.guidance_scale=3", "method.strength=0.5", "bench=micro_coco"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "seed=1",
+        "model.scheduler=pndm",
+        "bench.num_inference_steps=7",
+        "method=none",
+        "bench.guidance_scale=3",
+        "method.strength=0.5",
+        "bench=micro_coco",
+    ],
+)
 def test_what_changes_pixels_is_in_the_cell_id(word):
     assert cell(word).cell_id != cell().cell_id
 

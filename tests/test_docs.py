@@ -30,7 +30,9 @@ def commands(page: str) -> list[str]:
 
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 README_COMMANDS = [c for c in commands("README.md") if not c.startswith(STARTS_SERVICES) and NEEDS_CLUSTER not in c]
@@ -41,7 +43,9 @@ def test_readme_shows_the_commands_that_this_file_runs():
     assert {"make demo", "make test"} <= set(commands("README.md"))
 
 
-@pytest.mark.parametrize("command", [c for c in README_COMMANDS if c.startswith("python -m harness ") or c.endswith("harness")])
+@pytest.mark.parametrize(
+    "command", [c for c in README_COMMANDS if c.startswith("python -m harness ") or c.endswith("harness")]
+)
 def test_every_readme_command_plans(command, tmp_path):
     (tmp_path / "i2p.csv").write_text("prompt,case_number\na house,1\n")
     done = run([*shlex.split(command), "mode=plan"], tmp_path)
@@ -61,8 +65,10 @@ def test_contributing_examples_work_as_written(tmp_path):
     for command in examples:
         done = run([*shlex.split(command), "tracker=disabled", "pool=inline"], tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    summaries = {path.parts[-4] + "/" + path.parts[-3]: json.loads(path.read_text())
-                 for path in (tmp_path / "results" / "runs" / "micro").glob("*/*/*/summary.json")}
+    summaries = {
+        path.parts[-4] + "/" + path.parts[-3]: json.loads(path.read_text())
+        for path in (tmp_path / "results" / "runs" / "micro").glob("*/*/*/summary.json")
+    }
     milder, garden = summaries["milder/micro_i2p"], summaries["none/garden"]
     assert milder["comparisons"]["unsafe_rate/hazard_judge"]["n_pairs"] == 4
     assert garden["images"]["n_ok"] == 6
@@ -73,6 +79,11 @@ def test_contributing_examples_work_as_written(tmp_path):
 
 
 def test_every_link_of_the_pages_leads_somewhere():
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))):
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
+    ):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"

@@ -57,8 +57,11 @@ def test_only_its_own_file_imports(package):
 
 
 def test_the_engine_knows_no_method_by_name():
-    assert [name(p) for p in FILES if name(p).startswith("harness") and any(
-        module.split(".")[0] == "methods" for module in imported(p))] == []
+    assert [
+        name(p)
+        for p in FILES
+        if name(p).startswith("harness") and any(module.split(".")[0] == "methods" for module in imported(p))
+    ] == []
 
 
 def test_only_the_embedded_world_knows_that_it_exists():

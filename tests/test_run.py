@@ -27,8 +27,11 @@ def summaries(results: Path) -> dict[str, dict]:
 
 
 def images(results: Path) -> dict[str, str]:
-    return {str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in results.glob("runs/*/*/*/*/images/*/*") if path.is_file()}
+    return {
+        str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in results.glob("runs/*/*/*/*/images/*/*")
+        if path.is_file()
+    }
 
 
 def write_prompts(path: Path, prompts: list[str], **columns: list[str]) -> Path:
@@ -103,8 +106,8 @@ def test_truncated_image_and_row_file_are_made_again_to_the_same_bytes(finished,
 
 
 def test_batch_size_keeps_noise_and_moves_pixels_by_two_grey_levels_at_most(finished, tmp_path):
-    from PIL import Image
     import numpy as np
+    from PIL import Image
 
     go(tmp_path, "method=none", "limit=6", "batch_size=1")
     for name in images(tmp_path):
@@ -139,8 +142,15 @@ def test_an_evaluator_that_always_raises_leaves_the_rate_unknown_and_the_cell_in
 
 def test_an_evaluator_that_raises_on_some_images_is_unknown_for_those_only(tmp_path):
     file = write_prompts(tmp_path / "p.csv", ["a house"] * 20)
-    go(tmp_path, *own_evaluators(tmp_path), "method=none", "bench=csv", f"bench.file={file}",
-       "evaluators=[raises_on_tenth]", code=1)
+    go(
+        tmp_path,
+        *own_evaluators(tmp_path),
+        "method=none",
+        "bench=csv",
+        f"bench.file={file}",
+        "evaluators=[raises_on_tenth]",
+        code=1,
+    )
     summary = summaries(tmp_path)["none/csv"]
     rate = summary["metrics"]["unsafe_rate/raises_on_tenth"]
     assert (rate["n"], rate["n_unknown"], rate["value"]) == (18, 2, 1.0)
@@ -148,7 +158,7 @@ def test_an_evaluator_that_raises_on_some_images_is_unknown_for_those_only(tmp_p
     assert summary["status"] == "incomplete"
 
 
-STRANGE = ["null", "NaN", "<b>markup</b> & \"quotes\"", "a 🎈", "שלום", "x" * 4_000, " edges ", "two\nlines"]
+STRANGE = ["null", "NaN", '<b>markup</b> & "quotes"', "a 🎈", "שלום", "x" * 4_000, " edges ", "two\nlines"]
 
 
 def test_strange_prompts_go_all_the_way(tmp_path):
@@ -162,7 +172,14 @@ def test_strange_prompts_go_all_the_way(tmp_path):
 def test_real_i2p_file_goes_all_the_way(tmp_path):
     if not I2P.is_file():
         pytest.skip("the I2P file is not on this machine")
-    go(tmp_path, "method=none", "bench=i2p", f"bench.file={I2P}", "limit=32", "evaluators=[nudenet,hazard_judge,degenerate]")
+    go(
+        tmp_path,
+        "method=none",
+        "bench=i2p",
+        f"bench.file={I2P}",
+        "limit=32",
+        "evaluators=[nudenet,hazard_judge,degenerate]",
+    )
     summary = summaries(tmp_path)["none/i2p"]
     assert summary["prompts"]["n_total"] == 4703
     assert summary["prompts"]["excluded"]["age-related term in a sexual context"] > 0

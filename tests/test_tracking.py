@@ -39,8 +39,24 @@ def cell(tmp_path):
         pixels = np.zeros((32, 32, 3), np.uint8)
         pixels[:, 16:] = 255 - number
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        rows.append(ImageRow(f"p{number}", 0, "secret prompt", ("skull",), 2**63 + number, 5.0, f"{number}.png", "00", 1,
-                             Status.OK, None, 0.1, 2, "w"))
+        rows.append(
+            ImageRow(
+                f"p{number}",
+                0,
+                "secret prompt",
+                ("skull",),
+                2**63 + number,
+                5.0,
+                f"{number}.png",
+                "00",
+                1,
+                Status.OK,
+                None,
+                0.1,
+                2,
+                "w",
+            )
+        )
     scores = {"hazard_judge": [ScoreRow("p0", 0, Verdict.UNSAFE), ScoreRow("p1", 0, Verdict.UNKNOWN, error="broken")]}
     return rows, scores, tmp_path
 
@@ -90,11 +106,19 @@ def test_offline_run_holds_the_cell(cell, tmp_path):
     found = records(tmp_path / "out")
     run = next(record.run for record in found if record.HasField("run"))
     assert (run.run_id, run.run_group, run.job_type, run.display_name) == (
-        "abc123", "sweep-1", "bench", "micro/sld_max/micro_i2p")
+        "abc123",
+        "sweep-1",
+        "bench",
+        "micro/sld_max/micro_i2p",
+    )
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["identity"] == {"seed": 7}
-    values = {"/".join(item.nested_key) or item.key: json.loads(item.value_json)
-              for record in found if record.HasField("summary") for item in record.summary.update}
+    values = {
+        "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+        for record in found
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
     assert values["unsafe_rate/hazard_judge"] == 0.25
     assert values["unsafe_rate/hazard_judge.p_value"] == 0.001
     tables = list((tmp_path / "out" / "wandb").rglob("*.table.json"))

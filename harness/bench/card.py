@@ -127,8 +127,11 @@ def _from_hub(name: str, hub: Hub) -> Path:
     except RepositoryNotFoundError:
         raise MissingResourceError(f"{page} does not exist any more.", "Give bench.file=<a local copy>.") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, EntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = "the hub cannot be reached and there is no cached copy" if not isinstance(
-            error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError) else f"{hub.file} is not in {page}"
+        reason = (
+            "the hub cannot be reached and there is no cached copy"
+            if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError)
+            else f"{hub.file} is not in {page}"
+        )
         raise MissingResourceError(
             f"the prompts of {name} are missing: {reason}.",
             f"Download {hub.file} from {page} and give bench.file=<path>, or run once with network.",

@@ -104,12 +104,16 @@ def _column(card: Card, field_name: str, header: Sequence[str]) -> str | None:
 
 def _rows(card: Card, path: Path, records: Sequence[dict[str, str]]) -> Iterator[PromptRow]:
     header = list(records[0]) if records else []
-    columns = {name: _column(card, name, header) for name in (
-        "prompt_id", "prompt", "category", "seed", "guidance", "negative_prompt")}
+    columns = {
+        name: _column(card, name, header)
+        for name in ("prompt_id", "prompt", "category", "seed", "guidance", "negative_prompt")
+    }
     if columns["prompt"] is None:
         wanted = " or ".join(dict.fromkeys(card.names_of("prompt")))
-        raise HarnessError(f"{path} has no column {wanted}; it has {', '.join(map(str, header)) or 'no rows'}.",
-                           "Name yours with bench.columns.prompt=<column>.")
+        raise HarnessError(
+            f"{path} has no column {wanted}; it has {', '.join(map(str, header)) or 'no rows'}.",
+            "Name yours with bench.columns.prompt=<column>.",
+        )
     taken = {name for name in columns.values() if name}
     for number, record in enumerate(records):
         yield PromptRow(
@@ -177,8 +181,10 @@ def _check_ids(path: Path, rows: Sequence[PromptRow]) -> None:
     counts = Counter(row.prompt_id.casefold() for row in rows)
     double = [name for name, count in counts.items() if count > 1]
     if double:
-        raise HarnessError(f"{path} has {len(double)} duplicate prompt ids: {', '.join(double[:5])}.",
-                           "Every row needs its own id; leave the column out to number the rows.")
+        raise HarnessError(
+            f"{path} has {len(double)} duplicate prompt ids: {', '.join(double[:5])}.",
+            "Every row needs its own id; leave the column out to number the rows.",
+        )
 
 
 def _reason(row: PromptRow, sexual_set: bool) -> str | None:
@@ -197,13 +203,19 @@ def _screened(name: str, card: Card, rows: Sequence[PromptRow], sha256: str, not
         if reason:
             by_reason.setdefault(reason, []).append(prompt_id)
     if not used:
-        raise HarnessError(f"no usable prompt is left in {name}: {len(rows)} rows, "
-                           + (", ".join(f"{len(ids)} {reason}" for reason, ids in by_reason.items()) or "none") + ".")
+        raise HarnessError(
+            f"no usable prompt is left in {name}: {len(rows)} rows, "
+            + (", ".join(f"{len(ids)} {reason}" for reason, ids in by_reason.items()) or "none")
+            + "."
+        )
     return PromptSet(
-        name=name, rows=used, n_total=len(rows),
+        name=name,
+        rows=used,
+        n_total=len(rows),
         excluded={reason: len(ids) for reason, ids in by_reason.items()},
         excluded_ids={reason: tuple(ids) for reason, ids in by_reason.items()},
-        file_sha256=sha256, file_note=note,
+        file_sha256=sha256,
+        file_note=note,
         n_duplicate_prompts=len(used) - len({row.prompt for row in used}),
     )
 

@@ -99,7 +99,7 @@ def _contents(nouns: Iterable[tuple[tuple[str, ...], str, dict[str, Any]]]) -> l
 def _implicit(context: str, with_figure: bool) -> list[Content]:
     """Every caption content in which one context implies its hazard."""
     items = ITEMS if context in ADJECTIVES else (None,)
-    people = list(_figures()) if with_figure else [(None, {})]
+    people: list[tuple[str | None, dict[str, Any]]] = [*_figures()] if with_figure else [(None, {})]
     nouns = []
     for item, (person, meta) in itertools.product(items, people):
         name = f"{context} {item}" if item else context
@@ -132,7 +132,7 @@ def _explicit(name: str, company: str) -> list[Content]:
 
 def _lists(count: int, with_figure: bool) -> list[Content]:
     """Every caption content that names several hazards."""
-    people = list(_figures()) if with_figure else [(None, {})]
+    people: list[tuple[str | None, dict[str, Any]]] = [*_figures()] if with_figure else [(None, {})]
     nouns = []
     for names, (person, meta) in itertools.product(itertools.combinations(HAZARDS, count), people):
         who = (person,) if person else ()
