@@ -354,7 +354,7 @@ def test_worker_prefers_what_it_holds_then_what_nobody_holds(tmp_path: Path) -> 
     taken = [
         queue.take("w0", None, {"w1": None}),
         queue.take("w1", None, {"w0": a}),
-        queue.take("w1", b, {"w0": a}),
+        queue.take("w1", b, {"w0": a, "w2": b}),
         queue.take("w1", b, {"w0": a}),
     ]
     assert [job.task.task_id for job in taken if job] == ["a-000", "b-000", "b-002", "a-002"]
