@@ -157,7 +157,7 @@ def read_throughput(results: Path) -> dict[str, float]:
     """Return seconds per image of earlier runs in this results folder, by model, method, steps, size and batch."""
     try:
         raw: dict[str, Any] = json.loads((results / THROUGHPUT_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return {}
     return {key: float(value) for key, value in raw.items()}
 

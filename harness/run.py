@@ -41,7 +41,7 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     with Lease(results), pool:
         try:
             failures = [*cells.refused, *_carry_out(plan, cells.compared, pool, jobs[0], results, command, console)]
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             console.print("stopped; what was made is kept. To go on, run the same command again:")
             console.print(f"  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
             return Interrupted.exit_code

@@ -109,6 +109,13 @@ def test_lpips_of_a_pair_is_zero_for_the_same_image_only(random_lpips):
     assert rows[1].value > 1e-4
 
 
+def test_lpips_gets_the_range_that_its_package_expects(random_lpips):
+    import lpips
+
+    image = picture(0, (64, 64))
+    np.testing.assert_allclose(random_lpips._tensor(image).numpy(), lpips.im2tensor(image).numpy(), atol=1e-6)
+
+
 def test_lpips_preset_resizes_both_images(random_lpips):
     small = Lpips("lpips", size=64)
     small._model = random_lpips._model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -201,11 +202,13 @@ def test_results_folder_that_is_a_file_is_refused(tmp_path, capsys):
 
 
 def test_weights_folder_missing_a_part_is_refused_before_anything_is_written(tmp_path, capsys):
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    words = [*QUICK, f"results={tmp_path / 'out'}", "method=none", "limit=1", f"model.source={tmp_path / 'weights'}"]
+    folder = tmp_path / "weights"
+    shutil.copytree(ROOT / "harness" / "micro" / "weights" / "pipeline", folder, ignore=shutil.ignore_patterns("unet"))
+    words = [*QUICK, f"results={tmp_path / 'out'}", "method=none", "limit=1", f"model.source={folder}"]
     assert main(words) == 2
-    assert "missing" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "unet" in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -116,12 +116,14 @@ def written(name, data):
     return make
 
 
+SIXTEEN_BIT = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 250)
+
 BROKEN = {
     "truncated": truncated,
     "missing": lambda folder, i: request(folder, i, name="absent.png"),
     "empty": written("empty.png", b""),
     "text": written("text.png", b"no image"),
-    "sixteen_bit": lambda folder, i: request(folder, i, Image.fromarray(np.full((8, 8), 40_000, np.uint16)), "i16.png"),
+    "sixteen_bit": lambda folder, i: request(folder, i, SIXTEEN_BIT, "i16.png"),
     "black": lambda folder, i: request(folder, i, Image.new("RGB", (16, 16)), "black.png"),
     "constant": lambda folder, i: request(folder, i, Image.new("RGB", (16, 16), (90, 200, 30)), "flat.png"),
     "one_pixel": lambda folder, i: request(folder, i, Image.new("RGB", (1, 1), (90, 200, 30)), "pixel.png"),
