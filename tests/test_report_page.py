@@ -240,3 +240,21 @@ def test_curve_leaves_out_what_is_not_finite():
 def test_long_label_keeps_its_end():
     assert shortened("safedir strength=2 window=0-0.8", 21).endswith("window=0-0.8"[-11:])
     assert len(shortened("x" * 90, 21)) == 21
+
+
+def test_two_models_have_a_column_a_filter_and_a_story_each(tmp_path):
+    for model in ("micro", "sd14"):
+        for entry in ENTRIES[:3]:
+            for summary in (safety_summary(entry), fidelity_summary(entry)):
+                cell = summary["cell"]
+                cell |= {"model": model, "id": f"{model}{cell['id']}"[:12]}
+                write_run(tmp_path, summary, entry)
+    write_leaderboard(tmp_path)
+    page = Page((tmp_path / "leaderboard.html").read_text())
+    assert sum(tag == "article" for tag, _ in page.elements) == 2
+    assert [a for tag, a in page.elements if tag == "th" and a.get("class") == "c-model"]
+    assert [a for tag, a in page.elements if a.get("data-filter") == "model"]
+    assert [(p.model, p.safety_bench) for p in plots(*load(tmp_path)) if p.fidelity_name == "fid"] == [
+        ("micro", "micro_i2p"),
+        ("sd14", "micro_i2p"),
+    ]

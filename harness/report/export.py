@@ -39,7 +39,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def _cell(row: Row, key: str, notes: dict[str, int]) -> str:
     cell = row.cells[key]
-    text = escape(" ".join(filter(None, (cell.text, cell.detail.replace("\n", ", ")))))
+    text = escape(" ".join(filter(None, (cell.text, cell.detail.replace("\n", " ")))))
     if not cell.flag or cell.tone == "missing":
         return text
     return f"{text} <sup>{notes.setdefault(cell.flag, len(notes) + 1)}</sup>"

@@ -57,7 +57,7 @@ def _texts(row: Row, keys: Sequence[str]) -> list[str]:
 
 
 def _one_line(detail: str) -> str:
-    return detail.replace("\n", ", ")
+    return detail.replace("\n", " ")
 
 
 def _plain(title: str, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
