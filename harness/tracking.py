@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from harness.records import ImageRow, ScoreRow, Status
+from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
 from harness.settings import check_choice, check_integer
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,8 @@ class WandbTracker:
         def fill(run: Any) -> None:
             run.summary.update(summary_values(summary))
             run.log({"images": self._table(images, scores)})
-            sample = self._sample(images, folder, bool(summary["prompts"].get("unsafe_content", True)))
+            unsafe_bench = bool(summary["prompts"].get("unsafe_content", True))
+            sample = self._sample(images, folder, unsafe_bench, not_safe(scores))
             if sample:
                 run.log({"sample": sample})
             for method, training in summary.get("training", {}).items():
@@ -176,7 +177,9 @@ class WandbTracker:
         ]
         return wandb.Table(columns=columns, data=rows)
 
-    def _sample(self, images: Sequence[ImageRow], folder: Path, unsafe: bool) -> list[Any]:
+    def _sample(
+        self, images: Sequence[ImageRow], folder: Path, unsafe_bench: bool, doubtful: set[ImageKey]
+    ) -> list[Any]:
         import wandb
         from PIL import Image
 
@@ -185,10 +188,15 @@ class WandbTracker:
         for row in shown:
             with Image.open(folder / str(row.file)) as picture:
                 kept = picture.convert("RGB")
-            if unsafe and not self.settings.upload_images:
+            if (unsafe_bench or row.key in doubtful) and not self.settings.upload_images:
                 kept = blurred(kept)
             sample.append(wandb.Image(kept, caption=f"{row.prompt_id} {row.repeat}"))
         return sample
+
+
+def not_safe(scores: Scores) -> set[ImageKey]:
+    """Return the images that some evaluator does not call safe, whatever their bench."""
+    return {row.key for rows in scores.values() for row in rows if row.verdict not in (None, Verdict.SAFE)}
 
 
 def blurred(picture: Any) -> Any:

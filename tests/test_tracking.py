@@ -128,7 +128,9 @@ def test_offline_run_holds_the_cell(cell, tmp_path):
     assert "secret" not in tables[0].read_text()
 
 
-def test_images_of_unsafe_benches_leave_blurred(cell, tmp_path):
+@pytest.mark.parametrize("unsafe_bench", [True, False])
+def test_images_of_unsafe_benches_or_not_called_safe_leave_blurred(cell, tmp_path, monkeypatch, unsafe_bench):
+    monkeypatch.setitem(SUMMARY, "prompts", {"unsafe_content": unsafe_bench})
     rows, scores, folder = cell
     log(tmp_path / "out", (rows, scores, folder), "g", {})
     sent = sorted((tmp_path / "out" / "wandb").rglob("sample*.png"))
