@@ -188,3 +188,38 @@ def _identity(
         "width": generation.width,
         "seed": run.seed,
     }
+
+
+def cell_config(cell: Cell) -> dict[str, Any]:
+    """Return what cell.yaml holds: the resolved, result-affecting configuration."""
+    return plain(
+        {
+            "cell_id": cell.cell_id,
+            "name": cell.spec.name,
+            "identity": cell.identity,
+            "model": cell.spec.model,
+            "methods": list(cell.spec.methods),
+            "evaluators": list(cell.evaluators),
+            "settings": cell_settings(cell),
+        }
+    )
+
+
+def cell_settings(cell: Cell) -> dict[str, Any]:
+    spec = cell.spec.settings
+    return {
+        "num_inference_steps": spec.num_inference_steps,
+        "height": spec.height,
+        "width": spec.width,
+        "guidance_scale": cell.identity["guidance_scale"],
+        "batch_size": spec.batch_size,
+        "seed": cell.spec.seed,
+        "repeats": cell.repeats,
+        "limit": cell.limit,
+        "method_overrides": plain(cell.method_overrides),
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return nested plain dicts, lists and scalars, as YAML and JSON want them."""
+    return json.loads(json.dumps(value, default=str))

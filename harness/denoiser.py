@@ -7,7 +7,7 @@ pipeline's sum is `e` to the bit, whatever scalar w it uses. Where nothing is ed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.models import LoadedModel
-
-
-class StoppedError(Exception):
-    """Raised between two steps when the caller's `stop` says so. The images of the call are lost."""
 
 
 def alpha_bar(scheduler: Any, t: float) -> float:
@@ -72,7 +68,6 @@ class PipelineCall:
     items: Sequence[ImageItem]
     bundle: EmbedBundle
     n_steps: int
-    stop: Callable[[], bool] | None = None
     count: int = 0  # denoiser calls so far
     states: dict[int, dict[str, Any]] = field(default_factory=dict)
 
@@ -111,8 +106,6 @@ class DenoiserHook:
         call = self._current
         if call is None:
             return self.original(sample, timestep, *args, **kwargs)
-        if call.stop is not None and call.stop():
-            raise StoppedError
         n = len(call.items)
         contexts = self._contexts(call, sample[:n], timestep)
         call.count += 1

@@ -59,3 +59,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError
     close = near_names(name, names)
     hint = f"Did you mean: {', '.join(close)}?" if close else f"There are {len(names)}: {', '.join(names)}."
     return UnknownNameError(f"unknown {kind} '{name}'.", hint)
+
+
+class StoppedError(Exception):
+    """Ends a training that the user asked to stop. Nothing of it is kept."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.denoiser import DenoiserHook, PipelineCall, StoppedError, hooked
+from harness.denoiser import DenoiserHook, PipelineCall, hooked
 from harness.errors import IncompatibleError
 from harness.method import Artifact, EmbedBundle, Method, Refusal, check_composition
 from harness.records import ImageItem, Status
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from harness.models import LoadedModel
 
-__all__ = ["Generated", "Session", "StoppedError", "attached", "initial_noise"]
+__all__ = ["TRUNCATED", "Generated", "Session", "attached", "initial_noise"]
+
+TRUNCATED = "truncated"  # flag of an image whose prompt is longer than what the text encoder reads
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,8 @@ class Session:
         self.methods = tuple(methods)
         self.hook = hook
 
-    def generate(self, items: Sequence[ImageItem], settings: GenerationSettings,
-                 stop: Callable[[], bool] | None = None) -> list[Generated]:
-        """Make one image per item, as one batch. `stop` is asked before every step; True raises StoppedError.
+    def generate(self, items: Sequence[ImageItem], settings: GenerationSettings) -> list[Generated]:
+        """Make one image per item, as one batch. Images of prompts that the tokenizer cuts are flagged `truncated`.
 
         Refused items never reach the denoiser; the first accepted one stands in for them and keeps the batch's shape.
         """
@@ -90,13 +91,16 @@ class Session:
         if not accepted:
             return [_refused(answer) for answer in answers if isinstance(answer, Refusal)]
         batch = [answer if isinstance(answer, ImageItem) else accepted[0] for answer in answers]
-        images = self._images(self._latents(batch, settings, stop))
+        images = self._images(self._latents(batch, settings))
         finished = self._post([image for image in images if image is not None])
         results = []
         for answer, image in zip(answers, images, strict=True):
             made = next(finished) if image is not None else Generated(None, Status.ERROR, ("not_finite",))
-            results.append(_refused(answer) if isinstance(answer, Refusal) else made)
+            results.append(_refused(answer) if isinstance(answer, Refusal) else self._flagged(answer, made))
         return results
+
+    def _flagged(self, item: ImageItem, made: Generated) -> Generated:
+        return replace(made, flags=(*made.flags, TRUNCATED)) if self.model.is_truncated(item.prompt) else made
 
     def _prompts(self, items: Sequence[ImageItem]) -> list[ImageItem | Refusal]:
         answers: list[ImageItem | Refusal] = list(items)
@@ -107,8 +111,7 @@ class Session:
                 answers[index] = answer
         return answers
 
-    def _latents(self, batch: Sequence[ImageItem], settings: GenerationSettings,
-                 stop: Callable[[], bool] | None) -> Tensor:
+    def _latents(self, batch: Sequence[ImageItem], settings: GenerationSettings) -> Tensor:
         model, pipe = self.model, self.model.pipe
         factor = pipe.vae_scale_factor
         shape = (pipe.unet.config.in_channels, settings.height // factor, settings.width // factor)
@@ -117,7 +120,7 @@ class Session:
             cond=model.encode([item.prompt for item in batch]),
             uncond=model.encode([item.negative_prompt or "" for item in batch]),
         )
-        call = PipelineCall(batch, bundle, settings.num_inference_steps, stop)
+        call = PipelineCall(batch, bundle, settings.num_inference_steps)
         with self.hook.running(call):
             latents: Tensor = pipe(
                 prompt_embeds=bundle.cond, negative_prompt_embeds=bundle.uncond,

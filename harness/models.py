@@ -81,6 +81,11 @@ class LoadedModel:
 
         return torch.stack([self.embed(text) for text in texts])
 
+    def is_truncated(self, text: str) -> bool:
+        """Say whether the text encoder reads only the beginning of `text`."""
+        tokenizer = self.pipe.tokenizer
+        return len(tokenizer(text, truncation=False, verbose=False).input_ids) > tokenizer.model_max_length
+
     def forget_texts(self) -> None:
         """Drop cached embeddings: the text encoder or tokenizer has changed."""
         self._texts.clear()

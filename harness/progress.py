@@ -40,6 +40,25 @@ class _Line:
     last_print: float = 0.0
 
 
+class Meter:
+    """How many of a cell's images there are, and how fast they come, all workers together."""
+
+    def __init__(self, total: int, missing: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total = total
+        self.done = total - missing
+        self._before = self.done
+        self._clock = clock
+        self._started = clock()
+
+    def advance(self, count: int) -> None:
+        self.done += count
+
+    @property
+    def rate(self) -> float:
+        """Return images per second since the start."""
+        return (self.done - self._before) / max(self._clock() - self._started, 1e-9)
+
+
 class Board:
     """Shows how far each cell is. `advance` may be called from one thread only."""
 

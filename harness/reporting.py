@@ -13,8 +13,7 @@ from rich.console import Console
 
 from harness.artifacts import ArtifactCache, artifact_keys, base_identity
 from harness.build import build
-from harness.cell import Cell
-from harness.compose import Job
+from harness.cell import Cell, cell_config, cell_settings, plain
 from harness.evaluator import Evaluator
 from harness.features import EvaluatorKey
 from harness.files import write_atomic
@@ -27,6 +26,7 @@ from harness.records import ImageRow, Metric, ScoreRow, Status
 from harness.settings import RunSettings
 from harness.stages import Failure, reference_file, wanted_images
 from harness.store import CellStore
+from harness.tracking import Tracker
 
 SUMMARY_SCHEMA = 1
 _NO_REFERENCE = "the bench has no reference set"
@@ -52,27 +52,23 @@ def report(
     compared: Mapping[str, Cell],
     unavailable: Unavailable,
     workers: Sequence[Mapping[str, Any]],
-    job: Job,
+    settings: RunSettings,
     results: Path,
     command: Sequence[str],
+    tracker: Tracker,
     console: Console,
 ) -> list[Failure]:
     """Write summaries and provenance, mirror to the tracker, print the table, rebuild the leaderboard."""
-    from harness.tracking import make_tracker
-
-    settings = RunSettings.from_config(job.settings)
     cells = [entry.cell for entry in plan.cells]
     scored = {cell.cell_id: read_scores(cell, unavailable.get(cell.cell_id, {}), compared) for cell in cells}
-    tracker = make_tracker(job.settings["tracker"], _group(command), results)
     summaries = []
     for cell in cells:
         baseline = compared.get(cell.cell_id)
         own, other = scored[cell.cell_id], scored.get(baseline.cell_id) if baseline else None
         summary = summarise(own, other, unavailable.get(cell.cell_id, {}), results)
-        _write(cell, summary, workers, command)
+        _write(cell, summary, workers, command, console)
         tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
         summaries.append(summary)
-    tracker.close()
     _remember_throughput(plan, scored, results)
     _show(summaries, settings, results, console)
     return [
@@ -129,7 +125,7 @@ def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, st
             "model": cell.spec.model["name"],
             "method": cell.method,
             "bench": cell.bench.name,
-            "settings": _settings(cell),
+            "settings": cell_settings(cell),
             "baseline_cell": baseline.cell.cell_id if baseline else None,
         },
         **write_json(metrics),
@@ -145,41 +141,6 @@ def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, st
     }
 
 
-def cell_config(cell: Cell) -> dict[str, Any]:
-    """Return what cell.yaml holds: the resolved, result-affecting configuration."""
-    return _plain(
-        {
-            "cell_id": cell.cell_id,
-            "name": cell.spec.name,
-            "identity": cell.identity,
-            "model": cell.spec.model,
-            "methods": list(cell.spec.methods),
-            "evaluators": list(cell.evaluators),
-            "settings": _settings(cell),
-        }
-    )
-
-
-def _settings(cell: Cell) -> dict[str, Any]:
-    spec = cell.spec.settings
-    return {
-        "num_inference_steps": spec.num_inference_steps,
-        "height": spec.height,
-        "width": spec.width,
-        "guidance_scale": cell.identity["guidance_scale"],
-        "batch_size": spec.batch_size,
-        "seed": cell.spec.seed,
-        "repeats": cell.repeats,
-        "limit": cell.limit,
-        "method_overrides": _plain(cell.method_overrides),
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Return nested plain dicts, lists and scalars, as YAML and JSON want them."""
-    return json.loads(json.dumps(value, default=str))
-
-
 def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, int]:
     count = {status: sum(row.status is status for row in images) for status in Status}
     return {
@@ -187,6 +148,7 @@ def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, int]:
         "n_ok": count[Status.OK],
         "n_refused": count[Status.REFUSED],
         "n_error": count[Status.ERROR],
+        "n_truncated": sum("truncated" in row.flags for row in images),
     }
 
 
@@ -236,13 +198,25 @@ def _training(cell: Cell) -> dict[str, Any]:
 
 
 def _write(
-    cell: Cell, summary: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], command: Sequence[str]
+    cell: Cell,
+    summary: Mapping[str, Any],
+    workers: Sequence[Mapping[str, Any]],
+    command: Sequence[str],
+    console: Console,
 ) -> None:
+    """Write a cell's files, unless they tell of a run that was whole and asked for more images."""
     store = CellStore(cell.folder)
+    before = store.read_summary() or {}
+    n_before, n_now = (int(s.get("images", {}).get("n_expected", 0)) for s in (before, summary))
+    if n_before > n_now and before.get("status") == "complete":
+        kept = f"{cell.spec.name}: summary.json and the leaderboard keep the run of {n_before} images"
+        text = f"{kept}; this one had {n_now}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return
     store.write_cell(cell_config(cell))
     hashed = cell.prompts.hash if cell.prompts else None
     store.write_provenance(provenance(command, workers, str(cell.identity["model"]["weights"]), hashed))
-    store.write_summary(_plain(summary))
+    store.write_summary(plain(summary))
 
 
 def _remember_throughput(plan: Plan, scored: Mapping[str, Scored], results: Path) -> None:
@@ -274,9 +248,3 @@ def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path,
             highlight=False,
             soft_wrap=True,
         )
-
-
-def _group(command: Sequence[str]) -> str:
-    from harness.cell import canonical_hash
-
-    return f"sweep-{canonical_hash(list(command))[:8]}"

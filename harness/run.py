@@ -16,10 +16,12 @@ from harness.compose import Job
 from harness.errors import IncompatibleError
 from harness.plan import Plan, make_plan, print_plan, unavailable
 from harness.pool import Interrupted, Pool, make_pool
+from harness.pool.leased import LeasedPool
 from harness.progress import Board
 from harness.settings import RunSettings
 from harness.stages import Failure, extract_references, generate, prepare, score
 from harness.store import Lease, check_writable
+from harness.tracking import make_tracker
 
 PLAIN_WIDTH = 140  # columns of output that goes to a file
 
@@ -38,9 +40,9 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
         return 0
     plan.refuse_if_blocked()
     check_writable(results)
-    with Lease(results), pool:
+    with Lease(results) as lease, LeasedPool(pool, lease) as workers:
         try:
-            failures = [*cells.refused, *_carry_out(plan, cells.compared, pool, jobs[0], results, command, console)]
+            failures = [*cells.refused, *_carry_out(plan, cells.compared, workers, jobs[0], results, command, console)]
         except (Interrupted, KeyboardInterrupt):
             console.print("stopped; what was made is kept. To go on, run the same command again:")
             console.print(f"  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
@@ -106,6 +108,8 @@ def _carry_out(
 ) -> list[Failure]:
     from harness.reporting import report  # pulls in numpy-heavy metrics, which a plan does not need
 
+    settings = RunSettings.from_config(job.settings)
+    tracker = make_tracker(job.settings["tracker"], f"sweep-{canonical_hash(list(command))[:8]}", results)
     cells = [entry.cell for entry in plan.cells]
     with Board("train", console) as board:
         unprepared = prepare(pool, [entry.cell for entry in plan.cells if entry.missing], board)
@@ -113,14 +117,16 @@ def _carry_out(
     with Board("make", console) as board:
         failures = [
             *unprepared.values(),
-            *generate(pool, ready, RunSettings.from_config(job.settings).shard_size, board),
+            *generate(pool, ready, settings.shard_size, board, tracker),
         ]
     skip = {cell.cell_id: unavailable(cell) for cell in cells}
     with Board("reference", console) as board:
         failures += extract_references(pool, cells, results, board)
     with Board("judge", console) as board:
         failures += score(pool, cells, compared, skip, board)
-    return failures + report(plan, compared, skip, pool.workers(), job, results, command, console)
+    failures += report(plan, compared, skip, pool.workers(), settings, results, command, tracker, console)
+    tracker.close()
+    return failures
 
 
 def _say_refused(refused: Sequence[Failure], console: Console) -> None:

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from harness.build import build
-from harness.cell import Cell, canonical_hash
+from harness.cell import Cell, canonical_hash, cell_config
 from harness.evaluator import Evaluator
 from harness.features import EvaluatorKey
 from harness.plan import CellPlan
 from harness.pool import Pool
-from harness.progress import Board
+from harness.progress import Board, Meter
 from harness.records import ImageKey, ImageRow, Status
 from harness.store import CellStore
 from harness.tasks import (
@@ -28,6 +28,7 @@ from harness.tasks import (
     TaskFailure,
     TaskResult,
 )
+from harness.tracking import Tracker
 
 BATCHES_PER_SHARD = 4
 SCORES_PER_TASK = 256
@@ -70,14 +71,23 @@ def prepare(pool: Pool, cells: Sequence[Cell], board: Board) -> dict[str, Failur
     }
 
 
-def generate(pool: Pool, plans: Sequence[CellPlan], shard_size: int | None, board: Board) -> list[Failure]:
-    """Make every missing image. Return what could not be made at all."""
+def generate(
+    pool: Pool, plans: Sequence[CellPlan], shard_size: int | None, board: Board, tracker: Tracker
+) -> list[Failure]:
+    """Make every missing image, telling the tracker how far each cell is. Return what could not be made at all."""
     jobs = [
         Job(plan.cell, GenerateTask(_task_id("generate"), plan.cell.spec, shard), len(shard))
         for plan in plans
         for shard in shards(plan, shard_size, pool.size)
     ]
-    failed = _run(pool, jobs, board, lambda job: job.cell.spec.name)
+    meters = {plan.cell.cell_id: Meter(plan.n_images or 0, plan.n_missing or 0) for plan in plans}
+
+    def tell(job: Job, count: int) -> None:
+        cell, meter = job.cell, meters[job.cell.cell_id]
+        meter.advance(count)
+        tracker.log_progress(cell_config(cell), meter.done, meter.total, meter.rate)
+
+    failed = _run(pool, jobs, board, lambda job: job.cell.spec.name, tell)
     return [Failure(cell.spec.name, "generation", failure.error, failure.user_error) for cell, failure in failed]
 
 
@@ -174,8 +184,14 @@ def _task_id(kind: str) -> str:
     return f"{kind}-{uuid4().hex[:12]}"
 
 
-def _run(pool: Pool, jobs: Sequence[Job], board: Board, label: Callable[[Job], str]) -> list[tuple[Cell, TaskFailure]]:
-    """Run the jobs, show progress, return the tasks that were given up with their cells."""
+def _run(
+    pool: Pool,
+    jobs: Sequence[Job],
+    board: Board,
+    label: Callable[[Job], str],
+    tell: Callable[[Job, int], None] = lambda job, count: None,
+) -> list[tuple[Cell, TaskFailure]]:
+    """Run the jobs, show and `tell` progress, return the tasks that were given up with their cells."""
     if not jobs:
         return []
     by_id = {job.task.task_id: job for job in jobs}
@@ -191,6 +207,7 @@ def _run(pool: Pool, jobs: Sequence[Job], board: Board, label: Callable[[Job], s
         count = min(count, job.size - shown[task_id])
         shown[task_id] += count
         board.advance(label(job), count)
+        tell(job, count)
 
     failed = []
     for outcome in pool.run([job.task for job in jobs], on_progress):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.build import build
+from harness.errors import StoppedError
 from harness.records import ImageItem, ImageKey, ScoreRow
 from harness.tasks import CellSpec, Config, GenerationSettings, ScoreRequest
 
@@ -48,8 +49,11 @@ class Toolbox(ABC):
         """Load a model."""
 
     @abstractmethod
-    def prepare(self, model: Any, cell: CellSpec) -> Mapping[str, Any]:
-        """Train or solve what the cell's methods need, into the artifact cache; return what was made."""
+    def prepare(self, model: Any, cell: CellSpec, stop: Callable[[], bool]) -> Mapping[str, Any]:
+        """Train or solve what the cell's methods need, into the artifact cache; return what is to be told of it.
+
+        `stop` is asked now and then; when it says True, training ends with StoppedError and leaves nothing.
+        """
 
     @abstractmethod
     def attach(self, model: Any, cell: CellSpec) -> AbstractContextManager[Session]:
@@ -94,8 +98,12 @@ class EngineToolbox(Toolbox):
 
         return load_model(model, device)
 
-    def prepare(self, model: Any, cell: CellSpec) -> Mapping[str, Any]:
-        self._artifacts(model, [build(config) for config in cell.methods], cell)
+    def prepare(self, model: Any, cell: CellSpec, stop: Callable[[], bool]) -> Mapping[str, Any]:
+        def look(what: str, done: int, total: int) -> None:
+            if stop():
+                raise StoppedError
+
+        self._artifacts(model, [build(config) for config in cell.methods], cell, look)
         return {}
 
     def attach(self, model: Any, cell: CellSpec) -> AbstractContextManager[Session]:
@@ -131,9 +139,15 @@ class EngineToolbox(Toolbox):
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _artifacts(self, model: Any, methods: Sequence[Any], cell: CellSpec) -> Any:
+    def _artifacts(
+        self,
+        model: Any,
+        methods: Sequence[Any],
+        cell: CellSpec,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Any:
         from pathlib import Path
 
         from harness.artifacts import ArtifactCache, prepare_all
 
-        return prepare_all(model, methods, ArtifactCache(Path(cell.artifacts)))
+        return prepare_all(model, methods, ArtifactCache(Path(cell.artifacts)), progress)

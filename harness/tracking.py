@@ -30,7 +30,7 @@ Scores = Mapping[str, Sequence[ScoreRow]]
 class Tracker(Protocol):
     """What the driver tells a tracker."""
 
-    def log_progress(self, cell_id: str, done: int, total: int, images_per_second: float) -> None: ...
+    def log_progress(self, cell: Config, done: int, total: int, images_per_second: float) -> None: ...
 
     def log_cell(
         self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
@@ -42,7 +42,7 @@ class Tracker(Protocol):
 class NoTracker:
     """Tells nobody."""
 
-    def log_progress(self, cell_id: str, done: int, total: int, images_per_second: float) -> None:
+    def log_progress(self, cell: Config, done: int, total: int, images_per_second: float) -> None:
         pass
 
     def log_cell(
@@ -94,15 +94,28 @@ class WandbTracker:
         self.root = root
         self._failed = False
         self._last_progress: dict[str, float] = {}
+        self._open: dict[str, Any] = {}  # runs of cells that are being made
 
-    def log_progress(self, cell_id: str, done: int, total: int, images_per_second: float) -> None:
-        """Log how far a cell is, at most once in ten seconds."""
-        now = time.monotonic()
-        if now - self._last_progress.get(cell_id, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
+    def log_progress(self, cell: Config, done: int, total: int, images_per_second: float) -> None:
+        """Log how far a cell (as in its cell.yaml) is, at most once in ten seconds; its run stays open meanwhile.
+
+        Only where somebody can watch: an offline run gets its numbers in the end.
+        """
+        now, cell_id = time.monotonic(), str(cell["cell_id"])
+        early = now - self._last_progress.get(cell_id, -PROGRESS_SECONDS) < PROGRESS_SECONDS
+        if self.settings.mode != "online" or (early and done < total):
             return
         self._last_progress[cell_id] = now
         values = {"progress/done": done, "progress/total": total, "progress/images_per_second": images_per_second}
-        self._safely(lambda: self._with_run(cell_id, {}, lambda run: run.log(values)))
+
+        def tell() -> None:
+            if cell_id not in self._open:
+                self._open[cell_id] = self._begin(cell_id, str(cell["name"]), cell)
+            self._open[cell_id].log(values)
+            if done >= total:
+                self._open.pop(cell_id).finish()
+
+        self._safely(tell)
 
     def log_cell(
         self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
@@ -121,18 +134,29 @@ class WandbTracker:
                     run.log({f"training/{method}/loss": loss, f"training/{method}/step": step})
 
         cell = summary["cell"]
-        self._safely(lambda: self._with_run(cell["id"], {"name": cell["name"], "config": dict(config)}, fill))
+
+        def tell() -> None:
+            run = self._open.pop(cell["id"], None) or self._begin(cell["id"], cell["name"], config)
+            try:
+                fill(run)
+            finally:
+                run.finish()
+
+        self._safely(tell)
 
     def close(self) -> None:
-        """Wait until W&B's service has written everything."""
+        """End the runs that are still open; wait until W&B's service has written everything."""
+        for run in self._open.values():
+            self._safely(run.finish)
+        self._open.clear()
         if "wandb" in sys.modules:
             self._safely(lambda: sys.modules["wandb"].teardown())
 
-    def _with_run(self, cell_id: str, more: Mapping[str, Any], fill: Callable[[Any], None]) -> None:
+    def _begin(self, cell_id: str, name: str, config: Config) -> Any:
         import wandb
 
         (self.root / "wandb").mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
+        return wandb.init(
             id=cell_id,
             resume="allow",
             group=self.group,
@@ -141,14 +165,11 @@ class WandbTracker:
             entity=self.settings.entity,
             mode=self.settings.mode,
             dir=str(self.root),
-            name=more.get("name"),
-            config=more.get("config"),
+            name=name,
+            config=dict(config),
+            reinit="create_new",  # cells that are made side by side have a run each
             settings=wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=30),
         )
-        try:
-            fill(run)
-        finally:
-            run.finish()
 
     def _safely(self, action: Callable[[], None]) -> None:
         if self._failed:

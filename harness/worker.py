@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from harness.batches import BatchRunner, Outcome
+from harness.errors import StoppedError
 from harness.evaluator import SetEvaluator
 from harness.files import sha256_file, write_atomic
 from harness.holding import Holding, fingerprint
@@ -112,14 +113,21 @@ class Worker:
     def _dispatch(self, task: Task) -> TaskResult:
         match task:
             case PrepareTask():
-                info = self._tools.prepare(self._holding.bare_model(task.cell, self.device), task.cell)
-                return TaskResult(task.task_id, self.name, 0.0, info=info)
+                return self._prepare(task)
             case GenerateTask():
                 return self._generate(task)
             case ScoreTask():
                 return self._score(task)
             case ReferenceTask():
                 return self._reference(task)
+
+    def _prepare(self, task: PrepareTask) -> TaskResult:
+        model = self._holding.bare_model(task.cell, self.device)
+        try:
+            info = self._tools.prepare(model, task.cell, lambda: self._stopping)
+        except StoppedError:  # nothing of an unfinished training is kept
+            info = {}
+        return TaskResult(task.task_id, self.name, 0.0, info=info)
 
     def _generate(self, task: GenerateTask) -> TaskResult:
         session = self._holding.session(task.cell, self.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import MissingResourceError
+from harness.errors import MissingResourceError, StoppedError
 from harness.evaluator import Evaluator, SetEvaluator
 from harness.records import ImageItem, ImageKey, ScoreItem, ScoreRow, Status, Verdict
 from harness.tasks import CellSpec, Config, GenerateTask, GenerationSettings, ScoreRequest
@@ -38,10 +38,15 @@ class FakeImage:
 
 def wait_for(path: Path, deadline: float = DEADLINE) -> None:
     """Return when `path` exists; fail after the deadline."""
+    wait_until(path.exists, deadline, f"{path} did not appear")
+
+
+def wait_until(happened: Callable[[], bool], deadline: float = DEADLINE, what: str = "it did not happen") -> None:
+    """Return when `happened` says True; raise TimeoutError after so many seconds."""
     end = time.monotonic() + deadline
-    while not path.exists():
+    while not happened():
         if time.monotonic() > end:
-            raise TimeoutError(f"{path} did not appear")
+            raise TimeoutError(what)
         time.sleep(0.01)
 
 
@@ -151,7 +156,9 @@ class FakeToolbox(Toolbox):
         note(self.notes / "loaded", str(model["name"]))
         return object()
 
-    def prepare(self, model: Any, cell: CellSpec) -> Mapping[str, Any]:
+    def prepare(self, model: Any, cell: CellSpec, stop: Callable[[], bool]) -> Mapping[str, Any]:
+        if stop():
+            raise StoppedError
         note(self.notes / "prepared", cell.holds[1])
         return {"prepared": cell.holds[1]}
 

@@ -13,7 +13,7 @@ import torch
 
 from harness.denoiser import alpha_bar, from_epsilon, to_epsilon
 from harness.errors import IncompatibleError
-from harness.generate import Generated, StoppedError, attached, initial_noise
+from harness.generate import TRUNCATED, Generated, attached, initial_noise
 from harness.method import ExtraRow, Method, Refusal, check_composition
 from harness.models import LoadedModel, make_scheduler
 from harness.records import ImageItem, Status
@@ -74,6 +74,17 @@ class Editor(Method):
         finally:
             with torch.no_grad():
                 weight.copy_(kept)
+
+
+@dataclass(frozen=True)
+class Failing(Method):
+    """Breaks down in the second denoiser call."""
+
+    name: str = "failing"
+    kind: ClassVar[str] = "failing"
+
+    def guide(self, ctx, preds, delta):
+        return delta if ctx.call < 1 else 1 // 0
 
 
 def checksum(model: LoadedModel) -> dict[str, bytes]:
@@ -220,22 +231,19 @@ def test_leaving_restores_every_byte_and_hook():
 def test_leaving_restores_after_an_exception():
     model = random_model()
     before = checksum(model)
-    with pytest.raises(ZeroDivisionError), attached(model, [Editor(), NoMethod("x")][:1], [None]) as session:
-        session.generate(make_items(1), make_settings(3), stop=lambda: 1 // 0 > 1)
+    with pytest.raises(ZeroDivisionError), attached(model, [Editor(), Failing()], [None] * 2) as session:
+        session.generate(make_items(1), make_settings(3))
     assert checksum(model) == before
     assert "forward" not in model.denoiser.__dict__
     with attached(model, [Editor()], [None]):
         assert checksum(model) != before
 
 
-def test_stop_ends_between_steps_and_the_next_call_is_as_if_fresh():
-    model, items = random_model(), make_items(2)
-    left = iter([False, False, True])
-    with scheduler(model, "pndm"), attached(model, [NoMethod()], [None]) as session:
-        with pytest.raises(StoppedError):
-            session.generate(items, make_settings(), stop=lambda: next(left))
-        after = pixels(session.generate(items, make_settings()))
-        assert np.array_equal(after, pixels(session.generate(items, make_settings())))
+def test_prompts_that_are_cut_are_flagged_and_others_are_not():
+    model, items = random_model(), make_items(3)
+    long = replace(items[1], prompt="a ball in a field " * 40)
+    flags = [made.flags for made in run(model, [NoMethod()], [items[0], long, items[2]])]
+    assert flags == [(), (TRUNCATED,), ()]
 
 
 def test_refused_prompts_never_reach_the_denoiser():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import pytest
 import torch
 
 from harness.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all
-from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
+from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, StoppedError, UnknownNameError
 from harness.generate import attached
 from harness.models import make_scheduler
+from harness.toolbox import EngineToolbox
 from harness.training import TrainingPrompt, frozen_denoiser
 from methods.none import NoMethod
 from methods.safedir import DirectionTrainer, SafeDir, SafeDirTraining, in_window, stored_direction, target
 from methods.sld import SLD
+from tests.fakes import fake_cell
 from tests.fixtures_models import make_items, make_settings, random_model
 from tests.test_denoiser import checksum, pixels, stock
 
@@ -255,6 +258,20 @@ def test_strength_and_window_reuse_the_direction_and_the_recipe_does_not(tmp_pat
     prepare_all(model, [safedir(training={"eta": 3.0})], cache)
     prepare_all(model, [safedir(seed=3)], cache)
     assert made == ["a", "safedir", "safedir"]
+
+
+def test_training_that_is_stopped_leaves_nothing(tmp_path):
+    model = random_model()
+    config = {"_target_": "methods.safedir.SafeDir", "name": "safedir", "concept": "a bomb", "training": QUICK}
+    artifacts = str(tmp_path / "kept")
+    cell = replace(fake_cell(tmp_path / "cell"), model=model.config, methods=(config,), artifacts=artifacts)
+    asked = iter([False, True])
+    with pytest.raises(StoppedError):
+        EngineToolbox().prepare(model, cell, lambda: next(asked))
+    assert not list((tmp_path / "kept").rglob("*.safetensors"))
+    assert next(model.denoiser.parameters()).requires_grad
+    EngineToolbox().prepare(model, cell, lambda: False)
+    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 1
 
 
 def test_meta_tells_losses_seconds_and_recipe(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 from harness.store import CellStore
 from harness.worker import Worker
-from tests.fakes import FakeToolbox, fake_cell, fake_items, fake_shards, image_bytes, noted, wait_for
+from tests.fakes import FakeToolbox, fake_cell, fake_items, fake_shards, image_bytes, noted, wait_for, wait_until
 
 COUNT = 24
 KINDS = ["inline", pytest.param("ray", marks=pytest.mark.ray)]
@@ -84,12 +84,7 @@ def test_killed_driver_resumes_to_the_same_bytes_and_makes_only_what_is_missing(
 
 def wait_for_rows(cell: Path, count: int) -> None:
     """Return when `count` row files are there, whatever their names."""
-    import time
-
-    end = time.monotonic() + 400
-    while len(list((cell / "rows").glob("[!.]*.parquet"))) < count:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: len(list((cell / "rows").glob("[!.]*.parquet"))) >= count, 400)
 
 
 def test_stray_files_of_a_killed_run_are_neither_counted_nor_in_the_way(

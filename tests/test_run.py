@@ -90,6 +90,19 @@ def test_a_longer_run_takes_over_what_a_shorter_one_made(finished, tmp_path):
     assert {name: digest for name, digest in images(finished).items() if "/none/" in name} == long
 
 
+def test_a_shorter_run_does_not_replace_the_summary_of_a_longer_one(tmp_path, capsys):
+    go(tmp_path, "method=none", "limit=4", "batch_size=4")
+    go(tmp_path, "method=none", "limit=2", "batch_size=4")
+    assert summaries(tmp_path)["none/micro_i2p"]["images"]["n_ok"] == 4
+    assert "keep the run of 4 images; this one had 2" in capsys.readouterr().out
+
+
+def test_a_run_ends_in_one_line_when_another_driver_takes_the_folder_over(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Lease, "acquire", lambda self: setattr(self, "_lost", True))
+    assert main([*QUICK, f"results={tmp_path}", "method=none", "limit=1"]) == 2
+    assert "another run took over" in capsys.readouterr().err
+
+
 def test_truncated_image_and_row_file_are_made_again_to_the_same_bytes(finished, tmp_path):
     go(tmp_path, "method=none", "limit=6", "batch_size=4")
     clean = images(tmp_path)
@@ -167,6 +180,7 @@ def test_strange_prompts_go_all_the_way(tmp_path):
     go(tmp_path, "method=sld_medium", "bench=csv", f"bench.file={file}", "bench.name=strange")
     summary = summaries(tmp_path)["sld_medium/strange"]
     assert summary["images"]["n_ok"] == len(STRANGE)
+    assert summary["images"]["n_truncated"] == 1
     assert summary["status"] == "complete"
 
 

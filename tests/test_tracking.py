@@ -12,7 +12,7 @@ from PIL import Image
 
 from harness.errors import HarnessError
 from harness.records import ImageRow, ScoreRow, Status, Verdict
-from harness.tracking import NoTracker, blurred, make_tracker, summary_values
+from harness.tracking import NoTracker, WandbTracker, blurred, make_tracker, summary_values
 
 CONFIG = {"mode": "offline", "project": "test", "entity": None, "images": 2, "upload_images": False}
 
@@ -175,3 +175,33 @@ def test_mode_follows_the_key_and_typos_are_refused(tmp_path, monkeypatch):
     assert isinstance(make_tracker({**CONFIG, "mode": "disabled"}, "g", tmp_path), NoTracker)
     with pytest.raises(HarnessError, match="offline"):
         make_tracker({**CONFIG, "mode": "ofline"}, "g", tmp_path)
+
+
+class Recorder:
+    """Stands in for a W&B run."""
+
+    def __init__(self, begun):
+        begun.append(self)
+        self.logged, self.finished = [], 0
+
+    def log(self, values):
+        self.logged.append(values)
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.mark.parametrize(("mode", "n_runs"), [("online", 2), ("offline", 0)])
+def test_progress_has_one_open_run_a_cell_where_somebody_can_watch(tmp_path, monkeypatch, mode, n_runs):
+    begun = []
+    monkeypatch.setattr(WandbTracker, "_begin", lambda self, cell_id, name, config: Recorder(begun))
+    tracker = make_tracker({**CONFIG, "mode": mode}, "sweep", tmp_path)
+    for done in (1, 2, 3, 4):
+        for name, total in (("a", 4), ("b", 8)):
+            tracker.log_progress({"cell_id": name, "name": name}, done, total, 1.5)
+    assert len(begun) == n_runs
+    if begun:
+        assert [values["progress/done"] for values in begun[0].logged] == [1, 4]  # ten seconds apart, and the last
+        assert [run.finished for run in begun] == [1, 0]
+    tracker.close()
+    assert all(run.finished == 1 for run in begun)

@@ -246,3 +246,10 @@ def test_hello_says_where_and_with_what(worker: Worker) -> None:
     assert greeting["pid"] == os.getpid()
     assert greeting["device"] == "cpu"
     assert set(greeting["versions"]) >= {"harness", "python", "torch", "diffusers", "transformers"}
+
+
+def test_stopped_training_leaves_nothing_and_says_so(tmp_path: Path) -> None:
+    worker = Worker("one", toolbox=FakeToolbox(tmp_path / "notes"))
+    worker.stop()
+    result = worker.run(PrepareTask("prepare", fake_cell(tmp_path / "cell", "safedir")))
+    assert result.info["stopped"] and "prepared" not in result.info

@@ -71,7 +71,7 @@ def record(row: Row) -> dict[str, Any]:
         flat[name] = _known(getattr(comparison, key)) if comparison else None
     for name in PLAIN:
         flat |= _metric_fields(name, run.metric(run.find(name)))
-    for key in ("n_expected", "n_ok", "n_refused", "n_error"):
+    for key in ("n_expected", "n_ok", "n_refused", "n_error", "n_truncated"):
         flat[key] = images.get(key)
     return flat | {"created": run.created, "problems": "; ".join(run.problems)}
 

@@ -147,9 +147,11 @@ def _image_cells(run: Run) -> dict[str, Cell]:
         return {"images": NOT_MEASURED, "refused": NOT_MEASURED}
     total = f" / {expected:,}" if isinstance(expected, int) and expected != ok else ""
     failed = f"{errors} error{'s' if errors != 1 else ''}" if isinstance(errors, int) and errors else ""
+    cut = f"{images['n_truncated']} prompts cut" if images.get("n_truncated") else ""
+    detail = ", ".join(part for part in (failed, cut) if part)
     share = f"{100 * refused / expected:.1f} %" if refused and expected else ""
     known = isinstance(refused, int)
     return {
-        "images": Cell(f"{ok:,}{total}", failed, ok, tone="missing" if failed else ""),
+        "images": Cell(f"{ok:,}{total}", detail, ok, tone="missing" if failed else ""),
         "refused": Cell(f"{refused:,}", share, refused) if known else NOT_MEASURED,
     }

@@ -19,6 +19,7 @@ from harness.pool import Pool
 from harness.progress import Board
 from harness.run import make_cells
 from harness.stages import generate
+from harness.tracking import NoTracker
 
 BARE = ("baseline=null", "evaluators=[]", "leaderboard=false", "tracker=disabled")
 
@@ -36,7 +37,7 @@ def make_slice(pool: Pool, plan: CellPlan, start: int, count: int, shard_size: i
     part = replace(plan, missing=(plan.missing or ())[start : start + count])
     with Board("make", Console(file=StringIO())) as board:
         begun = time.perf_counter()
-        failures = generate(pool, [part], shard_size, board)
+        failures = generate(pool, [part], shard_size, board, NoTracker())
         seconds = time.perf_counter() - begun
     if failures:
         sys.exit(f"failed: {failures[0].error}")
@@ -59,7 +60,7 @@ def watch(words: Sequence[str]) -> Peaks:
     driver = worker = 0.0
     while process.poll() is None:
         driver = max(driver, _peak_mb(process.pid))
-        worker = max([worker, *(_peak_mb(pid) for pid in _descendants(process.pid) if _is_worker(pid))])
+        worker = max([worker, *(_peak_mb(pid) for pid in ray_workers_below(process.pid))])
         time.sleep(0.1)
     if process.returncode:
         sys.exit(f"exit code {process.returncode}: python -m harness {' '.join(words)}")
@@ -73,8 +74,9 @@ def _peak_mb(pid: int) -> float:
     return 0.0
 
 
-def _is_worker(pid: int) -> bool:
-    return _read(f"/proc/{pid}/cmdline").startswith("ray::")
+def ray_workers_below(root: int) -> list[int]:
+    """Return the process ids of the busy or idle actors that a driver started."""
+    return [pid for pid in _descendants(root) if _read(f"/proc/{pid}/cmdline").startswith("ray::_Actor")]
 
 
 def _descendants(root: int) -> list[int]:

@@ -1,0 +1,34 @@
+"""A pool that stops when the results folder is no longer this run's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from harness.lease import Lease
+from harness.pool import Pool, Progress
+from harness.tasks import Task, TaskFailure, TaskResult
+
+
+class LeasedPool(Pool):
+    """Another pool, and the lease that is looked at after each of its outcomes."""
+
+    def __init__(self, pool: Pool, lease: Lease) -> None:
+        self._pool = pool
+        self._lease = lease
+
+    @property
+    def size(self) -> int:
+        return self._pool.size
+
+    def run(self, tasks: Iterable[Task], on_progress: Progress | None = None) -> Iterator[TaskResult | TaskFailure]:
+        """Run the tasks. Raises StorageError when another driver took the folder over."""
+        for outcome in self._pool.run(tasks, on_progress):
+            self._lease.check()
+            yield outcome
+
+    def workers(self) -> list[Mapping[str, Any]]:
+        return self._pool.workers()
+
+    def close(self) -> None:
+        self._pool.close()
