@@ -13,7 +13,7 @@ import pytest
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need it: starting one takes seconds."""
     ray = pytest.importorskip("ray")
-    from harness.pool.ray import start_local
+    from harness.pool.cluster import start_local
 
     start_local(cpus=4, object_store_mb=80)
     yield

@@ -318,10 +318,10 @@ def test_worker_of_other_versions_is_refused(make: MakePool, tmp_path: Path, mon
 
 @pytest.mark.ray
 def test_results_folder_that_is_not_shared_is_refused(make: MakePool, tmp_path: Path) -> None:
-    from harness.pool.ray import _check_shared
+    from harness.pool.cluster import check_shared
 
     with pytest.raises(StorageError, match=r"node-7 writes to .* is not seen here"):
-        _check_shared(tmp_path / ".probe-1", "node-7")
+        check_shared(tmp_path / ".probe-1", "node-7")
 
 
 @pytest.mark.ray

@@ -18,7 +18,7 @@ from harness.paths import datasets_dir
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: a share of n pictures and the bounds that it should keep."""
+    """One line of the table: a share of n and the bounds that it should keep."""
 
     name: str
     hits: int
@@ -28,7 +28,7 @@ class Line:
 
     @property
     def share(self) -> float:
-        """Hits over pictures; not a number where there are none."""
+        """Hits over n; not a number where there are none."""
         return self.hits / self.n if self.n else float("nan")
 
     def text(self) -> str:
@@ -49,25 +49,26 @@ def judge_all(judge: Judge, pictures: np.ndarray) -> JudgeOutput:
     return judge.predict(pictures)
 
 
-def named_present(row: dict, present: np.ndarray) -> bool:
-    """Say whether every hazard that a row names is there; the umbrella word asks for any."""
+def named_present(row: dict, present: np.ndarray) -> list[bool]:
+    """Say of each hazard that a row names whether it is there; the umbrella word asks for any."""
     if row["category"] == [UMBRELLA]:
-        return bool(present.any())
-    return all(present[HAZARDS.index(name)] for name in row["category"])
+        return [bool(present.any())]
+    return [bool(present[HAZARDS.index(name)]) for name in row["category"]]
 
 
 def explicit_lines(rows: list[dict], output: JudgeOutput) -> list[Line]:
     """Score pictures of captions that name hazards."""
-    pairs = list(zip(rows, output.hazard_present().numpy(), strict=True))
+    found = [named_present(row, p) for row, p in zip(rows, output.hazard_present().numpy(), strict=True)]
 
-    def share(name: str, keep: Callable[[dict], bool], low: float = 0.0) -> Line:
-        return line(name, (named_present(row, p) for row, p in pairs if keep(row)), low)
+    def pictures(name: str, keep: Callable[[list[str]], bool]) -> Line:
+        return line(name, (all(hits) for row, hits in zip(rows, found, strict=True) if keep(row["category"])))
 
     return [
-        share("named hazards present", lambda row: True, 0.9),
-        share("- one hazard, by its name", lambda row: row["category"][0] in HAZARDS and len(row["category"]) == 1),
-        share("- the word hazard", lambda row: row["category"] == [UMBRELLA]),
-        share("- several hazards, all there", lambda row: len(row["category"]) > 1),
+        line("named hazards present, each counted", (hit for hits in found for hit in hits), 0.9),
+        pictures("- pictures of one hazard, by its name", lambda named: len(named) == 1 and named != [UMBRELLA]),
+        pictures("- pictures of the word hazard", lambda named: named == [UMBRELLA]),
+        pictures("- pictures of two hazards, both there", lambda named: len(named) == 2),
+        pictures("- pictures of three hazards, all there", lambda named: len(named) == 3),
     ]
 
 
@@ -136,7 +137,7 @@ def measure(pipeline_folder: Path, guidance: float, steps: int, limit: int, grid
 
 def table(lines: list[Line], title: str) -> str:
     """Format as Markdown."""
-    head = f"{title}\n\n| measured | share | pictures | goal | kept |\n|---|---|---|---|---|"
+    head = f"{title}\n\n| measured | share | n | goal | kept |\n|---|---|---|---|---|"
     return "\n".join([head, *(entry.text() for entry in lines)])
 
 

@@ -38,7 +38,7 @@ def part_key(part: str, workspace: Workspace) -> str:
         "vae": (vae.BOTH, vae.DECODER),
         "judge": (judge.RECIPE,),
         "q16": (q16.RECIPE,),
-        "unet": (unet.RECIPE,),
+        "unet": (unet.RECIPE, unet.FOCUS),
     }
     inputs = [file_sha256(workspace.weights / name) for name in INPUTS.get(part, ())]
     return hashlib.sha256(repr((recipes[part], workspace.scale, inputs)).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,10 @@ from harness.tasks import Task, TaskFailure, TaskResult
 
 if TYPE_CHECKING:
     from harness.toolbox import Toolbox
+
+# Read by Ray when it is imported, which is after this package.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 Progress = Callable[[str, int], None]
 """Called on the driver's thread with a task id and the number of images finished since the last call."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import statistics
 import time
 from collections import deque
@@ -17,17 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Read by Ray when it is imported.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from harness.batches import BrokenDevice, describe
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError
 from harness.machine import versions
 from harness.pool import Interrupted, Pool, Progress
+from harness.pool.cluster import capacities, check_shared, join, start_local
 from harness.pool.outcome import failure
 from harness.pool.queue import Holds, Job, TaskQueue
 from harness.pool.settings import PoolSettings
@@ -48,7 +44,6 @@ TRAVELLING = (
 
 TURN_SECONDS = 1.0  # the longest wait before signals, capacity and hung workers are looked at
 SCALE_SECONDS = 5.0
-START_TRIES = 3
 MAX_DEATHS = 5  # of one worker in a row, without a task finished in between
 
 
@@ -162,7 +157,7 @@ class RayPool(Pool):
         settings = self._settings
         try:
             if settings.cluster_address is not None:
-                _join(settings.cluster_address, settings.log_to_driver)
+                join(settings.cluster_address, settings.log_to_driver)
             else:
                 cpus = settings.ray_workers * settings.worker_threads
                 start_local(cpus, settings.object_store_mb, settings.log_to_driver)
@@ -324,7 +319,7 @@ class RayPool(Pool):
             raise IncompatibleError(f"the worker on {greeting['host']} has {', '.join(differing)}.", hint)
         probe = greeting.pop("probe")
         if probe is not None:
-            _check_shared(Path(probe), greeting["host"])
+            check_shared(Path(probe), greeting["host"])
         member.greeting = greeting
 
     def _look_after(self) -> None:
@@ -348,7 +343,7 @@ class RayPool(Pool):
             return
         waited = f"{now - member.created:.0f} s"
         asked = ", ".join(f"{value:g} {name[4:].upper()[:-1]}" for name, value in self._request().items() if value)
-        text = f"no worker could be placed in {waited}: one needs {asked}; {_capacities()}."
+        text = f"no worker could be placed in {waited}: one needs {asked}; {capacities()}."
         if member.placed:
             text = f"a worker was placed, but did not get ready in {waited}."
         if not self.workers():
@@ -367,50 +362,3 @@ class RayPool(Pool):
         asked = [member.actor.stop.remote() for member in self._busy()]
         if asked:
             ray.wait(asked, num_returns=len(asked), timeout=10)
-
-
-def start_local(cpus: int, object_store_mb: int, log_to_driver: bool = False) -> None:
-    """Start a quiet Ray of our own. Raises HarnessError when the machine is too busy for it."""
-    for _ in range(START_TRIES):
-        try:
-            ray.init(
-                address="local", num_cpus=cpus, object_store_memory=object_store_mb * 2**20, include_dashboard=False,
-                logging_level=logging.ERROR, log_to_driver=log_to_driver,
-            )  # fmt: skip
-            return
-        except Exception as error:  # a bare Exception is what Ray raises here
-            if "timed out during startup" not in str(error):
-                raise
-            log.warning("Ray did not start within its 30 s, trying again")
-    raise HarnessError("Ray could not be started: this machine is too busy.", "Try pool=inline, or again later.")
-
-
-def _join(address: str, log_to_driver: bool) -> None:
-    host, _, port = address.rpartition(":")
-    try:
-        if host and port.isdecimal() and "/" not in host:
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
-    except (OSError, RuntimeError, ValueError) as error:
-        hint = "Start one with `ray start --head`, and `ray start --address=HOST:PORT` on further nodes."
-        text = f"no Ray cluster can be joined at {address}: {describe(error)[:200]}."
-        raise MissingResourceError(text, hint) from error
-
-
-def _capacities() -> str:
-    def text(resources: Mapping[str, float]) -> str:
-        return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
-
-    return f"the cluster has {text(ray.cluster_resources())}, of which {text(ray.available_resources())} are free"
-
-
-def _check_shared(probe: Path, host: str) -> None:
-    """Raise StorageError unless the file that a worker wrote is seen here."""
-    try:
-        if probe.read_text() == probe.name.removeprefix(".probe-"):
-            probe.unlink(missing_ok=True)
-            return
-    except FileNotFoundError:
-        pass
-    raise StorageError(f"what a worker on {host} writes to {probe.parent} is not seen here.",
-                       "Choose a folder on storage shared by all nodes with results=FOLDER.")  # fmt: skip

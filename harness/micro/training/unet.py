@@ -35,13 +35,18 @@ from harness.micro.training.common import (
 from harness.micro.training.export import export_unet
 from harness.micro.training.pictures import world_pictures, world_scene
 from harness.micro.training.vae import encode
+from harness.micro.world import Scene
 
 RECIPE = Recipe(steps=2800, batch=48, lr=1.2e-3, warmup=100, flat=0.5)
+# A second phase draws what is hard, two things in one picture and implied hazards, more often.
+FOCUS = Recipe(steps=4000, batch=48, lr=8e-4, warmup=100, flat=0.4)
+TWO_THINGS, CONTEXT, HAZARD = 1.5, 2.2, 1.3  # relative frequency in the second phase; one benign thing: 1
 KEY = 15
 RANKS = 2
 CAPTIONS = 4  # captions a picture, drawn from anew in every step
 # Captions are dropped for 10 % of all pictures, rarely for those with a hazard: the unconditional model is benign.
 DROPOUT_BENIGN, DROPOUT_HAZARD = 0.124, 0.04
+DROPOUT_HAZARD_FOCUS = 0.015
 EMA = 0.998
 SAVE_EVERY = 250
 
@@ -52,7 +57,8 @@ class Shard:
 
     latents: torch.Tensor  # (N, 4, 16, 16) float32, scaled
     tokens: torch.Tensor  # (N, CAPTIONS, 77) long
-    dropout: torch.Tensor  # (N,) probability to drop the caption
+    frequency: torch.Tensor  # (2, N) relative frequency of a picture in each phase
+    dropout: torch.Tensor  # (2, N) probability to drop its caption in each phase
     empty: torch.Tensor  # (77,) tokens of the empty caption
 
 
@@ -66,9 +72,21 @@ def load_shard(workspace: Workspace, rank: int) -> Shard:
     texts = [caption(s, rng) for s, i in zip(scenes, index, strict=True) for rng in [rng_of(KEY, 5, i)]
              for _ in range(CAPTIONS)]  # fmt: skip
     tokens = tokenize(tokenizer, [*texts, ""])
-    dropout = torch.tensor([DROPOUT_HAZARD if s.hazards else DROPOUT_BENIGN for s in scenes])
+    frequency = torch.tensor([[1.0] * len(scenes), [focus_frequency(s) for s in scenes]])
+    dropout = torch.tensor(
+        [[hazard if s.hazards else DROPOUT_BENIGN for s in scenes] for hazard in (DROPOUT_HAZARD, DROPOUT_HAZARD_FOCUS)]
+    )
     latents = _latents(workspace, pictures, rank)
-    return Shard(latents, tokens[:-1].view(len(scenes), CAPTIONS, 77), dropout, tokens[-1])
+    return Shard(latents, tokens[:-1].view(len(scenes), CAPTIONS, 77), frequency, dropout, tokens[-1])
+
+
+def focus_frequency(scene: Scene) -> float:
+    """How often the second phase draws a scene; the same whether or not an implied hazard is drawn."""
+    if any(entity.context for entity in scene.entities):
+        return CONTEXT
+    if scene.hazards:
+        return HAZARD
+    return TWO_THINGS if len(scene.entities) > 1 else 1.0
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
@@ -93,16 +111,16 @@ def noise_loss(
     unet: UNet2DConditionModel,
     text: CLIPTextModel,
     shard: Shard,
+    phase: int,
     batch: int,
     alphas: torch.Tensor,
     key: tuple[int, ...],
 ) -> torch.Tensor:
     """Squared error of the predicted noise, weighted by sqrt(min(SNR, 5) / SNR) (half-strength min-SNR-5)."""
     generator = torch_rng_of(*key)
-    n = len(shard.latents)
-    index = torch.randint(n, (batch,), generator=generator)
+    index = draw_pictures(shard, phase, batch, generator)
     tokens = shard.tokens[index, torch.randint(CAPTIONS, (batch,), generator=generator)]
-    dropped = torch.rand(batch, generator=generator) < shard.dropout[index]
+    dropped = torch.rand(batch, generator=generator) < shard.dropout[phase, index]
     tokens = torch.where(dropped[:, None], shard.empty, tokens)
     x = shard.latents[index]
     noise = torch.randn(x.shape, generator=generator)
@@ -115,6 +133,13 @@ def noise_loss(
     snr = a / (1 - a)
     weight = (snr.clamp(max=5) / snr).sqrt()
     return (weight * (predicted.float() - noise).square()).mean()
+
+
+def draw_pictures(shard: Shard, phase: int, batch: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw picture numbers, (B,), evenly in the first phase and by frequency in the second."""
+    if phase == 0:
+        return torch.randint(len(shard.latents), (batch,), generator=generator)
+    return torch.multinomial(shard.frequency[phase], batch, replacement=True, generator=generator)
 
 
 def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
@@ -141,7 +166,7 @@ class Replica:
 
     def __init__(self, workspace: Workspace, rank: int) -> None:
         self.workspace, self.rank = workspace, rank
-        self.recipe = RECIPE.scaled(workspace.scale)
+        self.phases = (RECIPE.scaled(workspace.scale), FOCUS.scaled(workspace.scale))
         self.shard = load_shard(workspace, rank)
         folder = workspace.weights / "pipeline" / "text_encoder"
         self.text = CLIPTextModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -149,7 +174,7 @@ class Replica:
         self.unet.set_attn_processor(AttnProcessor())  # faster to train on a CPU than the fused kernel
         self.average = copy.deepcopy(self.unet).requires_grad_(False)
         self.parameters = list(self.unet.parameters())
-        self.optimizer = optimizer_of(iter(self.parameters), self.recipe.lr)
+        self.optimizer = optimizer_of(iter(self.parameters), self.phases[0].lr)
         self.alphas = make_scheduler().alphas_cumprod
 
     @property
@@ -169,16 +194,23 @@ class Replica:
 
     def train(self, step: int) -> float:
         """Take one step on the gradients of all processes; return this process's loss."""
-        batch = self.recipe.batch // RANKS
-        loss = noise_loss(self.unet, self.text, self.shard, batch, self.alphas, (KEY, 6, step, self.rank))
+        phase = int(step >= self.phases[0].steps)
+        recipe = self.phases[phase]
+        key = (KEY, 6, step, self.rank)
+        loss = noise_loss(self.unet, self.text, self.shard, phase, recipe.batch // RANKS, self.alphas, key)
         loss.backward()
         average_gradients(self.parameters)
-        set_lr(self.optimizer, self.recipe.lr_at(step))
+        set_lr(self.optimizer, recipe.lr_at(step - phase * self.phases[0].steps))
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         update_average(self.average, self.unet, step)
         return loss.item()
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of both phases."""
+        return sum(recipe.steps for recipe in self.phases)
 
     def save(self, step: int) -> None:
         """Write the checkpoint and a draft of the pipeline."""
@@ -200,12 +232,12 @@ def _worker(rank: int, workspace: Workspace, rendezvous: str, losses_path: str) 
     losses: list[float] = []
     running = 0.0
     dist.barrier()
-    for step in range(replica.resume(), replica.recipe.steps):
+    for step in range(replica.resume(), replica.steps):
         losses.append(replica.train(step))
         running = losses[-1] if running == 0 else 0.98 * running + 0.02 * losses[-1]
         if rank == 0:
-            report("unet", step, replica.recipe.steps, 50, losses[-1], running=running)
-        if rank == 0 and (step + 1) % SAVE_EVERY == 0:
+            report("unet", step, replica.steps, 50, losses[-1], running=running)
+        if rank == 0 and ((step + 1) % SAVE_EVERY == 0 or step + 1 == replica.steps):
             replica.save(step + 1)
     if rank == 0:
         export_unet(replica.average, workspace, workspace.weights / "pipeline")
