@@ -56,6 +56,12 @@ class Cell:
         return self.spec.holds[1]
 
     @property
+    def label(self) -> str:
+        """Return the name for people: with the method's settings that the command line changed."""
+        changed = ", ".join(f"{key}={value}" for key, value in self.method_overrides.items())
+        return f"{self.spec.name} ({changed})" if changed else self.spec.name
+
+    @property
     def pairing(self) -> str:
         """Return what a baseline must share: everything but the method."""
         return canonical_hash({key: value for key, value in self.identity.items() if key != "methods"})

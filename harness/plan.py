@@ -66,7 +66,7 @@ class Plan:
         """Raise MissingResourceError for the first thing missing, and HarnessError when the disk is too small."""
         for cell in self.cells:
             if cell.problems:
-                raise MissingResourceError(f"{cell.cell.spec.name}: {cell.problems[0]}")
+                raise MissingResourceError(f"{cell.cell.label}: {cell.problems[0]}")
         need, free = sum(cell.disk_bytes for cell in self.cells), free_space(self.results)
         if need > free:
             raise HarnessError(
@@ -167,7 +167,7 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
     if full:
         table = Table("cell", "id", "images", "missing", "time", "disk", box=None, pad_edge=False)
         for entry in plan.cells:
-            name = entry.cell.spec.name + (" (to compare with)" if entry.cell.baseline_of else "")
+            name = entry.cell.label + (" (to compare with)" if entry.cell.baseline_of else "")
             table.add_row(
                 name,
                 entry.cell.cell_id,

@@ -209,7 +209,7 @@ def _write(
     before = store.read_summary() or {}
     n_before, n_now = (int(s.get("images", {}).get("n_expected", 0)) for s in (before, summary))
     if n_before > n_now and before.get("status") == "complete":
-        kept = f"{cell.spec.name}: summary.json and the leaderboard keep the run of {n_before} images"
+        kept = f"{cell.label}: summary.json and the leaderboard keep the run of {n_before} images"
         text = f"{kept}; this one had {n_now}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return

@@ -65,7 +65,7 @@ def prepare(pool: Pool, cells: Sequence[Cell], board: Board) -> dict[str, Failur
     failed = _run(pool, jobs, board, lambda job: f"{job.cell.spec.model['name']}/{job.cell.method}")
     by_first = {group[0].cell_id: group for group in groups.values()}
     return {
-        cell.cell_id: Failure(cell.spec.name, "training", failure.error, failure.user_error)
+        cell.cell_id: Failure(cell.label, "training", failure.error, failure.user_error)
         for first, failure in failed
         for cell in by_first[first.cell_id]
     }
@@ -87,8 +87,8 @@ def generate(
         meter.advance(count)
         tracker.log_progress(cell_config(cell), meter.done, meter.total, meter.rate)
 
-    failed = _run(pool, jobs, board, lambda job: job.cell.spec.name, tell)
-    return [Failure(cell.spec.name, "generation", failure.error, failure.user_error) for cell, failure in failed]
+    failed = _run(pool, jobs, board, lambda job: job.cell.label, tell)
+    return [Failure(cell.label, "generation", failure.error, failure.user_error) for cell, failure in failed]
 
 
 def shards(plan: CellPlan, shard_size: int | None, workers: int) -> Iterator[tuple[Any, ...]]:
@@ -110,8 +110,8 @@ def score(
         if config["name"] not in skip.get(cell.cell_id, ())
         for job in _score_jobs(cell, config, baselines.get(cell.cell_id))
     ]
-    failed = _run(pool, jobs, board, lambda job: job.cell.spec.name)
-    return [Failure(cell.spec.name, "scoring", failure.error, failure.user_error) for cell, failure in failed]
+    failed = _run(pool, jobs, board, lambda job: job.cell.label)
+    return [Failure(cell.label, "scoring", failure.error, failure.user_error) for cell, failure in failed]
 
 
 def extract_references(pool: Pool, cells: Sequence[Cell], results: Path, board: Board) -> list[Failure]:
@@ -124,7 +124,7 @@ def extract_references(pool: Pool, cells: Sequence[Cell], results: Path, board: 
                 task = ReferenceTask(_task_id("reference"), config, cell.reference or {}, str(file))
                 jobs.setdefault(file, Job(cell, task, 1))
     failed = _run(pool, list(jobs.values()), board, lambda job: job.cell.bench.name)
-    return [Failure(cell.spec.name, "reference set", failure.error, failure.user_error) for cell, failure in failed]
+    return [Failure(cell.label, "reference set", failure.error, failure.user_error) for cell, failure in failed]
 
 
 def reference_file(cell: Cell, config: Mapping[str, Any], results: Path) -> Path | None:
