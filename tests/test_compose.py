@@ -171,3 +171,11 @@ def test_own_config_folder_is_searched(tmp_path):
     (tmp_path / "method" / "mine.yaml").write_text("name: mine\n_target_: methods.none.NoMethod\n")
     job = compose_jobs(["method=mine"], False, [str(tmp_path)])[0]
     assert job.methods[0]["name"] == "mine"
+
+
+def test_plan_tells_cells_of_one_method_apart_by_what_was_changed(tmp_path, capsys):
+    words = ["-m", "mode=plan", "method=safedir", "method.strength=0.5,1.5", "limit=4", f"results={tmp_path}"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "micro/safedir/micro_i2p (strength=0.5)" in out
+    assert "micro/safedir/micro_i2p (strength=1.5)" in out
