@@ -101,7 +101,8 @@ def artifact_keys(methods: Sequence[Method], base: Config, given: GivenArtifact 
     keys: list[str | None] = []
     upstream: list[str] = []
     for method in methods:
-        key = artifact_key(method, base, upstream) if method.trains else None
+        left = [] if method.trains_on_base else upstream
+        key = artifact_key(method, base, left) if method.trains else None
         if given and method.kind == given.kind:
             key = given.key
         keys.append(key)
@@ -193,14 +194,19 @@ def prepare_all(
     base = base_identity(model.config, model.fingerprint)
     report = progress or (lambda what, done, total: None)
     artifacts: list[Artifact | None] = []
+    keys = artifact_keys(methods, base, given)
+    ready: dict[str, Artifact] = {}  # by method name: what does not depend on the methods to the left
+    for method, key in zip(methods, keys, strict=True):
+        if given and key == given.key:
+            ready[method.name] = given.load()
+        elif key and method.trains_on_base:
+            ready[method.name] = _prepare(model, method, key, cache, [], report)
     with ExitStack() as stack:
         stack.callback(model.forget_texts)
-        for method, key in zip(methods, artifact_keys(methods, base, given), strict=True):
+        for method, key in zip(methods, keys, strict=True):
             upstream = [a for m, a in zip(methods, artifacts, strict=False) if m.edits_model and a is not None]
-            artifact: Artifact | None = None
-            if given and key == given.key:
-                artifact = given.load()
-            elif key:
+            artifact = ready.get(method.name)
+            if artifact is None and key:
                 artifact = _prepare(model, method, key, cache, upstream, report)
             artifacts.append(artifact)
             if method.edits_model:
