@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import IncompatibleError, StorageError
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
 from harness.files import sha256_file, storage_error, write_atomic
 from harness.lease import Lease
 from harness.method import Artifact, Method, Progress, Trained
@@ -39,6 +40,41 @@ class StoredArtifact:
     meta: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class GivenArtifact:
+    """An artifact that the user names instead of having it trained; its key is the hash of its tensors."""
+
+    folder: Path
+    kind: str
+    key: str
+
+    def load(self) -> StoredArtifact:
+        """Read it from disk."""
+        from safetensors.torch import load
+
+        return StoredArtifact(self.key, load((self.folder / TENSORS).read_bytes()), read_meta(self.folder) or {})
+
+
+def read_given(path: str, methods: Sequence[Method], model_config: Config) -> GivenArtifact:
+    """Find and check the artifact in folder `path`: whole, of one of `methods`, made for this model's weights.
+
+    Raises MissingResourceError and IncompatibleError in one line; reads no tensor.
+    """
+    folder = Path(path).expanduser().resolve()
+    meta = read_meta(folder)
+    if meta is None:
+        raise MissingResourceError(f"artifact={path}: there is no whole artifact ({TENSORS} and {META}) in {folder}.",
+                                   "python -m harness.artifacts lists those that runs made.")
+    kind, name = str(meta["recipe"]["kind"]), "+".join(method.name for method in methods)
+    if not any(method.kind == kind and method.trains for method in methods):
+        raise IncompatibleError(f"artifact={path} was made by {kind}, which {name} does not use.")
+    base, own = str(meta["base"]["weights"]), weights_fingerprint(model_config)
+    if base != own:
+        raise IncompatibleError(f"artifact={path} was made for weights {base[:12]}, and model "
+                                f"{model_config.get('name')} has {own[:12]}.")
+    return GivenArtifact(folder, kind, f"given-{meta['sha256'][:16]}")
+
+
 def base_identity(model_config: Config, fingerprint: str | None = None) -> dict[str, Any]:
     """Return what an artifact knows of the model that it was made for."""
     keys = ("dtype", "scheduler", "scheduler_config", "prediction_type")
@@ -60,12 +96,15 @@ def artifact_key(method: Method, base: Config, upstream: Sequence[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def artifact_keys(methods: Sequence[Method], base: Config) -> list[str | None]:
+def artifact_keys(methods: Sequence[Method], base: Config, given: GivenArtifact | None = None) -> list[str | None]:
     """Return the key of each method's artifact, None for those that train nothing. Imports no torch."""
     keys: list[str | None] = []
     upstream: list[str] = []
     for method in methods:
-        key = artifact_key(method, base, upstream) if method.trains else None
+        left = [] if method.trains_on_base else upstream
+        key = artifact_key(method, base, left) if method.trains else None
+        if given and method.kind == given.kind:
+            key = given.key
         keys.append(key)
         if method.edits_model:
             upstream.append(key or artifact_key(method, base, upstream))
@@ -84,18 +123,18 @@ class ArtifactCache:
 
     def has(self, method: Method, key: str) -> bool:
         """Say whether a whole artifact is there."""
-        return self._meta(self.folder(method, key)) is not None
+        return read_meta(self.folder(method, key)) is not None
 
     def meta(self, method: Method, key: str) -> dict[str, Any] | None:
         """Return meta.json of a whole artifact, None when there is none."""
-        return self._meta(self.folder(method, key))
+        return read_meta(self.folder(method, key))
 
     def load(self, method: Method, key: str) -> StoredArtifact:
         """Read an artifact. Raises FileNotFoundError when it is not there or not whole."""
         from safetensors.torch import load
 
         folder = self.folder(method, key)
-        meta = self._meta(folder)
+        meta = read_meta(folder)
         if meta is None:
             raise FileNotFoundError(folder)
         return StoredArtifact(key, load((folder / TENSORS).read_bytes()), meta)
@@ -127,12 +166,13 @@ class ArtifactCache:
         write_atomic(folder / TENSORS, data)
         write_atomic(folder / META, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
-    def _meta(self, folder: Path) -> dict[str, Any] | None:
-        try:
-            meta = json.loads((folder / META).read_text())
-            return meta if sha256_file(folder / TENSORS) == meta["sha256"] else None
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-            return None
+def read_meta(folder: Path) -> dict[str, Any] | None:
+    """Return meta.json where the tensors beside it are those that it names, else None."""
+    try:
+        meta = json.loads((folder / META).read_text())
+        return meta if sha256_file(folder / TENSORS) == meta["sha256"] else None
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _made(folder: Path) -> Path:
@@ -143,17 +183,31 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def prepare_all(model: LoadedModel, methods: Sequence[Method], cache: ArtifactCache, progress: Progress | None = None
-                ) -> list[Artifact | None]:
+def prepare_all(
+    model: LoadedModel,
+    methods: Sequence[Method],
+    cache: ArtifactCache,
+    progress: Progress | None = None,
+    given: GivenArtifact | None = None,
+) -> list[Artifact | None]:
     """Return each method's artifact, training what is not cached, on the model as the methods to its left edit it."""
     base = base_identity(model.config, model.fingerprint)
     report = progress or (lambda what, done, total: None)
     artifacts: list[Artifact | None] = []
+    keys = artifact_keys(methods, base, given)
+    ready: dict[str, Artifact] = {}  # by method name: what does not depend on the methods to the left
+    for method, key in zip(methods, keys, strict=True):
+        if given and key == given.key:
+            ready[method.name] = given.load()
+        elif key and method.trains_on_base:
+            ready[method.name] = _prepare(model, method, key, cache, [], report)
     with ExitStack() as stack:
         stack.callback(model.forget_texts)
-        for method, key in zip(methods, artifact_keys(methods, base), strict=True):
+        for method, key in zip(methods, keys, strict=True):
             upstream = [a for m, a in zip(methods, artifacts, strict=False) if m.edits_model and a is not None]
-            artifact = _prepare(model, method, key, cache, upstream, report) if key else None
+            artifact = ready.get(method.name)
+            if artifact is None and key:
+                artifact = _prepare(model, method, key, cache, upstream, report)
             artifacts.append(artifact)
             if method.edits_model:
                 stack.enter_context(method.attach(model, artifact))
@@ -179,3 +233,18 @@ def _prepare(model: LoadedModel, method: Method, key: str, cache: ArtifactCache,
         return trained, meta
 
     return cache.get_or_make(method, key, make)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    from harness.artifact_tool import run
+
+    try:
+        return run(argv)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.artifacts import GivenArtifact, read_given
 from harness.bench import PromptSet, find_card
 from harness.build import build
 from harness.errors import IncompatibleError
@@ -114,7 +115,8 @@ def make_cell(
     for method in built:
         method.check(model, guidance)
     check_composition(built)
-    identity = _identity(run, model, built, settings, generation, guidance, prompts)
+    given = read_given(run.artifact, built, model) if run.artifact else None
+    identity = _identity(run, model, built, settings, generation, guidance, prompts, given)
     cell_id = canonical_hash(identity)[:12]
     name = "+".join(str(config["name"]) for config in methods)
     results = Path(run.results).expanduser().resolve()
@@ -127,6 +129,7 @@ def make_cell(
         settings=generation,
         seed=run.seed,
         artifacts=str(results / "artifacts"),
+        given=str(given.folder) if given else None,
     )
     return Cell(
         spec,
@@ -177,6 +180,7 @@ def _identity(
     generation: GenerationSettings,
     guidance: float,
     prompts: PromptSet | None,
+    given: GivenArtifact | None,
 ) -> dict[str, Any]:
     """Return everything that changes pixels, and nothing that does not."""
     return {
@@ -186,7 +190,7 @@ def _identity(
             "weights": weights_fingerprint(model),
             **{key: model[key] for key in _PIXEL_KEYS if model.get(key) is not None},
         },
-        "methods": [dict(method.identity()) for method in methods],
+        "methods": [_method_identity(method, given) for method in methods],
         "bench": {"name": bench.name, "version": bench.version, "prompts": prompts.hash if prompts else None},
         "num_inference_steps": generation.num_inference_steps,
         "guidance_scale": guidance if bench.guidance_scale != "row" else f"row, at most {bench.guidance_cap:g}",
@@ -194,6 +198,11 @@ def _identity(
         "width": generation.width,
         "seed": run.seed,
     }
+
+
+def _method_identity(method: Method, given: GivenArtifact | None) -> dict[str, Any]:
+    own = dict(method.identity())
+    return own | {"artifact": given.key} if given and given.kind == method.kind else own
 
 
 def cell_config(cell: Cell) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Holding:
 
     def session(self, cell: CellSpec, device: str) -> Session:
         """Return the cell's model with its methods attached."""
-        key = fingerprint([cell.model, cell.methods, cell.artifacts])
+        key = fingerprint([cell.model, cell.methods, cell.artifacts, cell.given])
         if self._session is None or key != self._session_key:
             model = self.bare_model(cell, device)
             self._session = self._attached.enter_context(self._tools.attach(model, cell))

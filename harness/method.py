@@ -105,6 +105,11 @@ class Method:
         return False
 
     @property
+    def trains_on_base(self) -> bool:
+        """Say whether it trains on the bare model, whatever the methods to its left do to it."""
+        return False
+
+    @property
     def denoiser_rows(self) -> int:
         """Return the extra denoiser rows per image, for the cost estimate."""
         return 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.artifacts import ArtifactCache, artifact_keys, base_identity
+from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
 from harness.build import build
 from harness.cell import Cell, cell_config, cell_settings, plain
 from harness.evaluator import Evaluator
@@ -186,11 +186,12 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
 
 def _training(cell: Cell) -> dict[str, Any]:
     methods = [build(config) for config in cell.spec.methods]
-    keys = artifact_keys(methods, base_identity(cell.spec.model))
+    given = read_given(cell.spec.given, methods, cell.spec.model) if cell.spec.given else None
+    keys = artifact_keys(methods, base_identity(cell.spec.model), given)
     cache = ArtifactCache(Path(cell.spec.artifacts))
     found = {}
     for method, key in zip(methods, keys, strict=True):
-        meta = cache.meta(method, key) if key else None
+        meta = given.load().meta if given and key == given.key else cache.meta(method, key) if key else None
         if meta is None:
             continue
         found[method.name] = {"hash": key, **{k: meta.get(k, meta["training"].get(k)) for k in ("seconds", "losses")}}

@@ -46,6 +46,7 @@ class RunSettings:
     seed: int
     batch_size: int | None
     shard_size: int | None
+    artifact: str | None
     baseline: str | None
     leaderboard: bool
 
@@ -67,9 +68,17 @@ class RunSettings:
             seed=check_integer("seed", config["seed"], 0, 2**64 - 1),
             batch_size=optional("batch_size"),
             shard_size=optional("shard_size"),
+            artifact=_optional_path(config, "artifact"),
             baseline=config["baseline"],
             leaderboard=config["leaderboard"],
         )
+
+
+def _optional_path(config: Config, name: str) -> str | None:
+    value = config.get(name)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise InvalidValueError(f"{name}={value}: a folder is needed.")
+    return value
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def prepare(pool: Pool, cells: Sequence[Cell], board: Board) -> dict[str, Failur
     needing = [cell for cell in cells if any(build(config).trains for config in cell.spec.methods)]
     groups: dict[str, list[Cell]] = {}
     for cell in needing:
-        groups.setdefault(canonical_hash([cell.spec.model, cell.spec.methods, cell.spec.seed]), []).append(cell)
+        spec = cell.spec
+        groups.setdefault(canonical_hash([spec.model, spec.methods, spec.seed, spec.given]), []).append(cell)
     jobs = [Job(group[0], PrepareTask(_task_id("prepare"), group[0].spec), 1) for group in groups.values()]
     failed = _run(pool, jobs, board, lambda job: f"{job.cell.spec.model['name']}/{job.cell.method}")
     by_first = {group[0].cell_id: group for group in groups.values()}

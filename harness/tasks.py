@@ -33,6 +33,7 @@ class CellSpec:
     settings: GenerationSettings
     seed: int
     artifacts: str  # absolute folder of trained artifacts, shared by all cells
+    given: str | None = None  # absolute folder of an artifact that stands in for training
 
     @property
     def holds(self) -> tuple[str, str]:

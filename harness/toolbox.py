@@ -148,6 +148,7 @@ class EngineToolbox(Toolbox):
     ) -> Any:
         from pathlib import Path
 
-        from harness.artifacts import ArtifactCache, prepare_all
+        from harness.artifacts import ArtifactCache, prepare_all, read_given
 
-        return prepare_all(model, methods, ArtifactCache(Path(cell.artifacts)), progress)
+        given = read_given(cell.given, methods, cell.model) if cell.given else None
+        return prepare_all(model, methods, ArtifactCache(Path(cell.artifacts)), progress, given)

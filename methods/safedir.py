@@ -96,7 +96,8 @@ class SafeDir(Method):
 
     Several concepts make several directions. combine="sum" adds them all; combine="draw" gives each image one,
     chosen uniformly by the image's seed (the fair mode). "{category}" in a concept stands for the training prompt's
-    category, and prompts without one are left out.
+    category, and prompts without one are left out. `on_edited` says what happens to the right of a method that edits
+    weights: "retrain" learns the direction on the edited model, "transfer" takes the one of the bare model.
     """
 
     concept: str | Sequence[str]
@@ -106,6 +107,7 @@ class SafeDir(Method):
     end: int | None = None
     window: str = "fraction"
     combine: str = "sum"
+    on_edited: str = "retrain"
     seed: int = 0
     name: str = "safedir"
 
@@ -124,6 +126,7 @@ class SafeDir(Method):
         check_window("method", self.start, self.end)
         check_choice("method.window", self.window, ("calls", "fraction"))
         check_choice("method.combine", self.combine, ("sum", "draw"))
+        check_choice("method.on_edited", self.on_edited, ("retrain", "transfer"))
         check_integer("method.seed", self.seed, 0, 2**64 - 1)
 
     @property
@@ -143,6 +146,10 @@ class SafeDir(Method):
     @property
     def trains(self) -> bool:
         return any(self.strengths)
+
+    @property
+    def trains_on_base(self) -> bool:
+        return self.on_edited == "transfer"
 
     def params(self) -> dict[str, Any]:
         return super().params() | {"training": self.recipe.identity()}

@@ -69,6 +69,17 @@ class Doubler(Maker):
                 bias.copy_(kept)
 
 
+@dataclass(frozen=True)
+class BaseMaker(Maker):
+    """Trains on the bare model, whatever is to its left."""
+
+    kind: ClassVar[str] = "base_maker"
+
+    @property
+    def trains_on_base(self):
+        return True
+
+
 @pytest.fixture
 def cache(tmp_path):
     return ArtifactCache(tmp_path, poll_seconds=0.02)
@@ -110,6 +121,13 @@ def test_methods_to_the_right_train_on_the_edited_model(cache):
     assert torch.equal(doubler.tensors["w"], bias) and torch.equal(maker.tensors["w"], 2 * bias)
     assert maker.meta["upstream"] == [doubler.key]
     assert torch.equal(random_model().denoiser.conv_in.bias.detach()[:2], bias)
+
+
+def test_a_method_that_trains_on_the_base_ignores_what_is_to_its_left(cache):
+    _, maker = prepare_all(random_model(), [Doubler(), BaseMaker()], cache)
+    (alone,) = prepare_all(random_model(), [BaseMaker()], cache)
+    assert maker.key == alone.key and maker.meta["upstream"] == []
+    assert torch.equal(maker.tensors["w"], random_model().denoiser.conv_in.bias.detach()[:2])
 
 
 def test_several_makers_at_once_make_it_once(cache):

@@ -1,0 +1,92 @@
+"""List, show and export trained artifacts: the command behind `python -m harness.artifacts`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.artifacts import META, TENSORS, read_meta
+from harness.errors import MissingResourceError
+from harness.progress import duration, size
+
+
+def artifacts_below(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield folder and meta data of every whole artifact below `root`, by method and age."""
+    found = [(path.parent, read_meta(path.parent)) for path in root.glob(f"**/{META}")]
+    whole = [(folder, meta) for folder, meta in found if meta is not None]
+    yield from sorted(whole, key=lambda one: (str(one[1]["recipe"]["kind"]), (one[0] / META).stat().st_mtime))
+
+
+def find(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """Return the artifact whose key begins with `name`, or that is in folder `name`. Raises MissingResourceError."""
+    direct = read_meta(Path(name))
+    if direct is not None:
+        return Path(name), direct
+    found = [(folder, meta) for folder, meta in artifacts_below(root) if str(meta["key"]).startswith(name)]
+    if len(found) != 1:
+        count = "no artifact" if not found else f"{len(found)} artifacts"
+        raise MissingResourceError(f"{count} below {root} have a key that begins with {name!r}.",
+                                   "python -m harness.artifacts list shows them.")
+    return found[0]
+
+
+def show_all(root: Path, console: Console) -> None:
+    """Print one line an artifact."""
+    table = Table("method", "key", "base weights", "trained in", "size", "upstream")
+    count = 0
+    for folder, meta in artifacts_below(root):
+        count += 1
+        table.add_row(
+            str(meta["method"]), str(meta["key"]), str(meta["base"]["weights"])[:12], duration(meta["seconds"]),
+            size((folder / TENSORS).stat().st_size), "+".join(meta["upstream"]) or "-",
+        )  # fmt: skip
+    console.print(table if count else f"no artifacts in {root}")
+
+
+def show_one(folder: Path, meta: dict[str, Any], console: Console) -> None:
+    """Print what is known of an artifact: its recipe, its base, and its tensors."""
+    from safetensors import safe_open
+
+    told = {**meta, "training": {key: _short(value) for key, value in meta["training"].items()}}
+    console.print(str(folder), markup=False, soft_wrap=True)
+    console.print_json(json.dumps(told, ensure_ascii=False))
+    with safe_open(folder / TENSORS, framework="np") as file:
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            view = file.get_slice(name)
+            console.print(f"  {name}: {view.get_dtype()} {tuple(view.get_shape())}", markup=False, highlight=False)
+
+
+def _short(value: Any) -> Any:
+    """Keep the ends of long lists, such as losses."""
+    if isinstance(value, dict):
+        return {key: _short(inner) for key, inner in value.items()}
+    if isinstance(value, list) and len(value) > 6:
+        return [*value[:3], f"... {len(value) - 6} more ...", *value[-3:]]
+    return value
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m harness.artifacts", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("results/artifacts"), help="folder of artifacts")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="one line an artifact")
+    show = commands.add_parser("show", help="recipe, base, losses and tensors")
+    show.add_argument("artifact", help="a folder, or the beginning of a key")
+    return parser.parse_args(argv)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Raises HarnessError."""
+    given, console = arguments(argv), Console()
+    if given.command == "list":
+        show_all(given.root, console)
+    else:
+        show_one(*find(given.root, given.artifact), console)
+    return 0
