@@ -118,7 +118,13 @@ class DenoiserHook:
         self.model.roles = tuple(role for role in roles for _ in range(n))
         out = self.original(*_widen(sample, timestep, rows, n, kwargs), **kwargs)[0]
         raw = dict(zip(roles, out.split(n), strict=True))
-        return (self._followed(call, contexts, raw) if "uncond" in raw else raw["cond"],)
+        if "uncond" not in raw:
+            return (raw["cond"],)
+        self._current = None  # `guide` may run the denoiser itself, unwrapped
+        try:
+            return (self._followed(call, contexts, raw),)
+        finally:
+            self._current = call
 
     def _contexts(self, call: PipelineCall, z: Tensor, timestep: Any) -> list[StepContext]:
         import torch

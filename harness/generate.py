@@ -142,12 +142,20 @@ class Session:
         return [(image * 255).round().astype(np.uint8) if np.isfinite(image).all() else None for image in pixels]
 
     def _post(self, images: Sequence[np.ndarray]) -> Iterator[Generated]:
-        flags: list[tuple[str, ...]] = [()] * len(images)
+        made = [Generated(image, Status.OK) for image in images]
         for method in self.methods:
-            filtered = method.post(images)
-            images = [image for image, _ in filtered]
-            flags = [old + new for old, (_, new) in zip(flags, filtered, strict=True)]
-        return (Generated(image, Status.OK, flag) for image, flag in zip(images, flags, strict=True))
+            kept = [(index, one.image) for index, one in enumerate(made) if one.image is not None]
+            answers = method.post([image for _, image in kept])
+            for (index, _), answer in zip(kept, answers, strict=True):
+                made[index] = _filtered(made[index], answer)
+        return iter(made)
+
+
+def _filtered(made: Generated, answer: tuple[np.ndarray, tuple[str, ...]] | Refusal) -> Generated:
+    if isinstance(answer, Refusal):
+        return Generated(None, Status.REFUSED, (*made.flags, answer.reason))
+    image, flags = answer
+    return replace(made, image=image, flags=made.flags + flags)
 
 
 def _refused(answer: Refusal) -> Generated:

@@ -40,7 +40,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A prompt that a method will not have drawn."""
+    """A prompt that a method will not have drawn, or a finished image that it withholds."""
 
     reason: str
 
@@ -174,8 +174,8 @@ class Method:
         """
         return delta
 
-    def post(self, images: Sequence[np.ndarray]) -> Sequence[tuple[np.ndarray, tuple[str, ...]]]:
-        """Filter finished images (H, W, 3) uint8; return each with its flags."""
+    def post(self, images: Sequence[np.ndarray]) -> Sequence[tuple[np.ndarray, tuple[str, ...]] | Refusal]:
+        """Filter finished images (H, W, 3) uint8; return each with its flags, or a Refusal: then it is not stored."""
         return [(image, ()) for image in images]
 
     def overrides(self, hook: str) -> bool:

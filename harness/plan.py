@@ -87,6 +87,7 @@ def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool) -> CellPla
     weights = missing_weights(cell.spec.model)
     if weights:
         problems.append(weights)
+    problems += [problem for config in cell.spec.methods if (problem := build(config).missing())]
     missing = None
     if cell.prompts:
         done = CellStore(cell.folder).done(verify=verify)

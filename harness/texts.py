@@ -1,0 +1,35 @@
+"""What the text encoder says of a text beyond its embedding: tokens and pooled vectors. CLIP encoders (sd1, sd2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+
+def token_ids(model: LoadedModel, text: str) -> Tensor:
+    """Return the tokens (1, n + 2) of `text` with begin and end, unpadded, cut to what the encoder reads."""
+    tokenizer = model.pipe.tokenizer
+    ids: Tensor = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    return ids
+
+
+def pooled(model: LoadedModel, ids: Tensor) -> Tensor:
+    """Return the vector of the end token after the last norm, (B, D) float32 on the CPU, for `ids` (B, n)."""
+    import torch
+
+    with torch.no_grad():
+        vectors: Tensor = model.pipe.text_encoder(ids.to(model.device)).pooler_output
+    return vectors.float().cpu()
+
+
+def mean_token(model: LoadedModel, text: str) -> Tensor:
+    """Return the mean (D,) of the embeddings of a text's own tokens, without begin, end and padding; 0 for none."""
+    import torch
+
+    count = token_ids(model, text).shape[1] - 2
+    embeds = model.embed(text)[1 : 1 + count].float().cpu()
+    return embeds.mean(0) if count else torch.zeros(embeds.shape[1])

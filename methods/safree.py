@@ -1,0 +1,251 @@
+"""SAFREE (Yoon et al., ICLR 2025): take trigger tokens out of the unsafe subspace, for as many calls as it takes.
+
+Follows the released code where it and the paper differ. Its evaluation gives the concepts to SAFREE, and to its
+baseline, as negative prompt too: `negative_prompt`. Its re-attention is switched on and does nothing, as the filter
+type never reaches it: `lra`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from math import exp
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.errors import IncompatibleError, InvalidValueError
+from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext, scaled_calls
+from harness.records import ImageItem
+from harness.settings import check_choice, check_integer, check_number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+ROLE = "safree_original"
+FILTERS = ("off", "high", "low", "all")
+RADIUS = 1  # FreeU: half the side of the square of low frequencies
+_RANGES = (("alpha", -1, 1e6), ("svf_slope", 0, 1e3), ("svf_midpoint", -1e3, 1e3), ("strength", 0, 1),
+           ("lra_scale_1", 0, 10), ("lra_scale_2", 0, 10))  # fmt: skip
+
+
+def projector(E: Tensor) -> Tensor:
+    """Return P = E (E^T E)^+ E^T (D, D), float64, onto the span of the columns of E (D, K); from E's singular vectors.
+
+    Directions below float32's resolution are rounding noise of the text encoder and are left out.
+    """
+    import torch
+
+    U, S, _ = torch.linalg.svd(E.double(), full_matrices=False)
+    noise = torch.finfo(torch.float32).eps * max(E.shape) * float(S.max())
+    U = U[:, S.gt(noise)]
+    return U @ U.T
+
+
+def triggers(d: Tensor, alpha: float) -> Tensor:
+    """SAFREE eq. 4: token i is a trigger where d_i >= (1 + alpha) mean_{j != i} d_j; d (n,), answer (n,) bool.
+
+    A token without others is one: in the release their mean is NaN, and what is not below NaN counts as trigger.
+    """
+    import torch
+
+    n = len(d)
+    return d >= (1 + alpha) * (d.sum() - d) / (n - 1) if n > 1 else torch.ones(n, dtype=torch.bool)
+
+
+def filtered_calls(beta: float, upper: int, slope: float, midpoint: float) -> int:
+    """SAFREE eq. 7, as released: t' = round(upper sigmoid(2 k (10 beta - midpoint))), halves to even."""
+    return round(upper / (1 + exp(-max(-500.0, min(500.0, 2 * slope * (10 * beta - midpoint))))))
+
+
+def distance(e: Tensor, projected: Tensor) -> float:
+    """Return beta = 1 - mean_i cos(e_i, projected_i) over the tokens (n, D) of a prompt, begin and end included."""
+    from torch.nn.functional import cosine_similarity
+
+    return float(1 - cosine_similarity(e, projected, dim=-1).mean())
+
+
+def reattended(edited: Tensor, original: Tensor, s: float, band: str) -> Tensor:
+    """SAFREE eq. 9: scale by s what is louder in `edited` (B, C, H, W) than in `original`, frequency by frequency.
+
+    "low" is the square of radius 1 around zero frequency, "high" all others. Where nothing is louder nothing changes.
+    """
+    import torch
+    from torch.fft import fft2, fftshift, ifft2, ifftshift
+
+    f, g = (fftshift(fft2(x.float()), dim=(-2, -1)) for x in (edited, original))
+    row, column = edited.shape[-2] // 2, edited.shape[-1] // 2
+    low = torch.zeros(edited.shape[-2:], dtype=torch.bool, device=edited.device)
+    low[max(0, row - RADIUS) : row + RADIUS, max(0, column - RADIUS) : column + RADIUS] = True
+    chosen = {"low": low, "high": ~low, "all": torch.ones_like(low)}[band]
+    excess = f * ((1 - s) * (chosen & (f.abs() > g.abs())))
+    return (edited - ifft2(ifftshift(excess, dim=(-2, -1))).real).to(edited.dtype)
+
+
+@dataclass(frozen=True)
+class Edited:
+    """One prompt's embedding (L, D), float32 on the CPU, after the edit, and for how many calls of 50 it is used."""
+
+    embeds: Tensor
+    calls: int | None  # None: all
+
+
+@dataclass(frozen=True)
+class SAFREE(Method):
+    """Project trigger tokens onto (I - P_C) P_I: out of the span of `concepts`, within that of the masked prompt.
+
+    `svf`: edited embeddings in denoiser calls 0 to t' of a 50-step run, else in all; `window` says whether fewer
+    steps keep the count ("calls", as released) or the share ("fraction"). `strength` is ours: 1 is the paper's edit,
+    0 switches the method off. To be put left of methods that change embeddings: it needs those of the prompt itself.
+    """
+
+    concepts: Sequence[str]
+    alpha: float = 0.01
+    svf: bool = True
+    svf_upper: int = 10
+    svf_slope: float = 2.5
+    svf_midpoint: float = 5.333
+    lra: str = "off"
+    lra_scale_1: float = 0.9
+    lra_scale_2: float = 0.2
+    negative_prompt: bool = True
+    window: str = "fraction"
+    strength: float = 1.0
+    name: str = "safree"
+
+    kind: ClassVar[str] = "safree"
+
+    def __post_init__(self) -> None:
+        texts = self.concepts
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+            raise InvalidValueError(f"method.concepts={texts!r}: a list of texts is needed.")
+        object.__setattr__(self, "concepts", tuple(texts))
+        for setting, low, high in _RANGES:
+            value = check_number(f"method.{setting}", getattr(self, setting), low, high)
+            object.__setattr__(self, setting, value)
+        for setting in ("svf", "negative_prompt"):
+            if not isinstance(getattr(self, setting), bool):
+                raise InvalidValueError(f"method.{setting}={getattr(self, setting)}: true or false is needed.")
+        check_integer("method.svf_upper", self.svf_upper, 0, 1000)
+        check_choice("method.lra", self.lra, FILTERS)
+        check_choice("method.window", self.window, ("calls", "fraction"))
+
+    @property
+    def owns_uncond(self) -> bool:  # type: ignore[override]
+        """Say whether the concepts take the unconditional row, as in the released evaluation."""
+        return self.negative_prompt and self.strength > 0
+
+    @property
+    def needs_guidance(self) -> bool:  # type: ignore[override]
+        return self.owns_uncond
+
+    @property
+    def denoiser_rows(self) -> int:
+        return 1 if self.lra != "off" and self.strength else 0
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        if model_config.get("family", "sd1") not in ("sd1", "sd2"):
+            raise IncompatibleError(f"method {self.name} edits the tokens of one CLIP text encoder (sd1, sd2); model "
+                                    f"{model_config.get('name')} is {model_config['family']}.")
+
+    def attach(self, model: LoadedModel, artifact: Artifact | None) -> Any:
+        return attention_hooks(model, self) if self.denoiser_rows else super().attach(model, artifact)
+
+    def prompts(self, items: Sequence[ImageItem]) -> Sequence[ImageItem]:
+        if not self.owns_uncond:
+            return items
+        own = ", ".join(self.concepts)
+        return [replace(item, negative_prompt=f"{item.negative_prompt}, {own}" if item.negative_prompt else own)
+                for item in items]
+
+    def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:
+        if not self.strength:
+            return bundle
+        if "edits" not in ctx.state:
+            ctx.state.update(edits=self.edits(ctx, bundle.cond), original=bundle.cond)
+        active = [index for index, edit in enumerate(ctx.state["edits"]) if edit is not None and self._is_on(ctx, edit)]
+        ctx.state["active"] = bool(active)
+        if not active:
+            return bundle
+        cond = bundle.cond.clone()
+        for index in active:
+            cond[index] = ctx.state["edits"][index].embeds.to(cond)
+        return replace(bundle, cond=cond)
+
+    def rows(self, ctx: StepContext) -> Sequence[ExtraRow]:
+        wanted = self.denoiser_rows and ctx.state["active"]
+        return [ExtraRow(ROLE, ctx.state["original"])] if wanted else ()
+
+    def _is_on(self, ctx: StepContext, edit: Edited) -> bool:
+        return edit.calls is None or ctx.call < scaled_calls(edit.calls, ctx.n_steps, self.window)
+
+    def edits(self, ctx: StepContext, cond: Tensor) -> list[Edited | None]:
+        """Return the edit of each prompt of the batch; None where no token is a trigger."""
+        import torch
+
+        from harness.texts import pooled, token_ids
+
+        model = ctx.model
+        C = torch.cat([pooled(model, token_ids(model, text)) for text in self.concepts])
+        away = torch.eye(C.shape[1], dtype=torch.float64) - projector(C.T)
+        found: dict[str, Edited | None] = {}
+        for item, embeds in zip(ctx.items, cond, strict=True):
+            if item.prompt not in found:
+                found[item.prompt] = self.edit(model, item.prompt, embeds, away)
+        return [found[item.prompt] for item in ctx.items]
+
+    def edit(self, model: LoadedModel, prompt: str, embeds: Tensor, away: Tensor) -> Edited | None:
+        """Return the edited embedding of one prompt; `away` is I - P_C. None where no token is a trigger."""
+        from harness.texts import pooled, token_ids
+
+        ids = token_ids(model, prompt)
+        n = ids.shape[1] - 2
+        if n < 1:
+            return None
+        m = pooled(model, masked(ids)).double()
+        is_trigger = triggers((away @ m.T).norm(dim=0), self.alpha)
+        if not is_trigger.any():
+            return None
+        e = embeds.double().cpu()
+        projected = e @ (away @ projector(m.T)).T
+        calls = None
+        if self.svf:
+            beta = distance(e[: n + 2], projected[: n + 2])
+            calls = 1 + filtered_calls(beta, self.svf_upper, self.svf_slope, self.svf_midpoint)
+        where = 1 + is_trigger.nonzero()[:, 0]
+        e[where] += self.strength * (projected[where] - e[where])
+        return Edited(e.float(), calls)
+
+
+def masked(ids: Tensor) -> Tensor:
+    """Return `ids` (1, n + 2) n times, token i replaced by id 0 in row i."""
+    n = ids.shape[1] - 2
+    rows = ids.repeat(n, 1)
+    rows.diagonal(offset=1)[:] = 0
+    return rows
+
+
+@contextmanager
+def attention_hooks(model: LoadedModel, method: SAFREE) -> Iterator[None]:
+    """Filter the skip features that enter the first two stages of the decoder, as FreeU does, in conditional rows."""
+    with ExitStack() as stack:
+        for block, s in zip(model.denoiser.up_blocks, (method.lra_scale_1, method.lra_scale_2), strict=False):
+            hook = partial(_reattend, model, s, method.lra)
+            stack.callback(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def _reattend(model: LoadedModel, s: float, band: str, block: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    cond = [index for index, role in enumerate(model.roles) if role == "cond"]
+    original = [index for index, role in enumerate(model.roles) if role == ROLE]
+    if not original:
+        return None
+    skips = []
+    for skip in kwargs["res_hidden_states_tuple"]:
+        changed = skip.clone()
+        changed[cond] = reattended(skip[cond], skip[original], s, band)
+        skips.append(changed)
+    return args, kwargs | {"res_hidden_states_tuple": tuple(skips)}
