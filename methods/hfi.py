@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.evaluators.clip import ClipSource
 from harness.feedback import Feedback, feedback_hash, load_images, missing_feedback, read_feedback
 from harness.finetune import check_concepts, check_family, check_finite
 from harness.inversion import TokenTrainer, TokenTraining
@@ -149,7 +150,7 @@ class SoftConcept(Method):
     def params(self) -> dict[str, Any]:
         nested = {name: asdict(getattr(self, name)) for name in ("reward", "inversion")}
         nested["inversion"]["templates"] = list(self.recipe.templates)
-        return super().params() | nested
+        return super().params() | nested | {"clip": dict(ClipSource(self.clip, self.clip_revision).identity())}
 
     def training_identity(self) -> dict[str, Any]:
         params = {key: value for key, value in self.params().items() if key != "replaces"}
@@ -182,8 +183,6 @@ class SoftConcept(Method):
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         import torch
 
-        from harness.evaluators.clip import ClipSource
-
         clip = ClipSource(self.clip, self.clip_revision).load(str(model.device))
         images, feedback = self.labelled(model, progress)
         generator = torch.Generator().manual_seed(derived_seed(self.kind, self.seed))
@@ -213,8 +212,6 @@ class HFI(SoftConcept):
         return super().params() | {"feedback": feedback_hash(self.feedback) if self.feedback else None}
 
     def missing(self) -> str | None:
-        from harness.evaluators.clip import ClipSource
-
         return missing_feedback(self.feedback) or ClipSource(self.clip, self.clip_revision).missing()
 
     def labelled(self, model: LoadedModel, progress: Progress) -> tuple[list[np.ndarray], Feedback]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.build import build
 from harness.errors import InvalidValueError, MissingResourceError
+from harness.evaluators.clip import ClipSource
 from harness.feedback import Feedback
 from harness.finetune import check_concepts
 from harness.method import Progress
@@ -67,8 +68,6 @@ class HFIProxy(SoftConcept):
         return super().params() | {"labeller": labeller, "prompts_file": prompts}
 
     def missing(self) -> str | None:
-        from harness.evaluators.clip import ClipSource
-
         prompts = missing_file(self.prompts_file) if self.prompts_file else None
         return prompts or self._evaluator().missing() or ClipSource(self.clip, self.clip_revision).missing()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import ClassVar
 
@@ -23,7 +23,13 @@ from harness.finetune import (
     parameter_names,
     timestep_bin,
 )
+from harness.method import Method
 from harness.training import frozen_denoiser
+from methods.concept_ablation import ConceptAblation
+from methods.esd import ESD
+from methods.hfi import HFI
+from methods.hfi_proxy import HFIProxy
+from methods.sdd import SDD
 from tests.fixtures_models import random_model
 from tests.test_denoiser import checksum
 
@@ -194,3 +200,9 @@ def _timesteps(model, scheduler):
     own = model.scheduler(scheduler)
     own.set_timesteps(5)
     return own.timesteps
+
+
+@pytest.mark.parametrize("kind", [ESD, SDD, ConceptAblation, HFI, HFIProxy])
+def test_no_setting_hides_a_hook(kind):
+    hooks = {name for name, value in vars(Method).items() if callable(value) or isinstance(value, property)}
+    assert not hooks & {field.name for field in fields(kind)}
