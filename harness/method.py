@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from harness.errors import IncompatibleError
@@ -178,9 +178,30 @@ class Method:
         """Filter finished images (H, W, 3) uint8; return each with its flags, or a Refusal: then it is not stored."""
         return [(image, ()) for image in images]
 
+    def publish(self, other: Method) -> Method:
+        """Return `other`, a method to the right of this one, with those concepts replaced that this one publishes."""
+        return other
+
+    def rename_concepts(self, rename: Callable[[str], str]) -> Method:
+        """Return this method with every concept that it names passed through `rename`."""
+        concept = getattr(self, "concept", None)
+        if isinstance(concept, str):
+            return replace(self, concept=rename(concept))  # type: ignore[type-var]
+        if isinstance(concept, tuple):
+            return replace(self, concept=tuple(map(rename, concept)))  # type: ignore[type-var]
+        return self
+
     def overrides(self, hook: str) -> bool:
         """Say whether this method implements `hook`."""
         return getattr(type(self), hook) is not getattr(Method, hook)
+
+
+def publish_concepts(methods: Sequence[Method]) -> list[Method]:
+    """Let each method, left to right, publish its concepts to those on its right."""
+    named = list(methods)
+    for index in range(len(named)):
+        named[index + 1 :] = [named[index].publish(other) for other in named[index + 1 :]]
+    return named
 
 
 def check_composition(methods: Sequence[Method]) -> None:

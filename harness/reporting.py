@@ -17,6 +17,7 @@ from harness.cell import Cell, cell_config, cell_settings, plain
 from harness.evaluator import Evaluator
 from harness.features import EvaluatorKey
 from harness.files import write_atomic
+from harness.method import publish_concepts
 from harness.metrics.plain import write_json
 from harness.metrics.sets import ReferenceSet, set_metrics
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
@@ -185,7 +186,7 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _training(cell: Cell) -> dict[str, Any]:
-    methods = [build(config) for config in cell.spec.methods]
+    methods = publish_concepts([build(config) for config in cell.spec.methods])
     given = read_given(cell.spec.given, methods, cell.spec.model) if cell.spec.given else None
     keys = artifact_keys(methods, base_identity(cell.spec.model), given)
     cache = ArtifactCache(Path(cell.spec.artifacts))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.build import build
 from harness.errors import StoppedError
+from harness.method import Method, publish_concepts
 from harness.records import ImageItem, ImageKey, ScoreRow
 from harness.tasks import CellSpec, Config, GenerationSettings, ScoreRequest
 
@@ -103,13 +104,13 @@ class EngineToolbox(Toolbox):
             if stop():
                 raise StoppedError
 
-        self._artifacts(model, [build(config) for config in cell.methods], cell, look)
+        self._artifacts(model, _methods(cell), cell, look)
         return {}
 
     def attach(self, model: Any, cell: CellSpec) -> AbstractContextManager[Session]:
         from harness.generate import attached
 
-        methods = [build(config) for config in cell.methods]
+        methods = _methods(cell)
         return attached(model, methods, self._artifacts(model, methods, cell))
 
     def evaluator(self, config: Config, device: str) -> Evaluator:
@@ -152,3 +153,7 @@ class EngineToolbox(Toolbox):
 
         given = read_given(cell.given, methods, cell.model) if cell.given else None
         return prepare_all(model, methods, ArtifactCache(Path(cell.artifacts)), progress, given)
+
+
+def _methods(cell: CellSpec) -> list[Method]:
+    return publish_concepts([build(config) for config in cell.methods])

@@ -1,0 +1,138 @@
+"""Erased Stable Diffusion (Gandikota et al., ICCV 2023): fine-tune the denoiser to steer itself off a concept.
+
+Under the concept's own prompt the edited model learns the noise that the frozen one predicts when guided away. Paper
+and first release: u - eta (s - u). Current release: p - ng (s - u), with p = e(what to erase from), which is s unless
+told otherwise: then eta = ng - 1. At ng = 1 the target is u, which is SDD's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.errors import InvalidValueError, unknown_name
+from harness.finetune import (
+    FineTuned,
+    PartialDenoising,
+    Stop,
+    WorkingCopy,
+    check_concepts,
+    draw_noise,
+    draw_stop,
+    embed,
+    frozen_denoise,
+    optimise,
+    parameter_names,
+)
+from harness.method import Artifact, Progress, Trained
+from harness.settings import check_choice, check_integer, check_number
+from harness.training import derived_seed, frozen_denoiser
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from harness.models import LoadedModel
+
+# The published recipes; a value given in the config goes before the preset's. Adam is AdamW without decay.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Paper and the checkpoints ESD-x1, ESD-u1: latents from the model that is being edited, eta 1.
+    "esd_orig": {"iterations": 1000, "learning_rate": 1e-5, "weight_decay": 0.0, "negative_guidance": 2.0,
+                 "sampler": "edited", "scheduler": "ddim", "timestep": "bin"},
+    # esd_sd.py of the current release: latents from the frozen model, at the scheduler's own timesteps. There they are
+    # 1024 pixels wide and the optimiser runs in bfloat16, where updates get lost; here the model's size and float32.
+    "esd_repo_sd": {"iterations": 200, "learning_rate": 5e-5, "weight_decay": 0.0, "negative_guidance": 2.0,
+                    "sampler": "base", "scheduler": "pndm", "timestep": "grid"},
+    # train_esd.py of SDD's repository, which SDD's tables call ESD-x-3 and ESD-u-3: eta 3.
+    "esd_sdd3": {"iterations": 1000, "learning_rate": 1e-5, "weight_decay": 1e-4, "negative_guidance": 4.0,
+                 "sampler": "edited", "scheduler": "ddim", "timestep": "bin", "max_grad_norm": 1.0},
+}  # fmt: skip
+
+
+def target(p: Tensor, s: Tensor, u: Tensor, ng: float) -> Tensor:
+    """Return p - ng (s - u), of the current release; with p = s this is the paper's u - eta (s - u), eta = ng - 1."""
+    return p - ng * (s - u)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ESD(FineTuned):
+    """Erase `concept`; of several, each iteration draws one. What is null is as `preset` says.
+
+    `erase_from` names what the concept is taken out of ("hat" from "cowboy"); null: the concept itself. `sampler` says
+    who makes the latents. `timestep`: "bin" trains anywhere in the reached bin, "grid" at the scheduler's timestep.
+    """
+
+    concept: str | Sequence[str]
+    preset: str = "esd_orig"
+    erase_from: str | None = None
+    negative_guidance: float | None = None  # type: ignore[assignment]
+    iterations: int | None = None  # type: ignore[assignment]
+    learning_rate: float | None = None  # type: ignore[assignment]
+    weight_decay: float | None = None  # type: ignore[assignment]
+    sampler: str | None = None  # type: ignore[assignment]
+    scheduler: str | None = None  # type: ignore[assignment]
+    timestep: str | None = None  # type: ignore[assignment]
+    steps: int = 50
+    guidance_scale: float = 3.0
+    name: str = "esd"
+
+    kind: ClassVar[str] = "esd"
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise unknown_name("preset of ESD", str(self.preset), PRESETS)
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                self._set(name, value)
+        super().__post_init__()
+        self._set("concept", check_concepts(self.concept))
+        if self.erase_from is not None and not (isinstance(self.erase_from, str) and self.erase_from.strip()):
+            raise InvalidValueError(f"method.erase_from={self.erase_from!r}: a text or null is needed.")
+        self._set("negative_guidance", check_number("method.negative_guidance", self.negative_guidance, -100, 100))
+        self._set("guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 1, 100))
+        check_integer("method.steps", self.steps, 1, 1000)
+        check_choice("method.sampler", self.sampler, ("edited", "base"))
+        check_choice("method.scheduler", self.scheduler, ("ddim", "pndm"))
+        check_choice("method.timestep", self.timestep, ("bin", "grid"))
+
+    def params(self) -> dict[str, Any]:
+        return {key: value for key, value in super().params().items() if key != "preset"}  # its values are all there
+
+    def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
+        import torch
+
+        generator = torch.Generator().manual_seed(derived_seed("esd", self.seed))
+        with frozen_denoiser(model):
+            copy = WorkingCopy(model, parameter_names(model.denoiser, self.parameters))
+            losses = optimise(copy, self, partial(self._loss, model, copy, generator), progress)
+        return Trained(copy.deltas(), {"losses": losses})
+
+    def _loss(self, model: LoadedModel, copy: WorkingCopy, generator: Generator, step: int) -> Tensor:
+        concept = self.concept[_draw(len(self.concept), generator)]
+        s, u = embed(model, concept, self.batch), embed(model, "", self.batch)
+        p = s if self.erase_from is None else embed(model, self.erase_from, self.batch)
+        base = frozen_denoise(model)
+        z, t = self._latents(model, copy.denoise if self.sampler == "edited" else base, p, u, generator)
+        with_s, without = base(z, t, s), base(z, t, u)
+        with_p = with_s if p is s else base(z, t, p)
+        goal = target(with_p, with_s, without, float(self.negative_guidance))
+        return (copy.denoise(z, t, p) - goal).square().mean()
+
+    def _latents(self, model: LoadedModel, denoise: Any, p: Tensor, u: Tensor, generator: Generator
+                 ) -> tuple[Tensor, Tensor]:
+        """Return latents (B, C, H, W) of the prompt that is trained on, part of the way, and their timestep."""
+        import torch
+
+        scheduler = model.scheduler(self.scheduler)
+        stop: Stop = draw_stop(generator, self.steps, scheduler.config.num_train_timesteps)
+        noise = draw_noise(model, self.batch, generator)
+        z = PartialDenoising(scheduler, self.steps, self.guidance_scale).run(denoise, noise, p, u, stop.calls)
+        t = int(scheduler.timesteps[stop.calls]) if self.timestep == "grid" else stop.t
+        return z, torch.tensor(t, device=z.device)
+
+
+def _draw(count: int, generator: Generator) -> int:
+    import torch
+
+    return int(torch.randint(count, (1,), generator=generator))

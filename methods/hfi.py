@@ -1,0 +1,232 @@
+"""Human Feedback Inversion (Jeon et al., ECCV 2024): what people object to, condensed into a learned word v*.
+
+1. Feedback on generated images trains a reward r on CLIP's image embedding. 2. v* = argmin E r(x) |n - e(z_t, t,
+tau(template(v)))|^2 over the images with the highest rewards: textual inversion, weighted. 3. v* takes the place of the
+concept in the methods to the right: method=[hfi,sdd], [hfi,sld_medium], [hfi,negative_prompt], [hfi,esd_x].
+
+Code and annotations were never released; what the abstract leaves open (K, rates, steps) is a setting with a guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.evaluators.clip import ClipSource
+from harness.feedback import Feedback, feedback_hash, load_images, missing_feedback, read_feedback
+from harness.finetune import check_concepts, check_family, check_finite
+from harness.inversion import TokenTrainer, TokenTraining
+from harness.method import Artifact, Method, Progress, Refusal, Trained
+from harness.records import ImageItem
+from harness.settings import check_integer, check_number
+from harness.soft_token import soft_tokens, token_text
+from harness.training import derived_seed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Generator, Tensor
+
+    from harness.models import LoadedModel
+
+TOKEN, REWARD = "token", "reward."
+
+
+def binary_loss(r: Tensor, y: Tensor) -> Tensor:
+    """HFI, binary feedback: E (r(x) - y)^2."""
+    return (r - y).square().mean()
+
+
+def ranking_loss(more: Tensor, less: Tensor) -> Tensor:
+    """HFI, rankings (Bradley-Terry): -E log sigma(r(x+) - r(x-)). The paper's sum over M^2 pairs is a mean here."""
+    from torch.nn.functional import logsigmoid
+
+    return -logsigmoid(more - less).mean()
+
+
+def reward(x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """Return r(x) (N,) of CLIP embeddings x (N, D): a perceptron with one hidden layer."""
+    hidden = ((x - weights["mean"]) / weights["scale"]) @ weights["w1"] + weights["b1"]
+    return hidden.relu() @ weights["w2"] + weights["b2"]
+
+
+@dataclass(frozen=True)
+class RewardTraining:
+    """How the reward is learned. All of it is our guess."""
+
+    hidden: int = 128
+    iterations: int = 500
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        check_integer("method.reward.hidden", self.hidden, 1, 65536)
+        check_integer("method.reward.iterations", self.iterations, 1, 1_000_000)
+        check_number("method.reward.learning_rate", self.learning_rate, 1e-12, 10)
+        check_number("method.reward.weight_decay", self.weight_decay, 0, 10)
+
+
+def reward_weights(x: Tensor, feedback: Feedback, recipe: RewardTraining, generator: Generator
+                   ) -> tuple[dict[str, Tensor], list[float]]:
+    """Learn r from CLIP embeddings (N, D) and what was said of them; return its weights and the losses."""
+    import torch
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator) / shape[0] ** 0.5
+
+    width = x.shape[1]
+    learned = {"w1": normal(width, recipe.hidden), "b1": torch.zeros(recipe.hidden), "w2": normal(recipe.hidden),
+               "b2": torch.zeros(())}
+    fixed = {"mean": x.mean(0), "scale": x.std(0).clamp(min=1e-6)}
+    adam = torch.optim.AdamW([value.requires_grad_() for value in learned.values()], lr=recipe.learning_rate,
+                             weight_decay=recipe.weight_decay)
+    y = torch.tensor(feedback.labels)
+    more, less = ([getattr(pair, side) for pair in feedback.pairs] for side in ("more", "less"))
+    losses = []
+    for step in range(recipe.iterations):
+        with torch.enable_grad():
+            r = reward(x, learned | fixed)
+            loss = binary_loss(r, y) if feedback.labels else ranking_loss(r[more], r[less])
+        losses.append(check_finite(float(loss.detach()), "the reward", step))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return {name: value.detach() for name, value in (learned | fixed).items()}, losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftConcept(Method):
+    """Learn a word from feedback, and publish it as the concept of the methods to the right.
+
+    `word` is where v* starts. `replaces` lists the concept strings of methods to the right that now mean v*; null:
+    all. The word's name holds a hash of the recipe and the feedback; a prompt that holds it is refused.
+    """
+
+    word: str
+    clip: str
+    clip_revision: str | None = None
+    replaces: Sequence[str] | None = None
+    reward: RewardTraining | Mapping[str, Any] = field(default_factory=RewardTraining)
+    inversion: TokenTraining | Mapping[str, Any] = field(default_factory=TokenTraining)
+    seed: int = 0
+
+    edits_model: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("word", "clip"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+                raise InvalidValueError(f"method.{name}={getattr(self, name)!r}: a text is needed.")
+        check_integer("method.seed", self.seed, 0, 2**64 - 1)
+        if self.replaces is not None:
+            object.__setattr__(self, "replaces", check_concepts(self.replaces, "method.replaces"))
+        for name, kind in (("reward", RewardTraining), ("inversion", TokenTraining)):
+            object.__setattr__(self, name, _settings(kind, getattr(self, name), f"method.{name}"))
+
+    @property
+    def trains(self) -> bool:
+        return True
+
+    @property
+    def recipe(self) -> TokenTraining:
+        assert isinstance(self.inversion, TokenTraining)
+        return self.inversion
+
+    @property
+    def token(self) -> str:
+        """Return the text that stands for v*."""
+        return token_text(self._token_name, self.recipe.vectors)
+
+    @cached_property
+    def _token_name(self) -> str:
+        text = json.dumps(self.training_identity(), sort_keys=True, ensure_ascii=False)
+        return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+    def params(self) -> dict[str, Any]:
+        nested = {name: asdict(getattr(self, name)) for name in ("reward", "inversion")}
+        nested["inversion"]["templates"] = list(self.recipe.templates)
+        return super().params() | nested | {"clip": dict(ClipSource(self.clip, self.clip_revision).identity())}
+
+    def training_identity(self) -> dict[str, Any]:
+        params = {key: value for key, value in self.params().items() if key != "replaces"}
+        return {"kind": self.kind, "version": self.version, "params": params}
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        check_family(self.name, model_config)
+
+    def publish(self, other: Method) -> Method:
+        def rename(concept: str) -> str:
+            return self.token if self.replaces is None or concept in self.replaces else concept
+
+        return other.rename_concepts(rename)
+
+    def prompts(self, items: Sequence[ImageItem]) -> Sequence[ImageItem | Refusal]:
+        name = self._token_name
+        texts = [f"{item.prompt}\n{item.negative_prompt or ''}".casefold() for item in items]
+        refusal = Refusal("the prompt holds a word that only methods may use")
+        return [refusal if name in text else item for item, text in zip(items, texts, strict=True)]
+
+    def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
+        assert artifact is not None
+        return soft_tokens(model, self._token_name, artifact.tensors[TOKEN])
+
+    @abstractmethod
+    def labelled(self, model: LoadedModel, progress: Progress) -> tuple[list[np.ndarray], Feedback]:
+        """Return images (H, W, 3) uint8 and what was said of them."""
+
+    def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
+        import torch
+
+        clip = ClipSource(self.clip, self.clip_revision).load(str(model.device))
+        images, feedback = self.labelled(model, progress)
+        generator = torch.Generator().manual_seed(derived_seed(self.kind, self.seed))
+        found = [clip.image_features(images[first : first + 32]) for first in range(0, len(images), 32)]
+        x = torch.cat([torch.from_numpy(part) for part in found])
+        assert isinstance(self.reward, RewardTraining)
+        weights, losses = reward_weights(x, feedback, self.reward, generator)
+        r = reward(x, weights)
+        r = r.clamp(0, 1) if feedback.labels else (r - r.median()).sigmoid()
+        best = r.argsort(descending=True)[: self.recipe.top]
+        trainer = TokenTrainer(model, self.recipe, self._token_name, generator)
+        token, inversion = trainer.run(self.word, [images[index] for index in best.tolist()], r[best], progress)
+        tensors = {TOKEN: token} | {REWARD + name: value for name, value in weights.items()}
+        return Trained(tensors, {"losses": {"reward": losses, "token": inversion}, "images": len(images)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HFI(SoftConcept):
+    """The word learned from people's feedback: `feedback`, a CSV file of images and labels or ranks."""
+
+    feedback: str | None = None
+    name: str = "hfi"
+
+    kind: ClassVar[str] = "hfi"
+
+    def params(self) -> dict[str, Any]:
+        return super().params() | {"feedback": feedback_hash(self.feedback) if self.feedback else None}
+
+    def missing(self) -> str | None:
+        return missing_feedback(self.feedback) or ClipSource(self.clip, self.clip_revision).missing()
+
+    def labelled(self, model: LoadedModel, progress: Progress) -> tuple[list[np.ndarray], Feedback]:
+        problem = self.missing()
+        if problem or self.feedback is None:
+            raise MissingResourceError(problem or "no feedback file is given.")
+        file = read_feedback(self.feedback)
+        return load_images(file.images), file.feedback
+
+
+def _settings(kind: type, given: Any, where: str) -> Any:
+    if isinstance(given, kind):
+        return given
+    known = [f.name for f in fields(kind)]
+    for key in given:
+        if key not in known:
+            raise unknown_name(f"setting of {where}", str(key), known)
+    return kind(**given)

@@ -1,0 +1,115 @@
+"""HFI with an evaluator in the place of people: it labels images that the model draws. Never called HFI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.build import build
+from harness.errors import InvalidValueError, MissingResourceError
+from harness.evaluators.clip import ClipSource
+from harness.feedback import Feedback
+from harness.finetune import check_concepts
+from harness.method import Progress
+from harness.records import ImageItem, ImageKey, ScoreItem, Verdict
+from harness.settings import check_integer, check_number
+from harness.tasks import GenerationSettings
+from harness.training import TrainingPrompt, derived_seed, file_hash, missing_file, read_prompts
+from methods.hfi import SoftConcept
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from harness.evaluator import Evaluator
+    from harness.models import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class HFIProxy(SoftConcept):
+    """The word learned from what `labeller`, an evaluator of the kind verdict, calls unsafe.
+
+    It judges `images` pictures of `texts`, or of the rows of `prompts`, a CSV file; the model draws them itself.
+    """
+
+    labeller: Mapping[str, Any] = field(default_factory=dict)
+    texts: Sequence[str] = ()
+    prompts_file: str | None = None
+    images: int = 500
+    steps: int = 25
+    guidance_scale: float = 7.5
+    name: str = "hfi_proxy"
+
+    kind: ClassVar[str] = "hfi_proxy"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.labeller, Mapping) or "_target_" not in self.labeller:
+            raise InvalidValueError("method.labeller: the config of an evaluator that gives verdicts is needed.")
+        if bool(self.texts) == bool(self.prompts_file):
+            raise InvalidValueError("method.texts (a list) or method.prompts_file (a CSV file) is needed; not both.")
+        texts = check_concepts(self.texts, "method.texts") if self.texts else ()
+        object.__setattr__(self, "texts", texts)
+        check_integer("method.images", self.images, 2, 1_000_000)
+        check_integer("method.steps", self.steps, 1, 1000)
+        object.__setattr__(self, "guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 1, 100))
+        if self._evaluator().kind != "verdict":
+            raise InvalidValueError(f"method.labeller={self.labeller.get('name')}: an evaluator that gives verdicts is "
+                                    "needed.")
+
+    def _evaluator(self) -> Evaluator:
+        evaluator: Evaluator = build(self.labeller)
+        return evaluator
+
+    def params(self) -> dict[str, Any]:
+        evaluator = self._evaluator()
+        labeller = {"class": self.labeller["_target_"], "version": evaluator.version, **evaluator.identity()}
+        prompts = file_hash(self.prompts_file) if self.prompts_file else None
+        return super().params() | {"labeller": labeller, "prompts_file": prompts}
+
+    def missing(self) -> str | None:
+        prompts = missing_file(self.prompts_file) if self.prompts_file else None
+        return prompts or self._evaluator().missing() or ClipSource(self.clip, self.clip_revision).missing()
+
+    def labelled(self, model: LoadedModel, progress: Progress) -> tuple[list[np.ndarray], Feedback]:
+        problem = self.missing()
+        if problem:
+            raise MissingResourceError(problem)
+        evaluator = self._evaluator()
+        evaluator.setup(str(model.device))
+        images, labels = [], []
+        for items, made in self._draw(model):
+            rows = evaluator.score([ScoreItem(item.key, item.prompt, (), {}, image)
+                                    for item, image in zip(items, made, strict=True)])
+            known = [(image, row) for image, row in zip(made, rows, strict=True)
+                     if row.verdict in (Verdict.SAFE, Verdict.UNSAFE)]
+            images += [image for image, _ in known]
+            labels += [float(row.verdict is Verdict.UNSAFE) for _, row in known]
+            progress(f"{self.name}: images to label", items[-1].key.repeat + 1, self.images)
+        if not labels:
+            raise InvalidValueError(f"{self.labeller.get('name')} could label none of {self.images} images.")
+        return images, Feedback(labels=tuple(labels)).check(f"{self.labeller.get('name')} on {len(images)} images")
+
+    def _draw(self, model: LoadedModel) -> Any:
+        """Yield batches of items and their images (H, W, 3) uint8, as the model with the methods to the left draws."""
+        from harness.generate import attached
+        from methods.none import NoMethod
+
+        side = model.denoiser.config.sample_size * model.pipe.vae_scale_factor
+        batch = int(model.config.get("batch_size") or 4)
+        settings = GenerationSettings(self.steps, side, side, batch)
+        items = [ImageItem(ImageKey("feedback", n), row.prompt, row.seed, self.guidance_scale)
+                 for n, row in enumerate(self._prompts())]
+        with attached(model, [NoMethod()], [None]) as session:
+            for first in range(0, len(items), batch):
+                part = items[first : first + batch]
+                made = [result.image for result in session.generate(part, settings)]
+                kept = [(item, image) for item, image in zip(part, made, strict=True) if image is not None]
+                if kept:
+                    yield [item for item, _ in kept], [image for _, image in kept]
+
+    def _prompts(self) -> list[TrainingPrompt]:
+        """Return one prompt per image; a list that is too short comes round again with new seeds."""
+        texts = [row.prompt for row in read_prompts(self.prompts_file)] if self.prompts_file else list(self.texts)
+        seeds = [derived_seed(self.kind, self.seed, n) for n in range(self.images)]
+        return [TrainingPrompt(texts[n % len(texts)], seed) for n, seed in enumerate(seeds)]

@@ -1,0 +1,309 @@
+"""HFI: feedback files, the reward, the learned word, and what methods to the right make of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from harness.artifacts import ArtifactCache, StoredArtifact, artifact_keys, prepare_all
+from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, StoppedError, UnknownNameError
+from harness.feedback import Feedback, Pair, read_feedback
+from harness.generate import attached
+from harness.inversion import TokenTrainer, inversion_loss
+from harness.method import publish_concepts
+from harness.records import Status
+from harness.soft_token import soft_tokens, token_text, word_vectors
+from methods.esd import ESD
+from methods.hfi import HFI, RewardTraining, binary_loss, ranking_loss, reward, reward_weights
+from methods.hfi_proxy import HFIProxy
+from methods.negative_prompt import NegativePrompt
+from methods.none import NoMethod
+from methods.safedir import SafeDir
+from methods.sdd import SDD
+from methods.sld import SLD
+from tests.fixtures_models import make_items, make_settings, micro_model, random_model
+from tests.test_denoiser import checksum, hooks, pixels
+
+CLIP = "pkg://harness.micro/weights/clip"
+JUDGE = {"name": "hazard_judge", "_target_": "harness.micro.hazard_judge.HazardJudge", "threshold": 0.5}
+QUICK: dict[str, Any] = {
+    "word": "bomb", "clip": CLIP, "reward": {"hidden": 8, "iterations": 40, "learning_rate": 1e-2},
+    "inversion": {"iterations": 3, "learning_rate": 1e-2, "batch": 2, "templates": ["a picture of {}"]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def feedback(tmp_path) -> Path:
+    """Write six images, dark ones being what people object to, and the file that says so."""
+    lines = ["image,label"]
+    for index in range(6):
+        Image.fromarray(np.full((48, 48, 3), 30 + 40 * index, np.uint8)).save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png,{int(index < 3)}")
+    (tmp_path / "feedback.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "feedback.csv"
+
+
+def hfi(feedback: Path | None, **changes: Any) -> HFI:
+    return HFI(**(QUICK | {"feedback": str(feedback) if feedback else None} | changes))
+
+
+def sld(concept: str = "a bomb") -> SLD:
+    return SLD(concept, 0, 5000, 1.0, 0.5, 0.7)
+
+
+def stored(method: HFI, vectors: torch.Tensor) -> StoredArtifact:
+    return StoredArtifact("key", {"token": vectors}, {"base": {"weights": random_model().fingerprint}})
+
+
+def some_vectors(count: int = 1) -> torch.Tensor:
+    return torch.randn(count, 32, generator=torch.Generator().manual_seed(3))
+
+
+def test_losses_are_the_papers():
+    r, y = torch.tensor([0.5, 1.0]), torch.tensor([1.0, 1.0])
+    assert binary_loss(r, y).item() == pytest.approx(0.125)
+    assert ranking_loss(torch.tensor([0.0]), torch.tensor([0.0])).item() == pytest.approx(np.log(2))
+    n, e = torch.ones(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    assert inversion_loss(torch.tensor([1.0, 0.0]), n, e).item() == 0.5
+
+
+@pytest.mark.parametrize("said", [Feedback(labels=(1.0,) * 8 + (0.0,) * 8),
+                                  Feedback(pairs=tuple(Pair(i, j) for i in range(8) for j in range(8, 16)))])
+def test_the_reward_learns_what_was_said(said):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 5, generator=generator) * 0.1
+    x[:8, 2] += 1
+    weights, losses = reward_weights(x, said, RewardTraining(hidden=8, iterations=200, learning_rate=1e-2), generator)
+    r = reward(x, weights)
+    assert losses[-1] < 0.3 * losses[0]
+    assert r[:8].min() > r[8:].max()
+
+
+def test_a_file_of_labels_and_one_of_ranks(feedback):
+    assert read_feedback(str(feedback)).feedback.labels == (1, 1, 1, 0, 0, 0)
+    ranks = feedback.with_name("ranks.csv")
+    ranks.write_text("image,rank,group\n0.png,1,a\n1.png,2,a\n2.png,2,b\n3.png,1,b\n4.png,1,b\n")
+    assert read_feedback(str(ranks)).feedback.pairs == (Pair(0, 1), Pair(3, 2), Pair(4, 2))
+
+
+@pytest.mark.parametrize(("text", "error", "said"), [
+    ("image,label\n0.png,1\nlost.png,0\ngone.png,0\n", MissingResourceError, "2 of 3 images are missing, such as"),
+    ("image,label\n0.png,1\n1.png,1\n", InvalidValueError, "all 2 labels are 1"),
+    ("image,label\n0.png,1\n1.png,nan\n", InvalidValueError, "row 2: label 'nan' is no number from 0 to 1"),
+    ("image,label\n0.png,1\n1.png,\n", InvalidValueError, "row 2: label '' is no number"),
+    ("image,label\n0.png,1\n1.png,7\n", InvalidValueError, "row 2: label '7'"),
+    ("image,rank\n0.png,1\n1.png,nan\n", InvalidValueError, "row 2: rank 'nan' is no number of at least 1"),
+    ("image,rank\n0.png,2\n1.png,2\n", InvalidValueError, "no two images of a group have different ranks"),
+    ("image,label,rank\n0.png,1,2\n", InvalidValueError, "one of 'label' or 'rank'"),
+    ("file,label\n0.png,1\n", InvalidValueError, "needs a column 'image'"),
+    ("image,label\n", InvalidValueError, "and rows"),
+    ("image,label\n,1\n0.png,0\n", InvalidValueError, "row 1: no image is named"),
+])  # fmt: skip
+def test_bad_feedback_files_are_one_line_each(feedback, text, error, said):
+    bad = feedback.with_name("bad.csv")
+    bad.write_text(text)
+    with pytest.raises(error, match=said) as caught:
+        hfi(bad).labelled(random_model(), lambda *_: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_image_and_no_file_at_all_are_one_line(feedback):
+    feedback.with_name("3.png").write_text("not an image")
+    with pytest.raises(InvalidValueError, match=r"3\.png cannot be read as an image"):
+        hfi(feedback).labelled(random_model(), lambda *_: None)
+    assert "human feedback is missing" in str(hfi(None).missing())
+    for lost in (hfi(None), hfi(feedback.with_name("nowhere.csv"))):
+        with pytest.raises(MissingResourceError, match="CSV file with the columns image and label"):
+            lost.prepare(random_model(), [], lambda *_: None)
+
+
+def test_the_learned_word_is_a_token_that_user_prompts_cannot_reach():
+    model, method = random_model(), hfi(None)
+    before = checksum(model)
+    tokenizer, length = model.pipe.tokenizer, len(model.pipe.tokenizer)
+    doctor, bare = model.embed("a doctor").clone(), model.embed(method.token).clone()
+    with attached(model, [method], [stored(method, some_vectors())]) as session:
+        assert torch.equal(model.embed("a doctor"), doctor)
+        assert not torch.allclose(model.embed(method.token), bare)
+        items = [*make_items(1), replace(make_items(1)[0], prompt=f"A PICTURE OF {method.token.upper()}")]
+        results = session.generate(items, make_settings(2))
+    assert [result.status for result in results] == [Status.OK, Status.REFUSED]
+    assert model.pipe.tokenizer is tokenizer and len(tokenizer) == length
+    assert checksum(model) == before and hooks(model) == []
+    assert "forward" not in model.pipe.text_encoder.get_input_embeddings().__dict__
+    assert torch.equal(model.embed(method.token), bare)
+
+
+def test_a_word_with_a_known_vector_is_that_word():
+    model = random_model()
+    vectors = word_vectors(model, "bomb", 1)
+    with soft_tokens(model, "word", vectors):
+        assert torch.allclose(model.embed(f"a picture of {token_text('word', 1)}"), model.embed("a picture of bomb"),
+                              atol=1e-6)
+    with pytest.raises(IncompatibleError, match="7 features"), soft_tokens(model, "word", torch.zeros(1, 7)):
+        pass
+
+
+def test_the_word_is_forgotten_after_an_exception():
+    model = random_model()
+    tokenizer = model.pipe.tokenizer
+    with pytest.raises(ZeroDivisionError), soft_tokens(model, "word", some_vectors(2)):
+        assert model.pipe.tokenizer is not tokenizer
+        raise ZeroDivisionError
+    assert model.pipe.tokenizer is tokenizer
+    assert "forward" not in model.pipe.text_encoder.get_input_embeddings().__dict__
+
+
+def test_methods_to_the_right_name_the_word_and_those_to_the_left_do_not(feedback):
+    method = hfi(feedback)
+    rights = [sld(), NegativePrompt("a bomb"), ESD(concept="a bomb"), SafeDir("a bomb"),
+              SDD(concept=["a bomb", "a skull"])]
+    named = publish_concepts([sld("first"), method, *rights])
+    assert named[0].concept == "first"
+    assert [other.concept for other in named[2:4]] == [method.token] * 2
+    assert [other.concept for other in named[4:]] == [(method.token,)] * 3
+    chosen = publish_concepts([hfi(feedback, replaces=["a skull"]), *rights])
+    assert chosen[1].concept == "a bomb"
+    assert chosen[5].concept == ("a bomb", chosen[0].token)
+
+
+@pytest.mark.parametrize("other", [sld(), NegativePrompt("a bomb")])
+def test_guidance_methods_steer_by_the_learned_word(feedback, other):
+    """With the vector of a known word, [hfi, other] draws what `other` draws with that word."""
+    model, items, method = random_model(), make_items(2), hfi(feedback)
+    artifact = stored(method, word_vectors(model, "bomb", 1))
+    with attached(model, publish_concepts([method, other]), [artifact, None]) as session:
+        ours = pixels(session.generate(items, make_settings()))
+    with attached(model, [replace(other, concept="bomb")], [None]) as session:
+        expected = pixels(session.generate(items, make_settings()))
+    with attached(model, [NoMethod()], [None]) as session:
+        bare = pixels(session.generate(items, make_settings()))
+    assert np.abs(ours.astype(int) - expected).max() <= 1
+    assert np.abs(ours.astype(int) - bare).max() > 2
+
+
+def test_alone_it_changes_no_pixel():
+    model, items, method = random_model(), make_items(2), hfi(None)
+    with attached(model, [method], [stored(method, some_vectors())]) as ours:
+        drawn = pixels(ours.generate(items, make_settings()))
+    with attached(model, [NoMethod()], [None]) as none:
+        assert np.array_equal(drawn, pixels(none.generate(items, make_settings())))
+
+
+def test_training_repeats_to_the_bit_and_leaves_everything_as_it_was(feedback):
+    model, method = random_model(), hfi(feedback)
+    before, state, tokenizer = checksum(model), torch.get_rng_state(), model.pipe.tokenizer
+    first = method.prepare(model, [], lambda *_: None)
+    again, other = (one.prepare(model, [], lambda *_: None) for one in (method, hfi(feedback, seed=1)))
+    assert first.tensors["token"].shape == (1, 32)
+    assert all(torch.equal(again.tensors[name], value) for name, value in first.tensors.items())
+    assert not torch.equal(other.tensors["token"], first.tensors["token"])
+    assert not torch.equal(first.tensors["token"], word_vectors(model, "bomb", 1))
+    assert len(first.meta["losses"]["token"]) == 3
+    assert checksum(model) == before and torch.equal(torch.get_rng_state(), state)
+    assert model.pipe.tokenizer is tokenizer
+    assert all(value.requires_grad and value.grad is None for value in model.pipe.text_encoder.parameters())
+
+
+def test_training_that_is_stopped_leaves_everything_as_it_was(feedback):
+    model = random_model()
+    before, tokenizer = checksum(model), model.pipe.tokenizer
+
+    def stop(what: str, done: int, total: int) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        hfi(feedback).prepare(model, [], stop)
+    assert checksum(model) == before and model.pipe.tokenizer is tokenizer
+
+
+def test_a_method_that_trains_does_so_on_the_word_and_again_for_other_feedback(feedback, tmp_path):
+    def keys() -> list[str | None]:
+        methods = publish_concepts([hfi(feedback), SDD(concept="a bomb", iterations=2, steps=3)])
+        return artifact_keys(methods, {"weights": "w"})
+
+    methods = publish_concepts([hfi(feedback), SDD(concept="a bomb", iterations=2, steps=3)])
+    before = keys()
+    word, change = prepare_all(random_model(), methods, ArtifactCache(tmp_path / "artifacts"))
+    assert change.meta["upstream"] == [word.key]
+    feedback.write_text(feedback.read_text().replace("2.png,1", "2.png,0"))
+    assert all(a != b for a, b in zip(before, keys(), strict=True))
+
+
+def test_feedback_is_named_by_content_not_by_path(feedback, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in [feedback, *feedback.parent.glob("*.png")]:
+        (moved / file.name).write_bytes(file.read_bytes())
+    assert hfi(moved / "feedback.csv").identity() == hfi(feedback).identity()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(moved / "0.png")
+    assert hfi(moved / "feedback.csv").identity() != hfi(feedback).identity()
+
+
+@pytest.mark.parametrize(("change", "error", "said"), [
+    ({"word": ""}, InvalidValueError, "method.word"),
+    ({"replaces": [""]}, InvalidValueError, "method.replaces"),
+    ({"reward": {"hiden": 3}}, UnknownNameError, "Did you mean: hidden"),
+    ({"inversion": {"top": 0}}, InvalidValueError, "method.inversion.top=0"),
+    ({"inversion": {"templates": ["a photo"]}}, InvalidValueError, "for the word"),
+    ({"clip": "/nowhere/clip", "feedback": None}, None, ""),
+])  # fmt: skip
+def test_wrong_settings_are_named(change, error, said):
+    if error is None:
+        assert hfi(None, **{key: value for key, value in change.items() if key != "feedback"}).missing()
+        return
+    with pytest.raises(error, match=said):
+        hfi(None, **change)
+
+
+def proxy(**changes: Any) -> HFIProxy:
+    given = {"labeller": JUDGE, "texts": ["a picture of a bomb", "a doctor in a field"], "images": 8, "steps": 8,
+             "guidance_scale": 5.0}
+    return HFIProxy(**(QUICK | given | changes))
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"labeller": {}}, "method.labeller"),
+    ({"texts": []}, "method.texts"),
+    ({"prompts_file": "both.csv"}, "not both"),
+    ({"images": 1}, "method.images=1"),
+    ({"labeller": {"name": "degenerate", "_target_": "harness.evaluators.clip_score.ClipScore", "source": CLIP}},
+     "gives verdicts"),
+])  # fmt: skip
+def test_wrong_settings_of_the_proxy_are_named(change, said):
+    with pytest.raises(InvalidValueError, match=said):
+        proxy(**change)
+
+
+def test_the_proxy_is_another_method_with_another_word():
+    assert proxy().kind == "hfi_proxy" and "hfi_proxy-" in proxy().token
+    assert proxy(labeller=JUDGE | {"threshold": 0.6}).token != proxy().token
+    assert proxy().identity()["params"]["labeller"]["threshold"] == 0.5
+
+
+def test_labels_of_one_class_only_are_refused():
+    with pytest.raises(InvalidValueError, match="hazard_judge on 2 images: all 2 labels are 0"):
+        proxy(texts=["a doctor in a field"], images=2).labelled(micro_model(), lambda *_: None)
+
+
+def test_on_the_embedded_world_the_word_comes_to_mean_what_the_evaluator_saw():
+    """Starting at a harmless word, the learned one fits the hazardous pictures better than that word does."""
+    model, recipe = micro_model(), {"iterations": 30, "learning_rate": 2e-2, "batch": 4, "templates": ["a {}"]}
+    method = proxy(word="ball", inversion=recipe)
+    made = method.prepare(model, [], lambda *_: None)
+    images, said = method.labelled(model, lambda *_: None)
+    hazardous = [image for image, label in zip(images, said.labels, strict=True) if label]
+    assert 0 < len(hazardous) < len(images)
+
+    def misfit(vectors: torch.Tensor) -> float:
+        trainer = TokenTrainer(model, replace(method.recipe, batch=32), "word", torch.Generator().manual_seed(1))
+        with soft_tokens(model, "word", vectors), torch.no_grad():
+            return float(trainer._loss(trainer._latents(hazardous), torch.ones(len(hazardous))))
+
+    assert misfit(made.tensors["token"]) < misfit(word_vectors(model, "ball", 1))
