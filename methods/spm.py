@@ -146,27 +146,21 @@ class SPM(CheckpointMethod):
 
     @contextmanager
     def _hooked(self, model: LoadedModel, layers: Mapping[str, Any], adapters: Adapters) -> Iterator[None]:
-        gamma = cache(lambda prompt: self.gamma(model, prompt, adapters.erased))
+        scales = _RowScales(model, cache(lambda prompt: self.gamma(model, prompt, adapters.erased)))
         with ExitStack() as stack:
             for name, layer in layers.items():
                 down, up = (part[name].to(model.device) for part in (adapters.down, adapters.up))
-                hook = self._hook(model, down, up, gamma)
-                stack.callback(layer.register_forward_hook(hook).remove)
+                stack.callback(layer.register_forward_hook(self._hook(scales, down, up)).remove)
             yield
 
-    def _hook(self, model: LoadedModel, down: Tensor, up: Tensor, gamma: Callable[[str], list[float]]) -> Any:
+    def _hook(self, scales: _RowScales, down: Tensor, up: Tensor) -> Any:
         def hook(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            import torch
-
-            if not model.roles:
+            gamma = scales()
+            if gamma is None:
                 return None
-            given = torch.tensor([gamma(item.prompt) for item in model.items], device=output.device)
-            given = given.repeat(len(model.roles) // len(model.items), 1)
-            if not given.any():
-                return None
-            if output.ndim == 4 and hasattr(layer, "kernel_size"):
-                return output + _convolved(layer, inputs[0], down, up, given, self.transport)
-            return output + adapted(inputs[0], down, up, given, self.transport)
+            if hasattr(layer, "kernel_size"):
+                return output + _convolved(layer, inputs[0], down, up, gamma, self.transport)
+            return output + adapted(inputs[0], down, up, gamma, self.transport)
 
         return hook
 
@@ -187,6 +181,25 @@ class SPM(CheckpointMethod):
         if "tokenuni" in self.matching:
             scores.append(token_share(_tokens(model, prompt), _tokens(model, erased)))
         return max(scores)
+
+
+class _RowScales:
+    """The scales (rows, S) of the running denoiser call, worked out once for all layers; None where all are 0."""
+
+    def __init__(self, model: LoadedModel, gamma: Callable[[str], list[float]]) -> None:
+        self.model, self.gamma = model, gamma
+        self._known: tuple[Any, Any, Tensor | None] = ((), (), None)
+
+    def __call__(self) -> Tensor | None:
+        import torch
+
+        model = self.model
+        items, roles, scales = self._known
+        if items is not model.items or roles is not model.roles:
+            given = torch.tensor([self.gamma(item.prompt) for item in model.items], device=model.device)
+            scales = given.repeat(len(model.roles) // len(model.items), 1) if model.roles and given.any() else None
+            self._known = (model.items, model.roles, scales)
+        return scales
 
 
 def _shapes(layers: Mapping[str, Any], rank: int) -> dict[str, tuple[int, ...]]:
