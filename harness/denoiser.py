@@ -99,7 +99,7 @@ class DenoiserHook:
             yield
         finally:
             self._current = None
-            self.model.roles = ()
+            self.model.roles, self.model.items, self.model.moment = (), (), 0.0
 
     def forward(self, sample: Tensor, timestep: Any, *args: Any, **kwargs: Any) -> Any:
         """Widen the call by the methods' rows and return the two rows (or the one) that the pipeline expects."""
@@ -108,6 +108,7 @@ class DenoiserHook:
             return self.original(sample, timestep, *args, **kwargs)
         n = len(call.items)
         contexts = self._contexts(call, sample[:n], timestep)
+        self.model.items, self.model.moment = tuple(call.items), call.count / len(self.model.pipe.scheduler.timesteps)
         call.count += 1
         roles = ["uncond", "cond"] if len(sample) == 2 * n else ["cond"]
         embeds = self._embeds(contexts, call.bundle, roles)

@@ -23,6 +23,8 @@ from harness.model_files import (
 if TYPE_CHECKING:
     import torch
 
+    from harness.records import ImageItem
+
 Config = Mapping[str, Any]
 
 # Class in diffusers, and settings without which a scheduler of another kind would run another algorithm.
@@ -45,6 +47,9 @@ CACHED_TEXTS = 256  # 60 MB of SD 1 embeddings
 class LoadedModel:
     """A pipeline in memory. `fingerprint` names its weights; `roles` says what each row of the running call is.
 
+    Module hooks also see its `items` (row r is of item r % len(items)) and its `moment`, the share of the trajectory
+    that is behind, in [0, 1). Outside of a pipeline call roles and items are empty.
+
     Embeddings are made one text at a time, so their bytes never depend on which texts share a batch.
     """
 
@@ -56,6 +61,8 @@ class LoadedModel:
     dtype: torch.dtype
     fingerprint: str
     roles: tuple[str, ...] = ()
+    items: tuple[ImageItem, ...] = ()
+    moment: float = 0.0
     _texts: OrderedDict[str, torch.Tensor] = field(default_factory=OrderedDict, repr=False)
 
     @property

@@ -1,0 +1,67 @@
+"""AdvUnlearn (Zhang et al., NeurIPS 2024), loaded: an adversarially unlearned text encoder for Stable Diffusion 1.4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.checkpoints import CheckpointMethod, check_layout, finite, first_file, read_checkpoint
+from harness.method import Artifact
+from harness.weight_edits import check_family, tensors_replaced
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+NAMES = ("model.safetensors", "pytorch_model.bin")
+UNTRAINED = "embeddings.position_ids"  # a counter that older libraries stored
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Return each name without the prefix that transformers 4 puts before a CLIP text model's parts."""
+    return {name: name.removeprefix("text_model.") for name in names}
+
+
+@dataclass(frozen=True)
+class AdvUnlearn(CheckpointMethod):
+    """A folder of the release (nudity_unlearned, ...) or its weights file: W + strength (W' - W) throughout."""
+
+    name: str = "advunlearn"
+
+    kind: ClassVar[str] = "advunlearn"
+    edits_model: ClassVar[bool] = True
+    how_to_get: ClassVar[str] = (
+        "Get it: hf download OPTML-Group/AdvUnlearn --include 'nudity_unlearned/*', then "
+        "method.checkpoint=hf://OPTML-Group/AdvUnlearn/nudity_unlearned."
+    )
+
+    def files(self) -> list[Path]:
+        return [first_file(path, NAMES) for path in self.paths]
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        check_family(self.name, model_config, "the CLIP text encoder that its checkpoint was made from")
+
+    def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
+        if not self.strength:
+            return nullcontext()
+        self.require()
+        return tensors_replaced(model.pipe.text_encoder, self._weights(model))
+
+    def _weights(self, model: LoadedModel) -> dict[str, Tensor]:
+        (file,) = self.files()
+        content, _ = read_checkpoint(file)
+        found = {plain: content[name] for name, plain in plain_names(content).items() if plain != UNTRAINED}
+        own = dict(model.pipe.text_encoder.named_parameters())
+        plain = plain_names(own)
+        check_layout(file, found, {plain[name]: value.shape for name, value in own.items()})
+        finite(file, found)
+        if self.strength == 1:
+            return {name: found[plain[name]] for name in own}
+        return {name: value.detach().float() + self.strength * (found[plain[name]].to(value.device).float()
+                                                                - value.detach().float())
+                for name, value in own.items()}  # fmt: skip

@@ -1,0 +1,247 @@
+"""InterpretDiffusion (Li et al., CVPR 2024): a concept is one tensor h, added to the U-Net's bottleneck at every step.
+
+h is learned from the model's own images: drawn from `positive` (with `negative` as negative prompt), explained to the
+frozen model as `neutral`, with mid += h making up for the difference. At inference it is added to the conditional row.
+Constants are those of the released script: 1000 images of 30 steps, 2500 Adam steps of 8 at learning rate 0.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.closed_form import check_texts
+from harness.errors import InvalidValueError, unknown_name
+from harness.latent_direction import LatentDirectionTrainer, bottleneck_edited, encoded
+from harness.method import Artifact, Method, Progress, Trained
+from harness.own_images import Wish, own_images
+from harness.records import ImageItem
+from harness.settings import check_choice, check_integer, check_number
+from harness.training import TrainingPrompt, derived_seed, file_hash, missing_file, read_prompts
+from harness.weight_edits import check_family
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One vector and where its images come from: `positive`, or the training prompts (of `category`) where null.
+
+    `neutral` null is the image's own prompt. Of the directions of one `group` an image draws one. `phrases` are what a
+    prompt says to ask for it.
+    """
+
+    name: str
+    positive: str | None = None
+    neutral: str | None = None
+    negative: str = ""
+    category: str | None = None
+    group: str | None = None
+    phrases: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_texts("method.directions.name", self.name)
+        object.__setattr__(self, "phrases", check_texts(f"method.directions.{self.name}.phrases", self.phrases))
+        for setting in ("positive", "neutral", "category", "group"):
+            value = getattr(self, setting)
+            if value is not None:
+                check_texts(f"method.directions.{self.name}.{setting}", [value])
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what its training depends on."""
+        return {key: value for key, value in asdict(self).items() if key not in ("group", "phrases")}
+
+    def asked_for(self, prompt: str) -> bool:
+        """Say whether a prompt holds one of the phrases: whole words, in any case."""
+        return any(re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", prompt, re.IGNORECASE) for phrase in self.phrases)
+
+
+@dataclass(frozen=True)
+class InterpretTraining:
+    """How directions are learned; defaults as released. `prompts` is a CSV file for directions without `positive`."""
+
+    images: int = 1000
+    steps: int = 30
+    guidance_scale: float = 7.5
+    train_steps: int = 2500
+    batch: int = 8
+    learning_rate: float = 0.1
+    init: float = 0.1
+    prompts: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, high in (("images", 1_000_000), ("steps", 1000), ("train_steps", 10_000_000), ("batch", 1024)):
+            check_integer(f"method.training.{name}", getattr(self, name), 1, high)
+        for name, low, high in (("guidance_scale", 1, 100), ("learning_rate", 1e-9, 100), ("init", 0, 100)):
+            object.__setattr__(self, name, check_number(f"method.training.{name}", getattr(self, name), low, high))
+
+    def identity(self) -> dict[str, Any]:
+        """Return all values, the file named by its content."""
+        return asdict(self) | ({"prompts": file_hash(self.prompts)} if self.prompts else {})
+
+
+@dataclass(frozen=True)
+class Interpret(Method):
+    """mid += strength h on conditional rows, summed over the directions that an image gets.
+
+    These are all that have no group, and one of each group: drawn by the image's seed ("uniform"), or in turn over a
+    prompt's repeats ("exhaustive", which fixes the shares, as the released evaluation does). With `by_prompt` only
+    directions that the prompt asks for count.
+    """
+
+    directions: Sequence[Direction | Mapping[str, Any]]
+    training: InterpretTraining | Mapping[str, Any] = field(default_factory=InterpretTraining)
+    strength: float | Sequence[float] = 1.0
+    sampling: str = "uniform"
+    by_prompt: bool = False
+    seed: int = 0
+    name: str = "interpret"
+
+    kind: ClassVar[str] = "interpret"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.directions, (list, tuple)) or not self.directions:
+            raise InvalidValueError(f"method.directions={self.directions!r}: a list of directions is needed.")
+        directions = tuple(_record(Direction, "method.directions", given) for given in self.directions)
+        names = [direction.name for direction in directions]
+        if len(set(names)) < len(names):
+            raise InvalidValueError(f"method.directions: a name is given twice in {', '.join(names)}.")
+        object.__setattr__(self, "directions", directions)
+        object.__setattr__(self, "training", _record(InterpretTraining, "method.training", self.training))
+        given = self.strength if isinstance(self.strength, (list, tuple)) else [self.strength] * len(directions)
+        if len(given) != len(directions):
+            raise InvalidValueError(f"method.strength has {len(given)} values for {len(directions)} directions.")
+        object.__setattr__(self, "strength", tuple(check_number("method.strength", s, -100, 100) for s in given))
+        check_choice("method.sampling", self.sampling, ("uniform", "exhaustive"))
+        check_integer("method.seed", self.seed, 0, 2**64 - 1)
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        for direction in self.vectors:
+            if direction.positive is None and not self.recipe.prompts:
+                raise InvalidValueError(f"method.directions.{direction.name} needs `positive`, or "
+                                        "method.training.prompts, a CSV file.")
+            if self.by_prompt and not direction.phrases:
+                raise InvalidValueError(f"method.directions.{direction.name} has no phrases that could ask for it.")
+
+    @property
+    def vectors(self) -> tuple[Direction, ...]:
+        return tuple(self.directions)  # type: ignore[arg-type]
+
+    @property
+    def recipe(self) -> InterpretTraining:
+        assert isinstance(self.training, InterpretTraining)
+        return self.training
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        assert isinstance(self.strength, tuple)
+        return self.strength
+
+    @property
+    def trains(self) -> bool:
+        return any(self.strengths)
+
+    def params(self) -> dict[str, Any]:
+        directions = [asdict(direction) | {"phrases": list(direction.phrases)} for direction in self.vectors]
+        return super().params() | {"directions": directions, "training": self.recipe.identity()}
+
+    def training_identity(self) -> dict[str, Any]:
+        directions = [direction.recipe() for direction in self.vectors]
+        params = {"directions": directions, "training": self.recipe.identity(), "seed": self.seed}
+        return {"kind": self.kind, "version": self.version, "params": params}
+
+    def missing(self) -> str | None:
+        return missing_file(self.recipe.prompts) if self.recipe.prompts and self.trains else None
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        check_family(self.name, model_config, "a U-Net with a bottleneck")
+
+    def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
+        tensors: dict[str, Tensor] = {}
+        losses: list[float] = []
+        recipe = self.recipe
+        for index, direction in enumerate(self.vectors):
+            rows = self.rows_of(direction)
+            seed = derived_seed("interpret", self.seed, direction.name)
+            wishes = [Wish(row.prompt, derived_seed(seed, n), direction.negative) for n, row in enumerate(rows)]
+            images = own_images(model, wishes, recipe.steps, recipe.guidance_scale,
+                                partial(progress, f"images for {direction.name}"))
+            texts = [direction.neutral or row.prompt for row in rows]
+            trainer = LatentDirectionTrainer(model, encoded(model, images), texts, seed, recipe.learning_rate,
+                                             recipe.init)
+            losses += trainer.run(recipe.train_steps, recipe.batch, partial(progress, f"direction {direction.name}"))
+            tensors[f"h.{index}"] = trainer.h.detach()
+        norms = {direction.name: float(tensors[f"h.{i}"].norm()) for i, direction in enumerate(self.vectors)}
+        return Trained(tensors, {"losses": losses, "norms": norms})
+
+    def rows_of(self, direction: Direction) -> list[TrainingPrompt]:
+        """Return the prompt of each training image; a file that is too short comes round again."""
+        if direction.positive is not None:
+            return [TrainingPrompt(direction.positive, 0)] * self.recipe.images
+        rows = [row for row in read_prompts(str(self.recipe.prompts))
+                if direction.category is None or row.category == direction.category]
+        if not rows:
+            raise InvalidValueError(f"{self.recipe.prompts} has no prompt of category {direction.category}.")
+        return [rows[n % len(rows)] for n in range(self.recipe.images)]
+
+    def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
+        if artifact is None or not any(self.strengths):
+            return nullcontext()
+        import torch
+
+        h = torch.stack([artifact.tensors[f"h.{index}"] for index in range(len(self.vectors))]).to(model.device)
+        return bottleneck_edited(model, lambda output: self._edit(model, h, output))
+
+    def _edit(self, model: LoadedModel, h: Tensor, output: Tensor) -> Tensor | None:
+        """Add to each conditional row what its image gets; None where that is nothing."""
+        import torch
+
+        where = [row for row, role in enumerate(model.roles) if role == "cond"]
+        given = torch.tensor([self.scales(item) for item in model.items])
+        if not where or not given.any():
+            return None
+        h = h.float()
+        if h.shape[-2:] != output.shape[-2:]:
+            h = torch.nn.functional.interpolate(h, output.shape[-2:], mode="bilinear", align_corners=False)
+        shift = torch.einsum("bk,kchw->bchw", given.to(h), h)
+        edited = output.clone()
+        edited[where] = (output[where].float() + shift).to(output.dtype)
+        return edited
+
+    def scales(self, item: ImageItem) -> list[float]:
+        """Return the strength of each direction for an image, 0 for those that it does not get."""
+        asked = [i for i, direction in enumerate(self.vectors)
+                 if not self.by_prompt or direction.asked_for(item.prompt)]
+        chosen = {i for i in asked if self.vectors[i].group is None}
+        for group in sorted({self.vectors[i].group or "" for i in asked} - {""}):
+            members = [i for i in asked if self.vectors[i].group == group]
+            chosen.add(members[self.draw(item, group, len(members))])
+        return [strength if i in chosen else 0.0 for i, strength in enumerate(self.strengths)]
+
+    def draw(self, item: ImageItem, group: str, count: int) -> int:
+        """Return which of a group's directions an image gets."""
+        if self.sampling == "uniform":
+            return derived_seed("interpret-draw", self.seed, group, item.seed) % count
+        return (derived_seed("interpret-turn", self.seed, group, item.key.prompt_id) + item.key.repeat) % count
+
+
+def _record(cls: Any, where: str, given: Any) -> Any:
+    """Return a record of `cls` from a mapping, or `given` itself if it is one. An unknown key is an error."""
+    if isinstance(given, cls):
+        return given
+    known = [f.name for f in fields(cls)]
+    if not isinstance(given, Mapping):
+        raise InvalidValueError(f"{where}={given!r}: settings are needed: {', '.join(known)}.")
+    for key in given:
+        if key not in known:
+            raise unknown_name(f"setting of {where}", str(key), known)
+    return cls(**given)

@@ -1,0 +1,21 @@
+"""MACE (Lu et al., CVPR 2024), loaded: closed-form refinement and fused LoRAs, published as Stable Diffusion 1.4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from methods.unet_checkpoint import UnetCheckpoint
+
+
+@dataclass(frozen=True)
+class MACE(UnetCheckpoint):
+    """The release's `LoRA_fusion_model` folder, its `unet` folder, or the weights file in it."""
+
+    name: str = "mace"
+
+    kind: ClassVar[str] = "mace"
+    how_to_get: ClassVar[str] = (
+        "Get a finetuned model by the links of https://github.com/Shilin-LU/MACE ('MACE Finetuned Model Weights'; its "
+        "LoRA_fusion_model folder)."
+    )

@@ -1,0 +1,219 @@
+"""SAeUron (Cywinski & Deja, ICML 2025), loaded: a sparse autoencoder in the U-Net finds a concept and turns it around.
+
+At one attention block's output x, z = topk(relu(A (x - b_dec) + b)) are sparse features, x ~ z D + b_dec. A concept's
+features at a step are those whose share of the mean activation exceeds the other concepts' by most (`percentile`).
+Where such a feature is above its mean over all concepts, `multiplier` times its mean for the concept multiplies it.
+What the autoencoder does not explain is kept: "exact" adds x - x^, the released hook adds x^ - x (its sign).
+Published autoencoders were trained on the UnlearnCanvas model, not on plain Stable Diffusion 1.4.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.checkpoints import CheckpointMethod, check_layout, checkpoint_path, finite, read_checkpoint
+from harness.closed_form import check_texts
+from harness.errors import InvalidValueError, unknown_name
+from harness.method import Artifact
+from harness.settings import check_choice, check_number
+from harness.weight_edits import check_family
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+
+
+def feature_scores(own: Tensor, others: Tensor) -> Tensor:
+    """Return each feature's share of the concept's mean activation less that of the others': (F,) from (F,), (F,)."""
+    epsilon = 1e-8
+    return own / (own.sum() + epsilon) - others / (others.sum() + epsilon)
+
+
+@dataclass(frozen=True)
+class StepFeatures:
+    """What one step changes: features (f,), what multiplies them (f,), and above which activation (f,)."""
+
+    index: Tensor
+    scale: Tensor
+    threshold: Tensor
+
+
+def selected(activations: Mapping[str, Tensor], concepts: Sequence[str], step: int, percentile: float,
+             multiplier: float) -> StepFeatures:
+    """Return a step's features from activations {concept: (N, steps, F)}, those of several concepts one after another.
+
+    `multiplier` times the concept's mean activation multiplies a feature; the threshold is its mean over all concepts.
+    """
+    import torch
+
+    means = {name: value[:, step].float().mean(0) for name, value in activations.items()}
+    everywhere = torch.stack(list(means.values())).mean(0)
+    index, scale = [], []
+    for concept in concepts:
+        rest = [value[:, step].float() for name, value in activations.items() if name != concept]
+        scores = feature_scores(means[concept], torch.cat(rest).mean(0)) if rest else means[concept]
+        top = torch.where(scores > torch.quantile(scores, percentile / 100))[0]
+        index.append(top)
+        scale.append(multiplier * means[concept][top])
+    found = torch.cat(index)
+    return StepFeatures(found, torch.cat(scale), everywhere[found])
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """encoder (F, D) with bias (F), decoder (F, D) with bias (D); k features of a position are active."""
+
+    encoder: Tensor
+    bias: Tensor
+    decoder: Tensor
+    decoder_bias: Tensor
+    k: int
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return features (..., F) of x (..., D)."""
+        import torch
+
+        values, where = ((x - self.decoder_bias) @ self.encoder.T + self.bias).relu().topk(self.k, dim=-1)
+        return torch.zeros(*x.shape[:-1], len(self.bias), device=x.device).scatter_(-1, where, values)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z @ self.decoder + self.decoder_bias
+
+
+def unlearned(x: Tensor, sae: Autoencoder, step: StepFeatures, error: str) -> Tensor:
+    """Return x (..., D) with the step's features turned around."""
+    import torch
+
+    z = sae.encode(x)
+    before = sae.decode(z)
+    own = z[..., step.index]
+    z[..., step.index] = torch.where(own > step.threshold, own * step.scale, own)
+    rest = x - before if error == "exact" else before - x
+    return sae.decode(z) + rest
+
+
+@dataclass(frozen=True)
+class SAeUron(CheckpointMethod):
+    """x + strength (x' - x) at `hookpoint`. The checkpoint is a folder with cfg.json and sae.safetensors, or above it.
+
+    `activations` is a safetensors file of the release's gathered features, {concept: (prompts, steps, features)}; a
+    run of other length takes the nearest earlier step. `error` released keeps the hook's sign.
+    """
+
+    hookpoint: str = "unet.up_blocks.1.attentions.2"
+    activations: str | None = None
+    concepts: str | Sequence[str] = ()
+    percentile: float = 99.999
+    multiplier: float = -1.0
+    error: str = "released"
+    name: str = "saeuron"
+
+    kind: ClassVar[str] = "saeuron"
+    edits_model: ClassVar[bool] = True
+    how_to_get: ClassVar[str] = (
+        "Get it: hf download bcywinski/SAeUron, then method.checkpoint=hf://bcywinski/SAeUron/<folder>; gather "
+        "activations with https://github.com/cywinski/SAeUron (scripts/gather_sae_acts_ca_prompts.py) and save them as "
+        "safetensors: method.activations=<file>."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "concepts", check_texts("method.concepts", self.concepts))
+        check_texts("method.hookpoint", [self.hookpoint])
+        check_choice("method.error", self.error, ("released", "exact"))
+        object.__setattr__(self, "percentile", check_number("method.percentile", self.percentile, 0, 100))
+        object.__setattr__(self, "multiplier", check_number("method.multiplier", self.multiplier, -1000, 1000))
+
+    def files(self) -> list[Path]:
+        folders = [path / self.hookpoint if (path / self.hookpoint).is_dir() else path for path in self.paths]
+        files = [folder / name for folder in folders for name in (WEIGHTS, CONFIG)]
+        return files + ([checkpoint_path(self.activations, self.revision)] if self.activations else [])
+
+    def params(self) -> dict[str, Any]:
+        return {key: value for key, value in super().params().items() if key != "activations"}
+
+    def missing(self) -> str | None:
+        problem = super().missing()
+        if problem is None and self.strength and not self.activations:
+            return f"method {self.name} needs method.activations=<file>. {self.how_to_get}"
+        return problem
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        check_family(self.name, model_config, "the U-Net that its autoencoder was made for")
+
+    def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
+        if not self.strength:
+            return nullcontext()
+        self.require()
+        sae = self._autoencoder(model)
+        return self._hooked(model, sae, self._steps(model, len(sae.bias)))
+
+    def _autoencoder(self, model: LoadedModel) -> Autoencoder:
+        file, config_file = self.files()[:2]
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        if config.get("input_unit_norm"):
+            raise InvalidValueError(f"the checkpoint {file} normalises its input, which the release never undoes.")
+        found, _ = read_checkpoint(file)
+        width = int(config["d_in"])
+        n = int(config.get("num_latents") or width * int(config.get("expansion_factor", 32)))
+        check_layout(file, found, {"encoder.weight": (n, width), "encoder.bias": (n,), "W_dec": (n, width),
+                                   "b_dec": (width,)})
+        finite(file, found)
+        channels = self._block(model).out_channels or self._block(model).in_channels
+        if channels != width:
+            raise InvalidValueError(f"the checkpoint {file} does not fit: it reads {width} channels, {self.hookpoint} "
+                                    f"has {channels}.")
+        parts = (found[name].float().to(model.device) for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec"))
+        return Autoencoder(*parts, k=min(int(config["k"]), n))
+
+    def _block(self, model: LoadedModel) -> Any:
+        path = self.hookpoint.removeprefix("unet.")
+        blocks = {name: module for name, module in model.denoiser.named_modules()
+                  if type(module).__name__ == "Transformer2DModel"}
+        if path not in blocks:
+            raise unknown_name("method.hookpoint", self.hookpoint, [f"unet.{name}" for name in blocks])
+        return blocks[path]
+
+    def _steps(self, model: LoadedModel, n: int) -> list[StepFeatures]:
+        file = self.files()[-1]
+        found, _ = read_checkpoint(file)
+        for name, value in found.items():
+            if value.ndim != 3 or value.shape[2] != n:
+                raise InvalidValueError(f"the activations {file} do not fit: {name} has shape {tuple(value.shape)}, "
+                                        f"(prompts, steps, {n}) is needed.")
+        for concept in self.concepts:
+            if concept not in found:
+                raise unknown_name("method.concepts", concept, found)
+        if not self.concepts:
+            names = ", ".join(sorted(found))[:200]
+            raise InvalidValueError(f"method.concepts is empty; the activations have: {names}.")
+        steps = min(value.shape[1] for value in found.values())
+        made = [selected(found, self.concepts, step, self.percentile, self.multiplier) for step in range(steps)]
+        return [StepFeatures(*(part.to(model.device) for part in (s.index, s.scale, s.threshold))) for s in made]
+
+    @contextmanager
+    def _hooked(self, model: LoadedModel, sae: Autoencoder, steps: Sequence[StepFeatures]) -> Iterator[None]:
+        def hook(module: Any, inputs: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if not model.roles:
+                return None
+            x = output[0].float().movedim(1, -1)
+            edited = unlearned(x, sae, steps[int(model.moment * len(steps) + 1e-6)], self.error)
+            mixed = x + self.strength * (edited - x)
+            return (mixed.movedim(-1, 1).to(output[0].dtype), *output[1:])
+
+        handle = self._block(model).register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()

@@ -1,0 +1,120 @@
+"""Unified Concept Editing (Gandikota et al., WACV 2024): concepts redirected in closed form, in seconds.
+
+Every cross-attention K and V matrix W becomes
+W* = (lam W + a sum_E W g_i c_i^T + b sum_P W p_j p_j^T) (lam I + a sum_E c_i c_i^T + b sum_P p_j p_j^T)^-1 (eq. 7),
+with c_i the last subject token of an erased concept, g_i that of its guide ("" means the begin token), p_j of what is
+preserved. Constants are those of the released script, which solves in float32; here it is float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
+from harness.errors import InvalidValueError
+from harness.method import Artifact, Method, Progress, Trained
+from harness.settings import check_choice, check_number
+from harness.weight_edits import check_family, deltas_added
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+TEMPLATES = {
+    "object": ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}"),
+    "art": ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}"),
+}
+
+
+def expanded(pairs: Sequence[tuple[str, str]], concept_type: str) -> list[tuple[str, str]]:
+    """Return (concept, guide) pairs with each concept in five more templates, guided to the same (release)."""
+    more = [(template.format(text), guide) for text, guide in pairs for template in TEMPLATES[concept_type]]
+    return [*pairs, *more]
+
+
+@dataclass(frozen=True)
+class UCE(Method):
+    """W + strength (W* - W). `guides` is one text for all or one for each concept; null is "" ("art" for art).
+
+    An empty `erase` changes nothing, whatever is preserved. `tokens`: "last" as now released, "tail" as first released.
+    """
+
+    erase: str | Sequence[str]
+    guides: str | Sequence[str] | None = None
+    preserve: str | Sequence[str] = ()
+    erase_scale: float = 1.0
+    preserve_scale: float = 1.0
+    lam: float = 0.5
+    expand_prompts: bool = False
+    concept_type: str = "object"
+    tokens: str = "last"
+    strength: float = 1.0
+    name: str = "uce"
+
+    kind: ClassVar[str] = "uce"
+    edits_model: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_choice("method.concept_type", self.concept_type, tuple(TEMPLATES))
+        check_choice("method.tokens", self.tokens, ("last", "tail"))
+        if not isinstance(self.expand_prompts, bool):
+            raise InvalidValueError(f"method.expand_prompts={self.expand_prompts}: true or false is needed.")
+        object.__setattr__(self, "erase", check_texts("method.erase", self.erase))
+        object.__setattr__(self, "guides", self._guides())
+        object.__setattr__(self, "preserve", check_texts("method.preserve", self.preserve, allow_empty=True))
+        for setting, high in (("erase_scale", 1e6), ("preserve_scale", 1e6), ("lam", 1e6), ("strength", 10)):
+            value = check_number(f"method.{setting}", getattr(self, setting), 0, high)
+            object.__setattr__(self, setting, value)
+
+    def _guides(self) -> tuple[str, ...]:
+        """Return one guide for each concept."""
+        default = "art" if self.concept_type == "art" else ""
+        guides = check_texts("method.guides", default if self.guides is None else self.guides, allow_empty=True)
+        if len(guides) == 1:
+            guides *= len(self.erase)
+        if len(guides) != len(self.erase):
+            raise InvalidValueError(f"method.guides has {len(guides)} texts for {len(self.erase)} erased concepts.",
+                                    "Give one for all, or one for each.")
+        return guides
+
+    @property
+    def trains(self) -> bool:
+        return bool(self.strength and self.erase)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """What is erased, and what it becomes."""
+        pairs = list(zip(self.erase, self.guides or (), strict=True))
+        return expanded(pairs, self.concept_type) if self.expand_prompts else pairs
+
+    def training_identity(self) -> dict[str, Any]:
+        params = {key: value for key, value in self.params().items() if key != "strength"}
+        return {"kind": self.kind, "version": self.version, "params": params}
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        check_family(self.name, model_config, "cross-attention to one CLIP text encoder")
+
+    def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
+        progress("closed form", 0, 1)
+        changes = deltas(model.denoiser, self.edit(model))
+        progress("closed form", 1, 1)
+        return Trained(changes, {"losses": [], "relative_change": relative_change(model.denoiser, changes)})
+
+    def edit(self, model: LoadedModel) -> Tensor:
+        """Return E (D, D) with W* = W (I + E)."""
+        import torch
+
+        rows = [paired_tokens(model, text, guide, self.tokens) for text, guide in self.pairs]
+        C, G = (torch.cat(side) for side in zip(*rows, strict=True))
+        P = kept_tokens(model, tuple(self.preserve), self.tokens)
+        return edit_matrix(C, G, P, self.erase_scale, self.preserve_scale, self.lam)
+
+    def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
+        if artifact is None or not self.strength:
+            return nullcontext()
+        return deltas_added(model.denoiser, artifact.tensors, self.strength)

@@ -1,0 +1,166 @@
+"""UCE's debiasing (Gandikota et al., WACV 2024, sec. 4.3): concepts moved toward attributes until shares are even.
+
+The value of a concept c_i becomes v_i* = W c_i + sum_k r_ik W a_k, with a_k the attributes. Each round draws images of
+every concept, reads the attribute shares with a zero-shot CLIP, and solves again from the original weights. The
+released loop adds rho_k = desired_k - share_k to v* in place, so that r sums up over the rounds, and leaves its
+step_size of 0.1 unused; `accumulate` false is the formula as printed, with the last round's rho alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
+from harness.errors import InvalidValueError
+from harness.evaluators.clip import Clip, ClipSource
+from harness.method import Artifact, Method, Progress, Trained
+from harness.own_images import Wish, own_images
+from harness.settings import check_integer, check_number
+from harness.training import derived_seed
+from harness.weight_edits import check_family, deltas_added
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+_RANGES = (("edit_scale", 0, 1e6), ("preserve_scale", 0, 1e6), ("lam", 0, 1e6), ("max_diff", 0, 1),
+           ("step_size", 0, 100), ("guidance_scale", 1, 100), ("strength", 0, 10))  # fmt: skip
+
+
+def missing_shares(shares: np.ndarray, desired: np.ndarray, max_diff: float) -> np.ndarray:
+    """Return rho = desired - share (N, K); a concept's row is 0 where all of it is below `max_diff` (release)."""
+    rho = desired - shares
+    rho[(np.abs(rho) < max_diff).all(axis=1)] = 0.0
+    return rho
+
+
+def zero_shot_shares(clip: Clip, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
+    """Return the share (K,) of images whose nearest text is the k-th."""
+    labels = clip.class_probabilities(images, clip.text_features(texts)).argmax(axis=1)
+    return np.bincount(labels, minlength=len(texts)) / len(images)
+
+
+@dataclass(frozen=True)
+class UCEDebias(Method):
+    """W + strength (W* - W). `desired` shares default to even ones; `template` turns an attribute into CLIP's text."""
+
+    concepts: str | Sequence[str]
+    attributes: Sequence[str]
+    clip: str
+    clip_revision: str | None = None
+    template: str = "This is a photo of {}."
+    desired: Sequence[float] | None = None
+    preserve: str | Sequence[str] = ()
+    edit_scale: float = 1.0
+    preserve_scale: float = 1.0
+    lam: float = 0.5
+    max_iterations: int = 30
+    max_diff: float = 0.05
+    accumulate: bool = True
+    step_size: float = 1.0
+    images: int = 10
+    steps: int = 20
+    guidance_scale: float = 7.5
+    seed: int = 0
+    strength: float = 1.0
+    name: str = "uce_debias"
+
+    kind: ClassVar[str] = "uce_debias"
+    edits_model: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "concepts", check_texts("method.concepts", self.concepts))
+        object.__setattr__(self, "attributes", check_texts("method.attributes", self.attributes))
+        object.__setattr__(self, "preserve", check_texts("method.preserve", self.preserve, allow_empty=True))
+        if len(self.attributes) < 2:
+            raise InvalidValueError("method.attributes: shares need two attributes or more.")
+        object.__setattr__(self, "desired", self._desired())
+        for setting, low, high in _RANGES:
+            object.__setattr__(self, setting, check_number(f"method.{setting}", getattr(self, setting), low, high))
+        for setting in ("max_iterations", "images", "steps"):
+            check_integer(f"method.{setting}", getattr(self, setting), 1, 100_000)
+        check_integer("method.seed", self.seed, 0, 2**64 - 1)
+        if not isinstance(self.template, str) or "{}" not in self.template:
+            raise InvalidValueError(f"method.template={self.template!r}: a text with {{}} for the attribute is needed.")
+
+    def _desired(self) -> tuple[float, ...]:
+        given = self.desired if self.desired is not None else [1 / len(self.attributes)] * len(self.attributes)
+        shares = tuple(check_number("method.desired", share, 0, 1) for share in given)
+        if len(shares) != len(self.attributes) or abs(sum(shares) - 1) > 1e-6:
+            raise InvalidValueError(f"method.desired={list(given)}: one share for each of {len(self.attributes)} "
+                                    "attributes is needed, together 1.")
+        return shares
+
+    @property
+    def trains(self) -> bool:
+        return bool(self.strength and self.concepts)
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"clip": dict(self._source.identity())}
+
+    def training_identity(self) -> dict[str, Any]:
+        params = {key: value for key, value in self.params().items() if key not in ("strength", "clip")}
+        return {"kind": self.kind, "version": self.version, "params": params, "clip": dict(self._source.identity())}
+
+    @property
+    def _source(self) -> ClipSource:
+        return ClipSource(self.clip, self.clip_revision)
+
+    def missing(self) -> str | None:
+        return self._source.missing() if self.trains else None
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        check_family(self.name, model_config, "cross-attention to one CLIP text encoder")
+
+    def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
+        if artifact is None or not self.strength:
+            return nullcontext()
+        return deltas_added(model.denoiser, artifact.tensors, self.strength)
+
+    def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
+        clip = self._source.load(str(model.device))
+        r = np.zeros((len(self.concepts), len(self.attributes)))
+        changes = deltas(model.denoiser, self.edit(model, r))
+        desired, history = np.array(self.desired), []
+        for iteration in range(self.max_iterations):
+            with deltas_added(model.denoiser, changes):
+                shares = self._shares(model, clip, iteration, progress)
+            history.append(shares.tolist())
+            rho = missing_shares(shares, desired, self.max_diff)
+            if not rho.any():
+                break
+            r = (r if self.accumulate else 0.0) + self.step_size * rho
+            changes = deltas(model.denoiser, self.edit(model, r))
+        losses = [float(np.abs(np.array(shares) - desired).max()) for shares in history]
+        meta = {"losses": losses, "shares": history, "relative_change": relative_change(model.denoiser, changes)}
+        return Trained(changes, meta)
+
+    def edit(self, model: LoadedModel, r: np.ndarray) -> Tensor:
+        """Return E (D, D) with W* = W (I + E), for the attributes' weights r (N, K)."""
+        import torch
+
+        def last(texts: Sequence[str]) -> Tensor:
+            return torch.cat([paired_tokens(model, text, text, "last")[0] for text in texts]).double()
+
+        C, A = last(self.concepts), last(self.attributes)
+        P = kept_tokens(model, tuple(self.preserve), "last")
+        G = C + torch.as_tensor(r, dtype=torch.float64, device=C.device) @ A
+        return edit_matrix(C, G, P, self.edit_scale, self.preserve_scale, self.lam)
+
+    def _shares(self, model: LoadedModel, clip: Clip, iteration: int, progress: Progress) -> np.ndarray:
+        """Draw new images of every concept and return their attribute shares (N, K)."""
+        wishes = [Wish(concept, derived_seed("uce_debias", self.seed, iteration, concept, n))
+                  for concept in self.concepts for n in range(self.images)]
+        what = f"round {iteration + 1} of at most {self.max_iterations}: images"
+        made = own_images(model, wishes, self.steps, self.guidance_scale, partial(progress, what))
+        texts = [self.template.format(attribute) for attribute in self.attributes]
+        groups = [made[start : start + self.images] for start in range(0, len(made), self.images)]
+        return np.stack([zero_shot_shares(clip, group, texts) for group in groups])

@@ -1,0 +1,104 @@
+"""RECE: the released epoch term by term, and what it does to the embeddings that undo UCE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.closed_form import projections
+from harness.errors import IncompatibleError, InvalidValueError
+from methods.none import NoMethod
+from methods.rece import RECE, adversarial
+from methods.uce import UCE
+from tests.fixtures_models import random_model
+from tests.methods_common import draw, scheduled, trained, undone
+
+
+def rece(**changes: Any) -> RECE:
+    return RECE(**({"erase": ["a skull", "flame"]} | changes))
+
+
+def released_epochs(method: RECE) -> dict[str, torch.Tensor]:
+    """Run the release's epochs (close_regzero, then edit_model_adversarial) on matrices edited by UCE, in float64."""
+    model = random_model()
+    original = {name: W.double() for name, W in projections(model.denoiser).items()}
+    first = UCE(method.erase, method.guides, method.preserve, 1.0, method.preserve_scale, method.lam, tokens="tail")
+    edited = {name: W + W @ first.edit(model) for name, W in original.items()}
+    eye = torch.eye(len(model.embed("")[0]), dtype=torch.float64)
+    target = model.embed("").double()
+    for _ in range(method.epochs):
+        mat1, mat2 = method.lam_r * eye, torch.zeros_like(eye)
+        for name, W in edited.items():
+            mat1, mat2 = mat1 + W.T @ W, mat2 + W.T @ original[name]
+        found = [model.embed(text).double() @ (torch.inverse(mat1) @ mat2).T for text in method.erase]
+        for name, W in edited.items():
+            left, right = method.lam * W, method.lam * eye
+            pairs = [(c, target, 1.0) for c in found] + [(target, target, method.preserve_scale) for _ in found]
+            for old, new, scale in pairs:
+                for c, g in zip(old, new, strict=True):
+                    left, right = left + scale * torch.outer(W @ g, c), right + scale * torch.outer(c, c)
+            edited[name] = left @ torch.inverse(right)
+    return {name: edited[name] - W for name, W in original.items()}
+
+
+@pytest.mark.parametrize("change", [{"epochs": 1}, {"epochs": 2, "lam_r": 1e-3}, {"epochs": 1, "erase": ["a bomb"]}])
+def test_its_epochs_are_those_of_the_release(change):
+    method = rece(**change)
+    ours = trained(method).tensors
+    for name, theirs in released_epochs(method).items():
+        assert (ours[name].double() - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+def test_no_epoch_is_uce():
+    alone = UCE(["a skull", "flame"], preserve_scale=0.1, lam=0.1, tokens="tail")
+    theirs = trained(alone).tensors
+    assert all(torch.equal(value, theirs[name]) for name, value in trained(rece(epochs=0)).tensors.items())
+
+
+def test_the_adversarial_embedding_answers_as_the_original_and_an_epoch_takes_that_away():
+    model = random_model()
+    weights = [W.double() for W in projections(model.denoiser).values()]
+    S, eye, c = sum(W.T @ W for W in weights), torch.eye(32, dtype=torch.float64), model.embed("a skull").double()
+
+    def gap(F: torch.Tensor, texts: torch.Tensor) -> float:
+        return float(sum((texts @ (W @ F).T - c @ W.T).square().sum() for W in weights))
+
+    uce_only = eye + rece(epochs=0).edit(model)
+    found = adversarial(c, S, uce_only, 0.1)
+    assert gap(uce_only, found) < 0.2 * gap(uce_only, c)
+    more = eye + rece(epochs=1).edit(model)
+    assert gap(more, found) > 5 * gap(uce_only, found)
+
+
+def test_strength_zero_is_none_and_leaving_restores_every_byte():
+    assert np.array_equal(draw(rece(strength=0.0), None), draw(NoMethod(), None))
+    undone(rece(), trained(rece()))
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
+def test_it_works_with(scheduler):
+    artifact = trained(rece())
+    with scheduled(scheduler):
+        assert not np.array_equal(draw(rece(), artifact), draw(NoMethod(), None))
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(InvalidValueError, match=r"method\.epochs=-1"):
+        rece(epochs=-1)
+    with pytest.raises(InvalidValueError, match=r"method\.lam_r=x"):
+        rece(lam_r="x")
+    with pytest.raises(InvalidValueError, match="a concept is empty"):
+        rece(erase=[""])
+    with pytest.raises(InvalidValueError, match="singular"):
+        trained(rece(erase=["a bomb"], lam=0))
+    with pytest.raises(IncompatibleError, match="sdxl"):
+        rece().check({"name": "xl", "family": "sdxl"}, 5.0)
+
+
+def test_epochs_are_part_of_the_recipe():
+    assert rece(epochs=2).training_identity() != rece(epochs=3).training_identity()
+    assert rece(strength=0.2).training_identity() == rece().training_identity()
+    assert rece().training_identity()["kind"] == "rece"

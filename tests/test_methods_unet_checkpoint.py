@@ -1,0 +1,149 @@
+"""MACE and SalUn: published U-Nets take the model's place, and files that do not fit are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
+from harness.generate import attached
+from methods.mace import MACE
+from methods.none import NoMethod
+from methods.salun import SalUn
+from tests.fixtures_models import random_model
+from tests.methods_common import draw, in_half_precision, scheduled, undone, write_checkpoint
+
+
+def unet(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return the random-weight model's U-Net, somewhat changed."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: value + 0.05 * torch.randn(value.shape, generator=generator)
+            for name, value in random_model().denoiser.state_dict().items()}
+
+
+@pytest.fixture
+def pt(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "diffusers-nsfw.pt", unet())
+
+
+@pytest.mark.parametrize("where", ["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin",
+                                   "diffusion_pytorch_model.safetensors"])  # fmt: skip
+def test_mace_is_a_pipeline_folder_or_its_unet(tmp_path, where, pt):
+    (tmp_path / "unet").mkdir()
+    write_checkpoint(tmp_path / where, unet())
+    published = unet()
+    for source in (tmp_path, tmp_path / where):
+        with attached(random_model(), [MACE(str(source))], [None]):
+            state = random_model().denoiser.state_dict()
+            assert all(torch.equal(state[name], value) for name, value in published.items())
+    assert np.array_equal(draw(MACE(str(tmp_path)), None), draw(SalUn(str(pt)), None))
+
+
+def test_salun_is_a_state_dict_in_diffusers_names(pt):
+    model, published = random_model(), unet()
+    with attached(model, [SalUn(str(pt))], [None]):
+        assert all(torch.equal(model.denoiser.state_dict()[name], value) for name, value in published.items())
+    undone(SalUn(str(pt)), None)
+    assert not np.array_equal(draw(SalUn(str(pt)), None), draw(NoMethod(), None))
+
+
+def test_strength_is_the_share_of_the_way(pt):
+    model = random_model()
+    before, whole = model.denoiser.conv_in.weight.detach().clone(), unet()["conv_in.weight"]
+    with attached(model, [MACE(str(pt), strength=0.25)], [None]):
+        assert torch.allclose(model.denoiser.conv_in.weight, before + 0.25 * (whole - before))
+
+
+@pytest.mark.parametrize("cls", [MACE, SalUn])
+def test_strength_zero_is_none_and_needs_no_file(cls):
+    method = cls(strength=0.0)
+    assert method.missing() is None and np.array_equal(draw(method, None), draw(NoMethod(), None))
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
+def test_it_works_with(scheduler, pt):
+    with scheduled(scheduler):
+        assert not np.array_equal(draw(MACE(str(pt)), None), draw(NoMethod(), None))
+
+
+def test_half_precision_weights_come_back_to_the_bit(pt):
+    model = in_half_precision(random_model())
+    before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    with attached(model, [SalUn(str(pt))], [None]):
+        assert model.denoiser.dtype == torch.bfloat16
+    assert all(torch.equal(before[name], value) for name, value in model.denoiser.state_dict().items())
+
+
+def broken(kind: str) -> dict[str, Any]:
+    state = unet()
+    if kind == "absent":
+        state.pop("conv_in.weight")
+    elif kind == "extra":
+        state["controlnet.weight"] = torch.zeros(1)
+    elif kind == "shape":
+        state["conv_in.weight"] = state["conv_in.weight"][:, :3]
+    elif kind == "nan":
+        state["conv_in.bias"] = torch.full_like(state["conv_in.bias"], torch.nan)
+    elif kind == "compvis":
+        return {f"model.diffusion_model.{name}": value for name, value in state.items()}
+    return state
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("absent", "conv_in.weight is not in it"), ("extra", "controlnet.weight has no place"),
+    ("shape", "conv_in.weight has shape"), ("nan", "conv_in.bias has values that are not finite"),
+    ("compvis", "CompVis' names"),
+])  # fmt: skip
+def test_a_wrong_layout_is_refused_in_one_line(tmp_path, kind, said):
+    file = write_checkpoint(tmp_path / "wrong.pt", broken(kind))
+    with pytest.raises(InvalidValueError, match=said) as caught, attached(random_model(), [MACE(str(file))], [None]):
+        pass
+    assert "\n" not in str(caught.value) and "wrong.pt" in str(caught.value)
+
+
+class Evil:
+    """What a malicious pickle does when it is read."""
+
+    def __reduce__(self):
+        return (print, ("this must not run",))
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
+    torch.save({"conv_in.weight": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "cut.safetensors").write_bytes(b"123")
+    for name in ("evil.pt", "cut.safetensors"):
+        with pytest.raises(InvalidValueError, match="cannot be read as plain tensors"), \
+                attached(random_model(), [SalUn(str(tmp_path / name))], [None]):
+            pass
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_what_is_missing_says_where_to_get_it(tmp_path):
+    assert "github.com/Shilin-LU/MACE" in str(MACE().missing())
+    assert "method.checkpoint=<path>" in str(SalUn().missing())
+    absent = SalUn(str(tmp_path / "no.pt"))
+    assert "no.pt" in str(absent.missing()) and "Unlearn-Saliency" in str(absent.missing())
+    with pytest.raises(MissingResourceError, match=r"no\.pt"), attached(random_model(), [absent], [None]):
+        pass
+
+
+def test_the_identity_is_the_files_content_not_its_path(tmp_path, pt):
+    copy = tmp_path / "elsewhere.pt"
+    copy.write_bytes(pt.read_bytes())
+    other = write_checkpoint(tmp_path / "other.pt", unet(1))
+    assert SalUn(str(pt)).identity() == SalUn(str(copy)).identity() != SalUn(str(other)).identity()
+    assert SalUn(str(pt)).training_identity() != SalUn(str(other)).training_identity()
+    assert len(SalUn(str(pt)).identity()["params"]["checkpoint"][0]) == 64
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(InvalidValueError, match=r"method\.strength=2"):
+        MACE(strength=2)
+    with pytest.raises(InvalidValueError, match=r"method\.checkpoint=3"):
+        MACE(checkpoint=3)
+    with pytest.raises(IncompatibleError, match="sdxl"):
+        MACE().check({"name": "xl", "family": "sdxl"}, 5.0)
