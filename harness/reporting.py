@@ -193,8 +193,21 @@ def _training(cell: Cell) -> dict[str, Any]:
         meta = cache.meta(method, key) if key else None
         if meta is None:
             continue
-        found[method.name] = {"hash": key, **{k: meta.get(k, meta["training"].get(k)) for k in ("seconds", "losses")}}
+        found |= training_curves(method.name, str(key), meta)
     return found
+
+
+def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return an artifact's hash, seconds and losses under the method's name; one entry a concept where it has several.
+
+    Losses are a list, or lists by concept.
+    """
+    losses = meta["training"].get("losses") or []
+    by_concept = losses if isinstance(losses, Mapping) else {"": losses}
+    told = {"hash": key, "seconds": meta.get("seconds")}
+    if len(by_concept) <= 1:
+        return {name: {**told, "losses": next(iter(by_concept.values()), [])}}
+    return {f"{name} ({concept})": {**told, "losses": curve} for concept, curve in by_concept.items()}
 
 
 def _write(
