@@ -188,7 +188,7 @@ def _training(cell: Cell) -> dict[str, Any]:
     methods = [build(config) for config in cell.spec.methods]
     keys = artifact_keys(methods, base_identity(cell.spec.model))
     cache = ArtifactCache(Path(cell.spec.artifacts))
-    found = {}
+    found: dict[str, Any] = {}
     for method, key in zip(methods, keys, strict=True):
         meta = cache.meta(method, key) if key else None
         if meta is None:
