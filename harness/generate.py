@@ -12,7 +12,7 @@ import numpy as np
 from harness.denoiser import DenoiserHook, PipelineCall, hooked
 from harness.errors import IncompatibleError
 from harness.method import Artifact, EmbedBundle, Method, Refusal, check_composition
-from harness.records import ImageItem, Status
+from harness.records import TRUNCATED, ImageItem, Status
 from harness.tasks import GenerationSettings
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
     from harness.models import LoadedModel
 
-__all__ = ["TRUNCATED", "Generated", "Session", "attached", "initial_noise"]
-
-TRUNCATED = "truncated"  # flag of an image whose prompt is longer than what the text encoder reads
+__all__ = ["Generated", "Session", "attached", "initial_noise"]
 
 
 @dataclass(frozen=True)

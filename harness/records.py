@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+TRUNCATED = "truncated"  # flag of an image whose prompt is longer than what the text encoder reads
+
 
 class Status(StrEnum):
     """What became of one image."""

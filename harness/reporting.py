@@ -23,7 +23,7 @@ from harness.metrics.sets import ReferenceSet, set_metrics
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
 from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
 from harness.provenance import provenance
-from harness.records import ImageRow, Metric, ScoreRow, Status
+from harness.records import TRUNCATED, ImageRow, Metric, ScoreRow, Status
 from harness.settings import RunSettings
 from harness.stages import Failure, reference_file, wanted_images
 from harness.store import CellStore
@@ -67,8 +67,8 @@ def report(
         baseline = compared.get(cell.cell_id)
         own, other = scored[cell.cell_id], scored.get(baseline.cell_id) if baseline else None
         summary = summarise(own, other, unavailable.get(cell.cell_id, {}), results)
-        _write(cell, summary, workers, command, console)
-        tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
+        if _write(cell, summary, workers, command, console):
+            tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
         summaries.append(summary)
     _remember_throughput(plan, scored, results)
     _show(summaries, settings, results, console)
@@ -149,7 +149,7 @@ def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, int]:
         "n_ok": count[Status.OK],
         "n_refused": count[Status.REFUSED],
         "n_error": count[Status.ERROR],
-        "n_truncated": sum("truncated" in row.flags for row in images),
+        "n_truncated": sum(TRUNCATED in row.flags for row in images),
     }
 
 
@@ -190,13 +190,26 @@ def _training(cell: Cell) -> dict[str, Any]:
     given = read_given(cell.spec.given, methods, cell.spec.model) if cell.spec.given else None
     keys = artifact_keys(methods, base_identity(cell.spec.model), given)
     cache = ArtifactCache(Path(cell.spec.artifacts))
-    found = {}
+    found: dict[str, Any] = {}
     for method, key in zip(methods, keys, strict=True):
         meta = given.load().meta if given and key == given.key else cache.meta(method, key) if key else None
         if meta is None:
             continue
-        found[method.name] = {"hash": key, **{k: meta.get(k, meta["training"].get(k)) for k in ("seconds", "losses")}}
+        found |= training_curves(method.name, str(key), meta)
     return found
+
+
+def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return an artifact's hash, seconds and losses under the method's name; one entry a concept where it has several.
+
+    Losses are a list, or lists by concept.
+    """
+    losses = meta["training"].get("losses") or []
+    by_concept = losses if isinstance(losses, Mapping) else {"": losses}
+    told = {"hash": key, "seconds": meta.get("seconds")}
+    if len(by_concept) <= 1:
+        return {name: {**told, "losses": next(iter(by_concept.values()), [])}}
+    return {f"{name} ({concept})": {**told, "losses": curve} for concept, curve in by_concept.items()}
 
 
 def _write(
@@ -205,8 +218,8 @@ def _write(
     workers: Sequence[Mapping[str, Any]],
     command: Sequence[str],
     console: Console,
-) -> None:
-    """Write a cell's files, unless they tell of a run that was whole and asked for more images."""
+) -> bool:
+    """Write a cell's files, unless they tell of a run that was whole and asked for more images; say whether."""
     store = CellStore(cell.folder)
     before = store.read_summary() or {}
     n_before, n_now = (int(s.get("images", {}).get("n_expected", 0)) for s in (before, summary))
@@ -214,11 +227,12 @@ def _write(
         kept = f"{cell.label}: summary.json and the leaderboard keep the run of {n_before} images"
         text = f"{kept}; this one had {n_now}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-        return
+        return False
     store.write_cell(cell_config(cell))
     hashed = cell.prompts.hash if cell.prompts else None
     store.write_provenance(provenance(command, workers, str(cell.identity["model"]["weights"]), hashed))
     store.write_summary(plain(summary))
+    return True
 
 
 def _remember_throughput(plan: Plan, scored: Mapping[str, Scored], results: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from harness.progress import Board
 from harness.settings import RunSettings
 from harness.stages import Failure, extract_references, generate, prepare, score
 from harness.store import Lease, check_writable
-from harness.tracking import make_tracker
+from harness.tracking import Tracker, make_tracker
 
 PLAIN_WIDTH = 140  # columns of output that goes to a file
 
@@ -40,9 +41,11 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
         return 0
     plan.refuse_if_blocked()
     check_writable(results)
-    with Lease(results) as lease, LeasedPool(pool, lease) as workers:
+    tracker = make_tracker(jobs[0].settings["tracker"], f"sweep-{canonical_hash(list(command))[:8]}", results)
+    with Lease(results) as lease, closing(tracker), LeasedPool(pool, lease) as workers:
         try:
-            failures = [*cells.refused, *_carry_out(plan, cells.compared, workers, jobs[0], results, command, console)]
+            made = _carry_out(plan, cells.compared, workers, jobs[0], results, command, tracker, console)
+            failures = [*cells.refused, *made]
         except (Interrupted, KeyboardInterrupt):
             console.print("stopped; what was made is kept. To go on, run the same command again:")
             console.print(f"  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
@@ -104,12 +107,12 @@ def _carry_out(
     job: Job,
     results: Path,
     command: Sequence[str],
+    tracker: Tracker,
     console: Console,
 ) -> list[Failure]:
     from harness.reporting import report  # pulls in numpy-heavy metrics, which a plan does not need
 
     settings = RunSettings.from_config(job.settings)
-    tracker = make_tracker(job.settings["tracker"], f"sweep-{canonical_hash(list(command))[:8]}", results)
     cells = [entry.cell for entry in plan.cells]
     with Board("train", console) as board:
         unprepared = prepare(pool, [entry.cell for entry in plan.cells if entry.missing], board)
@@ -125,7 +128,6 @@ def _carry_out(
     with Board("judge", console) as board:
         failures += score(pool, cells, compared, skip, board)
     failures += report(plan, compared, skip, pool.workers(), settings, results, command, tracker, console)
-    tracker.close()
     return failures
 
 

@@ -226,5 +226,6 @@ def fake_shards(cell: CellSpec, items: Sequence[ImageItem], size: int = 8) -> li
 
 
 def image_bytes(folder: Path) -> dict[str, bytes]:
-    """Return the files below `images/` by name, strays included."""
-    return {path.name: path.read_bytes() for path in sorted((folder / "images").rglob("*")) if path.is_file()}
+    """Return the images by name. What a killed writer left half done begins with a dot and is none."""
+    files = sorted((folder / "images").rglob("[!.]*"))
+    return {path.name: path.read_bytes() for path in files if path.is_file()}

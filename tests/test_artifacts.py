@@ -16,6 +16,7 @@ from harness.artifacts import ArtifactCache, artifact_keys, base_identity, prepa
 from harness.errors import IncompatibleError, StorageError
 from harness.generate import attached
 from harness.method import Method, Trained
+from harness.reporting import training_curves
 from methods.none import NoMethod
 from tests.fixtures_models import random_config, random_model
 
@@ -194,3 +195,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         prepare_all(random_model(), [Maker()], ArtifactCache(tmp_path / "file" / "artifacts"))
+
+
+def test_training_curves_are_lists_of_losses_one_for_each_concept():
+    def curves(losses):
+        found = training_curves("safedir", "k", {"seconds": 2.0, "training": {"losses": losses}})
+        return {name: curve["losses"] for name, curve in found.items()}
+
+    assert curves([3.0, 2.0]) == curves({"a bomb": [3.0, 2.0]}) == {"safedir": [3.0, 2.0]}
+    assert curves({"a": [1.0], "b": [2.0]}) == {"safedir (a)": [1.0], "safedir (b)": [2.0]}
+    assert curves(None) == {"safedir": []}

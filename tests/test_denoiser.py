@@ -13,10 +13,10 @@ import torch
 
 from harness.denoiser import alpha_bar, from_epsilon, to_epsilon
 from harness.errors import IncompatibleError
-from harness.generate import TRUNCATED, Generated, attached, initial_noise
+from harness.generate import Generated, attached, initial_noise
 from harness.method import ExtraRow, Method, Refusal, check_composition
 from harness.models import LoadedModel, make_scheduler
-from harness.records import ImageItem, Status
+from harness.records import TRUNCATED, ImageItem, Status
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.sld import SLD

@@ -63,7 +63,8 @@ def test_contributing_examples_work_as_written(tmp_path):
     examples = [c for c in commands("CONTRIBUTING.md") if c.startswith("python -m harness")]
     assert len(examples) == 3
     for command in examples:
-        done = run([*shlex.split(command), "tracker=disabled", "pool=inline"], tmp_path)
+        quick = ["tracker=disabled", "pool=inline", "batch_size=2", "bench.num_inference_steps=4"]
+        done = run([*shlex.split(command), *quick], tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     summaries = {
         path.parts[-4] + "/" + path.parts[-3]: json.loads(path.read_text())

@@ -42,9 +42,9 @@ def test_a_few_steps_lower_the_loss(losses, part):
 def test_the_unet_trains_on_two_processes_into_a_loadable_pipeline(losses, workspace):
     from harness.micro.sampling import load_pipeline, sample
 
-    brief = common.Workspace(workspace.root, scale=0.004)
+    brief = common.Workspace(workspace.root, scale=0.0025)
     values = train.train_part("unet", brief)
-    assert len(values) == unet.RECIPE.scaled(brief.scale).steps >= 10
+    assert len(values) == sum(recipe.scaled(brief.scale).steps for recipe in (unet.RECIPE, unet.FOCUS)) >= 15
     assert all(math.isfinite(v) for v in values) and sum(values[-3:]) < 0.9 * sum(values[:3])
     assert sample(load_pipeline(workspace.weights / "pipeline"), ["a nurse"], [0], 2.0, steps=2).shape[0] == 1
 

@@ -12,6 +12,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.store import Lease
+from harness.tracking import NoTracker
 
 ROOT = Path(__file__).resolve().parents[1]
 I2P = ROOT.parent / "shared" / "data" / "i2p_unlearndiffatk.csv"
@@ -30,7 +31,7 @@ def summaries(results: Path) -> dict[str, dict]:
 def images(results: Path) -> dict[str, str]:
     return {
         str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in results.glob("runs/*/*/*/*/images/*/*")
+        for path in results.glob("runs/*/*/*/*/images/*/[!.]*")
         if path.is_file()
     }
 
@@ -90,9 +91,12 @@ def test_a_longer_run_takes_over_what_a_shorter_one_made(finished, tmp_path):
     assert {name: digest for name, digest in images(finished).items() if "/none/" in name} == long
 
 
-def test_a_shorter_run_does_not_replace_the_summary_of_a_longer_one(tmp_path, capsys):
+def test_a_shorter_run_does_not_replace_the_summary_of_a_longer_one(tmp_path, capsys, monkeypatch):
     go(tmp_path, "method=none", "limit=4", "batch_size=4")
+    told: list[str] = []
+    monkeypatch.setattr(NoTracker, "log_cell", lambda *arguments: told.append("cell"))
     go(tmp_path, "method=none", "limit=2", "batch_size=4")
+    assert told == []
     assert summaries(tmp_path)["none/micro_i2p"]["images"]["n_ok"] == 4
     assert "keep the run of 4 images; this one had 2" in capsys.readouterr().out
 
@@ -111,7 +115,6 @@ def test_truncated_image_and_row_file_are_made_again_to_the_same_bytes(finished,
     stray = broken.with_name(".tmp-left-by-a-crash")
     stray.write_bytes(b"half")
     go(tmp_path, "method=none", "limit=6", "batch_size=4")
-    stray.unlink(missing_ok=True)
     assert images(tmp_path) == clean
     for rows in tmp_path.glob("runs/**/rows/*.parquet"):
         rows.write_bytes(rows.read_bytes()[:50])
