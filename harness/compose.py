@@ -44,11 +44,13 @@ def compose_jobs(words: Sequence[str], multirun: bool, config_dirs: Sequence[str
     """Compose one job for each combination of the overrides. Raises HarnessError naming the nearest valid names."""
     with _hydra(config_dirs) as search:
         overrides = [_parse(word) for word in words]
-        overrides = _experiment_sweep(overrides, search) + overrides
-        if not multirun and any(override.is_sweep_override() for override in overrides):
+        sweeps = [sweep + overrides for sweep in _experiment_sweeps(overrides, search)]
+        if not multirun and any(override.is_sweep_override() for sweep in sweeps for override in sweep):
             raise HarnessError("several values for one setting are a sweep.", "Add -m to run them all.")
         composer = _Composer(search, [Path(folder).expanduser().resolve() for folder in config_dirs])
-        jobs = [composer.job(list(combination)) for combination in _combinations(overrides)]
+        combinations = [combination for sweep in sweeps for combination in _combinations(sweep)]
+        once = {tuple(sorted(f"{o.get_key_element()}={o.value()}" for o in c)): c for c in combinations}
+        jobs = [composer.job(list(combination)) for combination in once.values()]
     _check_shared(jobs)
     return jobs
 
@@ -94,17 +96,20 @@ def _parse(word: str) -> Override:
     return override
 
 
-def _experiment_sweep(overrides: Sequence[Override], search: Sequence[str]) -> list[Override]:
-    """Return the sweep that an experiment file declares under hydra.sweeper.params, less what the user sets."""
+def _experiment_sweeps(overrides: Sequence[Override], search: Sequence[str]) -> list[list[Override]]:
+    """Return the sweeps that an experiment file declares, less what the user sets: [[]] where there is none.
+
+    One is under hydra.sweeper.params, more of them, each a mapping like it, under `more_sweeps`.
+    """
     chosen = [o for o in overrides if o.key_or_group == "experiment" and not o.is_sweep_override()]
     if not chosen:
-        return []
+        return [[]]
     _check_group("experiment", str(chosen[-1].value()), search)
     words = [*search, f"experiment={chosen[-1].value()}"]
     config = compose("config", overrides=words, return_hydra_config=True)
-    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    sweeps = [OmegaConf.select(config, "hydra.sweeper.params") or {}, *(config.get("more_sweeps") or [])]
     own = {override.key_or_group for override in overrides}
-    return [_parse(f"{key}={value}") for key, value in params.items() if key not in own]
+    return [[_parse(f"{key}={value}") for key, value in params.items() if key not in own] for params in sweeps]
 
 
 def _combinations(overrides: Sequence[Override]) -> Iterator[tuple[Override, ...]]:

@@ -77,7 +77,8 @@ class Plan:
 
 def make_plan(cells: Sequence[Cell], results: Path, workers: int, verify: bool) -> Plan:
     """Look at the store and say what is missing. `verify`: compare every finished image with its sha256."""
-    ordered = sorted(cells, key=lambda cell: (cell.spec.model["name"], cell.method != "none", cell.method))
+    rank = {name: index for index, name in enumerate(dict.fromkeys(cell.method for cell in cells))}
+    ordered = sorted(cells, key=lambda cell: (cell.spec.model["name"], cell.method != "none", rank[cell.method]))
     speeds = read_throughput(results)
     return Plan(tuple(_plan_cell(cell, speeds, verify) for cell in ordered), results, workers)
 

@@ -72,6 +72,8 @@ def report(
         summaries.append(summary)
     _remember_throughput(plan, scored, results)
     _show(summaries, settings, results, console)
+    if settings.overview:
+        _write_overview(settings, list(dict.fromkeys(cell.method for cell in cells)), results, console)
     return [
         Failure(summary["cell"]["name"], "incomplete", "; ".join(summary["incomplete"]))
         for summary in summaries
@@ -264,3 +266,13 @@ def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path,
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _write_overview(settings: RunSettings, methods: Sequence[str], results: Path, console: Console) -> None:
+    from harness.report.overview import OverviewColumn, overview
+    from harness.report.runs import load_runs
+
+    path = results / "overview.md"
+    columns = [OverviewColumn.read(column) for column in settings.overview]
+    write_atomic(path, overview(load_runs(results), columns, methods).encode())
+    console.print(f"overview: {path}", markup=False, highlight=False, soft_wrap=True)

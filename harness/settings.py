@@ -49,6 +49,7 @@ class RunSettings:
     artifact: str | None
     baseline: str | None
     leaderboard: bool
+    overview: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def from_config(cls, config: Config) -> RunSettings:
@@ -71,6 +72,7 @@ class RunSettings:
             artifact=_optional_path(config, "artifact"),
             baseline=config["baseline"],
             leaderboard=config["leaderboard"],
+            overview=_overview(config.get("overview")),
         )
 
 
@@ -79,6 +81,16 @@ def _optional_path(config: Config, name: str) -> str | None:
     if value is not None and (not isinstance(value, str) or not value):
         raise InvalidValueError(f"{name}={value}: a folder is needed.")
     return value
+
+
+def _overview(columns: Any) -> tuple[Mapping[str, Any], ...]:
+    from harness.report.overview import OverviewColumn
+
+    if columns is not None and not isinstance(columns, (list, tuple)):
+        raise InvalidValueError(f"overview={columns}: a list of columns is needed.")
+    for column in columns or ():
+        OverviewColumn.read(column)
+    return tuple(columns or ())
 
 
 @dataclass(frozen=True)

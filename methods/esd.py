@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from harness.errors import InvalidValueError, unknown_name
 from harness.finetune import (
@@ -66,13 +66,13 @@ class ESD(FineTuned):
     concept: str | Sequence[str]
     preset: str = "esd_orig"
     erase_from: str | None = None
-    negative_guidance: float | None = None  # type: ignore[assignment]
+    negative_guidance: float | None = None
     iterations: int | None = None  # type: ignore[assignment]
     learning_rate: float | None = None  # type: ignore[assignment]
     weight_decay: float | None = None  # type: ignore[assignment]
-    sampler: str | None = None  # type: ignore[assignment]
-    scheduler: str | None = None  # type: ignore[assignment]
-    timestep: str | None = None  # type: ignore[assignment]
+    sampler: str | None = None
+    scheduler: str | None = None
+    timestep: str | None = None
     steps: int = 50
     guidance_scale: float = 3.0
     name: str = "esd"
@@ -116,7 +116,7 @@ class ESD(FineTuned):
         z, t = self._latents(model, copy.denoise if self.sampler == "edited" else base, p, u, generator)
         with_s, without = base(z, t, s), base(z, t, u)
         with_p = with_s if p is s else base(z, t, p)
-        goal = target(with_p, with_s, without, float(self.negative_guidance))
+        goal = target(with_p, with_s, without, cast(float, self.negative_guidance))
         return (copy.denoise(z, t, p) - goal).square().mean()
 
     def _latents(self, model: LoadedModel, denoise: Any, p: Tensor, u: Tensor, generator: Generator

@@ -174,8 +174,9 @@ class SAeUron(CheckpointMethod):
         if channels != width:
             raise InvalidValueError(f"the checkpoint {file} does not fit: it reads {width} channels, {self.hookpoint} "
                                     f"has {channels}.")
-        parts = (found[name].float().to(model.device) for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec"))
-        return Autoencoder(*parts, k=min(int(config["k"]), n))
+        weight, bias, decoder, centre = (found[name].float().to(model.device)
+                                         for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec"))
+        return Autoencoder(weight, bias, decoder, centre, k=min(int(config["k"]), n))
 
     def _block(self, model: LoadedModel) -> Any:
         path = self.hookpoint.removeprefix("unet.")

@@ -137,7 +137,7 @@ class SPM(CheckpointMethod):
         rank = next((len(value) for name, value in found.items() if name.endswith("lora_down.weight")), 0)
         check_layout(file, found, _shapes(layers, rank))
         finite(file, found)
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name in layers:
             alpha = float(metadata.get("alpha", found[f"{name}.alpha"]))
             down, up = (found[f"{name}.lora_{part}.weight"].float() for part in ("down", "up"))
@@ -176,8 +176,8 @@ class SPM(CheckpointMethod):
 
         scores = []
         if "clipcos" in self.matching:
-            pair = (model.embed(text).float().flatten() for text in (prompt, erased))
-            scores.append(float(torch.nn.functional.cosine_similarity(*pair, dim=0)))
+            one, other = (model.embed(text).float().flatten() for text in (prompt, erased))
+            scores.append(float(torch.nn.functional.cosine_similarity(one, other, dim=0)))
         if "tokenuni" in self.matching:
             scores.append(token_share(_tokens(model, prompt), _tokens(model, erased)))
         return max(scores)

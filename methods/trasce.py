@@ -46,7 +46,7 @@ def replaced(delta: Tensor, s: Tensor, u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Distances:
-    """Per image: s (B, C, H, W) the prediction under the concept, D (B,) = |p - s|, and its gradient by z."""
+    """Per image: s (B, C, H, W) the prediction under the concept, D (B,) = |p - s|, and its gradient by z, the input."""
 
     s: Tensor
     D: Tensor
@@ -122,7 +122,7 @@ class TraSCE(Method):
             return replaced(delta, preds[ROLE], preds["uncond"]) if self.negative else delta
         found = self.distances(ctx)
         slope = loss_slope(found.D, self.loss_scale, self.sigma, self.kernel).view(-1, 1, 1, 1)
-        shifts(ctx.model)[self.name] = -self.step_size * slope * found.gradient
+        shifts(ctx.model)[self.name] = -self.step_size * slope * found.gradient / input_scale(ctx)
         return replaced(delta, found.s, preds["uncond"]) if self.negative else delta
 
     def distances(self, ctx: StepContext) -> Distances:
@@ -156,8 +156,17 @@ def distance(ctx: StepContext, z: Tensor, cond: Tensor, concept: Tensor) -> Dist
             (gradient,) = torch.autograd.grad(D.sum(), z)
     finally:
         model.roles = roles
-    scaled = float(scheduler.scale_model_input(torch.ones(1, device=z.device), ctx.t))  # d z / d latents
-    return Distances(s.detach(), D.detach(), gradient * scaled)
+    return Distances(s.detach(), D.detach(), gradient)
+
+
+def input_scale(ctx: StepContext) -> float:
+    """Return d z / d latents: 1 for DDIM and PNDM, 1 / sqrt(1 + sigma^2) for schedulers whose latents grow with sigma.
+
+    A step is made in the denoiser's input, so that it weighs as much under every scheduler.
+    """
+    import torch
+
+    return float(ctx.model.pipe.scheduler.scale_model_input(torch.ones(1), ctx.t))
 
 
 def shifts(model: LoadedModel) -> dict[str, Tensor]:

@@ -19,11 +19,12 @@ from pathlib import Path
 from harness.micro.training.common import Workspace, file_sha256, set_up_log
 
 log = logging.getLogger("harness.micro.train")
-PARTS = ("clip", "vae", "judge", "q16", "unet")
+PARTS = ("clip", "vae", "judge", "q16", "checker", "unet")
 # Parts of a lane run one after another; lanes of a stage side by side, on one core each.
-STAGES: tuple[tuple[tuple[str, ...], ...], ...] = ((("vae",), ("clip", "judge", "q16")), (("unet",),))
+STAGES: tuple[tuple[tuple[str, ...], ...], ...] = ((("vae",), ("clip", "judge", "q16", "checker")), (("unet",),))
 INPUTS: dict[str, tuple[str, ...]] = {
     "q16": ("clip/model.safetensors",),
+    "checker": ("clip/model.safetensors",),
     "unet": ("pipeline/text_encoder/model.safetensors", "pipeline/vae/diffusion_pytorch_model.safetensors"),
 }
 INSTALLED = Path(__file__).parent / "weights"
@@ -31,13 +32,14 @@ INSTALLED = Path(__file__).parent / "weights"
 
 def part_key(part: str, workspace: Workspace) -> str:
     """Hash what a part's weights depend on: its recipe, the scale and the weights that it is trained on."""
-    from harness.micro.training import clip, judge, q16, unet, vae
+    from harness.micro.training import checker, clip, judge, q16, unet, vae
 
     recipes = {
         "clip": (clip.RECIPE,),
         "vae": (vae.BOTH, vae.DECODER),
         "judge": (judge.RECIPE,),
         "q16": (q16.RECIPE,),
+        "checker": (checker.RECIPE, checker.SPECIAL, checker.CONCEPTS),
         "unet": (unet.RECIPE, unet.FOCUS),
     }
     inputs = [file_sha256(workspace.weights / name) for name in INPUTS.get(part, ())]
@@ -48,7 +50,7 @@ def train_part(part: str, workspace: Workspace) -> list[float]:
     """Train one part in this process unless it is done; return the losses."""
     import torch
 
-    from harness.micro.training import clip, export, judge, q16, unet, vae
+    from harness.micro.training import checker, clip, export, judge, q16, unet, vae
 
     torch.set_num_threads(1)
     train = {
@@ -56,6 +58,7 @@ def train_part(part: str, workspace: Workspace) -> list[float]:
         "vae": vae.train_vae,
         "judge": judge.train_judge,
         "q16": q16.train_q16,
+        "checker": checker.train_checker,
         "unet": unet.train_unet,
     }[part]
     key, marker, unfinished = part_key(part, workspace), *_markers(part, workspace)

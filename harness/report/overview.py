@@ -1,0 +1,90 @@
+"""One table over several benches: a row a method, the columns that the configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import InvalidValueError, unknown_name
+from harness.report import format as fmt
+from harness.report.runs import Run
+
+DASH = "\N{EM DASH}"
+SPECIAL = ("training_seconds", "relative_seconds")
+
+
+@dataclass(frozen=True)
+class OverviewColumn:
+    """What a column shows: a metric of a bench, with its paired difference to the baseline if `difference`.
+
+    `training_seconds` is what a method's artifacts took to make; `relative_seconds` the seconds per image of the
+    bench, divided by the baseline's.
+    """
+
+    title: str
+    metric: str
+    bench: str | None = None
+    difference: bool = False
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> OverviewColumn:
+        """Check a column of the configuration. Raises HarnessError."""
+        known = ("title", "metric", "bench", "difference")
+        if not isinstance(given, Mapping) or "title" not in given or "metric" not in given:
+            raise InvalidValueError(f"overview: {given!r} is no column.", "Give title and metric, and mostly bench.")
+        for key in given:
+            if key not in known:
+                raise unknown_name("setting of an overview column", str(key), known)
+        column = cls(**{str(key): value for key, value in given.items()})
+        if column.bench is None and column.metric != "training_seconds":
+            raise InvalidValueError(f"overview column {column.title!r} names no bench.")
+        return column
+
+
+def overview(runs: Sequence[Run], columns: Sequence[OverviewColumn], order: Sequence[str]) -> str:
+    """Return a Markdown table, methods in `order`; what was not measured is a dash, what failed says so."""
+    by_cell = {(run.method, run.bench): run for run in runs if run.readable}
+    lines = [_line(["method", *(column.title for column in columns)]), "|---" * (len(columns) + 1) + "|"]
+    for method in order:
+        own = {bench: run for (name, bench), run in by_cell.items() if name == method}
+        base = {bench: run for (name, bench), run in by_cell.items() if name == "none"}
+        if own:
+            lines.append(_line([method, *(_cell(column, own, base) for column in columns)]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _cell(column: OverviewColumn, own: Mapping[str, Run], base: Mapping[str, Run]) -> str:
+    if column.metric == "training_seconds":
+        return _training_seconds(next(iter(own.values())))
+    run = own.get(str(column.bench))
+    if run is None:
+        return DASH
+    if column.metric == "relative_seconds":
+        return _relative_seconds(run, base.get(str(column.bench)))
+    name = run.find(column.metric)
+    metric = run.metric(name)
+    if name is None or metric is None:
+        return DASH
+    text = f"{fmt.value(name, metric)} {fmt.interval(name, metric)}".strip()
+    comparison = run.comparisons.get(name) if column.difference else None
+    if comparison is None:
+        return text
+    return f"{text}; {fmt.difference(name, comparison)}, {fmt.p_value(comparison.p_value)}"
+
+
+def _training_seconds(run: Run) -> str:
+    """Sum the seconds of all artifacts; curves of one artifact share its hash."""
+    seconds = {entry["hash"]: entry["seconds"] for entry in (run.summary.get("training") or {}).values()}
+    known = [value for value in seconds.values() if value is not None]
+    return f"{sum(known):.0f}" if known else DASH
+
+
+def _relative_seconds(run: Run, base: Run | None) -> str:
+    values = [one.metric("seconds_per_image") if one else None for one in (run, base)]
+    own, other = (metric.value if metric else None for metric in values)
+    return DASH if own is None or not other else f"{own / other:.2f}"
