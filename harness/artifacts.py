@@ -77,7 +77,7 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
 
 def base_identity(model_config: Config, fingerprint: str | None = None) -> dict[str, Any]:
     """Return what an artifact knows of the model that it was made for."""
-    keys = ("dtype", "scheduler", "scheduler_config", "prediction_type")
+    keys = ("dtype", "vae_dtype", "scheduler", "scheduler_config", "prediction_type", "size")
     return {
         "weights": fingerprint or weights_fingerprint(model_config),
         **{key: model_config[key] for key in keys if model_config.get(key) is not None},
@@ -96,19 +96,37 @@ def artifact_key(method: Method, base: Config, upstream: Sequence[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def artifact_keys(methods: Sequence[Method], base: Config, given: GivenArtifact | None = None) -> list[str | None]:
-    """Return the key of each method's artifact, None for those that train nothing. Imports no torch."""
-    keys: list[str | None] = []
-    upstream: list[str] = []
+@dataclass(frozen=True)
+class Lineage:
+    """The key of a method's artifact, None where it trains nothing, and what the model was edited by before."""
+
+    key: str | None
+    upstream: tuple[str, ...]
+
+
+def lineages(methods: Sequence[Method], base: Config, given: GivenArtifact | None = None) -> list[Lineage]:
+    """Return each method's lineage, left to right. Imports no torch.
+
+    An edit is named by its artifact and by all settings, such as a strength, that change what it does to the model.
+    """
+    found: list[Lineage] = []
+    edits: list[str] = []
     for method in methods:
-        left = [] if method.trains_on_base else upstream
+        left = [] if method.trains_on_base else edits
         key = artifact_key(method, base, left) if method.trains else None
         if given and method.kind == given.kind:
             key = given.key
-        keys.append(key)
+        found.append(Lineage(key, tuple(left)))
         if method.edits_model:
-            upstream.append(key or artifact_key(method, base, upstream))
-    return keys
+            own = {part: value for part, value in method.identity().items() if part != "name"}
+            text = json.dumps({"artifact": key, **own}, sort_keys=True, default=str)
+            edits = [*edits, f"{method.kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"]
+    return found
+
+
+def artifact_keys(methods: Sequence[Method], base: Config, given: GivenArtifact | None = None) -> list[str | None]:
+    """Return the key of each method's artifact, None for those that train nothing. Imports no torch."""
+    return [lineage.key for lineage in lineages(methods, base, given)]
 
 
 class ArtifactCache:
@@ -194,20 +212,20 @@ def prepare_all(
     base = base_identity(model.config, model.fingerprint)
     report = progress or (lambda what, done, total: None)
     artifacts: list[Artifact | None] = []
-    keys = artifact_keys(methods, base, given)
+    found = lineages(methods, base, given)
     ready: dict[str, Artifact] = {}  # by method name: what does not depend on the methods to the left
-    for method, key in zip(methods, keys, strict=True):
-        if given and key == given.key:
+    for method, lineage in zip(methods, found, strict=True):
+        if given and lineage.key == given.key:
             ready[method.name] = given.load()
-        elif key and method.trains_on_base:
-            ready[method.name] = _prepare(model, method, key, cache, [], report)
+        elif lineage.key and method.trains_on_base:
+            ready[method.name] = _prepare(model, method, lineage, cache, [], report)
     with ExitStack() as stack:
         stack.callback(model.forget_texts)
-        for method, key in zip(methods, keys, strict=True):
+        for method, lineage in zip(methods, found, strict=True):
             upstream = [a for m, a in zip(methods, artifacts, strict=False) if m.edits_model and a is not None]
             artifact = ready.get(method.name)
-            if artifact is None and key:
-                artifact = _prepare(model, method, key, cache, upstream, report)
+            if artifact is None and lineage.key:
+                artifact = _prepare(model, method, lineage, cache, upstream, report)
             artifacts.append(artifact)
             if method.edits_model:
                 stack.enter_context(method.attach(model, artifact))
@@ -215,8 +233,10 @@ def prepare_all(
     return artifacts
 
 
-def _prepare(model: LoadedModel, method: Method, key: str, cache: ArtifactCache, upstream: Sequence[Artifact],
+def _prepare(model: LoadedModel, method: Method, lineage: Lineage, cache: ArtifactCache, upstream: Sequence[Artifact],
              progress: Progress) -> Artifact:
+    key = str(lineage.key)
+
     def make() -> tuple[Trained, Config]:
         log.info("training %s (artifact %s)", method.name, key)
         start = time.monotonic()
@@ -227,7 +247,7 @@ def _prepare(model: LoadedModel, method: Method, key: str, cache: ArtifactCache,
             "method": method.name,
             "recipe": method.training_identity(),
             "base": base_identity(model.config, model.fingerprint),
-            "upstream": [artifact.key for artifact in upstream],
+            "upstream": list(lineage.upstream),
             "seconds": round(time.monotonic() - start, 1),
         }
         return trained, meta

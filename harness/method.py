@@ -97,6 +97,7 @@ class Method:
     version: ClassVar[int] = 1  # raised when numbers may change
     needs_guidance: ClassVar[bool] = False  # edits the guidance direction: meaningless at guidance_scale <= 1
     owns_uncond: ClassVar[bool] = False  # replaces the unconditional row
+    reads_embeds: ClassVar[bool] = False  # works on the prompt's own embeddings: stands left of what edits them
     edits_model: ClassVar[bool] = False  # changes weights: methods to its right train on the changed model
 
     @property
@@ -214,6 +215,11 @@ def check_composition(methods: Sequence[Method]) -> None:
         raise IncompatibleError(f"method {twice[0]} is given twice in {'+'.join(names)}.")
     if len(methods) > 1 and any(method.kind == "none" for method in methods):
         raise IncompatibleError(f"method none is the bare model and cannot be part of {'+'.join(names)}.")
+    for index, method in enumerate(methods):
+        left = [other.name for other in methods[:index] if other.overrides("embeds")]
+        if method.reads_embeds and left:
+            raise IncompatibleError(f"method {method.name} must stand left of {left[0]}: it works on a prompt's own "
+                                    "embeddings.")
     owners = [method.name for method in methods if method.owns_uncond]
     if len(owners) > 1:
         raise IncompatibleError(

@@ -37,10 +37,13 @@ def adversarial(C: Tensor, S: Tensor, F: Tensor, lam_r: float) -> Tensor:
 class RECE(UCE):
     """Defaults: nudity as released (3 epochs, lam_r 0.1, b = lam = 0.1); unsafe 2 epochs; styles lam_r 1e-3, 1 epoch.
 
-    Without a `preserve` list the guides are what stays, as in the release. `epochs` 0 is UCE.
+    Those are of the epochs; `uce_lam` and `uce_preserve_scale` are of the UCE before them, which keeps "" and then
+    `preserve`. The epochs keep `preserve`, or, without it, "" once for each concept, as released. `epochs` 0 is UCE.
     """
 
     preserve_scale: float = 0.1
+    uce_preserve_scale: float = 1.0
+    uce_lam: float = 0.5
     lam: float = 0.1
     tokens: str = "tail"
     epochs: int = 3
@@ -52,19 +55,26 @@ class RECE(UCE):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("method.epochs", self.epochs, 0, 1000)
-        object.__setattr__(self, "lam_r", check_number("method.lam_r", self.lam_r, 0, 1e6))
+        for setting in ("lam_r", "uce_lam", "uce_preserve_scale"):
+            object.__setattr__(self, setting, check_number(f"method.{setting}", getattr(self, setting), 0, 1e6))
+
+    @property
+    def first(self) -> UCE:
+        """The UCE that the epochs start from."""
+        return UCE(self.erase, self.guides, ("", *self.preserve), self.erase_scale, self.uce_preserve_scale,
+                   self.uce_lam, self.expand_prompts, self.concept_type, self.tokens)
 
     def edit(self, model: LoadedModel) -> Tensor:
         """Return E (D, D) with W* = W (I + E), of UCE and all epochs together."""
         import torch
 
-        E = super().edit(model)
+        E = self.first.edit(model)
         identity = torch.eye(len(E), dtype=torch.float64, device=E.device)
         S = sum((W.double().T @ W.double() for W in projections(model.denoiser).values()), torch.zeros_like(E))
         pairs = [paired_tokens(model, text, guide, "all") for text, guide in zip(self.erase, self.guides or (),
                                                                                  strict=True)]
         C, G = (torch.cat(side) for side in zip(*pairs, strict=True))
-        P = kept_tokens(model, tuple(self.preserve), "all") if self.preserve else G
+        P = kept_tokens(model, tuple(self.preserve) or ("",) * len(self.erase), "all")
         F = identity + E
         for _ in range(self.epochs):
             found = adversarial(C, S, F, self.lam_r)

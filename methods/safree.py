@@ -116,6 +116,7 @@ class SAFREE(Method):
     name: str = "safree"
 
     kind: ClassVar[str] = "safree"
+    reads_embeds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         texts = self.concepts
@@ -168,6 +169,8 @@ class SAFREE(Method):
             ctx.state.update(edits=self.edits(ctx, bundle.cond), original=bundle.cond)
         active = [index for index, edit in enumerate(ctx.state["edits"]) if edit is not None and self._is_on(ctx, edit)]
         ctx.state["active"] = bool(active)
+        if self.denoiser_rows:
+            self.__dict__["_active"] = frozenset(active)
         if not active:
             return bundle
         cond = bundle.cond.clone()
@@ -233,19 +236,22 @@ def attention_hooks(model: LoadedModel, method: SAFREE) -> Iterator[None]:
     """Filter the skip features that enter the first two stages of the decoder, as FreeU does, in conditional rows."""
     with ExitStack() as stack:
         for block, s in zip(model.denoiser.up_blocks, (method.lra_scale_1, method.lra_scale_2), strict=False):
-            hook = partial(_reattend, model, s, method.lra)
+            hook = partial(_reattend, model, s, method)
             stack.callback(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        stack.callback(method.__dict__.pop, "_active", None)
         yield
 
 
-def _reattend(model: LoadedModel, s: float, band: str, block: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    cond = [index for index, role in enumerate(model.roles) if role == "cond"]
-    original = [index for index, role in enumerate(model.roles) if role == ROLE]
+def _reattend(model: LoadedModel, s: float, method: SAFREE, block: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Filter the rows of images whose embedding is edited in this call; rounding alone would touch the others."""
+    active, n = method.__dict__.get("_active", frozenset()), len(model.items)
+    cond = [row for row, role in enumerate(model.roles) if role == "cond" and row % n in active]
+    original = [row for row, role in enumerate(model.roles) if role == ROLE and row % n in active]
     if not original:
         return None
     skips = []
     for skip in kwargs["res_hidden_states_tuple"]:
         changed = skip.clone()
-        changed[cond] = reattended(skip[cond], skip[original], s, band)
+        changed[cond] = reattended(skip[cond], skip[original], s, method.lra)
         skips.append(changed)
     return args, kwargs | {"res_hidden_states_tuple": tuple(skips)}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harness.models import LoadedModel
 
 ROLE = "trasce"
+GRADIENT_SCALE = 1024.0  # a power of two: exact, and keeps half-precision gradients above the subnormal range
 _SWITCHES = ("gradient_checkpointing", "_gradient_checkpointing_func")
 _RANGES = (("loss_scale", 0, 1e6), ("step_size", -1e6, 1e6), ("sigma", 1e-6, 1e6))
 
@@ -46,7 +47,7 @@ def replaced(delta: Tensor, s: Tensor, u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Distances:
-    """Per image: s (B, C, H, W) the prediction under the concept, D (B,) = |p - s|, and its gradient by z, the input."""
+    """Per image: s (B, C, H, W) the prediction under the concept, D (B,) = |p - s|, and its gradient by the input z."""
 
     s: Tensor
     D: Tensor
@@ -126,17 +127,17 @@ class TraSCE(Method):
         return replaced(delta, found.s, preds["uncond"]) if self.negative else delta
 
     def distances(self, ctx: StepContext) -> Distances:
-        """Differentiate |p - s| by the latents, a few images at a time."""
+        """Differentiate |p - s| by the denoiser's input, a few images at a time."""
         import torch
 
         size, cond = self.gradient_batch, ctx.state["cond"]
         concept = ctx.model.embed(self.concept)
-        parts = [distance(ctx, ctx.z[k : k + size], cond[k : k + size], concept) for k in range(0, len(cond), size)]
+        parts = [distance(ctx, slice(k, k + size), cond, concept) for k in range(0, len(cond), size)]
         return Distances(*(torch.cat(column) for column in zip(*((p.s, p.D, p.gradient) for p in parts), strict=True)))
 
 
-def distance(ctx: StepContext, z: Tensor, cond: Tensor, concept: Tensor) -> Distances:
-    """Run the denoiser with gradients on some images: `z` (B, C, H, W) as it reads them, `cond` (B, L, D).
+def distance(ctx: StepContext, part: slice, cond: Tensor, concept: Tensor) -> Distances:
+    """Run the denoiser with gradients on the `part` of a batch whose prompts are `cond` (B, L, D).
 
     D is differentiated, not J: exp(-D / sigma) is far below what half precision holds.
     """
@@ -144,19 +145,19 @@ def distance(ctx: StepContext, z: Tensor, cond: Tensor, concept: Tensor) -> Dist
 
     from harness.denoiser import predict_epsilon
 
-    model, n = ctx.model, len(z)
-    scheduler, roles = model.pipe.scheduler, model.roles
-    model.roles = ("cond",) * n + (ROLE,) * n
+    model, z, cond = ctx.model, ctx.z[part], cond[part]
+    scheduler, roles, items, n = model.pipe.scheduler, model.roles, model.items, len(z)
+    model.roles, model.items = ("cond",) * n + (ROLE,) * n, tuple(ctx.items[part])
     try:
         with torch.enable_grad():
             z = z.detach().float().requires_grad_()
             embeds = torch.cat([cond, concept.expand_as(cond)])
             p, s = predict_epsilon(model, scheduler, torch.cat([z, z]), ctx.t, embeds).chunk(2)
             D = torch.linalg.vector_norm((p - s).flatten(1), dim=1)
-            (gradient,) = torch.autograd.grad(D.sum(), z)
+            (gradient,) = torch.autograd.grad(GRADIENT_SCALE * D.sum(), z)
     finally:
-        model.roles = roles
-    return Distances(s.detach(), D.detach(), gradient)
+        model.roles, model.items = roles, items
+    return Distances(s.detach(), D.detach(), gradient / GRADIENT_SCALE)
 
 
 def input_scale(ctx: StepContext) -> float:

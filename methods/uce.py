@@ -91,6 +91,11 @@ class UCE(Method):
         pairs = list(zip(self.erase, self.guides or (), strict=True))
         return expanded(pairs, self.concept_type) if self.expand_prompts else pairs
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What is preserved; the first release, whose every position is edited, keeps "" where nothing is named."""
+        return tuple(self.preserve) or (("",) if self.tokens == "tail" else ())
+
     def training_identity(self) -> dict[str, Any]:
         params = {key: value for key, value in self.params().items() if key != "strength"}
         return {"kind": self.kind, "version": self.version, "params": params}
@@ -111,7 +116,7 @@ class UCE(Method):
 
         rows = [paired_tokens(model, text, guide, self.tokens) for text, guide in self.pairs]
         C, G = (torch.cat(side) for side in zip(*rows, strict=True))
-        P = kept_tokens(model, tuple(self.preserve), self.tokens)
+        P = kept_tokens(model, self.kept, self.tokens)
         return edit_matrix(C, G, P, self.erase_scale, self.preserve_scale, self.lam)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from harness.artifacts import ArtifactCache, artifact_keys, base_identity, prepare_all
+from harness.artifacts import ArtifactCache, artifact_keys, base_identity, lineages, prepare_all
 from harness.errors import IncompatibleError, StorageError
 from harness.generate import attached
 from harness.method import Method, Trained
@@ -120,7 +120,8 @@ def test_methods_to_the_right_train_on_the_edited_model(cache):
     bias = random_model().denoiser.conv_in.bias.detach().clone()[:2]
     doubler, maker = prepare_all(random_model(), [Doubler(), Maker()], cache)
     assert torch.equal(doubler.tensors["w"], bias) and torch.equal(maker.tensors["w"], 2 * bias)
-    assert maker.meta["upstream"] == [doubler.key]
+    own = lineages([Doubler(), Maker()], base_identity(random_config()))[1]
+    assert maker.key == own.key and tuple(maker.meta["upstream"]) == own.upstream and len(own.upstream) == 1
     assert torch.equal(random_model().denoiser.conv_in.bias.detach()[:2], bias)
 
 

@@ -15,8 +15,11 @@ from harness.method import EmbedBundle, StepContext, check_composition
 from harness.texts import pooled, token_ids
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
+from methods.safedir import SafeDir
 from methods.safree import (
+    ROLE,
     SAFREE,
+    _reattend,
     distance,
     filtered_calls,
     masked,
@@ -282,3 +285,25 @@ def test_wrong_settings_are_named(change, error, said):
 def test_other_text_encoders_are_refused():
     with pytest.raises(IncompatibleError, match="CLIP text encoder"):
         safree().check({"name": "flux", "family": "flux"}, 3.5)
+
+
+def test_attention_is_changed_for_images_with_an_active_edit_alone():
+    """Rows that differ by rounding, as a GPU's kernels make them, stay as they are where nothing is edited."""
+    model, method = random_model(), safree(lra="all", lra_scale_1=0.2)
+    skip = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    skip[4:] = skip[2:4] * (1 + 1e-6)  # what the original prompts give
+    method.__dict__["_active"] = frozenset([1])
+    model.roles, model.items = ("uncond",) * 2 + ("cond",) * 2 + (ROLE,) * 2, tuple(make_items(2))
+    skip[2:4] *= 1 + 3e-6
+    try:
+        _, changed = _reattend(model, 0.2, method, None, (), {"res_hidden_states_tuple": (skip,)})
+    finally:
+        model.roles, model.items = (), ()
+    (out,) = changed["res_hidden_states_tuple"]
+    assert torch.equal(out[[0, 1, 2, 4, 5]], skip[[0, 1, 2, 4, 5]]) and not torch.allclose(out[3], skip[3], atol=0.1)
+
+
+def test_it_stands_left_of_what_edits_embeddings():
+    check_composition([safree(), SafeDir("a bomb")])
+    with pytest.raises(IncompatibleError, match=r"safree must stand left of safedir: .*own embeddings"):
+        check_composition([SafeDir("a bomb"), safree()])

@@ -13,12 +13,15 @@ import torch
 from harness.denoiser import alpha_bar, from_epsilon, predict_epsilon
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
 from harness.generate import attached, initial_noise
+from harness.latent_direction import bottleneck_shape
 from harness.method import StepContext
 from harness.models import make_scheduler
+from methods.interpret import Interpret
 from methods.none import NoMethod
 from methods.sld import SLD
 from methods.trasce import TraSCE, distance, input_scale, loss_slope, replaced
 from tests.fixtures_models import make_items, make_settings, random_model
+from tests.methods_common import stored
 from tests.test_denoiser import Failing, checksum, grey_levels, pixels, run, scheduler
 
 CONCEPT = "a bomb"
@@ -76,7 +79,7 @@ def test_it_is_the_authors_loop(change, batch):
 def test_gradient_is_that_of_finite_differences():
     ctx = context(1)
     model, cond, concept = ctx.model, ctx.state["cond"], ctx.model.embed(CONCEPT)
-    found = distance(ctx, ctx.z, cond, concept)
+    found = distance(ctx, slice(None), cond, concept)
 
     def D(z: torch.Tensor) -> float:
         with torch.no_grad():
@@ -99,7 +102,7 @@ def test_slope_is_the_derivative_of_the_loss(kernel):
 
 def test_a_prompt_that_is_the_concept_has_a_finite_gradient():
     ctx = context(1)
-    found = distance(ctx, ctx.z, ctx.model.embed(CONCEPT)[None], ctx.model.embed(CONCEPT))
+    found = distance(ctx, slice(None), ctx.model.embed(CONCEPT)[None], ctx.model.embed(CONCEPT))
     assert float(found.D) == 0 and torch.isfinite(found.gradient).all()
 
 
@@ -107,10 +110,11 @@ def test_as_released_a_step_brings_the_predictions_together():
     """And a negative one drives them apart: on the next denoiser call, at a small step."""
     ctx = context(2)
     concept = ctx.model.embed(CONCEPT)
-    found = distance(ctx, ctx.z, ctx.state["cond"], concept)
+    found = distance(ctx, slice(None), ctx.state["cond"], concept)
     slope = loss_slope(found.D, 1.0, 20.0, "norm").view(-1, 1, 1, 1)
     for b, nearer in ((0.5, True), (-0.5, False)):
-        moved = distance(ctx, ctx.z - b * slope * found.gradient, ctx.state["cond"], concept)
+        there = replace(ctx, z=ctx.z - b * slope * found.gradient)
+        moved = distance(there, slice(None), ctx.state["cond"], concept)
         assert ((moved.D < found.D) == nearer).all()
 
 
@@ -223,6 +227,21 @@ def test_it_composes_with_guidance_to_its_left_and_a_namesake():
     assert grey_levels(both, pixels(run(model, [trasce()], items))) > 1
     two = pixels(run(model, [trasce(), trasce(name="again", concept="a flame")], items))
     assert grey_levels(two, pixels(run(model, [trasce()], items))) > 1
+
+
+def test_hooks_of_other_methods_see_the_images_that_are_differentiated():
+    """Whatever the batch of gradients, each image gets its own direction of a fair method."""
+    model, items = random_model(), make_items(4)
+    directions = [{"name": name, "positive": name, "group": "g"} for name in ("round", "square")]
+    fair = Interpret(directions, training={"images": 2, "steps": 1, "train_steps": 1, "batch": 1})
+    assert len({fair.draw(item, "g", 2) for item in items}) == 2
+    shape = bottleneck_shape(model)
+    artifact = stored({"h.0": torch.full(shape, 2.0), "h.1": torch.full(shape, -2.0)})
+    drawn = []
+    for size in (8, 3, 1):
+        with attached(model, [fair, trasce(gradient_batch=size)], [artifact, None]) as session:
+            drawn.append(pixels(session.generate(items, make_settings(3))))
+    assert all(grey_levels(other, drawn[0]) <= 2 for other in drawn[1:])
 
 
 def test_it_agrees_in_v_space():

@@ -1,4 +1,4 @@
-"""Make micro's safety checker, in the layout of Stable Diffusion's: micro-CLIP's vision tower and concept thresholds."""
+"""Make micro's safety checker as Stable Diffusion's is laid out: micro-CLIP's vision tower and concept thresholds."""
 
 from __future__ import annotations
 
