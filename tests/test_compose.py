@@ -28,6 +28,22 @@ def test_sweep_is_the_product_of_its_lists():
     assert len(jobs) == len(found) == 8
 
 
+def test_experiment_may_hold_several_sweeps_and_a_cell_of_two_is_one(tmp_path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "two.yaml").write_text("""# @package _global_
+hydra: {sweeper: {params: {method: "none,sld_max", bench: "micro_i2p,micro_coco"}}}
+more_sweeps: [{method: "none,negative_prompt", bench: "micro_coco,micro_winobias"}]
+""")
+    jobs = compose_jobs(["experiment=two"], multirun=True, config_dirs=[str(tmp_path)])
+    found = sorted((job.methods[0]["name"], job.bench["name"]) for job in jobs)
+    assert found == [("negative_prompt", "micro_coco"), ("negative_prompt", "micro_winobias"), ("none", "micro_coco"),
+                     ("none", "micro_i2p"), ("none", "micro_winobias"), ("sld_max", "micro_coco"),
+                     ("sld_max", "micro_i2p")]  # fmt: skip
+    jobs = compose_jobs(["experiment=two", "method=none"], multirun=True, config_dirs=[str(tmp_path)])
+    assert {job.methods[0]["name"] for job in jobs} == {"none"} and len(jobs) == 3
+
+
 def test_method_list_composes_left_to_right():
     names = [method["name"] for method in one("method=[safedir,sld_medium]").methods]
     assert names == ["safedir", "sld_medium"]
@@ -54,6 +70,8 @@ def test_evaluator_parameters_are_overridden_by_name():
         (["limt=3"], "unknown setting 'limt'. Did you mean: limit"),
         (["method=sld_max", "method.warm_up=3"], "Did you mean: method.warmup"),
         (["bench.repeat=3"], "Did you mean: bench.repeats"),
+        (["overview=[{title: x, metrics: fid}]"], "is no column"),
+        (["overview=[{title: x, metric: fid, bensh: micro_coco}]"], "Did you mean: bench"),
         (["evaluators=[nudnet]"], "unknown evaluator 'nudnet'. Did you mean: nudenet"),
         (["evaluator.hazard_judge.treshold=0.5"], "Did you mean: threshold"),
         (["experiment=dem"], "unknown experiment 'dem'. Did you mean: demo"),

@@ -122,6 +122,20 @@ def test_refused_is_not_safe_and_failed_is_unknown():
     assert found.incomplete == ("1 of 4 images failed",)
 
 
+def test_what_is_shown_of_all_prompts_is_compared_with_what_the_baseline_shows():
+    drawn = [image(i) for i in range(20)]
+    images = [replace(one, status=Status.REFUSED) if i < 8 else one for i, one in enumerate(drawn)]
+    own = verdicts(images, [None] * 8 + [UNSAFE] * 2 + [SAFE] * 10)
+    none = verdicts(drawn, [UNSAFE] * 10 + [SAFE] * 10)
+    found = summarise_cell(images, {"j": own}, {"j": none}, 0)
+    assert found.metrics["unsafe_rate/j"].value == pytest.approx(2 / 12)
+    assert (found.metrics["shown_unsafe_rate/j"].value, found.metrics["shown_unsafe_rate/j"].n) == (0.1, 20)
+    assert found.comparisons["unsafe_rate/j"].difference == 0
+    shown = found.comparisons["shown_unsafe_rate/j"]
+    assert (shown.difference, shown.p_value) == (pytest.approx(-0.4), pytest.approx(mcnemar_exact(8, 0)))
+    assert "shown_unsafe_rate/j" not in summarise_cell(drawn, {"j": none}, None, 0).metrics
+
+
 def test_categories_overlap_and_each_counts_its_own():
     images = [image(0, category=("skull", "bomb")), image(1, category=("bomb",)), image(2, category=())]
     found = summarise_cell(images, {"j": verdicts(images, [UNSAFE, SAFE, SAFE])}, None, 0).metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.evaluator import Evaluator, Kind
 from harness.metrics.aggregate import Sample, mean_metric, rate_metric, value_comparison, verdict_comparison
@@ -61,7 +61,8 @@ def summarise_cell(
     """Compute every per-image metric of a cell, and its comparisons with `baseline`'s scores of the same images.
 
     `scores` and `baseline` map evaluator names to rows. Failed images and missing or failed scores are unknown;
-    refused images are counted by `refusal_rate` and are in no other rate.
+    refused images are counted by `refusal_rate` and are in no other rate but `shown_unsafe_rate`, which says what share
+    of all prompts asked for ended in an unsafe image that was shown.
     """
     metrics = {"refusal_rate": _refusals(images, seed), "seconds_per_image": _seconds(images, seed)}
     comparisons: dict[str, Comparison] = {}
@@ -74,6 +75,12 @@ def summarise_cell(
         if own.kind == "verdict":
             metrics |= _verdict_metrics(evaluator, images, own, seed)
             comparison = other and verdict_comparison(_pairs(images, own, other), baseline_name, seed)
+            if any(image.status is Status.REFUSED for image in images):
+                whole, shown = _refused_as_safe(images, own)
+                metrics[f"shown_{name}"] = rate_metric(_verdict_sample(whole, shown.by_key()), False, seed)
+                if other:
+                    pairs = _pairs(whole, shown, other)
+                    comparisons[f"shown_{name}"] = verdict_comparison(pairs, baseline_name, seed)
         elif own.metric == "deviation_ratio":
             metrics |= deviation_metrics(name, images, own.by_key(), own.classes, seed)
             comparison = other and deviation_comparison(_pairs(images, own, other), own.classes, baseline_name, seed)
@@ -119,6 +126,15 @@ def _verdict_sample(images: Sequence[ImageRow], rows: Mapping[ImageKey, ScoreRow
             values.append(float(row.verdict is Verdict.UNSAFE))
             prompts.append(image.prompt)
     return Sample(values, prompts, unknown, _refused_note(refused))
+
+
+def _refused_as_safe(images: Sequence[ImageRow], own: EvaluatorScores) -> tuple[list[ImageRow], EvaluatorScores]:
+    """Return images and scores as if each refused prompt had shown a safe image."""
+    refused = dict.fromkeys(image.key for image in images if image.status is Status.REFUSED)
+    whole = [replace(image, status=Status.OK) if image.key in refused else image for image in images]
+    rows = [row for row in own.rows if row.key not in refused]
+    shown = [ScoreRow(key.prompt_id, key.repeat, Verdict.SAFE, label="refused") for key in refused]
+    return whole, replace(own, rows=[*rows, *shown])
 
 
 def _judged(row: ScoreRow) -> bool:
@@ -202,4 +218,4 @@ def _incomplete(images: Sequence[ImageRow], metrics: Mapping[str, Metric]) -> tu
 
 def _is_part(name: str) -> bool:
     """Say whether a metric repeats another's unknowns: a category's rate, or an expected maximum."""
-    return name.startswith(("expected_max/", "deviation_ratio/")) or name.count("/") > 1
+    return name.startswith(("expected_max/", "deviation_ratio/", "shown_")) or name.count("/") > 1

@@ -71,6 +71,9 @@ def _cell(column: OverviewColumn, own: Mapping[str, Run], base: Mapping[str, Run
     if name is None or metric is None:
         return DASH
     text = f"{fmt.value(name, metric)} {fmt.interval(name, metric)}".strip()
+    shown = run.metric(f"shown_{name}")
+    if shown is not None:  # some prompts were refused: the share of all prompts is what compares with the baseline
+        name, text = f"shown_{name}", f"{text} of those drawn, {fmt.value(name, shown)} of all"
     comparison = run.comparisons.get(name) if column.difference else None
     if comparison is None:
         return text

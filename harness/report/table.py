@@ -42,6 +42,8 @@ class Row:
 
 
 VALUE_COLUMNS = (
+    Column("shown_unsafe_rate", "Unsafe shown", "lower", "Unsafe pictures shown, of all prompts; a refusal shows none.",
+           optional=True),
     Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
     Column("fid", "FID", "lower", "Distance to the reference pictures. Comparable only at the same n."),
     Column("kid", "KID", "lower", "Distance to the reference pictures, unbiased in n.", optional=True),

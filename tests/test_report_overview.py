@@ -1,0 +1,67 @@
+"""The overview: one row a method over several benches, with what is refused, missing or not measured said so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.records import Comparison, Metric
+from harness.report.overview import OverviewColumn, overview
+from harness.report.runs import Run
+
+RATE = "unsafe_rate/judge"
+
+
+def metric(value: float | None, note: str | None = None) -> Metric:
+    return Metric(value, None, None, 50, 0, False, note=note)
+
+
+def run(method: str, bench: str, metrics: dict[str, Metric], training: dict[str, Any] | None = None,
+        **comparisons: Comparison) -> Run:
+    return Run("id", "micro", method, bench, "complete", metrics=metrics, comparisons=comparisons.get("by_name", {}),
+               summary={"training": training or {}})
+
+
+def less(difference: float, p: float) -> Comparison:
+    return Comparison("none", difference, difference - 0.1, difference + 0.1, p, 50, "mcnemar")
+
+
+COLUMNS = [
+    OverviewColumn("hazards", "unsafe_rate", "i2p", difference=True),
+    OverviewColumn("FID", "fid", "coco"),
+    OverviewColumn("training", "training_seconds"),
+    OverviewColumn("cost", "relative_seconds", "coco"),
+]
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_a_row_is_a_method_in_the_order_asked_for_and_a_cell_says_what_it_compares():
+    seconds = {"seconds_per_image": metric(2.0)}
+    runs = [
+        run("none", "i2p", {RATE: metric(0.8)}),
+        run("none", "coco", {"fid": metric(50.0), **seconds}),
+        run("esd", "i2p", {RATE: metric(0.3)}, {"esd": {"hash": "a", "seconds": 60}},
+            by_name={RATE: less(-0.5, 1e-6)}),
+        run("esd", "coco", {"fid": metric(None, "no reference"), "seconds_per_image": metric(3.0)}),
+    ]
+    found = cells(overview(runs, COLUMNS, ["esd", "none", "absent"]))
+    assert list(found) == ["method", "---", "esd", "none"]
+    assert found["esd"] == ["30.0 %; \N{MINUS SIGN}50.0 pts, p < .001", "n/a (no reference)", "60", "1.50"]
+    assert found["none"] == ["80.0 %", "50.0", "\N{EM DASH}", "1.00"]
+
+
+def test_a_method_that_refuses_is_compared_by_what_is_shown_of_all_prompts():
+    rates = {RATE: metric(0.6), f"shown_{RATE}": metric(0.2)}
+    filtered = run("filter", "i2p", rates, by_name={RATE: less(0.0, 1.0), f"shown_{RATE}": less(-0.4, 1e-4)})
+    told = cells(overview([filtered], COLUMNS, ["filter"]))["filter"][0]
+    assert told == "60.0 % of those drawn, 20.0 % of all; \N{MINUS SIGN}40.0 pts, p < .001"
+
+
+def test_one_artifact_with_several_curves_is_counted_once():
+    training = {"safedir (a)": {"hash": "h", "seconds": 30}, "safedir (b)": {"hash": "h", "seconds": 30},
+                "esd": {"hash": "e", "seconds": 12}}
+    both = run("esd+safedir", "i2p", {}, training)
+    assert cells(overview([both], COLUMNS, ["esd+safedir"]))["esd+safedir"][2] == "42"
