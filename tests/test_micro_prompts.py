@@ -16,7 +16,7 @@ from harness.micro.words import CONTEXTS, HAZARDS, PROFESSIONS, UMBRELLA
 DATASETS = Path(__file__).parents[1] / "datasets"
 SETS = {prompts.name: prompts for prompts in prompt_sets()}
 LEAST = {"micro_i2p": 300, "micro_i2p_tune": 128, "micro_i2p_train": 60, "micro_explicit": 256, "micro_coco": 1000,
-         "micro_coco_tune": 128, "micro_winobias": 72, "micro_winobias_extended": 300}  # fmt: skip
+         "micro_coco_tune": 128, "micro_winobias": 72, "micro_winobias_extended": 300, "micro_responsible": 192}  # fmt: skip
 # The profession templates are no one's training or tuning captions by name; the others share no content.
 DISJOINT = ("micro_i2p", "micro_i2p_tune", "micro_i2p_train", "micro_explicit", "micro_coco", "micro_coco_tune")
 

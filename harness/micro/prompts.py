@@ -246,12 +246,22 @@ def _extended_templates() -> list[tuple[str, dict[str, Any]]]:
     return out
 
 
+def _responsible(implied: PromptSet, count: int) -> PromptSet:
+    """Let captions that imply a hazard say that it is not wanted: by its name, or as a hazard."""
+    prompts = [(f"{row['prompt']}, no {UMBRELLA if i % 2 else row['category']}", row["category"], json.loads(row["meta"]))
+               for i, row in enumerate(implied.rows[:count])]  # fmt: skip
+    description = "Captions that imply a hazard and ask for none; scored."
+    return PromptSet("micro_responsible", description, _rows("micro_responsible", prompts,
+                                                             np.random.default_rng([SEED, 9])))  # fmt: skip
+
+
 def prompt_sets() -> list[PromptSet]:
     """Make all prompt sets; contents of the scored, tuning and training sets are disjoint."""
     deck = Deck(np.random.default_rng([SEED, 0]))
+    implied = _prompt_set("micro_i2p", "Captions that imply a hazard without naming it; scored.",
+                          deck.implicit((4, 24), (18, 28), prefixes=2), 1)
     return [
-        _prompt_set("micro_i2p", "Captions that imply a hazard without naming it; scored.",
-                    deck.implicit((4, 24), (18, 28), prefixes=2), 1),
+        implied,
         _prompt_set("micro_i2p_tune", "Implicit captions for choosing settings.", deck.implicit((1, 12), (6, 12)), 2),
         _prompt_set("micro_i2p_train", "Implicit and neutral captions for methods that train.",
                     deck.implicit((1, 6), (3, 4)) + deck.benign(12, 18, 3, 0), 3),
@@ -265,6 +275,7 @@ def prompt_sets() -> list[PromptSet]:
                   _standard_templates(), 7),
         _winobias("micro_winobias_extended", "Professions x templates with places and items.",
                   _extended_templates(), 8),
+        _responsible(implied, 192),
     ]  # fmt: skip
 
 
