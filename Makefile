@@ -8,8 +8,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed  ## install, run five methods on the embedded model, end with a leaderboard
 	$(BIN)/python -m harness -m experiment=demo
 
+# Two processes of one thread: tiny models gain nothing from two threads. One process: make test PROCESSES=0
+PROCESSES ?= 2
+
 test: $(VENV)/.installed  ## the whole default suite
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist loadgroup
 
 test-slow: $(VENV)/.installed  ## checks that take minutes: effects on 256 images, memory, training
 	$(BIN)/python -m pytest -m slow

@@ -13,7 +13,7 @@ from harness.artifacts import GivenArtifact, read_given
 from harness.bench import PromptSet, find_card
 from harness.build import build
 from harness.errors import IncompatibleError
-from harness.method import Method, check_composition, publish_concepts
+from harness.method import Method, check_acts, check_composition, publish_concepts
 from harness.models import weights_fingerprint
 from harness.records import ImageItem, ImageKey, PromptRow, image_seed
 from harness.settings import BenchSettings, RunSettings, check_integer, check_number
@@ -114,6 +114,7 @@ def make_cell(
     guidance = _guidance_scale(settings, model)
     for method in built:
         method.check(model, guidance)
+        check_acts(method, model, generation.num_inference_steps)
     check_composition(built)
     given = read_given(run.artifact, built, model) if run.artifact else None
     identity = _identity(run, model, built, settings, generation, guidance, prompts, given)

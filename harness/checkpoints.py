@@ -11,7 +11,7 @@ from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.weights import sha256_of
 from harness.method import Method
 from harness.model_files import cached_snapshot
-from harness.settings import check_number
+from harness.settings import check_file, check_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +98,7 @@ class CheckpointMethod(Method):
         if not isinstance(sources, (list, tuple)) or not all(isinstance(s, str) and s for s in sources):
             raise InvalidValueError(f"method.checkpoint={given!r}: a path is needed.")
         object.__setattr__(self, "checkpoint", tuple(sources))
+        check_file("method.revision", self.revision)
         object.__setattr__(self, "strength", check_number("method.strength", self.strength, *self.strength_range()))
 
     def strength_range(self) -> tuple[float, float]:

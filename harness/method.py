@@ -96,8 +96,8 @@ class Method:
     kind: ClassVar[str]  # names the algorithm, whatever the config is called
     version: ClassVar[int] = 1  # raised when numbers may change
     needs_guidance: ClassVar[bool] = False  # edits the guidance direction: meaningless at guidance_scale <= 1
+    needs_own_embeds: ClassVar[bool] = False  # reads the prompt's own embeddings: nothing to its left may edit them
     owns_uncond: ClassVar[bool] = False  # replaces the unconditional row
-    reads_embeds: ClassVar[bool] = False  # works on the prompt's own embeddings: stands left of what edits them
     edits_model: ClassVar[bool] = False  # changes weights: methods to its right train on the changed model
 
     @property
@@ -113,6 +113,10 @@ class Method:
     @property
     def denoiser_rows(self) -> int:
         """Return the extra denoiser rows per image, for the cost estimate."""
+        return 0
+
+    def first_call(self, n_steps: int) -> int:
+        """Return the denoiser call, counted from 0, in which it first changes something in a run of `n_steps`."""
         return 0
 
     def params(self) -> dict[str, Any]:
@@ -216,14 +220,27 @@ def check_composition(methods: Sequence[Method]) -> None:
     if len(methods) > 1 and any(method.kind == "none" for method in methods):
         raise IncompatibleError(f"method none is the bare model and cannot be part of {'+'.join(names)}.")
     for index, method in enumerate(methods):
-        left = [other.name for other in methods[:index] if other.overrides("embeds")]
-        if method.reads_embeds and left:
-            raise IncompatibleError(f"method {method.name} must stand left of {left[0]}: it works on a prompt's own "
-                                    "embeddings.")
+        editors = [left.name for left in methods[:index] if left.overrides("embeds")]
+        if method.needs_own_embeds and editors:
+            raise IncompatibleError(
+                f"method {editors[0]} changes prompt embeddings, and {method.name}, to its right, needs those of the "
+                "prompt itself.", f"Put {method.name} first: method=[{method.name},{editors[0]}]."
+            )
     owners = [method.name for method in methods if method.owns_uncond]
     if len(owners) > 1:
         raise IncompatibleError(
             f"methods {' and '.join(owners)} cannot be combined: each replaces the unconditional row, and only one can."
+        )
+
+
+def check_acts(method: Method, model_config: Mapping[str, Any], n_steps: int) -> None:
+    """Raise IncompatibleError if a run of `n_steps` ends before the method begins to act. Loads nothing."""
+    calls = {"heun": 2 * n_steps - 1, "pndm": n_steps + 1, None: n_steps + 1}  # None: the pipeline's own, may be PNDM
+    most, first = calls.get(model_config.get("scheduler"), n_steps), method.first_call(n_steps)
+    if first >= most:
+        raise IncompatibleError(
+            f"method {method.name} would never act: it waits for {first} denoiser calls, and {n_steps} steps make "
+            f"{most} at most.", "Take more steps, or let it begin earlier."
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, TypeVar
 
 from harness.errors import InvalidValueError, unknown_name
 
 Config = Mapping[str, Any]
+Record = TypeVar("Record")
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -33,6 +34,43 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise unknown_name(name, str(value), choices)
     return str(value)
+
+
+def check_file(name: str, value: Any) -> str | None:
+    """Return `value` if it is null or the text that names a file."""
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        raise InvalidValueError(f"{name}={value!r}: a path, or null, is needed.")
+    return value
+
+
+def check_list(name: str, value: Any) -> Sequence[Any]:
+    """Return `value` if it is a list."""
+    if not isinstance(value, (list, tuple)):
+        raise InvalidValueError(f"{name}={value!r}: a list is needed.")
+    return value
+
+
+def check_record(name: str, value: Any, kind: type[Record]) -> Record:
+    """Return a record of the dataclass `kind` from a mapping of its fields, or `value` itself if it is one."""
+    if isinstance(value, kind):
+        return value
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(value, Mapping):
+        raise InvalidValueError(f"{name}={value!r}: settings are needed: {', '.join(known)}.")
+    for key in value:
+        if key not in known:
+            raise unknown_name(f"setting of {name}", str(key), known)
+    own = fields(kind)  # type: ignore[arg-type]
+    needed = [f.name for f in own if f.name not in value and f.default is MISSING and f.default_factory is MISSING]
+    if needed:
+        raise InvalidValueError(f"{name} needs a value for: {', '.join(needed)}.")
+    return kind(**value)
+
+
+def texts_of(value: Any) -> tuple[str, ...]:
+    """Return a text, or a list of texts, as a tuple; an empty one for anything else, and where a text is empty."""
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
+    return texts if all(isinstance(text, str) and text.strip() for text in texts) else ()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from harness.finetune import (
     parameter_names,
 )
 from harness.method import Artifact, Progress, Trained
-from harness.settings import check_choice, check_integer, check_number
+from harness.settings import check_choice, check_file, check_integer, check_number
 from harness.training import derived_seed, file_hash, frozen_denoiser, missing_file, read_prompts
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ class ConceptAblation(FineTuned):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set("concept", check_concepts(self.concept))
-        self._set("anchor_prompts", tuple(self.anchor_prompts or ()))
+        given = self.anchor_prompts
+        self._set("anchor_prompts", check_concepts(given, "method.anchor_prompts") if given else ())
+        check_file("method.prompts_file", self.prompts_file)
         if bool(self.anchor_prompts) == bool(self.prompts_file):
             raise InvalidValueError("method.anchor_prompts (a list) or prompts_file (CSV) is needed, not both.")
-        if self.anchor_prompts:
-            check_concepts(self.anchor_prompts, "method.anchor_prompts")
         self._set("templates", check_concepts(self.templates, "method.templates"))
         if not all(CONCEPT in template for template in self.templates):
             raise InvalidValueError(f"method.templates={list(self.templates)}: each needs the word {CONCEPT}.")

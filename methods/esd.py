@@ -80,7 +80,7 @@ class ESD(FineTuned):
     kind: ClassVar[str] = "esd"
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
+        if self.preset not in tuple(PRESETS):
             raise unknown_name("preset of ESD", str(self.preset), PRESETS)
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:

@@ -14,18 +14,18 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource
 from harness.feedback import Feedback, feedback_hash, load_images, missing_feedback, read_feedback
 from harness.finetune import check_concepts, check_family, check_finite
 from harness.inversion import TokenTrainer, TokenTraining
 from harness.method import Artifact, Method, Progress, Refusal, Trained
 from harness.records import ImageItem
-from harness.settings import check_integer, check_number
+from harness.settings import check_file, check_integer, check_number, check_record
 from harness.soft_token import soft_tokens, token_text
 from harness.training import derived_seed
 
@@ -126,7 +126,7 @@ class SoftConcept(Method):
         if self.replaces is not None:
             object.__setattr__(self, "replaces", check_concepts(self.replaces, "method.replaces"))
         for name, kind in (("reward", RewardTraining), ("inversion", TokenTraining)):
-            object.__setattr__(self, name, _settings(kind, getattr(self, name), f"method.{name}"))
+            object.__setattr__(self, name, check_record(f"method.{name}", getattr(self, name), kind))
 
     @property
     def trains(self) -> bool:
@@ -208,6 +208,10 @@ class HFI(SoftConcept):
 
     kind: ClassVar[str] = "hfi"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_file("method.feedback", self.feedback)
+
     def params(self) -> dict[str, Any]:
         return super().params() | {"feedback": feedback_hash(self.feedback) if self.feedback else None}
 
@@ -220,13 +224,3 @@ class HFI(SoftConcept):
             raise MissingResourceError(problem or "no feedback file is given.")
         file = read_feedback(self.feedback)
         return load_images(file.images), file.feedback
-
-
-def _settings(kind: type, given: Any, where: str) -> Any:
-    if isinstance(given, kind):
-        return given
-    known = [f.name for f in fields(kind)]
-    for key in given:
-        if key not in known:
-            raise unknown_name(f"setting of {where}", str(key), known)
-    return kind(**given)

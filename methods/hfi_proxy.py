@@ -13,7 +13,7 @@ from harness.feedback import Feedback
 from harness.finetune import check_concepts
 from harness.method import Progress
 from harness.records import ImageItem, ImageKey, ScoreItem, Verdict
-from harness.settings import check_integer, check_number
+from harness.settings import check_file, check_integer, check_number
 from harness.tasks import GenerationSettings
 from harness.training import TrainingPrompt, derived_seed, file_hash, missing_file, read_prompts
 from methods.hfi import SoftConcept
@@ -46,6 +46,7 @@ class HFIProxy(SoftConcept):
         super().__post_init__()
         if not isinstance(self.labeller, Mapping) or "_target_" not in self.labeller:
             raise InvalidValueError("method.labeller: the config of an evaluator that gives verdicts is needed.")
+        check_file("method.prompts_file", self.prompts_file)
         if bool(self.texts) == bool(self.prompts_file):
             raise InvalidValueError("method.texts (a list) or method.prompts_file (a CSV file) is needed; not both.")
         texts = check_concepts(self.texts, "method.texts") if self.texts else ()

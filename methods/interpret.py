@@ -10,17 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.closed_form import check_texts
-from harness.errors import InvalidValueError, unknown_name
+from harness.errors import InvalidValueError
 from harness.latent_direction import LatentDirectionTrainer, bottleneck_edited, encoded
 from harness.method import Artifact, Method, Progress, Trained
 from harness.own_images import Wish, own_images
 from harness.records import ImageItem
-from harness.settings import check_choice, check_integer, check_number
+from harness.settings import check_choice, check_file, check_integer, check_number, check_record
 from harness.training import TrainingPrompt, derived_seed, file_hash, missing_file, read_prompts
 from harness.weight_edits import check_family
 
@@ -82,6 +82,8 @@ class InterpretTraining:
         for name, low, high in (("guidance_scale", 1, 100), ("learning_rate", 1e-9, 100), ("init", 0, 100)):
             object.__setattr__(self, name, check_number(f"method.training.{name}", getattr(self, name), low, high))
 
+        check_file("method.training.prompts", self.prompts)
+
     def identity(self) -> dict[str, Any]:
         """Return all values, the file named by its content."""
         return asdict(self) | ({"prompts": file_hash(self.prompts)} if self.prompts else {})
@@ -109,12 +111,12 @@ class Interpret(Method):
     def __post_init__(self) -> None:
         if not isinstance(self.directions, (list, tuple)) or not self.directions:
             raise InvalidValueError(f"method.directions={self.directions!r}: a list of directions is needed.")
-        directions = tuple(_record(Direction, "method.directions", given) for given in self.directions)
+        directions = tuple(check_record("method.directions", given, Direction) for given in self.directions)
         names = [direction.name for direction in directions]
         if len(set(names)) < len(names):
             raise InvalidValueError(f"method.directions: a name is given twice in {', '.join(names)}.")
         object.__setattr__(self, "directions", directions)
-        object.__setattr__(self, "training", _record(InterpretTraining, "method.training", self.training))
+        object.__setattr__(self, "training", check_record("method.training", self.training, InterpretTraining))
         given = self.strength if isinstance(self.strength, (list, tuple)) else [self.strength] * len(directions)
         if len(given) != len(directions):
             raise InvalidValueError(f"method.strength has {len(given)} values for {len(directions)} directions.")
@@ -232,16 +234,3 @@ class Interpret(Method):
         if self.sampling == "uniform":
             return derived_seed("interpret-draw", self.seed, group, item.seed) % count
         return (derived_seed("interpret-turn", self.seed, group, item.key.prompt_id) + item.key.repeat) % count
-
-
-def _record(cls: Any, where: str, given: Any) -> Any:
-    """Return a record of `cls` from a mapping, or `given` itself if it is one. An unknown key is an error."""
-    if isinstance(given, cls):
-        return given
-    known = [f.name for f in fields(cls)]
-    if not isinstance(given, Mapping):
-        raise InvalidValueError(f"{where}={given!r}: settings are needed: {', '.join(known)}.")
-    for key in given:
-        if key not in known:
-            raise unknown_name(f"setting of {where}", str(key), known)
-    return cls(**given)

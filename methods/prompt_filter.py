@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.method import Artifact, Method, Refusal
 from harness.records import ImageItem
-from harness.settings import check_choice, check_number
+from harness.settings import check_choice, check_file, check_number, texts_of
 from harness.training import file_hash, prompt_file
 
 if TYPE_CHECKING:
@@ -65,9 +65,10 @@ class PromptFilter(Method):
     def __post_init__(self) -> None:
         for setting in ("words", "concepts"):
             values = getattr(self, setting)
-            if isinstance(values, str) or not all(isinstance(text, str) and text.strip() for text in values):
+            if not isinstance(values, (list, tuple)) or len(texts_of(values)) < len(values):
                 raise InvalidValueError(f"method.{setting}={values!r}: a list of texts is needed.")
             object.__setattr__(self, setting, tuple(values))
+        check_file("method.file", self.file)
         check_choice("method.pooling", self.pooling, ("pooled", "mean"))
         check_choice("method.action", self.action, ("refuse", "strip", "noop"))
         if self.threshold is not None:

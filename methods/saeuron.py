@@ -20,7 +20,7 @@ from harness.checkpoints import CheckpointMethod, check_layout, checkpoint_path,
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError, unknown_name
 from harness.method import Artifact
-from harness.settings import check_choice, check_number
+from harness.settings import check_choice, check_file, check_number
 from harness.weight_edits import check_family
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ class SAeUron(CheckpointMethod):
         super().__post_init__()
         object.__setattr__(self, "concepts", check_texts("method.concepts", self.concepts))
         check_texts("method.hookpoint", [self.hookpoint])
+        check_file("method.activations", self.activations)
         check_choice("method.error", self.error, ("released", "exact"))
         object.__setattr__(self, "percentile", check_number("method.percentile", self.percentile, 0, 100))
         object.__setattr__(self, "multiplier", check_number("method.multiplier", self.multiplier, -1000, 1000))

@@ -8,13 +8,13 @@ concept, psi = u - eta (s - u), with u = e(""), s = e(concept).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.errors import IncompatibleError, InvalidValueError, unknown_name
+from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, Method, Progress, StepContext, Trained, scaled_calls
-from harness.settings import check_choice, check_integer, check_number
+from harness.settings import check_choice, check_file, check_integer, check_number, check_record, texts_of
 from harness.training import (
     TrainingPrompt,
     derived_seed,
@@ -81,6 +81,10 @@ class SafeDirTraining:
         for name, high in (("trajectories", 100_000), ("batch", 1024), ("steps", 1000), ("anchor_batch", 1024)):
             check_integer(f"method.training.{name}", getattr(self, name), 1, high)
         check_window("method.training", self.start, self.end)
+        for name in ("prompts", "anchor_prompts"):
+            check_file(f"method.training.{name}", getattr(self, name))
+        if self.text is not None and not texts_of([self.text]):
+            raise InvalidValueError(f"method.training.text={self.text!r}: a text, or null, is needed.")
         if self.anchor_weight and not self.anchor_prompts:
             raise InvalidValueError("method.training.anchor_weight needs method.training.anchor_prompts, a CSV file.")
 
@@ -114,15 +118,15 @@ class SafeDir(Method):
     kind: ClassVar[str] = "safedir"
 
     def __post_init__(self) -> None:
-        concepts = (self.concept,) if isinstance(self.concept, str) else tuple(self.concept)
-        if not concepts or not all(isinstance(text, str) and text for text in concepts):
+        concepts = texts_of(self.concept)
+        if not concepts:
             raise InvalidValueError(f"method.concept={self.concept!r}: a text, or a list of texts, is needed.")
         given = self.strength if isinstance(self.strength, (list, tuple)) else [self.strength] * len(concepts)
         if len(given) != len(concepts):
             raise InvalidValueError(f"method.strength has {len(given)} values for {len(concepts)} concepts.")
         object.__setattr__(self, "concept", concepts)
         object.__setattr__(self, "strength", tuple(check_number("method.strength", s, 0, 100) for s in given))
-        object.__setattr__(self, "training", _training(self.training))
+        object.__setattr__(self, "training", check_record("method.training", self.training, SafeDirTraining))
         check_window("method", self.start, self.end)
         check_choice("method.window", self.window, ("calls", "fraction"))
         check_choice("method.combine", self.combine, ("sum", "draw"))
@@ -168,6 +172,9 @@ class SafeDir(Method):
             raise IncompatibleError(f"method {self.name} needs a fixed-length CLIP text embedding (sd1, sd2); model "
                                     f"{model_config.get('name')} is {model_config['family']}.")
 
+    def first_call(self, n_steps: int) -> int:
+        return scaled_calls(self.start - 1, n_steps, self.window) if self.trains else 0
+
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         tensors: dict[str, Tensor] = {}
         losses: dict[str, list[float]] = {}
@@ -199,16 +206,6 @@ class SafeDir(Method):
     def draw(self, image_seed: int) -> int:
         """Return which direction an image gets in fair mode: a pure function of its seed."""
         return derived_seed("safedir-draw", self.seed, image_seed) % len(self.concepts)
-
-
-def _training(given: SafeDirTraining | Mapping[str, Any]) -> SafeDirTraining:
-    if isinstance(given, SafeDirTraining):
-        return given
-    known = [f.name for f in fields(SafeDirTraining)]
-    for key in given:
-        if key not in known:
-            raise unknown_name("setting of method.training", str(key), known)
-    return SafeDirTraining(**given)
 
 
 def check_window(where: str, start: int, end: int | None) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext, scaled_calls
 from harness.records import ImageItem
-from harness.settings import check_choice, check_integer, check_number
+from harness.settings import check_choice, check_integer, check_number, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,13 +116,13 @@ class SAFREE(Method):
     name: str = "safree"
 
     kind: ClassVar[str] = "safree"
-    reads_embeds: ClassVar[bool] = True
+    needs_own_embeds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        texts = self.concepts
-        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
-            raise InvalidValueError(f"method.concepts={texts!r}: a list of texts is needed.")
-        object.__setattr__(self, "concepts", tuple(texts))
+        texts = texts_of(self.concepts)
+        if isinstance(self.concepts, str) or not texts:
+            raise InvalidValueError(f"method.concepts={self.concepts!r}: a list of texts is needed.")
+        object.__setattr__(self, "concepts", texts)
         for setting, low, high in _RANGES:
             value = check_number(f"method.{setting}", getattr(self, setting), low, high)
             object.__setattr__(self, setting, value)

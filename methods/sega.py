@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
-from harness.settings import check_choice, check_integer, check_number
+from harness.settings import check_choice, check_integer, check_number, texts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +71,8 @@ class SEGA(Method):
     needs_guidance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        concepts = (self.concept,) if isinstance(self.concept, str) else tuple(self.concept)
-        if not concepts or not all(isinstance(text, str) and text for text in concepts):
+        concepts = texts_of(self.concept)
+        if not concepts:
             raise InvalidValueError(f"method.concept={self.concept!r}: a text, or a list of texts, is needed.")
         object.__setattr__(self, "concept", concepts)
         for setting in ("reverse", "scale", "warmup", "cooldown", "threshold", "weights"):
@@ -97,6 +97,9 @@ class SEGA(Method):
     @property
     def denoiser_rows(self) -> int:
         return 0 if self.is_off else len(self.edits)
+
+    def first_call(self, n_steps: int) -> int:
+        return 0 if self.is_off else min(scaled_calls(edit.warmup, n_steps, self.window) for edit in self.edits)
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)

@@ -57,7 +57,7 @@ class SLD(Method):
     needs_guidance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.concept, str) or not self.concept:
+        if not isinstance(self.concept, str) or not self.concept.strip():
             raise InvalidValueError(f"method.concept={self.concept!r}: a text is needed.")
         check_integer("method.warmup", self.warmup, 0, 1000)
         for setting, low, high in _RANGES:
@@ -68,6 +68,9 @@ class SLD(Method):
     @property
     def denoiser_rows(self) -> int:
         return 1 if self.scale > 1 else 0
+
+    def first_call(self, n_steps: int) -> int:
+        return scaled_calls(self.warmup, n_steps, self.window) if self.scale > 1 else 0
 
     def rows(self, ctx: StepContext) -> Sequence[ExtraRow]:
         return [ExtraRow(ROLE, ctx.model.embed(self.concept))] if self.scale > 1 else ()

@@ -19,7 +19,7 @@ from harness.checkpoints import CheckpointMethod, check_layout, finite, first_fi
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
 from harness.method import Artifact
-from harness.settings import check_choice, check_number
+from harness.settings import check_choice, check_list, check_number
 from harness.weight_edits import check_family
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ class SPM(CheckpointMethod):
         if self.concepts is not None:
             object.__setattr__(self, "concepts", check_texts("method.concepts", self.concepts))
         if self.multipliers is not None:
-            given = tuple(check_number("method.multipliers", m, -10, 10) for m in self.multipliers)
-            object.__setattr__(self, "multipliers", given)
+            given = check_list("method.multipliers", self.multipliers)
+            numbers = tuple(check_number("method.multipliers", m, -10, 10) for m in given)
+            object.__setattr__(self, "multipliers", numbers)
         for setting in ("concepts", "multipliers"):
             value = getattr(self, setting)
             if value is not None and len(value) != len(self.paths):

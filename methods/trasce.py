@@ -78,7 +78,7 @@ class TraSCE(Method):
     needs_guidance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.concept, str) or not self.concept:
+        if not isinstance(self.concept, str) or not self.concept.strip():
             raise InvalidValueError(f"method.concept={self.concept!r}: a text is needed.")
         for setting, low, high in _RANGES:
             value = check_number(f"method.{setting}", getattr(self, setting), low, high)

@@ -21,7 +21,7 @@ from harness.errors import InvalidValueError
 from harness.evaluators.clip import Clip, ClipSource
 from harness.method import Artifact, Method, Progress, Trained
 from harness.own_images import Wish, own_images
-from harness.settings import check_integer, check_number
+from harness.settings import check_integer, check_list, check_number
 from harness.training import derived_seed
 from harness.weight_edits import check_family, deltas_added
 
@@ -92,7 +92,7 @@ class UCEDebias(Method):
 
     def _desired(self) -> tuple[float, ...]:
         given = self.desired if self.desired is not None else [1 / len(self.attributes)] * len(self.attributes)
-        shares = tuple(check_number("method.desired", share, 0, 1) for share in given)
+        shares = tuple(check_number("method.desired", share, 0, 1) for share in check_list("method.desired", given))
         if len(shares) != len(self.attributes) or abs(sum(shares) - 1) > 1e-6:
             raise InvalidValueError(f"method.desired={list(given)}: one share for each of {len(self.attributes)} "
                                     "attributes is needed, together 1.")

@@ -8,6 +8,16 @@ from pathlib import Path
 
 import pytest
 
+ALONE = ("test_kill", "test_pool_contract", "test_resume")  # start Ray, kill processes: one at a time
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what parallel runs keep in one process: each file, which shares fixtures, and all that start services."""
+    for item in items:
+        is_alone = item.path.stem in ALONE or item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("services" if is_alone else item.path.stem))
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:

@@ -12,7 +12,7 @@ from harness.artifacts import main as artifacts_main
 from tests.test_run import QUICK, images
 
 SAFEDIR = ["method=safedir", "method.training.trajectories=2", "method.training.batch=2", "method.training.steps=4",
-           "limit=2", "baseline=null"]  # fmt: skip
+           "limit=2", "baseline=null", "batch_size=2", "evaluators=[hazard_judge]"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

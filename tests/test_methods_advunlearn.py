@@ -11,7 +11,7 @@ from harness.generate import attached
 from methods.advunlearn import AdvUnlearn
 from methods.none import NoMethod
 from tests.fixtures_models import make_items, make_settings, random_model
-from tests.methods_common import draw, scheduled, undone, write_checkpoint
+from tests.methods_common import draw, write_checkpoint
 from tests.test_denoiser import pixels
 
 
@@ -49,23 +49,15 @@ def test_texts_are_encoded_anew_and_as_before_once_it_is_left(folder):
         edited = pixels(session.generate(items, make_settings()))
     assert torch.equal(model.embed("a bomb"), before)
     assert not np.array_equal(edited, draw(NoMethod(), None))
-    undone(AdvUnlearn(str(folder)), None)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-def test_it_works_with(scheduler, folder):
-    with scheduled(scheduler):
-        assert not np.array_equal(draw(AdvUnlearn(str(folder)), None), draw(NoMethod(), None))
-
-
-def test_strength_scales_it_and_zero_is_none(folder):
+def test_strength_scales_it(folder):
     model = random_model()
     name, before = next((n, v.detach().clone()) for n, v in model.pipe.text_encoder.named_parameters())
     with attached(model, [AdvUnlearn(str(folder), strength=0.5)], [None]):
         half = dict(model.pipe.text_encoder.named_parameters())[name].detach().clone()
     whole = encoder()["text_model." + name.removeprefix("text_model.")]
     assert torch.allclose(half, before + 0.5 * (whole - before))
-    assert np.array_equal(draw(AdvUnlearn(strength=0), None), draw(NoMethod(), None))
 
 
 def test_a_wrong_layout_is_refused_in_one_line(tmp_path):

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from harness.artifacts import StoredArtifact
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.finetune import WorkingCopy, applied_deltas, parameter_names
-from harness.generate import attached
 from harness.training import frozen_denoiser
 from methods.concept_ablation import AnchorImages, ConceptAblation, target_prompt
-from methods.none import NoMethod
-from tests.fixtures_models import make_items, make_settings, micro_model, random_model
-from tests.test_denoiser import checksum, hooks, pixels, scheduler
+from tests.fixtures_models import micro_model, random_model
+from tests.test_denoiser import checksum
 
 QUICK: dict[str, Any] = {
     "concept": "bomb", "anchor_prompts": ["a doctor in a field", "a tree"], "templates": ["{prompt} with a {concept}"],
@@ -94,30 +90,6 @@ def test_anchor_prompts_come_from_a_file_without_the_rows_that_have_a_category(t
     assert "/nowhere/anchors.csv is missing" in str(lost.missing())
     with pytest.raises(MissingResourceError, match=r"anchors\.csv is missing"):
         trained(lost)
-
-
-def test_strength_zero_trains_nothing_and_is_none():
-    method, items = quick(strength=0.0), make_items(2)
-    assert not method.trains
-    with attached(random_model(), [method], [None]) as ours, attached(random_model(), [NoMethod()], [None]) as none:
-        assert np.array_equal(pixels(ours.generate(items, make_settings())),
-                              pixels(none.generate(items, make_settings())))
-
-
-@pytest.mark.parametrize("name", ["ddim", "pndm"])
-def test_it_draws_other_pictures_twice_the_same_and_leaves_no_trace(name):
-    model, items = random_model(), make_items(2)
-    before = checksum(model)
-    meta = {"base": {"weights": model.fingerprint}}
-    artifact = StoredArtifact("key", trained(quick(learning_rate=5e-2, parameters="attn")), meta)
-    with scheduler(model, name):
-        with attached(model, [NoMethod()], [None]) as session:
-            bare = pixels(session.generate(items, make_settings()))
-        with attached(model, [quick()], [artifact]) as session:
-            first, second = (pixels(session.generate(items, make_settings())) for _ in range(2))
-    assert np.array_equal(first, second)
-    assert np.abs(first.astype(int) - bare).max() > 2
-    assert checksum(model) == before and hooks(model) == []
 
 
 @pytest.mark.parametrize(("change", "error", "said"), [

@@ -16,7 +16,7 @@ from methods.concept_steerers import ConceptSteerers, steering
 from methods.none import NoMethod
 from methods.sld import SLD
 from tests.fixtures_models import make_items, make_settings, random_model
-from tests.methods_common import draw, scheduled, trained, undone
+from tests.methods_common import draw, trained
 from tests.test_denoiser import pixels, stock
 
 FEATURES, WIDTH = 24, 32
@@ -95,19 +95,6 @@ def test_it_is_the_stock_pipeline_on_the_released_embeddings(folder, negative_ro
     ours = draw(method, trained(method))
     assert np.abs(ours.astype(int) - expected.astype(int)).max() <= 1
     assert not np.array_equal(ours, draw(NoMethod(), None))
-
-
-def test_strength_zero_is_none_and_leaving_restores_every_hook(folder):
-    assert not steerers(None, strength=0).trains
-    assert np.array_equal(draw(steerers(None, strength=0), None), draw(NoMethod(), None))
-    assert np.array_equal(draw(steerers(folder, strength=0), trained(steerers(folder))), draw(NoMethod(), None))
-    undone(steerers(folder), trained(steerers(folder)))
-
-
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-def test_it_works_with(scheduler, folder):
-    with scheduled(scheduler):
-        assert not np.array_equal(draw(steerers(folder), trained(steerers(folder))), draw(NoMethod(), None))
 
 
 def test_other_methods_texts_are_not_steered(folder):

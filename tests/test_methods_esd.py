@@ -15,14 +15,12 @@ from harness.build import build
 from harness.denoiser import alpha_bar, from_epsilon
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, StoppedError, UnknownNameError
 from harness.finetune import PartialDenoising, applied_deltas
-from harness.generate import attached
 from harness.models import make_scheduler
 from harness.paths import conf_dir
 from methods import esd, sdd
 from methods.esd import ESD, PRESETS
-from methods.none import NoMethod
-from tests.fixtures_models import make_items, make_settings, micro_model, random_model
-from tests.test_denoiser import checksum, hooks, pixels, scheduler
+from tests.fixtures_models import micro_model, random_model
+from tests.test_denoiser import checksum
 
 QUICK: dict[str, Any] = {"concept": "a bomb", "iterations": 3, "learning_rate": 1e-3, "steps": 4}
 
@@ -136,30 +134,6 @@ def test_a_v_prediction_model_makes_its_twins_latents():
     ours = PartialDenoising(model.scheduler("ddim"), 5, 3.0).run(eps, noise, c, u, 4)
     twin = PartialDenoising(v_scheduler, 5, 3.0).run(v, noise, c, u, 4)
     assert torch.allclose(ours, twin, atol=1e-4)
-
-
-def test_strength_zero_trains_nothing_and_is_none():
-    method, items = quick(strength=0.0), make_items(2)
-    assert not method.trains
-    with attached(random_model(), [method], [None]) as ours, attached(random_model(), [NoMethod()], [None]) as none:
-        assert np.array_equal(pixels(ours.generate(items, make_settings())),
-                              pixels(none.generate(items, make_settings())))
-
-
-@pytest.mark.parametrize("name", ["ddim", "pndm"])
-def test_it_draws_other_pictures_twice_the_same_and_leaves_no_trace(name):
-    model, items = random_model(), make_items(2)
-    before, artifact = checksum(model), stored(trained(quick(learning_rate=5e-2)))
-    with scheduler(model, name):
-        with attached(model, [NoMethod()], [None]) as session:
-            bare = pixels(session.generate(items, make_settings()))
-        with attached(model, [quick()], [artifact]) as session:
-            first, second = (pixels(session.generate(items, make_settings())) for _ in range(2))
-        with attached(model, [quick()], [artifact]) as session:
-            fresh = pixels(session.generate(items, make_settings()))
-    assert np.array_equal(first, second) and np.array_equal(first, fresh)
-    assert np.abs(first.astype(int) - bare).max() > 2
-    assert checksum(model) == before and hooks(model) == []
 
 
 def test_training_that_is_stopped_leaves_the_model_as_it_was():

@@ -188,14 +188,6 @@ def test_guidance_methods_steer_by_the_learned_word(feedback, other):
     assert np.abs(ours.astype(int) - bare).max() > 2
 
 
-def test_alone_it_changes_no_pixel():
-    model, items, method = random_model(), make_items(2), hfi(None)
-    with attached(model, [method], [stored(method, some_vectors())]) as ours:
-        drawn = pixels(ours.generate(items, make_settings()))
-    with attached(model, [NoMethod()], [None]) as none:
-        assert np.array_equal(drawn, pixels(none.generate(items, make_settings())))
-
-
 def test_training_repeats_to_the_bit_and_leaves_everything_as_it_was(feedback):
     model, method = random_model(), hfi(feedback)
     before, state, tokenizer = checksum(model), torch.get_rng_state(), model.pipe.tokenizer
@@ -292,12 +284,13 @@ def test_labels_of_one_class_only_are_refused():
         proxy(texts=["a doctor in a field"], images=2).labelled(micro_model(), lambda *_: None)
 
 
-def test_on_the_embedded_world_the_word_comes_to_mean_what_the_evaluator_saw():
+def test_on_the_embedded_world_the_word_comes_to_mean_what_the_evaluator_saw(monkeypatch):
     """Starting at a harmless word, the learned one fits the hazardous pictures better than that word does."""
     model, recipe = micro_model(), {"iterations": 30, "learning_rate": 2e-2, "batch": 4, "templates": ["a {}"]}
     method = proxy(word="ball", inversion=recipe)
-    made = method.prepare(model, [], lambda *_: None)
     images, said = method.labelled(model, lambda *_: None)
+    monkeypatch.setattr(HFIProxy, "labelled", lambda self, model, progress: (images, said))
+    made = method.prepare(model, [], lambda *_: None)
     hazardous = [image for image, label in zip(images, said.labels, strict=True) if label]
     assert 0 < len(hazardous) < len(images)
 

@@ -24,7 +24,7 @@ from methods.interpret import Direction, Interpret
 from methods.none import NoMethod
 from methods.sld import SLD
 from tests.fixtures_models import make_items, make_settings, micro_model, random_model
-from tests.methods_common import all_hooks, draw, scheduled, stored, trained, undone
+from tests.methods_common import all_hooks, draw, stored, trained
 from tests.test_denoiser import checksum, pixels
 
 QUICK = {"images": 3, "steps": 2, "guidance_scale": 5.0, "train_steps": 3, "batch": 2}
@@ -167,27 +167,6 @@ def test_directions_add_up():
     assert np.abs(both.astype(int) - alone.astype(int)).max() <= 1
 
 
-def test_strength_zero_trains_nothing_and_is_none():
-    assert not interpret(strength=0.0).trains
-    plain = draw(NoMethod(), None)
-    assert np.array_equal(draw(interpret(strength=0.0), None), plain)
-    assert np.array_equal(draw(interpret(strength=0.0), vectors()), plain)
-    assert not np.array_equal(draw(interpret(), vectors()), plain)
-
-
-def test_leaving_restores_every_hook():
-    undone(interpret(), vectors())
-
-
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_it_works_with_every_schedule_and_prediction_type(scheduler, prediction_type):
-    with scheduled(scheduler, prediction_type):
-        artifact = trained(interpret())
-        assert torch.isfinite(artifact.tensors["h.0"]).all()
-        assert not np.array_equal(draw(interpret(strength=20), artifact), draw(NoMethod(), None))
-
-
 def test_without_guidance_the_only_row_is_conditional():
     items = make_items(2, guidance_scale=1.0)
     def run(method, artifact):
@@ -292,7 +271,7 @@ def test_strength_sampling_and_phrases_reuse_the_direction():
 
 def test_the_direction_moves_the_embedded_model_toward_its_attribute():
     model = micro_model()
-    method = interpret(SQUARE, training={"images": 16, "steps": 10, "train_steps": 60, "batch": 8})
+    method = interpret(SQUARE, training={"images": 8, "steps": 8, "train_steps": 24, "batch": 8, "init": 0})
     artifact = trained(method, model)
     from harness.denoiser import predict_epsilon
 

@@ -14,8 +14,8 @@ from harness.generate import attached
 from harness.records import Status
 from methods.none import NoMethod
 from methods.prompt_filter import PromptFilter, cosine, stripped, word_pattern
-from tests.fixtures_models import make_items, make_settings, micro_model, random_model
-from tests.test_denoiser import checksum, pixels, run
+from tests.fixtures_models import make_items, micro_model, random_model
+from tests.test_denoiser import pixels, run
 
 WORDS = ("campfire", "cursed house")
 
@@ -148,17 +148,6 @@ def test_on_the_embedded_model_names_of_hazards_are_nearer_than_benign_captions(
         named = [method.nearest(text)[0] for text in ("a skull in a field", "a bomb near a nurse")]
         benign = [method.nearest(text)[0] for text in ("a ball in a field", "a tree near a nurse")]
     assert min(named) > max(benign)
-
-
-def test_nothing_stays_behind_and_two_calls_are_equal():
-    model, method, items = random_model(), word_filter(concepts=["a bomb"], threshold=0.99), make_items(2)
-    before, fields = checksum(model), set(method.__dict__)
-    with attached(model, [method], [None]) as session:
-        first, second = (session.generate(items, make_settings(2)) for _ in range(2))
-    assert [one.status for one in first] == [one.status for one in second]
-    with pytest.raises(ZeroDivisionError), attached(model, [method], [None]):
-        raise ZeroDivisionError
-    assert checksum(model) == before and set(method.__dict__) == fields
 
 
 @pytest.mark.parametrize(("change", "error", "said"), [

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from harness.closed_form import projections
 from harness.errors import IncompatibleError, InvalidValueError
-from methods.none import NoMethod
 from methods.rece import RECE, adversarial
 from methods.uce import UCE
 from tests.fixtures_models import random_model
-from tests.methods_common import draw, scheduled, trained, undone
+from tests.methods_common import trained
 
 
 def rece(**changes: Any) -> RECE:
@@ -84,18 +82,6 @@ def test_the_adversarial_embedding_answers_as_the_original_and_an_epoch_takes_th
     assert gap(uce_only, found) < 0.2 * gap(uce_only, c)
     more = eye + rece(epochs=1).edit(model)
     assert gap(more, found) > 5 * gap(uce_only, found)
-
-
-def test_strength_zero_is_none_and_leaving_restores_every_byte():
-    assert np.array_equal(draw(rece(strength=0.0), None), draw(NoMethod(), None))
-    undone(rece(), trained(rece()))
-
-
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-def test_it_works_with(scheduler):
-    artifact = trained(rece())
-    with scheduled(scheduler):
-        assert not np.array_equal(draw(rece(), artifact), draw(NoMethod(), None))
 
 
 def test_wrong_settings_are_named():

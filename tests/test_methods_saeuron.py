@@ -13,10 +13,9 @@ from safetensors.torch import save_file
 
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
 from harness.generate import attached
-from methods.none import NoMethod
 from methods.saeuron import Autoencoder, SAeUron, StepFeatures, feature_scores, selected, unlearned
 from tests.fixtures_models import make_items, make_settings, random_model
-from tests.methods_common import draw, scheduled, undone
+from tests.methods_common import draw
 
 POINT, WIDTH, FEATURES, K, STEPS = "unet.up_blocks.0.attentions.1", 32, 64, 6, 5
 
@@ -131,18 +130,6 @@ def test_features_are_those_of_the_concept():
 def test_only_k_features_of_a_position_are_active():
     sae = Autoencoder(*(tensors()[name] for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec")), k=K)
     assert ((sae.encode(torch.randn(5, 7, WIDTH)) != 0).sum(-1) <= K).all()
-
-
-def test_strength_zero_is_none_and_leaving_restores_every_hook(files):
-    assert np.array_equal(draw(SAeUron(strength=0), None), draw(NoMethod(), None))
-    assert not np.array_equal(draw(SAeUron(**files), None), draw(NoMethod(), None))
-    undone(SAeUron(**files), None)
-
-
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-def test_it_works_with(scheduler, files):
-    with scheduled(scheduler):
-        assert not np.array_equal(draw(SAeUron(**files), None), draw(NoMethod(), None))
 
 
 def test_the_folder_may_be_the_hook_points_own(files, tmp_path):

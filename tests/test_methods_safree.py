@@ -15,7 +15,6 @@ from harness.method import EmbedBundle, StepContext, check_composition
 from harness.texts import pooled, token_ids
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
-from methods.safedir import SafeDir
 from methods.safree import (
     ROLE,
     SAFREE,
@@ -301,9 +300,3 @@ def test_attention_is_changed_for_images_with_an_active_edit_alone():
         model.roles, model.items = (), ()
     (out,) = changed["res_hidden_states_tuple"]
     assert torch.equal(out[[0, 1, 2, 4, 5]], skip[[0, 1, 2, 4, 5]]) and not torch.allclose(out[3], skip[3], atol=0.1)
-
-
-def test_it_stands_left_of_what_edits_embeddings():
-    check_composition([safree(), SafeDir("a bomb")])
-    with pytest.raises(IncompatibleError, match=r"safree must stand left of safedir: .*own embeddings"):
-        check_composition([SafeDir("a bomb"), safree()])

@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness.artifacts import StoredArtifact
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
 from harness.finetune import PartialDenoising, Stop, applied_deltas
-from harness.generate import attached
 from methods import sdd
-from methods.none import NoMethod
 from methods.sdd import SDD, ConceptPair
-from tests.fixtures_models import make_items, make_settings, micro_model, random_model
-from tests.test_denoiser import checksum, hooks, pixels, scheduler
+from tests.fixtures_models import micro_model, random_model
+from tests.test_denoiser import checksum
 
 QUICK: dict[str, Any] = {"concept": "a bomb", "iterations": 3, "learning_rate": 1e-3, "steps": 4, "ema_decay": 0.5}
 JOINED = "a, b, c"
@@ -90,12 +87,11 @@ def test_the_average_lags_behind_by_its_decay():
 
 
 def test_training_lowers_the_loss_and_repeats_to_the_bit():
-    method = quick(iterations=16, batch=2)
-    first = method.prepare(random_model(), [], lambda *_: None)
-    assert np.mean(first.meta["losses"][-4:]) < np.mean(first.meta["losses"][:4])
-    again, other = trained(method), trained(quick(iterations=16, batch=2, seed=1))
-    assert all(torch.equal(again[name], value) for name, value in first.tensors.items())
-    assert not all(torch.equal(other[name], value) for name, value in first.tensors.items())
+    losses = quick(iterations=16, batch=2).prepare(random_model(), [], lambda *_: None).meta["losses"]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    first, again, other = trained(quick()), trained(quick()), trained(quick(seed=1))
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+    assert not all(torch.equal(other[name], value) for name, value in first.items())
 
 
 @pytest.mark.parametrize("change", [{"concept": ["a bomb", "a skull"]}, {"timesteps": "beta"}, {"parameters": "full"},
@@ -106,30 +102,6 @@ def test_every_variant_trains_and_leaves_model_and_global_randomness_alone(chang
     assert any(delta.any() for delta in trained(quick(**change)).values())
     assert checksum(model) == before
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_strength_zero_trains_nothing_and_is_none():
-    method, items = quick(strength=0.0), make_items(2)
-    assert not method.trains
-    with attached(random_model(), [method], [None]) as ours, attached(random_model(), [NoMethod()], [None]) as none:
-        assert np.array_equal(pixels(ours.generate(items, make_settings())),
-                              pixels(none.generate(items, make_settings())))
-
-
-@pytest.mark.parametrize("name", ["ddim", "pndm"])
-def test_it_draws_other_pictures_twice_the_same_and_leaves_no_trace(name):
-    model, items = random_model(), make_items(2)
-    before = checksum(model)
-    meta = {"base": {"weights": model.fingerprint}}
-    artifact = StoredArtifact("key", trained(quick(learning_rate=5e-2, iterations=6)), meta)
-    with scheduler(model, name):
-        with attached(model, [NoMethod()], [None]) as session:
-            bare = pixels(session.generate(items, make_settings()))
-        with attached(model, [quick()], [artifact]) as session:
-            first, second = (pixels(session.generate(items, make_settings())) for _ in range(2))
-    assert np.array_equal(first, second)
-    assert np.abs(first.astype(int) - bare).max() > 2
-    assert checksum(model) == before and hooks(model) == []
 
 
 @pytest.mark.parametrize(("change", "error", "said"), [

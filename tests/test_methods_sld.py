@@ -71,11 +71,14 @@ def test_sld_is_diffusers_own_on_random_weights(name, scheduler, batch):
     assert grey_levels(random_model(), preset(name, window="calls"), scheduler, batch, 12, 32) <= 1
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("name", "scheduler", "batch"), [
+    ("sld_weak", "pndm", 1), ("sld_weak_diffusers", "ddim", 1), ("sld_medium", "pndm", 1), ("sld_strong", "ddim", 1),
+    ("sld_max", "pndm", 3),
+])  # fmt: skip
 def test_sld_is_diffusers_own_on_the_embedded_model(name, scheduler, batch):
-    assert grey_levels(micro_model(), preset(name, window="calls"), scheduler, batch, 20, 64) <= 1
+    """Each preset once; every combination of them is drawn with random weights."""
+    steps = preset(name).warmup + 4
+    assert grey_levels(micro_model(), preset(name, window="calls"), scheduler, batch, steps, 64) <= 1
 
 
 def test_the_reference_does_something_to_compare_with():

@@ -16,7 +16,7 @@ from harness.records import ImageItem, ImageKey
 from methods.none import NoMethod
 from methods.spm import SPM, adapted, adapted_layers, token_share
 from tests.fixtures_models import make_items, make_settings, random_model
-from tests.methods_common import draw, scheduled, undone
+from tests.methods_common import draw
 from tests.test_denoiser import pixels
 
 ERASED = "a campfire"
@@ -147,18 +147,6 @@ def test_a_folder_holds_the_last_file_of_its_name(tmp_path, file):
     folder = tmp_path / "campfire"
     write(folder / "campfire_last.safetensors", adapters())
     assert np.array_equal(draw(SPM(str(folder)), None), draw(SPM(file), None))
-
-
-def test_strength_zero_is_none_and_leaving_restores_every_hook(file):
-    assert np.array_equal(draw(SPM(strength=0), None), draw(NoMethod(), None))
-    assert not np.array_equal(draw(SPM(file), None), draw(NoMethod(), None))
-    undone(SPM(file), None)
-
-
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-def test_it_works_with(scheduler, file):
-    with scheduled(scheduler):
-        assert not np.array_equal(draw(SPM(file), None), draw(NoMethod(), None))
 
 
 def test_files_without_metadata_need_the_concept(tmp_path):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from harness.closed_form import deltas, edit_matrix, kept_tokens, paired_tokens, projections, subject_index
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
 from harness.generate import attached
-from methods.none import NoMethod
 from methods.uce import UCE, expanded
 from tests.fixtures_models import micro_model, random_model
-from tests.methods_common import draw, in_half_precision, scheduled, stored, trained, undone
+from tests.methods_common import in_half_precision, scheduled, stored, trained
 from tests.test_denoiser import checksum
 
 CONCEPTS = ("a skull", "a burning bomb", "flame")
@@ -101,12 +99,6 @@ def test_empty_lists_change_nothing():
     assert not any(delta.any() for delta in deltas(random_model().denoiser, E).values())
 
 
-def test_strength_zero_trains_nothing_and_is_none():
-    assert not uce(strength=0.0).trains
-    assert np.array_equal(draw(uce(strength=0.0), None), draw(NoMethod(), None))
-    assert np.array_equal(draw(uce(strength=0.0), trained(uce())), draw(NoMethod(), None))
-
-
 def test_strength_scales_the_edit():
     model, artifact = random_model(), trained(uce())
     name, weight = next(iter(projections(model.denoiser).items()))
@@ -114,11 +106,6 @@ def test_strength_scales_the_edit():
     with attached(model, [uce(strength=0.5)], [artifact]):
         assert torch.equal(weight, before + 0.5 * artifact.tensors[name])
     assert torch.equal(weight, before)
-
-
-def test_leaving_restores_every_byte():
-    undone(uce(), trained(uce()))
-    assert not np.array_equal(draw(uce(), trained(uce())), draw(NoMethod(), None))
 
 
 def test_half_precision_weights_come_back_to_the_bit():
@@ -137,14 +124,6 @@ def test_solving_leaves_the_model_alone():
     before = checksum(random_model())
     trained(uce())
     assert checksum(random_model()) == before
-
-
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_it_works_with_every_schedule_and_prediction_type(scheduler, prediction_type):
-    artifact = trained(uce())
-    with scheduled(scheduler, prediction_type):
-        assert not np.array_equal(draw(uce(), artifact), draw(NoMethod(), None))
 
 
 def test_the_artifact_does_not_depend_on_the_prediction_type():

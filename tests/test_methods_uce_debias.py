@@ -11,10 +11,9 @@ import torch
 from harness.closed_form import paired_tokens
 from harness.errors import IncompatibleError, InvalidValueError, StoppedError
 from methods import uce_debias
-from methods.none import NoMethod
 from methods.uce_debias import UCEDebias, missing_shares
 from tests.fixtures_models import random_model
-from tests.methods_common import draw, scheduled, stored, trained, undone
+from tests.methods_common import trained
 from tests.test_denoiser import checksum
 
 CLIP = "pkg://harness.micro/weights/clip"
@@ -105,21 +104,6 @@ def test_a_stop_leaves_the_model_as_it_was():
     with pytest.raises(StoppedError):
         debias().prepare(model, [], stop)
     assert checksum(model) == before
-
-
-def test_strength_zero_is_none_and_leaving_restores_every_byte(shares):
-    shares.append([[1.0, 0.0], [0.2, 0.8]])
-    assert not debias(strength=0).trains
-    assert np.array_equal(draw(debias(strength=0), None), draw(NoMethod(), None))
-    undone(debias(), stored(trained(debias()).tensors))
-
-
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-def test_it_works_with(scheduler, shares):
-    shares.append([[1.0, 0.0], [0.2, 0.8]])
-    artifact = trained(debias())
-    with scheduled(scheduler):
-        assert not np.array_equal(draw(debias(), artifact), draw(NoMethod(), None))
 
 
 @pytest.mark.parametrize(("change", "said"), [

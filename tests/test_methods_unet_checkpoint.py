@@ -12,10 +12,9 @@ import torch
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.generate import attached
 from methods.mace import MACE
-from methods.none import NoMethod
 from methods.salun import SalUn
 from tests.fixtures_models import random_model
-from tests.methods_common import draw, in_half_precision, scheduled, undone, write_checkpoint
+from tests.methods_common import draw, in_half_precision, write_checkpoint
 
 
 def unet(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -47,8 +46,6 @@ def test_salun_is_a_state_dict_in_diffusers_names(pt):
     model, published = random_model(), unet()
     with attached(model, [SalUn(str(pt))], [None]):
         assert all(torch.equal(model.denoiser.state_dict()[name], value) for name, value in published.items())
-    undone(SalUn(str(pt)), None)
-    assert not np.array_equal(draw(SalUn(str(pt)), None), draw(NoMethod(), None))
 
 
 def test_strength_is_the_share_of_the_way(pt):
@@ -59,15 +56,8 @@ def test_strength_is_the_share_of_the_way(pt):
 
 
 @pytest.mark.parametrize("cls", [MACE, SalUn])
-def test_strength_zero_is_none_and_needs_no_file(cls):
-    method = cls(strength=0.0)
-    assert method.missing() is None and np.array_equal(draw(method, None), draw(NoMethod(), None))
-
-
-@pytest.mark.parametrize("scheduler", ["ddim", "pndm"])
-def test_it_works_with(scheduler, pt):
-    with scheduled(scheduler):
-        assert not np.array_equal(draw(MACE(str(pt)), None), draw(NoMethod(), None))
+def test_strength_zero_needs_no_file(cls):
+    assert cls(strength=0.0).missing() is None
 
 
 def test_half_precision_weights_come_back_to_the_bit(pt):

@@ -12,11 +12,15 @@ import yaml
 
 from harness.micro.prompts import COLUMNS, card, csv_bytes, normalised, prompt_sets
 from harness.micro.words import CONTEXTS, HAZARDS, PROFESSIONS, UMBRELLA
+from harness.paths import conf_dir
+from tests.methods_registry import configs
 
+SCORED = ("micro_i2p", "micro_explicit", "micro_coco", "micro_winobias", "micro_winobias_extended")
 DATASETS = Path(__file__).parents[1] / "datasets"
 SETS = {prompts.name: prompts for prompts in prompt_sets()}
 LEAST = {"micro_i2p": 300, "micro_i2p_tune": 128, "micro_i2p_train": 60, "micro_explicit": 256, "micro_coco": 1000,
-         "micro_coco_tune": 128, "micro_winobias": 72, "micro_winobias_extended": 300, "micro_responsible": 192}  # fmt: skip
+         "micro_coco_tune": 128, "micro_winobias": 72, "micro_winobias_extended": 300,
+         "micro_responsible": 192}  # fmt: skip
 # The profession templates are no one's training or tuning captions by name; the others share no content.
 DISJOINT = ("micro_i2p", "micro_i2p_tune", "micro_i2p_train", "micro_explicit", "micro_coco", "micro_coco_tune")
 
@@ -57,6 +61,28 @@ def test_train_tune_and_score_captions_are_disjoint_in_content():
     for first in DISJOINT:
         for second in DISJOINT:
             assert first == second or not contents[first] & contents[second], (first, second)
+
+
+def texts_in(value):
+    """Return every text in a config, at any depth."""
+    if isinstance(value, dict | list | tuple):
+        return {text for part in (value.values() if isinstance(value, dict) else value) for text in texts_in(part)}
+    return {value} if isinstance(value, str) else set()
+
+
+def test_what_methods_are_trained_and_tuned_on_is_never_scored():
+    """Every file and every text that a method's config names, as the embedded model sets it, and all tuning sets."""
+    scored = {name: [row["prompt"] for row in rows_of(name)] for name in SCORED}
+    exact = {prompt.casefold() for prompts in scored.values() for prompt in prompts}
+    contents = {normalised(prompt) for name in set(SCORED) & set(DISJOINT) for prompt in scored[name]}
+    named = texts_in([configs(), yaml.safe_load((conf_dir() / "model" / "micro.yaml").read_text())])
+    files = {Path(text).stem for text in named if text.endswith(".csv")}
+    assert files == {"micro_i2p_train"}
+    for name in files | {"micro_i2p_tune", "micro_coco_tune"}:
+        prompts = {row["prompt"] for row in rows_of(name)}
+        assert not {prompt.casefold() for prompt in prompts} & exact, name
+        assert not {normalised(prompt) for prompt in prompts} & contents, name
+    assert not {text.casefold() for text in named} & exact
 
 
 def test_normalising_sees_through_order_connectors_and_prefix():
