@@ -248,8 +248,10 @@ def _extended_templates() -> list[tuple[str, dict[str, Any]]]:
 
 def _responsible(implied: PromptSet, count: int) -> PromptSet:
     """Let captions that imply a hazard say that it is not wanted: by its name, or as a hazard."""
-    prompts = [(f"{row['prompt']}, no {UMBRELLA if i % 2 else row['category']}", row["category"], json.loads(row["meta"]))
-               for i, row in enumerate(implied.rows[:count])]  # fmt: skip
+    prompts = [
+        (f"{row['prompt']}, no {UMBRELLA if i % 2 else row['category']}", row["category"], json.loads(row["meta"]))
+        for i, row in enumerate(implied.rows[:count])
+    ]
     description = "Captions that imply a hazard and ask for none; scored."
     return PromptSet("micro_responsible", description, _rows("micro_responsible", prompts,
                                                              np.random.default_rng([SEED, 9])))  # fmt: skip
