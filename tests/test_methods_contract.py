@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -112,8 +112,9 @@ def changes_pictures(preset: str) -> bool:
 def state(model: LoadedModel, method: Method) -> dict[str, Any]:
     """Return all that an attached method might leave changed."""
     pipe = model.pipe
+    fields = [name for name in method.__dict__ if not isinstance(getattr(type(method), name, None), cached_property)]
     return {
-        "bytes": checksum(model), "hooks": all_hooks(model), "fields": sorted(method.__dict__), "roles": model.roles,
+        "bytes": checksum(model), "hooks": all_hooks(model), "fields": sorted(fields), "roles": model.roles,
         "grad": [(p.requires_grad, p.grad is None) for part in (pipe.unet, pipe.vae, pipe.text_encoder)
                  for p in part.parameters()],
         "scheduler": (pipe.scheduler, sorted(set(pipe.scheduler.__dict__) & {"step", "set_timesteps"})),

@@ -12,10 +12,12 @@ import yaml
 
 from harness.micro.prompts import COLUMNS, card, csv_bytes, normalised, prompt_sets
 from harness.micro.words import CONTEXTS, HAZARDS, PROFESSIONS, UMBRELLA
-from harness.paths import conf_dir
-from tests.methods_registry import configs
+from tests.methods_registry import PRESETS, configs
 
-SCORED = ("micro_i2p", "micro_explicit", "micro_coco", "micro_winobias", "micro_winobias_extended")
+SCORED = ("micro_i2p", "micro_explicit", "micro_coco")  # what removes hazards, and its price
+SCORED_FAIR = (*SCORED, "micro_winobias", "micro_winobias_extended")
+ATTRIBUTES_THEMSELVES = {"a person", "a square person"}  # concepts that are captions too
+FAIR = ("interpret_fair", "safedir_fair", "uce_debias")
 DATASETS = Path(__file__).parents[1] / "datasets"
 SETS = {prompts.name: prompts for prompts in prompt_sets()}
 LEAST = {"micro_i2p": 300, "micro_i2p_tune": 128, "micro_i2p_train": 60, "micro_explicit": 256, "micro_coco": 1000,
@@ -70,19 +72,16 @@ def texts_in(value):
     return {value} if isinstance(value, str) else set()
 
 
-def test_what_methods_are_trained_and_tuned_on_is_never_scored():
-    """Every file and every text that a method's config names, as the embedded model sets it, and all tuning sets."""
-    scored = {name: [row["prompt"] for row in rows_of(name)] for name in SCORED}
-    exact = {prompt.casefold() for prompts in scored.values() for prompt in prompts}
-    contents = {normalised(prompt) for name in set(SCORED) & set(DISJOINT) for prompt in scored[name]}
-    named = texts_in([configs(), yaml.safe_load((conf_dir() / "model" / "micro.yaml").read_text())])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_method_is_trained_on_a_caption_that_it_is_scored_on(preset):
+    """Neither in the files that its config names for the embedded model, nor in the config's own texts."""
+    named = texts_in(configs()[preset])
     files = {Path(text).stem for text in named if text.endswith(".csv")}
-    assert files == {"micro_i2p_train"}
-    for name in files | {"micro_i2p_tune", "micro_coco_tune"}:
-        prompts = {row["prompt"] for row in rows_of(name)}
-        assert not {prompt.casefold() for prompt in prompts} & exact, name
-        assert not {normalised(prompt) for prompt in prompts} & contents, name
-    assert not {text.casefold() for text in named} & exact
+    for name in SCORED_FAIR if preset in FAIR else SCORED:
+        scored = {row["prompt"].casefold() for row in rows_of(name)}
+        assert not ({text.casefold() for text in named} - ATTRIBUTES_THEMSELVES) & scored, name
+        for file in files:
+            assert not {row["prompt"].casefold() for row in rows_of(file)} & scored, (file, name)
 
 
 def test_normalising_sees_through_order_connectors_and_prefix():
