@@ -34,6 +34,8 @@ class AdvUnlearn(CheckpointMethod):
 
     kind: ClassVar[str] = "advunlearn"
     edits_model: ClassVar[bool] = True
+    weights_of: ClassVar[str | None] = "text encoder"
+    replaces_weights: ClassVar[bool] = True
     how_to_get: ClassVar[str] = (
         "Get it: hf download OPTML-Group/AdvUnlearn --include 'nudity_unlearned/*', then "
         "method.checkpoint=hf://OPTML-Group/AdvUnlearn/nudity_unlearned."

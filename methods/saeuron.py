@@ -120,6 +120,7 @@ class SAeUron(CheckpointMethod):
 
     kind: ClassVar[str] = "saeuron"
     edits_model: ClassVar[bool] = True
+    edits_training: ClassVar[bool] = False
     how_to_get: ClassVar[str] = (
         "Get it: hf download bcywinski/SAeUron, then method.checkpoint=hf://bcywinski/SAeUron/<folder>; gather "
         "activations with https://github.com/cywinski/SAeUron (scripts/gather_sae_acts_ca_prompts.py) and save them as "

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import IncompatibleError, InvalidValueError, unknown_name
+from harness.finetune import check_finite
 from harness.method import Artifact, EmbedBundle, Method, Progress, StepContext, Trained, scaled_calls
 from harness.settings import check_choice, check_integer, check_number
 from harness.training import (
@@ -83,6 +84,10 @@ class SafeDirTraining:
         check_window("method.training", self.start, self.end)
         if self.anchor_weight and not self.anchor_prompts:
             raise InvalidValueError("method.training.anchor_weight needs method.training.anchor_prompts, a CSV file.")
+        calls = self.steps + (self.scheduler == "pndm")
+        if not any(in_window(call, calls, self.steps, self.start, self.end, "fraction") for call in range(calls)):
+            raise InvalidValueError(f"method.training.start={self.start}, end={self.end}: no call of {self.steps} steps "
+                                    "is in this window, which counts calls of 50 steps.")
 
     def identity(self) -> dict[str, Any]:
         """Return all values, with files named by their content."""
@@ -115,7 +120,7 @@ class SafeDir(Method):
 
     def __post_init__(self) -> None:
         concepts = (self.concept,) if isinstance(self.concept, str) else tuple(self.concept)
-        if not concepts or not all(isinstance(text, str) and text for text in concepts):
+        if not concepts or not all(isinstance(text, str) and text.strip() for text in concepts):
             raise InvalidValueError(f"method.concept={self.concept!r}: a text, or a list of texts, is needed.")
         given = self.strength if isinstance(self.strength, (list, tuple)) else [self.strength] * len(concepts)
         if len(given) != len(concepts):
@@ -124,6 +129,11 @@ class SafeDir(Method):
         object.__setattr__(self, "strength", tuple(check_number("method.strength", s, 0, 100) for s in given))
         object.__setattr__(self, "training", _training(self.training))
         check_window("method", self.start, self.end)
+        if self.window == "fraction" and self.start > 50:
+            raise InvalidValueError(f"method.start={self.start}: a share of the trajectory counts calls of 50 steps.")
+        if not self.recipe.prompts and any(CATEGORY in text for text in concepts):
+            raise InvalidValueError(f"method.concept={list(concepts)}: {CATEGORY} stands for that of a training prompt.",
+                                    "Give method.training.prompts, a CSV file with a column category.")
         check_choice("method.window", self.window, ("calls", "fraction"))
         check_choice("method.combine", self.combine, ("sum", "draw"))
         check_choice("method.on_edited", self.on_edited, ("retrain", "transfer"))
@@ -158,6 +168,14 @@ class SafeDir(Method):
         params = {"concept": list(self.concepts), "training": self.recipe.identity(), "seed": self.seed}
         return {"kind": self.kind, "version": self.version, "params": params}
 
+    def rename_concepts(self, rename: Callable[[str], str]) -> Method:
+        renamed = tuple(map(rename, self.concepts))
+        if len(set(renamed)) < len(set(self.concepts)):
+            raise IncompatibleError(f"method {self.name} learns one direction for each of {len(renamed)} concepts, and "
+                                    "several would be the same published word.",
+                                    "Give one method.concept, or list in method.replaces which one the word replaces.")
+        return replace(self, concept=renamed)
+
     def missing(self) -> str | None:
         files = [path for path in (self.recipe.prompts, self.recipe.anchor_prompts) if path]
         return next((problem for problem in map(missing_file, files) if problem), None)
@@ -179,7 +197,14 @@ class SafeDir(Method):
         return Trained(tensors, {"losses": losses})
 
     def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:
-        if ctx.artifact is None or not in_window(ctx.call, ctx.n_calls, ctx.n_steps, self.start, self.end, self.window):
+        if ctx.artifact is None:
+            return bundle
+        window = [in_window(call, ctx.n_calls, ctx.n_steps, self.start, self.end, self.window)
+                  for call in range(ctx.n_calls)]
+        if not any(window):
+            raise IncompatibleError(f"method {self.name} acts from call {self.start} on, and {ctx.n_steps} steps have no "
+                                    "call in its window.", "Say method.window=fraction, or a smaller method.start.")
+        if not window[ctx.call]:
             return bundle
         if "shift" not in ctx.state:
             ctx.state["shift"] = self._shift(ctx, bundle.cond)
@@ -250,6 +275,7 @@ class DirectionTrainer:
 
         self.model, self.recipe, self.concept, self.seed = model, recipe, concept, seed
         self.scheduler = model.scheduler(recipe.scheduler)
+        self.updates = 0
         length, width = model.embed("").shape
         if recipe.parameterisation == "lora":
             a = torch.randn(1, width, generator=torch.Generator().manual_seed(seed))
@@ -285,6 +311,8 @@ class DirectionTrainer:
         rows = read_prompts(recipe.prompts)
         if CATEGORY in self.concept:
             rows = [row for row in rows if row.category]
+            if not rows:
+                raise InvalidValueError(f"{recipe.prompts}: no prompt has a category, which {CATEGORY} stands for.")
         rounds = [(n // len(rows), rows[n % len(rows)]) for n in range(recipe.trajectories)]
         return [replace(row, seed=derived_seed(self.seed, row.seed, n) if n else row.seed) for n, row in rounds]
 
@@ -292,6 +320,8 @@ class DirectionTrainer:
         recipe = self.recipe
         rows = read_prompts(recipe.anchor_prompts) if recipe.anchor_weight and recipe.anchor_prompts else []
         rows = [row for row in rows if not row.category]
+        if recipe.anchor_weight and not rows:
+            raise InvalidValueError(f"{recipe.anchor_prompts}: every prompt has a category, so none is an anchor.")
         count = recipe.anchor_batch if rows else 0
         n = 0
         while True:
@@ -354,7 +384,9 @@ class DirectionTrainer:
         if len(p) > n:
             loss = loss + self.recipe.anchor_weight * (p[n:] - s[n:]).square().mean()
         loss = self.recipe.loss_weight * loss
+        value = check_finite(float(loss.detach()), f"the direction '{self.concept}'", self.updates)
         self.adam.zero_grad()
         loss.backward()
         self.adam.step()
-        return float(loss.detach())
+        self.updates += 1
+        return value

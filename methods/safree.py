@@ -7,7 +7,7 @@ type never reaches it: `lra`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -144,6 +144,9 @@ class SAFREE(Method):
     @property
     def denoiser_rows(self) -> int:
         return 1 if self.lra != "off" and self.strength else 0
+
+    def rename_concepts(self, rename: Callable[[str], str]) -> Method:
+        return replace(self, concepts=tuple(dict.fromkeys(map(rename, self.concepts))))
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)

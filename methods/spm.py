@@ -85,6 +85,7 @@ class SPM(CheckpointMethod):
 
     kind: ClassVar[str] = "spm"
     edits_model: ClassVar[bool] = True
+    edits_training: ClassVar[bool] = False
     how_to_get: ClassVar[str] = "Get the erasers (SPMs) by the links of https://github.com/Con6924/SPM."
 
     def __post_init__(self) -> None:

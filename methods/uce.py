@@ -8,9 +8,9 @@ preserved. Constants are those of the released script, which solves in float32; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
@@ -57,6 +57,7 @@ class UCE(Method):
 
     kind: ClassVar[str] = "uce"
     edits_model: ClassVar[bool] = True
+    weights_of: ClassVar[str | None] = "U-Net"
 
     def __post_init__(self) -> None:
         check_choice("method.concept_type", self.concept_type, tuple(TEMPLATES))
@@ -90,6 +91,10 @@ class UCE(Method):
         """What is erased, and what it becomes."""
         pairs = list(zip(self.erase, self.guides or (), strict=True))
         return expanded(pairs, self.concept_type) if self.expand_prompts else pairs
+
+    def rename_concepts(self, rename: Callable[[str], str]) -> Method:
+        renamed = dict.fromkeys(zip(map(rename, self.erase), self.guides or (), strict=True))
+        return replace(self, erase=tuple(text for text, _ in renamed), guides=tuple(guide for _, guide in renamed))
 
     def training_identity(self) -> dict[str, Any]:
         params = {key: value for key, value in self.params().items() if key != "strength"}

@@ -74,6 +74,7 @@ class UCEDebias(Method):
 
     kind: ClassVar[str] = "uce_debias"
     edits_model: ClassVar[bool] = True
+    weights_of: ClassVar[str | None] = "U-Net"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", check_texts("method.concepts", self.concepts))

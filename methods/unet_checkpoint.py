@@ -28,6 +28,8 @@ class UnetCheckpoint(CheckpointMethod):
     """W + strength (W' - W), with W' from a state dict in diffusers' names, a U-Net folder or a pipeline folder."""
 
     edits_model: ClassVar[bool] = True
+    weights_of: ClassVar[str | None] = "U-Net"
+    replaces_weights: ClassVar[bool] = True
 
     def files(self) -> list[Path]:
         return [first_file(path, NAMES) for path in self.paths]
