@@ -117,12 +117,30 @@ def test_bad_feedback_files_are_one_line_each(feedback, text, error, said):
     with pytest.raises(error, match=said) as caught:
         hfi(bad).labelled(random_model(), lambda *_: None)
     assert "\n" not in str(caught.value)
+    if error is MissingResourceError:
+        assert hfi(bad).missing() == str(caught.value)
+        return
+    with pytest.raises(error, match=said):
+        hfi(bad).check({"name": "micro"}, 5.0)
+
+
+def test_feedback_in_another_encoding_is_one_line_before_anything_loads(feedback):
+    feedback.write_bytes("image,label\ncafé.png,1\n".encode("latin-1"))
+    with pytest.raises(InvalidValueError, match=r"feedback\.csv cannot be read as a CSV file in UTF-8"):
+        publish_concepts([hfi(feedback), sld()])[0].check({"name": "micro"}, 5.0)
+
+
+def test_images_of_people_are_cropped_to_the_centre_not_squeezed():
+    model = random_model()
+    trainer = TokenTrainer(model, hfi(None).recipe, "word", torch.Generator())
+    wide = np.random.default_rng(0).integers(0, 255, (32, 64, 3), dtype=np.uint8)
+    assert torch.equal(trainer._latents([wide]), trainer._latents([wide[:, 16:48].copy()]))
 
 
 def test_a_file_that_is_no_image_and_no_file_at_all_are_one_line(feedback):
     feedback.with_name("3.png").write_text("not an image")
     with pytest.raises(InvalidValueError, match=r"3\.png cannot be read as an image"):
-        hfi(feedback).labelled(random_model(), lambda *_: None)
+        hfi(feedback).labelled(random_model(), lambda *_: None)[0][2:]
     assert "human feedback is missing" in str(hfi(None).missing())
     for lost in (hfi(None), hfi(feedback.with_name("nowhere.csv"))):
         with pytest.raises(MissingResourceError, match="CSV file with the columns image and label"):
