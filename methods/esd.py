@@ -97,8 +97,8 @@ class ESD(FineTuned):
         check_choice("method.scheduler", self.scheduler, ("ddim", "pndm"))
         check_choice("method.timestep", self.timestep, ("bin", "grid"))
         if self.scheduler == "pndm" and self.timestep == "bin":
-            raise InvalidValueError("method.timestep=bin: PNDM takes its second timestep twice, so that its latents are "
-                                    "one bin behind.", "Say method.timestep=grid, or method.scheduler=ddim.")
+            raise InvalidValueError("method.timestep=bin: PNDM takes its second timestep twice, so its latents are one "
+                                    "bin behind.", "Say method.timestep=grid, or method.scheduler=ddim.")
 
     def params(self) -> dict[str, Any]:
         return {key: value for key, value in super().params().items() if key != "preset"}  # its values are all there

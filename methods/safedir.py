@@ -52,7 +52,8 @@ class SafeDirTraining:
 
     `start` and `end` (1-based denoiser calls of a 50-step run; null = to the end) bound the calls in which d is used
     and updated. `prompts` is a CSV file of training prompts; without it the concept's own sentence, or `text`, is the
-    prompt of every trajectory, each with its own seed. `anchor_*` is our addition, off by default: prompts (those of
+    prompt of every trajectory, each with its own seed. A "full" direction starts at `init`, zeros or normal; a rank-1
+    one at zero. `anchor_*` is our addition, off by default: prompts (those of
     the file that have no category) whose prediction shall not change.
     """
 
@@ -72,10 +73,14 @@ class SafeDirTraining:
     anchor_prompts: str | None = None
     anchor_weight: float = 0.0
     anchor_batch: int = 2
+    init: str = "zeros"
 
     def __post_init__(self) -> None:
         check_choice("method.training.parameterisation", self.parameterisation, ("lora", "full"))
         check_choice("method.training.scheduler", self.scheduler, ("lms", "ddim", "pndm", "euler", "dpmsolver++"))
+        check_choice("method.training.init", self.init, ("zeros", "normal"))
+        if self.init != "zeros" and self.parameterisation != "full":
+            raise InvalidValueError("method.training.init=normal needs method.training.parameterisation=full.")
         for name, low, high in (("eta", -100, 100), ("guidance_scale", 1, 100), ("learning_rate", 1e-9, 10),
                                 ("loss_weight", 1e-9, 1e6), ("anchor_weight", 0, 1e6)):
             object.__setattr__(self, name, check_number(f"method.training.{name}", getattr(self, name), low, high))
@@ -86,12 +91,14 @@ class SafeDirTraining:
             raise InvalidValueError("method.training.anchor_weight needs method.training.anchor_prompts, a CSV file.")
         calls = self.steps + (self.scheduler == "pndm")
         if not any(in_window(call, calls, self.steps, self.start, self.end, "fraction") for call in range(calls)):
-            raise InvalidValueError(f"method.training.start={self.start}, end={self.end}: no call of {self.steps} steps "
-                                    "is in this window, which counts calls of 50 steps.")
+            raise InvalidValueError(f"method.training.start={self.start}, end={self.end}: no call of {self.steps} "
+                                    "steps is in this window, which counts calls of 50 steps.")
 
     def identity(self) -> dict[str, Any]:
         """Return all values, with files named by their content."""
         values = asdict(self)
+        if self.init == "zeros":
+            del values["init"]  # directions that were learned before this setting keep their names
         return values | {key: file_hash(values[key]) for key in ("prompts", "anchor_prompts") if values[key]}
 
 
@@ -132,7 +139,7 @@ class SafeDir(Method):
         if self.window == "fraction" and self.start > 50:
             raise InvalidValueError(f"method.start={self.start}: a share of the trajectory counts calls of 50 steps.")
         if not self.recipe.prompts and any(CATEGORY in text for text in concepts):
-            raise InvalidValueError(f"method.concept={list(concepts)}: {CATEGORY} stands for that of a training prompt.",
+            raise InvalidValueError(f"method.concept={list(concepts)}: {CATEGORY} is that of a training prompt.",
                                     "Give method.training.prompts, a CSV file with a column category.")
         check_choice("method.window", self.window, ("calls", "fraction"))
         check_choice("method.combine", self.combine, ("sum", "draw"))
@@ -202,8 +209,8 @@ class SafeDir(Method):
         window = [in_window(call, ctx.n_calls, ctx.n_steps, self.start, self.end, self.window)
                   for call in range(ctx.n_calls)]
         if not any(window):
-            raise IncompatibleError(f"method {self.name} acts from call {self.start} on, and {ctx.n_steps} steps have no "
-                                    "call in its window.", "Say method.window=fraction, or a smaller method.start.")
+            raise IncompatibleError(f"method {self.name} acts from call {self.start} on, and {ctx.n_steps} steps have "
+                                    "no call in its window.", "Say method.window=fraction, or a smaller method.start.")
         if not window[ctx.call]:
             return bundle
         if "shift" not in ctx.state:
@@ -277,9 +284,11 @@ class DirectionTrainer:
         self.scheduler = model.scheduler(recipe.scheduler)
         self.updates = 0
         length, width = model.embed("").shape
+        generator = torch.Generator().manual_seed(seed)
         if recipe.parameterisation == "lora":
-            a = torch.randn(1, width, generator=torch.Generator().manual_seed(seed))
-            self.parameters = {"b": torch.zeros(length, 1), "a": a}
+            self.parameters = {"b": torch.zeros(length, 1), "a": torch.randn(1, width, generator=generator)}
+        elif recipe.init == "normal":
+            self.parameters = {"d": torch.randn(length, width, generator=generator)}
         else:
             self.parameters = {"d": torch.zeros(length, width)}
         self.parameters = {key: value.to(model.device).requires_grad_() for key, value in self.parameters.items()}

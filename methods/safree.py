@@ -2,7 +2,7 @@
 
 Follows the released code where it and the paper differ. Its evaluation gives the concepts to SAFREE, and to its
 baseline, as negative prompt too: `negative_prompt`. Its re-attention is switched on and does nothing, as the filter
-type never reaches it: `lra`.
+type never reaches it: `lra`. Its window of calls for that (re_attn_t), used where svf is off, is not offered: here all.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class SAFREE(Method):
 
     def __post_init__(self) -> None:
         texts = self.concepts
-        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise InvalidValueError(f"method.concepts={texts!r}: a list of texts is needed.")
         object.__setattr__(self, "concepts", tuple(texts))
         for setting, low, high in _RANGES:

@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import IncompatibleError, InvalidValueError
+from harness.finetune import check_concepts
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
 from harness.settings import check_choice, check_integer, check_number
 
@@ -72,9 +73,7 @@ class SEGA(Method):
     needs_guidance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        concepts = (self.concept,) if isinstance(self.concept, str) else tuple(self.concept)
-        if not concepts or not all(isinstance(text, str) and text for text in concepts):
-            raise InvalidValueError(f"method.concept={self.concept!r}: a text, or a list of texts, is needed.")
+        concepts = check_concepts(self.concept)
         object.__setattr__(self, "concept", concepts)
         for setting in ("reverse", "scale", "warmup", "cooldown", "threshold", "weights"):
             values = _spread(setting, getattr(self, setting), len(concepts))
@@ -102,7 +101,8 @@ class SEGA(Method):
         if len({edit.concept for edit in edits}) < len(edits):
             raise IncompatibleError(f"method {self.name} has different settings for concepts that would be one "
                                     "published word.", "Give one method.concept.")
-        return replace(self, **dict(zip(_COLUMNS, zip(*map(astuple, edits), strict=True), strict=True)))
+        columns: dict[str, Any] = dict(zip(_COLUMNS, zip(*map(astuple, edits), strict=True), strict=True))
+        return replace(self, **columns)
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)

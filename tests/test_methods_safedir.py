@@ -75,6 +75,18 @@ def test_lora_starts_at_zero_with_a_gradient_in_b_only():
     assert trainer.parameters["b"].shape == (77, 1) and trainer.parameters["a"].shape == (1, 32)
 
 
+def test_a_full_direction_starts_at_zero_or_at_its_seeds_noise():
+    def start(**changes: Any) -> torch.Tensor:
+        recipe = SafeDirTraining(**QUICK | {"parameterisation": "full"} | changes)
+        return DirectionTrainer(random_model(), recipe, "a bomb", seed=0).direction().detach()
+
+    assert not start().any()
+    assert 0.9 < float(start(init="normal").std()) < 1.1
+    assert "init" not in SafeDirTraining(**QUICK).identity()
+    with pytest.raises(InvalidValueError, match="parameterisation=full"):
+        SafeDirTraining(**QUICK, init="normal")
+
+
 @pytest.mark.parametrize(("kind", "shapes"), [("lora", {"b.0": (77, 1), "a.0": (1, 32)}), ("full", {"d.0": (77, 32)})])
 def test_training_lowers_the_loss_and_repeats_to_the_bit(kind, shapes):
     method = safedir(training={"parameterisation": kind, "trajectories": 8})
