@@ -75,7 +75,7 @@ class BatchRunner:
         except Exception as error:  # a method, a pipeline and a kernel can raise anything
             if _is_broken(error):
                 raise BrokenDevice(describe(error)) from error
-            if _is_out_of_memory(error) and self.batch_size > 1:
+            if is_out_of_memory(error) and self.batch_size > 1:
                 message = describe(error)
             elif len(items) == 1:
                 log.warning("image %s failed", items[0].key.file_name, exc_info=True)
@@ -123,7 +123,8 @@ def _failed(item: ImageItem, error: Exception, batch_size: int) -> Outcome:
     return Outcome(item, None, Status.ERROR, (), describe(error), 0.0, batch_size)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether an error is a device's, that its memory does not suffice."""
     return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 

@@ -13,7 +13,7 @@ from harness.artifacts import GivenArtifact, read_given
 from harness.bench import PromptSet, find_card
 from harness.build import build
 from harness.errors import IncompatibleError
-from harness.method import Method, check_acts, check_composition, publish_concepts
+from harness.method import Method, check_acts, check_composition, check_published, publish_concepts
 from harness.models import weights_fingerprint
 from harness.records import ImageItem, ImageKey, PromptRow, image_seed
 from harness.settings import BenchSettings, RunSettings, check_integer, check_number
@@ -108,7 +108,9 @@ def make_cell(
     method_overrides: Config | None = None,
 ) -> Cell:
     """Build a cell from resolved configs. Raises HarnessError for values out of range and parts that do not fit."""
-    built = publish_concepts([_method(config) for config in methods])
+    configured = [_method(config) for config in methods]
+    check_published(configured)
+    built = publish_concepts(configured)
     settings = BenchSettings.from_config(bench)
     generation = _generation(run, settings, model)
     guidance = _guidance_scale(settings, model)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.errors import InvalidValueError, MissingResourceError
+from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.weights import sha256_of
 from harness.method import Method
-from harness.model_files import cached_snapshot
+from harness.model_files import cached_snapshot, hub_cache, model_folder
 from harness.settings import check_file, check_number
 
 if TYPE_CHECKING:
@@ -23,9 +24,48 @@ def checkpoint_path(source: str, revision: str | None = None) -> Path:
     """Return where a checkpoint is: a path, or `hf://owner/name/path` in the hub's local cache. Never downloads."""
     if not source.startswith(HUB):
         return Path(source).expanduser()
-    owner, name, *rest = source.removeprefix(HUB).split("/")
+    owner, name, *rest = [*source.removeprefix(HUB).split("/"), "", ""]
+    if not owner or not name:
+        raise InvalidValueError(f"method.checkpoint={source}: {HUB}owner/name, or {HUB}owner/name/path, is needed.")
     snapshot = cached_snapshot(f"{owner}/{name}", revision or "main")
-    return Path(snapshot or Path(source), *rest)
+    absent = hub_cache() / f"models--{owner}--{name}" / "snapshots" / (revision or "main")
+    return Path(snapshot or absent, *rest)
+
+
+def check_width(name: str, files: Sequence[Path], model_config: Mapping[str, Any], part: str, setting: str, ending: str
+                ) -> None:
+    """Raise IncompatibleError where a checkpoint's tensors named *`ending` are not as wide as the model's config says.
+
+    `setting` is of the config of the model's `part`. Reads headers only; is silent where files tell nothing.
+    """
+    folder = model_folder(model_config) if model_config.get("source") else None
+    own = _json(folder / part / "config.json").get(setting) if folder else None
+    for file in files if isinstance(own, int) else ():
+        widths = {entry["shape"][-1] for tensor, entry in safetensors_header(file).items() if tensor.endswith(ending)}
+        if widths - {own}:
+            raise IncompatibleError(f"the checkpoint {file} of method {name} was made for {max(widths)} text features, "
+                                    f"and model {model_config.get('name')} has {own}.")
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """Return a safetensors file's header, names to shapes and types; empty where there is none."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header: dict[str, Any] = json.loads(stream.read(length))
+    except (OSError, ValueError, MemoryError, OverflowError):
+        return {}
+    return header
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content
 
 
 def first_file(folder: Path, names: Sequence[str]) -> Path:
@@ -90,6 +130,7 @@ class CheckpointMethod(Method):
     revision: str | None = None
     strength: float = 1.0
 
+    single: ClassVar[bool] = True  # one checkpoint, not a list
     how_to_get: ClassVar[str]  # one sentence: where the authors publish it
 
     def __post_init__(self) -> None:
@@ -97,6 +138,8 @@ class CheckpointMethod(Method):
         sources = () if given is None else (given,) if isinstance(given, str) else given
         if not isinstance(sources, (list, tuple)) or not all(isinstance(s, str) and s for s in sources):
             raise InvalidValueError(f"method.checkpoint={given!r}: a path is needed.")
+        if self.single and len(sources) > 1:
+            raise InvalidValueError(f"method.checkpoint has {len(sources)} paths, and method {self.name} reads one.")
         object.__setattr__(self, "checkpoint", tuple(sources))
         check_file("method.revision", self.revision)
         object.__setattr__(self, "strength", check_number("method.strength", self.strength, *self.strength_range()))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.weights import sha256_of
@@ -79,7 +79,7 @@ def feedback_hash(path: str) -> str:
     file = prompt_file(path)
     if not file.is_file():
         return "absent"
-    with file.open(encoding="utf-8-sig", newline="") as stream:
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         names = [row.get("image") or "" for row in csv.DictReader(stream)]
     parts = [str(sha256_of(file)), *(str(sha256_of(file.parent / name)) for name in names)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -93,27 +93,44 @@ def missing_feedback(path: str | None) -> str | None:
     return None if prompt_file(path).is_file() else f"the feedback file {prompt_file(path)} is missing: {columns}."
 
 
-def load_images(files: Sequence[Path]) -> list[np.ndarray]:
-    """Read images as (H, W, 3) uint8. Raises InvalidValueError for a file that is none."""
+class ImageFiles(Sequence["np.ndarray"]):
+    """Images (H, W, 3) uint8, read when they are asked for. Raises InvalidValueError for a file that is none."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = tuple(files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
+        found = self._files[index]
+        return [_image(file) for file in found] if isinstance(found, tuple) else _image(found)
+
+
+def _image(file: Path) -> np.ndarray:
     import numpy as np
     from PIL import Image
 
-    images = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                images.append(np.asarray(image.convert("RGB")))
-        except OSError as error:
-            raise InvalidValueError(f"{file} cannot be read as an image: {error}.") from None
-    return images
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise InvalidValueError(f"{file} cannot be read as an image: {error}.") from None
 
 
 def _rows(path: str) -> list[dict[str, str]]:
     problem = missing_feedback(path)
     if problem:
         raise MissingResourceError(problem)
-    with prompt_file(path).open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    try:
+        with prompt_file(path).open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidValueError(f"{path} cannot be read as a CSV file in UTF-8: {error}.") from None
     columns = set(rows[0]) if rows else set()
     if "image" not in columns or ("label" in columns) == ("rank" in columns):
         raise InvalidValueError(f"{path}: a feedback file needs a column 'image', one of 'label' or 'rank', and rows.")

@@ -31,12 +31,14 @@ def _timeless(name: str) -> bool:
     return not name.startswith("conv_out.") and "time_embed" not in name
 
 
-# By parameter name, as in SDD's released code; "esd_u" alone also asks for the module's type.
+# By parameter name, as in SDD's released code; TYPED also ask for the module's type.
+TYPED = ("esd_u", "esd_all")
 PARAMETER_SETS: dict[str, Callable[[str], bool]] = {
     "full": lambda name: True,
     "xattn": lambda name: "attn2" in name,  # ESD-x
     "noxattn": lambda name: "attn2" not in name and _timeless(name),  # ESD-u as SDD's repository reads it
     "esd_u": lambda name: "attn2" not in name,  # ESD-u of ESD's current repository: Linear and Conv2d only
+    "esd_all": lambda name: True,  # ESD-all: every Linear and Conv2d
     "x_strict": lambda name: "attn2.to_k" in name or "attn2.to_v" in name,  # ESD-x-strict
     "selfattn": lambda name: "attn1" in name,
     "attn": lambda name: "attn1" in name or "attn2" in name,
@@ -50,7 +52,7 @@ def parameter_names(denoiser: Any, which: str) -> list[str]:
 
     chosen = PARAMETER_SETS[check_choice("parameters", which, tuple(PARAMETER_SETS))]
     names = [name for name, _ in denoiser.named_parameters() if chosen(name)]
-    if which == "esd_u":
+    if which in TYPED:
         kinds = (torch.nn.Linear, torch.nn.Conv2d)
         owned = {f"{path}.{name}" for path, module in denoiser.named_modules() if isinstance(module, kinds)
                  for name, _ in module.named_parameters(recurse=False)}
@@ -112,11 +114,11 @@ def applied_deltas(denoiser: Any, tensors: Mapping[str, Tensor], strength: float
     unknown = [name for name, delta in deltas.items() if name not in own or own[name].shape != delta.shape]
     if unknown:
         raise IncompatibleError(f"the artifact changes {unknown[0]}, which this denoiser does not have in that shape.")
-    kept = {name: own[name].detach().clone() for name in deltas}
+    kept = {name: own[name].detach().to("cpu", copy=True) for name in deltas}
     try:
         with torch.no_grad():
             for name, delta in deltas.items():
-                own[name].copy_(kept[name].float() + strength * delta.to(kept[name].device))
+                own[name].copy_(own[name].float() + strength * delta.to(own[name].device))
         yield
     finally:
         with torch.no_grad():
@@ -169,8 +171,8 @@ class PartialDenoising:
     def _guided(self, denoise: Denoise, z: Tensor, t: Tensor, c: Tensor, u: Tensor) -> Tensor:
         import torch
 
-        if self.guidance_scale == 1:
-            return denoise(z, t, c)
+        if self.guidance_scale in (0, 1):
+            return denoise(z, t, c if self.guidance_scale else u)
         without, with_c = denoise(torch.cat([z, z]), t, torch.cat([u, c])).chunk(2)
         return without + self.guidance_scale * (with_c - without)
 
@@ -230,7 +232,7 @@ class FineTuned(Method):
     """A method whose artifact is a change of denoiser weights, learned in float32.
 
     `parameters` names a set of `PARAMETER_SETS`. `strength` scales the change; zero is the bare model. `weight_decay`
-    zero makes AdamW Adam; `max_grad_norm` null switches clipping off.
+    zero makes AdamW Adam; `max_grad_norm` zero switches clipping off, null too unless a preset says otherwise.
     """
 
     parameters: str = "xattn"
@@ -243,6 +245,7 @@ class FineTuned(Method):
     seed: int = 0
 
     edits_model: ClassVar[bool] = True
+    weights_of: ClassVar[str | None] = "U-Net"
 
     def __post_init__(self) -> None:
         check_choice("method.parameters", self.parameters, tuple(PARAMETER_SETS))
@@ -251,7 +254,7 @@ class FineTuned(Method):
         for setting, floor, ceiling in (("learning_rate", 1e-12, 10), ("weight_decay", 0, 10), ("strength", 0, 10)):
             self._set(setting, check_number(f"method.{setting}", getattr(self, setting), floor, ceiling))
         if self.max_grad_norm is not None:
-            self._set("max_grad_norm", check_number("method.max_grad_norm", self.max_grad_norm, 1e-9, 1e9))
+            self._set("max_grad_norm", check_number("method.max_grad_norm", self.max_grad_norm, 0, 1e9))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # 1 and 1.0 are one configuration

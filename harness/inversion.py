@@ -79,15 +79,15 @@ class TokenTrainer:
         return v.detach().cpu(), losses
 
     def _latents(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Encode images at the model's own size: (N, C, H, W) float32."""
+        """Encode the middle square of images at the model's own size: (N, C, H, W) float32."""
         import numpy as np
         import torch
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         pipe, side = self.model.pipe, self.model.denoiser.config.sample_size * self.model.pipe.vae_scale_factor
         found = []
         for image in images:
-            resized = np.array(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
+            resized = np.array(ImageOps.fit(Image.fromarray(image), (side, side), Image.Resampling.LANCZOS))
             x = torch.from_numpy(resized).permute(2, 0, 1)[None].float() / 127.5 - 1
             with torch.no_grad():
                 coded = pipe.vae.encode(x.to(self.model.device, pipe.vae.dtype)).latent_dist.mode()

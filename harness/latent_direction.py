@@ -52,10 +52,11 @@ def encoded(model: LoadedModel, images: Sequence[np.ndarray]) -> Latents:
     import torch
 
     vae, means, stds = model.pipe.vae, [], []
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        for part in pixels.split(ENCODE_BATCH):
-            posterior = vae.encode(part.to(vae.device, vae.dtype)).latent_dist
+        for first in range(0, len(images), ENCODE_BATCH):
+            part = np.stack(images[first : first + ENCODE_BATCH])
+            pixels = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1
+            posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
             means.append(posterior.mean.float())
             stds.append(posterior.std.float())
     factor = vae.config.scaling_factor
@@ -97,6 +98,7 @@ class LatentDirectionTrainer:
         start = init * (2 * torch.rand(bottleneck_shape(model), generator=self.generator) - 1)
         self.h = start.to(model.device).requires_grad_()
         self.adam = torch.optim.Adam([self.h], lr=learning_rate)
+        self._order: list[int] = []
 
     def run(self, steps: int, batch: int, progress: Callable[[int, int], None]) -> list[float]:
         """Take `steps` steps of `batch` images; return each step's loss. A loss that is not finite stops it."""
@@ -110,12 +112,21 @@ class LatentDirectionTrainer:
                 progress(step + 1, steps)
         return losses
 
+    def draw(self, batch: int) -> Tensor:
+        """Return the rows of the next images; all of them come round, shuffled anew, before one comes again."""
+        import torch
+
+        while len(self._order) < batch:
+            self._order += torch.randperm(len(self.texts), generator=self.generator).tolist()
+        rows, self._order = self._order[:batch], self._order[batch:]
+        return torch.tensor(rows)
+
     def step(self, batch: int) -> float:
         """Take one Adam step on images, timesteps and noise drawn anew."""
         import torch
 
         model, generator = self.model, self.generator
-        rows = torch.randint(len(self.texts), (batch,), generator=generator)
+        rows = self.draw(batch)
         alphas = model.pipe.scheduler.alphas_cumprod.to(model.device, torch.float32)
         t = torch.randint(len(alphas), (batch,), generator=generator).to(model.device)
         z0 = self.latents.sample(rows, generator)

@@ -57,7 +57,7 @@ class EmbedBundle:
 
 @dataclass(frozen=True)
 class ExtraRow:
-    """One more denoiser row per image: `embeds` (L, D), shared by the batch, or (B, L, D). Equal rows run once."""
+    """One more denoiser row per image: `embeds` (L, D), shared by the batch, or (B, L, D). A role runs once."""
 
     role: str
     embeds: Tensor
@@ -99,6 +99,9 @@ class Method:
     needs_own_embeds: ClassVar[bool] = False  # reads the prompt's own embeddings: nothing to its left may edit them
     owns_uncond: ClassVar[bool] = False  # replaces the unconditional row
     edits_model: ClassVar[bool] = False  # changes weights: methods to its right train on the changed model
+    edits_training: ClassVar[bool] = True  # that change also holds outside of a run, where methods to its right train
+    weights_of: ClassVar[str | None] = None  # the part whose weights it overwrites or adds to
+    replaces_weights: ClassVar[bool] = False  # all weights of that part: edits to its left are lost
 
     @property
     def trains(self) -> bool:
@@ -188,12 +191,12 @@ class Method:
         return other
 
     def rename_concepts(self, rename: Callable[[str], str]) -> Method:
-        """Return this method with every concept that it names passed through `rename`."""
+        """Return this method with every concept that it names passed through `rename`; of equal ones the first."""
         concept = getattr(self, "concept", None)
         if isinstance(concept, str):
             return replace(self, concept=rename(concept))  # type: ignore[type-var]
         if isinstance(concept, tuple):
-            return replace(self, concept=tuple(map(rename, concept)))  # type: ignore[type-var]
+            return replace(self, concept=tuple(dict.fromkeys(map(rename, concept))))  # type: ignore[type-var]
         return self
 
     def overrides(self, hook: str) -> bool:
@@ -207,6 +210,29 @@ def publish_concepts(methods: Sequence[Method]) -> list[Method]:
     for index in range(len(named)):
         named[index + 1 :] = [named[index].publish(other) for other in named[index + 1 :]]
     return named
+
+
+def check_published(methods: Sequence[Method]) -> None:
+    """Refuse a published concept that nobody uses, or that is used on a model that does not know it.
+
+    `methods` are as configured, before `publish_concepts`.
+    """
+    named = publish_concepts(methods)
+    for index, method in enumerate(methods):
+        if not method.overrides("publish"):
+            continue
+        without = publish_concepts([*methods[:index], *methods[index + 1 :]])
+        users = [user for user, bare in zip([*named[:index], *named[index + 1 :]], without, strict=True)
+                 if user != bare]
+        if not users:
+            raise IncompatibleError(
+                f"method {method.name} publishes a concept that no method to its right uses: it would be the bare "
+                f"model under the name {method.name}.", f"Say method=[{method.name},sdd], and check method.replaces."
+            )
+        blind = [user.name for user in users if user.trains and user.trains_on_base]
+        if blind:
+            raise IncompatibleError(f"method {blind[0]} trains on the bare model, which does not know the word that "
+                                    f"{method.name} publishes.", "Say method.on_edited=retrain.")
 
 
 def check_composition(methods: Sequence[Method]) -> None:
@@ -231,6 +257,26 @@ def check_composition(methods: Sequence[Method]) -> None:
         raise IncompatibleError(
             f"methods {' and '.join(owners)} cannot be combined: each replaces the unconditional row, and only one can."
         )
+    for index, method in enumerate(methods):
+        _check_order(method, methods[:index])
+
+
+def _check_order(method: Method, left: Sequence[Method]) -> None:
+    """Refuse a method that would not see, or would undo, what a method to its left does."""
+    if method.trains and not method.trains_on_base:
+        unseen = [other.name for other in left if other.edits_model and not other.edits_training]
+        if unseen:
+            raise IncompatibleError(
+                f"method {method.name} trains on the model as methods to its left change it, and {unseen[0]} changes "
+                "it only while images are drawn.", f"Put {method.name} to the left of {unseen[0]}."
+            )
+    if method.replaces_weights:
+        lost = [other.name for other in left if other.weights_of == method.weights_of]
+        if lost:
+            raise IncompatibleError(
+                f"method {method.name} puts published weights in the place of the whole {method.weights_of}, and what "
+                f"{lost[0]} did to it would be lost.", f"Put {method.name} to the left of {lost[0]}."
+            )
 
 
 def check_acts(method: Method, model_config: Mapping[str, Any], n_steps: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.batches import is_out_of_memory
 from harness.errors import HarnessError
 from harness.generate import attached
 from harness.method import Method
@@ -15,7 +17,10 @@ from harness.tasks import GenerationSettings
 if TYPE_CHECKING:
     import numpy as np
 
+    from harness.generate import Generated, Session
     from harness.models import LoadedModel
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
                progress: Callable[[int, int], None]) -> list[np.ndarray]:
     """Draw each wish with the model as it now is, methods that edit weights included: (H, W, 3) uint8.
 
-    Raises HarnessError where an image is not finite.
+    Batches are halved when memory runs out. Raises HarnessError where an image is not finite.
     """
     batch = int(model.config.get("batch_size") or 8)
     side = image_size(model)
@@ -47,13 +52,34 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
                        negative_prompt=wish.negative_prompt or None) for index, wish in enumerate(wishes)]
     images: list[np.ndarray] = []
     with attached(model, [_Bare()], [None]) as session:
-        for start in range(0, len(items), batch):
-            for made in session.generate(items[start : start + batch], settings):
+        while len(images) < len(items):
+            part = items[len(images) : len(images) + batch]
+            found = _drawn(session, part, settings)
+            if found is None:
+                batch = len(part) // 2
+                log.warning("out of memory at %d training images at a time, going on with %d", len(part), batch)
+                continue
+            for made in found:
                 if made.image is None:
                     raise HarnessError(f"training image {len(images)} of {len(items)} is not finite.")
                 images.append(made.image)
             progress(len(images), len(items))
     return images
+
+
+def _drawn(session: Session, part: list[ImageItem], settings: GenerationSettings) -> Sequence[Generated] | None:
+    """Return the images of a batch, None where memory ran out and fewer can be tried."""
+    try:
+        return session.generate(part, settings)
+    except Exception as error:  # a kernel can raise anything
+        if not is_out_of_memory(error) or len(part) == 1:
+            raise
+    # Outside of the handler, so that the traceback no longer holds the tensors.
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 def image_size(model: LoadedModel) -> int:

@@ -84,9 +84,9 @@ def frozen_text_encoder(model: LoadedModel) -> Iterator[None]:
     """Hold the text encoder in float32 with gradients to its inputs only; give it back as it was."""
     encoder, dtype = model.pipe.text_encoder, model.pipe.text_encoder.dtype
     wanted: Mapping[str, bool] = {name: value.requires_grad for name, value in encoder.named_parameters()}
-    encoder.requires_grad_(False)
-    encoder.float()
     try:
+        encoder.requires_grad_(False)
+        encoder.float()
         yield
     finally:
         encoder.to(dtype)

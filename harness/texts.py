@@ -21,9 +21,11 @@ def pooled(model: LoadedModel, ids: Tensor) -> Tensor:
     """Return the vector of the end token after the last norm, (B, D) float32 on the CPU, for `ids` (B, n)."""
     import torch
 
+    # Not pooler_output: encoders that say eos_token_id=2, as SD 1's, take the highest token, so a learned one for it.
+    end = ids.eq(model.pipe.tokenizer.eos_token_id).int().argmax(-1)
     with torch.no_grad():
-        vectors: Tensor = model.pipe.text_encoder(ids.to(model.device)).pooler_output
-    return vectors.float().cpu()
+        states: Tensor = model.pipe.text_encoder(ids.to(model.device)).last_hidden_state
+    return states[torch.arange(len(ids)), end].float().cpu()
 
 
 def mean_token(model: LoadedModel, text: str) -> Tensor:

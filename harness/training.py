@@ -86,9 +86,9 @@ def frozen_denoiser(model: LoadedModel) -> Iterator[None]:
     """
     denoiser, dtype = model.denoiser, model.denoiser.dtype
     wanted = {name: parameter.requires_grad for name, parameter in denoiser.named_parameters()}
-    denoiser.requires_grad_(False)
-    denoiser.float()
     try:
+        denoiser.requires_grad_(False)
+        denoiser.float()
         yield
     finally:
         denoiser.to(dtype)

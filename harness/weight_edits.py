@@ -28,7 +28,7 @@ def tensors_replaced(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[Non
     import torch
 
     own = dict(module.named_parameters()) | dict(module.named_buffers())
-    kept = {name: own[name].detach().clone() for name in tensors}
+    kept = {name: own[name].detach().to("cpu", copy=True) for name in tensors}
     try:
         with torch.no_grad():
             for name, value in tensors.items():

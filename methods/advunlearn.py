@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import CheckpointMethod, check_layout, finite, first_file, read_checkpoint
+from harness.checkpoints import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
 from harness.method import Artifact
-from harness.weight_edits import check_family, tensors_replaced
+from harness.weight_edits import FAMILIES, check_family, tensors_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.models import LoadedModel
 
+PUBLISHED = "hf://OPTML-Group/AdvUnlearn"  # all of Stable Diffusion 1.4's encoder, CLIP ViT-L
 NAMES = ("model.safetensors", "pytorch_model.bin")
 UNTRAINED = "embeddings.position_ids"  # a counter that older libraries stored
 
@@ -34,6 +35,8 @@ class AdvUnlearn(CheckpointMethod):
 
     kind: ClassVar[str] = "advunlearn"
     edits_model: ClassVar[bool] = True
+    weights_of: ClassVar[str | None] = "text encoder"
+    replaces_weights: ClassVar[bool] = True
     how_to_get: ClassVar[str] = (
         "Get it: hf download OPTML-Group/AdvUnlearn --include 'nudity_unlearned/*', then "
         "method.checkpoint=hf://OPTML-Group/AdvUnlearn/nudity_unlearned."
@@ -44,7 +47,10 @@ class AdvUnlearn(CheckpointMethod):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        check_family(self.name, model_config, "the CLIP text encoder that its checkpoint was made from")
+        published = any(source.startswith(PUBLISHED) for source in self.checkpoint or ())
+        check_family(self.name, model_config, "the CLIP text encoder that its checkpoint was made from",
+                     ("sd1",) if published else FAMILIES)
+        check_width(self.name, self.files(), model_config, "text_encoder", "hidden_size", "token_embedding.weight")
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if not self.strength:

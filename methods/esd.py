@@ -44,7 +44,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # 1024 pixels wide and the optimiser runs in bfloat16, where updates get lost; here the model's size and float32.
     "esd_repo_sd": {"iterations": 200, "learning_rate": 5e-5, "weight_decay": 0.0, "negative_guidance": 2.0,
                     "sampler": "base", "scheduler": "pndm", "timestep": "grid"},
-    # train_esd.py of SDD's repository, which SDD's tables call ESD-x-3 and ESD-u-3: eta 3.
+    # train_esd.py of SDD's repository, which SDD's tables call ESD-x-3 and ESD-u-3: eta 3. Its sampling loop
+    # never breaks after k = 0 steps, as SDD's own (methods/sdd.py): mended here.
     "esd_sdd3": {"iterations": 1000, "learning_rate": 1e-5, "weight_decay": 1e-4, "negative_guidance": 4.0,
                  "sampler": "edited", "scheduler": "ddim", "timestep": "bin", "max_grad_norm": 1.0},
 }  # fmt: skip
@@ -95,6 +96,9 @@ class ESD(FineTuned):
         check_choice("method.sampler", self.sampler, ("edited", "base"))
         check_choice("method.scheduler", self.scheduler, ("ddim", "pndm"))
         check_choice("method.timestep", self.timestep, ("bin", "grid"))
+        if self.scheduler == "pndm" and self.timestep == "bin":
+            raise InvalidValueError("method.timestep=bin: PNDM takes its second timestep twice, so its latents are one "
+                                    "bin behind.", "Say method.timestep=grid, or method.scheduler=ddim.")
 
     def params(self) -> dict[str, Any]:
         return {key: value for key, value in super().params().items() if key != "preset"}  # its values are all there

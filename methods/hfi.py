@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource
-from harness.feedback import Feedback, feedback_hash, load_images, missing_feedback, read_feedback
+from harness.feedback import Feedback, ImageFiles, feedback_hash, missing_feedback, read_feedback
 from harness.finetune import check_concepts, check_family, check_finite
 from harness.inversion import TokenTrainer, TokenTraining
 from harness.method import Artifact, Method, Progress, Refusal, Trained
@@ -177,7 +177,7 @@ class SoftConcept(Method):
         return soft_tokens(model, self._token_name, artifact.tensors[TOKEN])
 
     @abstractmethod
-    def labelled(self, model: LoadedModel, progress: Progress) -> tuple[list[np.ndarray], Feedback]:
+    def labelled(self, model: LoadedModel, progress: Progress) -> tuple[Sequence[np.ndarray], Feedback]:
         """Return images (H, W, 3) uint8 and what was said of them."""
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
@@ -186,7 +186,7 @@ class SoftConcept(Method):
         clip = ClipSource(self.clip, self.clip_revision).load(str(model.device))
         images, feedback = self.labelled(model, progress)
         generator = torch.Generator().manual_seed(derived_seed(self.kind, self.seed))
-        found = [clip.image_features(images[first : first + 32]) for first in range(0, len(images), 32)]
+        found = [clip.image_features(list(images[first : first + 32])) for first in range(0, len(images), 32)]
         x = torch.cat([torch.from_numpy(part) for part in found])
         assert isinstance(self.reward, RewardTraining)
         weights, losses = reward_weights(x, feedback, self.reward, generator)
@@ -216,11 +216,28 @@ class HFI(SoftConcept):
         return super().params() | {"feedback": feedback_hash(self.feedback) if self.feedback else None}
 
     def missing(self) -> str | None:
-        return missing_feedback(self.feedback) or ClipSource(self.clip, self.clip_revision).missing()
+        return self._lost() or ClipSource(self.clip, self.clip_revision).missing()
 
-    def labelled(self, model: LoadedModel, progress: Progress) -> tuple[list[np.ndarray], Feedback]:
+    def _lost(self) -> str | None:
+        problem = missing_feedback(self.feedback)
+        if problem or self.feedback is None:
+            return problem
+        try:
+            read_feedback(self.feedback)
+        except MissingResourceError as error:
+            return str(error)
+        except InvalidValueError:
+            pass  # `check` says it
+        return None
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        if self.feedback is not None and not self._lost():
+            read_feedback(self.feedback)
+
+    def labelled(self, model: LoadedModel, progress: Progress) -> tuple[Sequence[np.ndarray], Feedback]:
         problem = self.missing()
         if problem or self.feedback is None:
             raise MissingResourceError(problem or "no feedback file is given.")
         file = read_feedback(self.feedback)
-        return load_images(file.images), file.feedback
+        return ImageFiles(file.images), file.feedback

@@ -3,6 +3,7 @@
 h is learned from the model's own images: drawn from `positive` (with `negative` as negative prompt), explained to the
 frozen model as `neutral`, with mid += h making up for the difference. At inference it is added to the conditional row.
 Constants are those of the released script: 1000 images of 30 steps, 2500 Adam steps of 8 at learning rate 0.1.
+The script pads training texts to the longest of their batch; here they have 77 tokens, as at inference.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class InterpretTraining:
 class Interpret(Method):
     """mid += strength h on conditional rows, summed over the directions that an image gets.
 
-    These are all that have no group, and one of each group: drawn by the image's seed ("uniform"), or in turn over a
+    These are all that have no group, and one of each group: drawn by prompt and seed ("uniform"), or in turn over a
     prompt's repeats ("exhaustive", which fixes the shares, as the released evaluation does). With `by_prompt` only
     directions that the prompt asks for count.
     """
@@ -107,6 +108,7 @@ class Interpret(Method):
     name: str = "interpret"
 
     kind: ClassVar[str] = "interpret"
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.directions, (list, tuple)) or not self.directions:
@@ -232,5 +234,5 @@ class Interpret(Method):
     def draw(self, item: ImageItem, group: str, count: int) -> int:
         """Return which of a group's directions an image gets."""
         if self.sampling == "uniform":
-            return derived_seed("interpret-draw", self.seed, group, item.seed) % count
+            return derived_seed("interpret-draw", self.seed, group, item.key.prompt_id, item.seed) % count
         return (derived_seed("interpret-turn", self.seed, group, item.key.prompt_id) + item.key.repeat) % count

@@ -52,6 +52,7 @@ def selected(activations: Mapping[str, Tensor], concepts: Sequence[str], step: i
              multiplier: float) -> StepFeatures:
     """Return a step's features from activations {concept: (N, steps, F)}, those of several concepts one after another.
 
+    Where concepts share a feature the last one's scale counts, as in the release, which writes them in turn.
     `multiplier` times the concept's mean activation multiplies a feature; the threshold is its mean over all concepts.
     """
     import torch
@@ -65,8 +66,9 @@ def selected(activations: Mapping[str, Tensor], concepts: Sequence[str], step: i
         top = torch.where(scores > torch.quantile(scores, percentile / 100))[0]
         index.append(top)
         scale.append(multiplier * means[concept][top])
-    found = torch.cat(index)
-    return StepFeatures(found, torch.cat(scale), everywhere[found])
+    found, factor = torch.cat(index), torch.cat(scale)
+    last = sorted({feature: place for place, feature in enumerate(found.tolist())}.values())
+    return StepFeatures(found[last], factor[last], everywhere[found[last]])
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class SAeUron(CheckpointMethod):
 
     kind: ClassVar[str] = "saeuron"
     edits_model: ClassVar[bool] = True
+    edits_training: ClassVar[bool] = False
     how_to_get: ClassVar[str] = (
         "Get it: hf download bcywinski/SAeUron, then method.checkpoint=hf://bcywinski/SAeUron/<folder>; gather "
         "activations with https://github.com/cywinski/SAeUron (scripts/gather_sae_acts_ca_prompts.py) and save them as "

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import IncompatibleError, InvalidValueError
+from harness.finetune import check_finite
 from harness.method import Artifact, EmbedBundle, Method, Progress, StepContext, Trained, scaled_calls
 from harness.settings import check_choice, check_file, check_integer, check_number, check_record, texts_of
 from harness.training import (
@@ -51,7 +52,8 @@ class SafeDirTraining:
 
     `start` and `end` (1-based denoiser calls of a 50-step run; null = to the end) bound the calls in which d is used
     and updated. `prompts` is a CSV file of training prompts; without it the concept's own sentence, or `text`, is the
-    prompt of every trajectory, each with its own seed. `anchor_*` is our addition, off by default: prompts (those of
+    prompt of every trajectory, each with its own seed. A "full" direction starts at `init`, zeros or normal; a rank-1
+    one at zero. `anchor_*` is our addition, off by default: prompts (those of
     the file that have no category) whose prediction shall not change.
     """
 
@@ -71,10 +73,14 @@ class SafeDirTraining:
     anchor_prompts: str | None = None
     anchor_weight: float = 0.0
     anchor_batch: int = 2
+    init: str = "zeros"
 
     def __post_init__(self) -> None:
         check_choice("method.training.parameterisation", self.parameterisation, ("lora", "full"))
         check_choice("method.training.scheduler", self.scheduler, ("lms", "ddim", "pndm", "euler", "dpmsolver++"))
+        check_choice("method.training.init", self.init, ("zeros", "normal"))
+        if self.init != "zeros" and self.parameterisation != "full":
+            raise InvalidValueError("method.training.init=normal needs method.training.parameterisation=full.")
         for name, low, high in (("eta", -100, 100), ("guidance_scale", 1, 100), ("learning_rate", 1e-9, 10),
                                 ("loss_weight", 1e-9, 1e6), ("anchor_weight", 0, 1e6)):
             object.__setattr__(self, name, check_number(f"method.training.{name}", getattr(self, name), low, high))
@@ -87,10 +93,16 @@ class SafeDirTraining:
             raise InvalidValueError(f"method.training.text={self.text!r}: a text, or null, is needed.")
         if self.anchor_weight and not self.anchor_prompts:
             raise InvalidValueError("method.training.anchor_weight needs method.training.anchor_prompts, a CSV file.")
+        calls = self.steps + (self.scheduler == "pndm")
+        if not any(in_window(call, calls, self.steps, self.start, self.end, "fraction") for call in range(calls)):
+            raise InvalidValueError(f"method.training.start={self.start}, end={self.end}: no call of {self.steps} "
+                                    "steps is in this window, which counts calls of 50 steps.")
 
     def identity(self) -> dict[str, Any]:
         """Return all values, with files named by their content."""
         values = asdict(self)
+        if self.init == "zeros":
+            del values["init"]  # directions that were learned before this setting keep their names
         return values | {key: file_hash(values[key]) for key in ("prompts", "anchor_prompts") if values[key]}
 
 
@@ -128,6 +140,11 @@ class SafeDir(Method):
         object.__setattr__(self, "strength", tuple(check_number("method.strength", s, 0, 100) for s in given))
         object.__setattr__(self, "training", check_record("method.training", self.training, SafeDirTraining))
         check_window("method", self.start, self.end)
+        if self.window == "fraction" and self.start > 50:
+            raise InvalidValueError(f"method.start={self.start}: a share of the trajectory counts calls of 50 steps.")
+        if not self.recipe.prompts and any(CATEGORY in text for text in concepts):
+            raise InvalidValueError(f"method.concept={list(concepts)}: {CATEGORY} is that of a training prompt.",
+                                    "Give method.training.prompts, a CSV file with a column category.")
         check_choice("method.window", self.window, ("calls", "fraction"))
         check_choice("method.combine", self.combine, ("sum", "draw"))
         check_choice("method.on_edited", self.on_edited, ("retrain", "transfer"))
@@ -162,6 +179,14 @@ class SafeDir(Method):
         params = {"concept": list(self.concepts), "training": self.recipe.identity(), "seed": self.seed}
         return {"kind": self.kind, "version": self.version, "params": params}
 
+    def rename_concepts(self, rename: Callable[[str], str]) -> Method:
+        renamed = tuple(map(rename, self.concepts))
+        if len(set(renamed)) < len(set(self.concepts)):
+            raise IncompatibleError(f"method {self.name} learns one direction for each of {len(renamed)} concepts, and "
+                                    "several would be the same published word.",
+                                    "Give one method.concept, or list in method.replaces which one the word replaces.")
+        return replace(self, concept=renamed)
+
     def missing(self) -> str | None:
         files = [path for path in (self.recipe.prompts, self.recipe.anchor_prompts) if path]
         return next((problem for problem in map(missing_file, files) if problem), None)
@@ -186,7 +211,14 @@ class SafeDir(Method):
         return Trained(tensors, {"losses": losses})
 
     def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:
-        if ctx.artifact is None or not in_window(ctx.call, ctx.n_calls, ctx.n_steps, self.start, self.end, self.window):
+        if ctx.artifact is None:
+            return bundle
+        window = [in_window(call, ctx.n_calls, ctx.n_steps, self.start, self.end, self.window)
+                  for call in range(ctx.n_calls)]
+        if not any(window):
+            raise IncompatibleError(f"method {self.name} acts from call {self.start} on, and {ctx.n_steps} steps have "
+                                    "no call in its window.", "Say method.window=fraction, or a smaller method.start.")
+        if not window[ctx.call]:
             return bundle
         if "shift" not in ctx.state:
             ctx.state["shift"] = self._shift(ctx, bundle.cond)
@@ -247,10 +279,13 @@ class DirectionTrainer:
 
         self.model, self.recipe, self.concept, self.seed = model, recipe, concept, seed
         self.scheduler = model.scheduler(recipe.scheduler)
+        self.updates = 0
         length, width = model.embed("").shape
+        generator = torch.Generator().manual_seed(seed)
         if recipe.parameterisation == "lora":
-            a = torch.randn(1, width, generator=torch.Generator().manual_seed(seed))
-            self.parameters = {"b": torch.zeros(length, 1), "a": a}
+            self.parameters = {"b": torch.zeros(length, 1), "a": torch.randn(1, width, generator=generator)}
+        elif recipe.init == "normal":
+            self.parameters = {"d": torch.randn(length, width, generator=generator)}
         else:
             self.parameters = {"d": torch.zeros(length, width)}
         self.parameters = {key: value.to(model.device).requires_grad_() for key, value in self.parameters.items()}
@@ -282,6 +317,8 @@ class DirectionTrainer:
         rows = read_prompts(recipe.prompts)
         if CATEGORY in self.concept:
             rows = [row for row in rows if row.category]
+            if not rows:
+                raise InvalidValueError(f"{recipe.prompts}: no prompt has a category, which {CATEGORY} stands for.")
         rounds = [(n // len(rows), rows[n % len(rows)]) for n in range(recipe.trajectories)]
         return [replace(row, seed=derived_seed(self.seed, row.seed, n) if n else row.seed) for n, row in rounds]
 
@@ -289,6 +326,8 @@ class DirectionTrainer:
         recipe = self.recipe
         rows = read_prompts(recipe.anchor_prompts) if recipe.anchor_weight and recipe.anchor_prompts else []
         rows = [row for row in rows if not row.category]
+        if recipe.anchor_weight and not rows:
+            raise InvalidValueError(f"{recipe.anchor_prompts}: every prompt has a category, so none is an anchor.")
         count = recipe.anchor_batch if rows else 0
         n = 0
         while True:
@@ -351,7 +390,9 @@ class DirectionTrainer:
         if len(p) > n:
             loss = loss + self.recipe.anchor_weight * (p[n:] - s[n:]).square().mean()
         loss = self.recipe.loss_weight * loss
+        value = check_finite(float(loss.detach()), f"the direction '{self.concept}'", self.updates)
         self.adam.zero_grad()
         loss.backward()
         self.adam.step()
-        return float(loss.detach())
+        self.updates += 1
+        return value

@@ -2,12 +2,12 @@
 
 Follows the released code where it and the paper differ. Its evaluation gives the concepts to SAFREE, and to its
 baseline, as negative prompt too: `negative_prompt`. Its re-attention is switched on and does nothing, as the filter
-type never reaches it: `lra`.
+type never reaches it: `lra`. Its window of calls for that (re_attn_t), used where svf is off, is not offered: here all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -145,6 +145,9 @@ class SAFREE(Method):
     @property
     def denoiser_rows(self) -> int:
         return 1 if self.lra != "off" and self.strength else 0
+
+    def rename_concepts(self, rename: Callable[[str], str]) -> Method:
+        return replace(self, concepts=tuple(dict.fromkeys(map(rename, self.concepts))))
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)

@@ -4,13 +4,14 @@ The student learns e(z_t, c_s) = sg e(z_t, c0). Its exponential moving average, 
 is the result. Released code: train_sdd.py. Three faults of it are mended here: after k = 0 steps its sampling loop
 never breaks, so 2 % of the iterations train on a finished latent with t near 1000 (here: on the noise itself);
 `sequential` always takes the first concept (here: one after the other); buffers are not copied to the teacher (a U-Net
-of Stable Diffusion has none).
+of Stable Diffusion has none). Its default guidance of 1.0 draws unconditional latents, here guidance_scale 0; its
+README says 3, as does the config.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.finetune import (
@@ -24,7 +25,7 @@ from harness.finetune import (
     optimise,
     parameter_names,
 )
-from harness.method import Artifact, Method, Progress, Trained
+from harness.method import Artifact, Progress, Trained
 from harness.settings import check_choice, check_integer, check_number
 from harness.training import derived_seed, frozen_denoiser
 
@@ -53,7 +54,7 @@ class SDD(FineTuned):
 
     `roles`: "script" draws latents with the joined text and distils one concept at a time; "pseudo_code" (README)
     the other way round. `order` picks that one: iterative, random, sequential; composite uses the joined text for
-    both. `timesteps`: uniform, or beta (Beta(3, 3), as HFI trains it).
+    both. `timesteps`: uniform, or beta (Beta(3, 3), as HFI trains it). `guidance_scale` 0: unconditional latents.
     """
 
     concept: str | Sequence[str]
@@ -77,11 +78,8 @@ class SDD(FineTuned):
         check_choice("method.order", self.order, ("iterative", "random", "sequential", "composite"))
         check_choice("method.timesteps", self.timesteps, ("uniform", "beta"))
         check_integer("method.steps", self.steps, 1, 1000)
-        self._set("guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 1, 100))
+        self._set("guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 0, 100))
         self._set("ema_decay", check_number("method.ema_decay", self.ema_decay, 0, 0.999999))
-
-    def rename_concepts(self, rename: Callable[[str], str]) -> Method:
-        return replace(self, concept=tuple(dict.fromkeys(rename(text) for text in self.concept)))
 
     def pair(self, step: int, draw: Callable[[int], int]) -> ConceptPair:
         """Return the concepts of an iteration; `draw(n)` gives a random index below n."""

@@ -5,8 +5,8 @@ Follows the released code, which diffusers ships as SemanticStableDiffusionPipel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import IncompatibleError, InvalidValueError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROLE = "sega"
+_COLUMNS = ("concept", "reverse", "scale", "warmup", "cooldown", "threshold", "weights")  # in the order of Edit
 _RANGES = {"scale": (0, 1e6), "threshold": (0, 1), "weights": (0, 1e6)}
 
 
@@ -86,9 +87,7 @@ class SEGA(Method):
     @property
     def edits(self) -> tuple[Edit, ...]:
         """Return the settings of each concept."""
-        columns: list[Any] = [self.concept, self.reverse, self.scale, self.warmup, self.cooldown, self.threshold,
-                              self.weights]  # fmt: skip
-        return tuple(Edit(*values) for values in zip(*columns, strict=True))
+        return tuple(Edit(*values) for values in zip(*(getattr(self, name) for name in _COLUMNS), strict=True))
 
     @property
     def is_off(self) -> bool:
@@ -100,6 +99,14 @@ class SEGA(Method):
 
     def first_call(self, n_steps: int) -> int:
         return 0 if self.is_off else min(scaled_calls(edit.warmup, n_steps, self.window) for edit in self.edits)
+
+    def rename_concepts(self, rename: Callable[[str], str]) -> Method:
+        edits = list(dict.fromkeys(replace(edit, concept=rename(edit.concept)) for edit in self.edits))
+        if len({edit.concept for edit in edits}) < len(edits):
+            raise IncompatibleError(f"method {self.name} has different settings for concepts that would be one "
+                                    "published word.", "Give one method.concept.")
+        columns: dict[str, Any] = dict(zip(_COLUMNS, zip(*map(astuple, edits), strict=True), strict=True))
+        return replace(self, **columns)
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import InvalidValueError
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
 from harness.settings import check_choice, check_integer, check_number
+from harness.weight_edits import check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +65,10 @@ class SLD(Method):
             value = check_number(f"method.{setting}", getattr(self, setting), low, high)
             object.__setattr__(self, setting, value)  # 1 and 1.0 are one configuration
         check_choice("method.window", self.window, ("calls", "fraction"))
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        check_family(self.name, model_config, "the guidance of Stable Diffusion 1 and 2")
 
     @property
     def denoiser_rows(self) -> int:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import CheckpointMethod, check_layout, finite, first_file, read_checkpoint
+from harness.checkpoints import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
 from harness.method import Artifact
@@ -71,7 +71,7 @@ def adapted_layers(denoiser: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SPM(CheckpointMethod):
-    """One file or several (`*_last.safetensors`, or the folder of its name); `strength` scales every gamma.
+    """One file or several (`*_last.safetensors`, or the folder of its name); `strength` scales what they add.
 
     `multipliers` (one for each file) replaces gamma by constants. `concepts` says what is erased where a file has no
     metadata: one list for each file, prompts of one file separated by commas.
@@ -84,7 +84,10 @@ class SPM(CheckpointMethod):
     name: str = "spm"
 
     kind: ClassVar[str] = "spm"
+    version: ClassVar[int] = 2
     edits_model: ClassVar[bool] = True
+    single: ClassVar[bool] = False
+    edits_training: ClassVar[bool] = False
     how_to_get: ClassVar[str] = "Get the erasers (SPMs) by the links of https://github.com/Con6924/SPM."
 
     def __post_init__(self) -> None:
@@ -108,6 +111,8 @@ class SPM(CheckpointMethod):
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         check_family(self.name, model_config, "the U-Net that its adapters were made for")
+        check_width(self.name, self.files(), model_config, "unet", "cross_attention_dim",
+                    "attn2_to_k.lora_down.weight")
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if not self.strength:
@@ -140,8 +145,8 @@ class SPM(CheckpointMethod):
         finite(file, found)
         tensors: dict[str, Tensor] = {}
         for name in layers:
-            alpha = float(metadata.get("alpha", found[f"{name}.alpha"]))
             down, up = (found[f"{name}.lora_{part}.weight"].float() for part in ("down", "up"))
+            alpha = _alpha(metadata.get("alpha"), float(found[f"{name}.alpha"]), len(down))
             tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up.flatten(1) * alpha / len(down)}
         return tensors, tuple(text.strip() for text in (told or "").split(","))
 
@@ -160,16 +165,16 @@ class SPM(CheckpointMethod):
             if gamma is None:
                 return None
             if hasattr(layer, "kernel_size"):
-                return output + _convolved(layer, inputs[0], down, up, gamma, self.transport)
-            return output + adapted(inputs[0], down, up, gamma, self.transport)
+                return output + self.strength * _convolved(layer, inputs[0], down, up, gamma, self.transport)
+            return output + self.strength * adapted(inputs[0], down, up, gamma, self.transport)
 
         return hook
 
     def gamma(self, model: LoadedModel, prompt: str, erased: Sequence[Sequence[str]]) -> list[float]:
         """Return each adapter's scale for a prompt."""
         if self.multipliers is not None:
-            return [self.strength * multiplier for multiplier in self.multipliers]
-        return [self.strength * max(self.match(model, prompt, text) for text in texts) for texts in erased]
+            return list(self.multipliers)
+        return [max(self.match(model, prompt, text) for text in texts) for texts in erased]
 
     def match(self, model: LoadedModel, prompt: str, erased: str) -> float:
         """Return how like a prompt is to an erased one."""
@@ -201,6 +206,11 @@ class _RowScales:
             scales = given.repeat(len(model.roles) // len(model.items), 1) if model.roles and given.any() else None
             self._known = (model.items, model.roles, scales)
         return scales
+
+
+def _alpha(told: str | None, stored: float, rank: int) -> float:
+    """Return alpha: as the metadata tell it, else as stored; "None" or 0 is the rank, as in the release."""
+    return (stored if told is None else 0.0 if told == "None" else float(told)) or float(rank)
 
 
 def _shapes(layers: Mapping[str, Any], rank: int) -> dict[str, tuple[int, ...]]:

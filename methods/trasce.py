@@ -45,6 +45,10 @@ def replaced(delta: Tensor, s: Tensor, u: Tensor) -> Tensor:
     return delta - (s - u)
 
 
+def _no_unipc(name: str) -> str:
+    return f"method {name} moves the latents before a step, and UniPC's corrector puts its own in their place."
+
+
 @dataclass(frozen=True)
 class Distances:
     """Per image: s (B, C, H, W) the prediction under the concept, D (B,) = |p - s|, and its gradient by the input z."""
@@ -60,8 +64,9 @@ class TraSCE(Method):
 
     Either scale 0 leaves the latents alone; `negative` false leaves the direction alone. The gradient takes two more
     rows per image, forward and backward, of `gradient_batch` images at a time; `checkpointing` trades time for memory.
-    p has the embeddings as methods to the left leave them. At PNDM's doubled call its step starts from its own earlier
-    latents, so that call's gradient is lost.
+    p has the embeddings as methods to the left leave them. The second call of PNDM's doubled timestep and of each of
+    Heun's steps starts from the sampler's own earlier latents, so that call's gradient is lost; so would all be that
+    UniPC's corrector writes over, which is refused.
     """
 
     concept: str
@@ -104,11 +109,15 @@ class TraSCE(Method):
         if model_config.get("family", "sd1") not in ("sd1", "sd2"):
             raise IncompatibleError(f"method {self.name} is written for sd1 and sd2; model {name} is "
                                     f"{model_config['family']}.")
+        if self.steers and model_config.get("scheduler") == "unipc":
+            raise IncompatibleError(_no_unipc(self.name), "Say model.scheduler=ddim.")
         if self.steers and model_config.get("compile"):
             raise IncompatibleError(f"method {self.name} needs gradients, and model {name} is compiled for inference.",
                                     "Say model.compile=false.")
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> Any:
+        if self.steers and type(model.pipe.scheduler).__name__.startswith("UniPC"):
+            raise IncompatibleError(_no_unipc(self.name), "Say model.scheduler=ddim.")
         return steerable(model, self.checkpointing) if self.steers else super().attach(model, artifact)
 
     def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:

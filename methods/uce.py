@@ -8,9 +8,9 @@ preserved. Constants are those of the released script, which solves in float32; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
@@ -57,6 +57,7 @@ class UCE(Method):
 
     kind: ClassVar[str] = "uce"
     edits_model: ClassVar[bool] = True
+    weights_of: ClassVar[str | None] = "U-Net"
 
     def __post_init__(self) -> None:
         check_choice("method.concept_type", self.concept_type, tuple(TEMPLATES))
@@ -95,6 +96,10 @@ class UCE(Method):
     def kept(self) -> tuple[str, ...]:
         """What is preserved; the first release, whose every position is edited, keeps "" where nothing is named."""
         return tuple(self.preserve) or (("",) if self.tokens == "tail" else ())
+
+    def rename_concepts(self, rename: Callable[[str], str]) -> Method:
+        renamed = dict.fromkeys(zip(map(rename, self.erase), self.guides or (), strict=True))
+        return replace(self, erase=tuple(text for text, _ in renamed), guides=tuple(guide for _, guide in renamed))
 
     def training_identity(self) -> dict[str, Any]:
         params = {key: value for key, value in self.params().items() if key != "strength"}

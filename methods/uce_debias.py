@@ -74,6 +74,7 @@ class UCEDebias(Method):
 
     kind: ClassVar[str] = "uce_debias"
     edits_model: ClassVar[bool] = True
+    weights_of: ClassVar[str | None] = "U-Net"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", check_texts("method.concepts", self.concepts))
@@ -103,7 +104,8 @@ class UCEDebias(Method):
         return bool(self.strength and self.concepts)
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"clip": dict(self._source.identity())}
+        params = {key: value for key, value in self.params().items() if key != "clip"}
+        return super().identity() | {"params": params, "clip": dict(self._source.identity())}
 
     def training_identity(self) -> dict[str, Any]:
         params = {key: value for key, value in self.params().items() if key not in ("strength", "clip")}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import CheckpointMethod, check_layout, finite, first_file, read_checkpoint
+from harness.checkpoints import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
 from harness.errors import InvalidValueError
 from harness.method import Artifact
 from harness.weight_edits import check_family, tensors_replaced
@@ -28,6 +28,8 @@ class UnetCheckpoint(CheckpointMethod):
     """W + strength (W' - W), with W' from a state dict in diffusers' names, a U-Net folder or a pipeline folder."""
 
     edits_model: ClassVar[bool] = True
+    weights_of: ClassVar[str | None] = "U-Net"
+    replaces_weights: ClassVar[bool] = True
 
     def files(self) -> list[Path]:
         return [first_file(path, NAMES) for path in self.paths]
@@ -35,6 +37,7 @@ class UnetCheckpoint(CheckpointMethod):
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         check_family(self.name, model_config, "the U-Net that its checkpoint was made from")
+        check_width(self.name, self.files(), model_config, "unet", "cross_attention_dim", "attn2.to_k.weight")
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if not self.strength:

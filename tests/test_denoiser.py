@@ -17,9 +17,17 @@ from harness.generate import Generated, attached, initial_noise
 from harness.method import ExtraRow, Method, Refusal, check_composition
 from harness.models import LoadedModel, make_scheduler
 from harness.records import TRUNCATED, ImageItem, Status
+from methods.advunlearn import AdvUnlearn
+from methods.esd import ESD
+from methods.mace import MACE
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
+from methods.saeuron import SAeUron
+from methods.safedir import SafeDir
+from methods.salun import SalUn
 from methods.sld import SLD
+from methods.spm import SPM
+from methods.uce import UCE
 from tests.fixtures_models import make_items, make_settings, micro_model, random_model
 
 SCHEDULERS = ("ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpmsolver++")
@@ -346,10 +354,24 @@ def test_black_and_broken_images_are_told_apart():
     ([NoMethod(), Spy()], "bare model"),
     ([Spy(), Spy()], "twice"),
     ([], "no method"),
+    ([SPM("x"), ESD(concept="a bomb")], "esd trains.* spm changes it only while images are drawn.*to the left of spm"),
+    ([SAeUron("x", concepts="a"), SafeDir("a bomb")], "safedir trains"),
+    ([ESD(concept="a bomb"), MACE("x")], "what esd did to it would be lost. Put mace to the left of esd"),
+    ([UCE("a bomb"), SalUn("x", strength=0.5)], "whole U-Net"),
+    ([MACE("x"), SalUn("x")], "what mace did"),
 ])  # fmt: skip
 def test_conflicts_are_refused_with_the_reason(methods, reason):
     with pytest.raises(IncompatibleError, match=reason):
         check_composition(methods)
+
+
+@pytest.mark.parametrize("methods", [
+    [MACE("x"), ESD(concept="a bomb")], [ESD(concept="a bomb"), AdvUnlearn("x")], [AdvUnlearn("x"), MACE("x")],
+    [SPM("x"), MACE("x")], [SPM("x"), SafeDir("a bomb", on_edited="transfer")], [SPM("x"), SLD("a", 0, 9, 1, 0, 0)],
+    [ESD(concept="a bomb"), SPM("x")],
+])  # fmt: skip
+def test_edits_that_leave_each_other_whole_are_not_refused(methods):
+    check_composition(methods)
 
 
 def test_extra_rows_of_one_text_run_once():

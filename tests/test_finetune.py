@@ -35,7 +35,8 @@ from tests.test_denoiser import checksum
 
 # Counted on SD 1's published configuration (methods.md, 0.7; "attn" and "notime" follow from the others).
 SD1 = {"full": 859_520_964, "xattn": 43_962_560, "x_strict": 19_169_280, "selfattn": 49_574_080,
-       "esd_u": 815_358_084, "noxattn": 813_496_320, "attn": 93_536_640, "notime": 857_458_880}  # fmt: skip
+       "esd_u": 815_358_084, "noxattn": 813_496_320, "attn": 93_536_640, "notime": 857_458_880,
+       "esd_all": 859_320_644}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from harness.errors import IncompatibleError, InvalidValueError
 from harness.generate import attached
 from methods.advunlearn import AdvUnlearn
 from methods.none import NoMethod
-from tests.fixtures_models import make_items, make_settings, random_model
+from tests.fixtures_models import make_items, make_settings, random_config, random_model
 from tests.methods_common import draw, write_checkpoint
 from tests.test_denoiser import pixels
 
@@ -72,11 +72,30 @@ def test_a_hub_folder_is_found_in_the_cache_and_says_how_to_get_it(tmp_path, mon
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     method = AdvUnlearn("hf://OPTML-Group/AdvUnlearn/nudity_unlearned")
     assert "hf download OPTML-Group/AdvUnlearn" in str(method.missing())
+    assert "hf:/O" not in str(method.missing()) and str(method.missing()).count("nudity_unlearned/model") == 1
     snapshot = tmp_path / "models--OPTML-Group--AdvUnlearn" / "snapshots" / "main" / "nudity_unlearned"
     snapshot.mkdir(parents=True)
     write_checkpoint(snapshot / "model.safetensors", encoder())
     assert method.missing() is None
     assert not np.array_equal(draw(method, None), draw(NoMethod(), None))
+
+
+@pytest.mark.parametrize("source", ["hf://x", "hf://", "hf:///x/y"])
+def test_a_hub_address_without_owner_or_name_is_one_line(source):
+    with pytest.raises(InvalidValueError, match=r"hf://owner/name"):
+        AdvUnlearn(source).missing()
+
+
+def test_an_encoder_of_another_width_is_refused_before_anything_loads(folder):
+    config = random_config()
+    AdvUnlearn(str(folder)).check(config, 5.0)
+    wide = {name: value.new_zeros(len(value), 48) if name.endswith("token_embedding.weight") else value
+            for name, value in encoder().items()}
+    write_checkpoint(folder / "model.safetensors", wide)
+    with pytest.raises(IncompatibleError, match="was made for 48 text features, and model random-weight has 32"):
+        AdvUnlearn(str(folder)).check(config, 5.0)
+    with pytest.raises(IncompatibleError, match="sd20 is sd2"):
+        AdvUnlearn("hf://OPTML-Group/AdvUnlearn/nudity_unlearned").check({"name": "sd20", "family": "sd2"}, 5.0)
 
 
 def test_the_identity_is_the_files_content(folder, tmp_path_factory):

@@ -62,6 +62,12 @@ def test_presets_are_the_published_recipes(name, ng, sampler, iterations):
     assert ESD(concept="a bomb", preset=name, iterations=7).iterations == 7
 
 
+def test_a_presets_clipping_can_be_switched_off_and_stays_off():
+    method = ESD(concept="a bomb", preset="esd_sdd3", max_grad_norm=0)
+    assert not method.max_grad_norm and not method.rename_concepts(str.upper).max_grad_norm
+    assert ESD(concept="a bomb", preset="esd_sdd3").max_grad_norm == 1.0
+
+
 def test_a_preset_is_known_by_its_values_and_not_by_its_name():
     same = ESD(concept="a bomb", preset="esd_sdd3", **PRESETS["esd_orig"], max_grad_norm=1.0)
     assert replace(same, max_grad_norm=None, preset="esd_orig").identity() == ESD(concept="a bomb").identity()
@@ -177,6 +183,8 @@ def test_strength_reuses_the_artifact_and_the_recipe_does_not():
     ({"guidance_scale": 0.5}, InvalidValueError, "method.guidance_scale=0.5"),
     ({"strength": float("nan")}, InvalidValueError, "method.strength=nan"),
     ({"erase_from": ""}, InvalidValueError, "method.erase_from"),
+    ({"scheduler": "pndm", "timestep": "bin"}, InvalidValueError, "one bin behind"),
+    ({"max_grad_norm": -1}, InvalidValueError, "method.max_grad_norm=-1"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(change, error, said):
     with pytest.raises(error, match=said):

@@ -16,17 +16,23 @@ from harness.errors import IncompatibleError, InvalidValueError, MissingResource
 from harness.feedback import Feedback, Pair, read_feedback
 from harness.generate import attached
 from harness.inversion import TokenTrainer, inversion_loss
-from harness.method import publish_concepts
+from harness.method import check_published, publish_concepts
 from harness.records import Status
 from harness.soft_token import soft_tokens, token_text, word_vectors
+from harness.texts import pooled, token_ids
 from methods.esd import ESD
 from methods.hfi import HFI, RewardTraining, binary_loss, ranking_loss, reward, reward_weights
 from methods.hfi_proxy import HFIProxy
+from methods.interpret import Interpret
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
+from methods.rece import RECE
 from methods.safedir import SafeDir
+from methods.safree import SAFREE
 from methods.sdd import SDD
+from methods.sega import SEGA
 from methods.sld import SLD
+from methods.uce import UCE
 from tests.fixtures_models import make_items, make_settings, micro_model, random_model
 from tests.test_denoiser import checksum, hooks, pixels
 
@@ -111,12 +117,30 @@ def test_bad_feedback_files_are_one_line_each(feedback, text, error, said):
     with pytest.raises(error, match=said) as caught:
         hfi(bad).labelled(random_model(), lambda *_: None)
     assert "\n" not in str(caught.value)
+    if error is MissingResourceError:
+        assert hfi(bad).missing() == str(caught.value)
+        return
+    with pytest.raises(error, match=said):
+        hfi(bad).check({"name": "micro"}, 5.0)
+
+
+def test_feedback_in_another_encoding_is_one_line_before_anything_loads(feedback):
+    feedback.write_bytes("image,label\ncafé.png,1\n".encode("latin-1"))
+    with pytest.raises(InvalidValueError, match=r"feedback\.csv cannot be read as a CSV file in UTF-8"):
+        publish_concepts([hfi(feedback), sld()])[0].check({"name": "micro"}, 5.0)
+
+
+def test_images_of_people_are_cropped_to_the_centre_not_squeezed():
+    model = random_model()
+    trainer = TokenTrainer(model, hfi(None).recipe, "word", torch.Generator())
+    wide = np.random.default_rng(0).integers(0, 255, (32, 64, 3), dtype=np.uint8)
+    assert torch.equal(trainer._latents([wide]), trainer._latents([wide[:, 16:48].copy()]))
 
 
 def test_a_file_that_is_no_image_and_no_file_at_all_are_one_line(feedback):
     feedback.with_name("3.png").write_text("not an image")
     with pytest.raises(InvalidValueError, match=r"3\.png cannot be read as an image"):
-        hfi(feedback).labelled(random_model(), lambda *_: None)
+        hfi(feedback).labelled(random_model(), lambda *_: None)[0][2:]
     assert "human feedback is missing" in str(hfi(None).missing())
     for lost in (hfi(None), hfi(feedback.with_name("nowhere.csv"))):
         with pytest.raises(MissingResourceError, match="CSV file with the columns image and label"):
@@ -171,6 +195,52 @@ def test_methods_to_the_right_name_the_word_and_those_to_the_left_do_not(feedbac
     chosen = publish_concepts([hfi(feedback, replaces=["a skull"]), *rights])
     assert chosen[1].concept == "a bomb"
     assert chosen[5].concept == ("a bomb", chosen[0].token)
+
+
+def test_of_concepts_that_become_one_word_one_stays(feedback):
+    method = hfi(feedback)
+    rights = [UCE(["a bomb", "a skull"]), RECE(["a bomb", "a skull"], epochs=1), SAFREE(["a bomb", "a skull"]),
+              SEGA(["a bomb", "a skull"]), ESD(concept=["a bomb", "a skull"])]
+    uce, rece, safree, sega, esd = publish_concepts([method, *rights])[1:]
+    assert uce.erase == rece.erase == safree.concepts == sega.concept == esd.concept == (method.token,)
+    assert uce.guides == ("",) and len(sega.edits) == 1
+    (kept,) = publish_concepts([method, UCE(["a bomb", "a skull"], ["a ball", "a tree"])])[1:]
+    assert kept.pairs == [(method.token, "a ball"), (method.token, "a tree")]
+    for one, said in ((SafeDir(["a bomb", "a skull"]), "one direction for each of 2"),
+                      (SEGA(["a bomb", "a skull"], scale=[1, 2]), "different settings")):
+        with pytest.raises(IncompatibleError, match=said):
+            publish_concepts([method, one])
+
+
+@pytest.mark.parametrize("rights", [[], [SDD(concept="a bomb")], [Interpret([{"name": "a", "positive": "a"}])]])
+def test_a_word_that_nobody_uses_is_refused(feedback, rights):
+    unused = [hfi(feedback, replaces=["a bmob"] if rights else None), *rights]
+    for methods in (unused, [ESD(concept="a bomb"), *unused], [*unused, NoMethod()]):
+        with pytest.raises(IncompatibleError, match="no method to its right uses"):
+            check_published(methods)
+    check_published([hfi(feedback), SDD(concept="a bomb")])
+    with pytest.raises(IncompatibleError, match="method hfi publishes"):
+        check_published([hfi(feedback), hfi(feedback, name="again", seed=1), SDD(concept="a bomb")])
+
+
+def test_a_word_is_not_trained_on_by_a_model_that_does_not_know_it(feedback):
+    with pytest.raises(IncompatibleError, match=r"does not know the word that hfi publishes.*on_edited=retrain"):
+        check_published([hfi(feedback), SafeDir("a bomb", on_edited="transfer")])
+    check_published([hfi(feedback, replaces=["a skull"]), SafeDir("a bomb", on_edited="transfer"), sld("a skull")])
+
+
+def test_the_pooled_vector_is_the_end_tokens_also_with_a_learned_word(monkeypatch):
+    """Stable Diffusion 1's encoder says eos_token_id=2, for which the library takes the highest token instead."""
+    model = random_model()
+    monkeypatch.setattr(model.pipe.text_encoder, "eos_token_id", 2)
+    text = "a picture of bomb"
+    with torch.no_grad():
+        assert torch.equal(pooled(model, token_ids(model, text)),
+                           model.pipe.text_encoder(token_ids(model, text)).pooler_output)
+    known = pooled(model, token_ids(model, text))
+    with soft_tokens(model, "word", word_vectors(model, "bomb", 1)):
+        soft = pooled(model, token_ids(model, f"a picture of {token_text('word', 1)}"))
+    assert torch.allclose(soft, known, atol=1e-5)
 
 
 @pytest.mark.parametrize("other", [sld(), NegativePrompt("a bomb")])

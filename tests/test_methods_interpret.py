@@ -19,6 +19,7 @@ from harness.errors import (
 )
 from harness.generate import attached
 from harness.latent_direction import LatentDirectionTrainer, Latents, bottleneck_shape, diffused, encoded, regressed
+from harness.own_images import Wish, own_images
 from harness.records import ImageItem, ImageKey
 from methods.interpret import Direction, Interpret
 from methods.none import NoMethod
@@ -111,6 +112,32 @@ def test_training_lowers_the_loss_on_its_own_images():
     assert after < before
 
 
+def test_every_image_is_trained_on_before_one_comes_again():
+    latents = Latents(torch.zeros(5, 4, 8, 8), torch.zeros(5, 4, 8, 8))
+    trainer = LatentDirectionTrainer(random_model(), latents, list("abcde"), 0, 0.1, 0.1)
+    rows = torch.cat([trainer.draw(2) for _ in range(10)]).tolist()
+    rounds = [rows[start : start + 5] for start in range(0, 20, 5)]
+    assert all(sorted(one) == [0, 1, 2, 3, 4] for one in rounds) and len({tuple(one) for one in rounds}) > 1
+
+
+def test_training_images_are_drawn_in_smaller_batches_when_memory_runs_out(monkeypatch):
+    from harness.generate import Session
+
+    wishes, sizes, draw_batch = [Wish("a doctor", n) for n in range(5)], [], Session.generate
+    whole = own_images(random_model(), wishes, 2, 5.0, lambda *_: None)
+
+    def full_at_three(self: Any, items: Any, settings: Any) -> Any:
+        sizes.append(len(items))
+        if len(items) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return draw_batch(self, items, settings)
+
+    monkeypatch.setattr(Session, "generate", full_at_three)
+    made = own_images(random_model(), wishes, 2, 5.0, lambda *_: None)
+    assert sizes == [4, 2, 2, 1]
+    assert all(np.abs(one.astype(int) - other).max() <= 1 for one, other in zip(whole, made, strict=True))
+
+
 def test_it_starts_as_the_released_linear_layer_does():
     model = random_model()
     latents = Latents(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8))
@@ -179,12 +206,14 @@ def test_other_image_sizes_get_a_resized_direction():
     assert not np.array_equal(draw(interpret(), vectors(), size=48), draw(NoMethod(), None, size=48))
 
 
-def test_of_a_group_each_image_draws_one_by_its_seed():
+def test_of_a_group_each_image_draws_one_by_its_prompt_and_seed():
     method = interpret(ROUND, SQUARE, SAFE)
     drawn = [tuple(method.scales(item(seed))) for seed in range(400)]
     assert set(drawn) == {(1.0, 0.0, 1.0), (0.0, 1.0, 1.0)}
     assert 150 < drawn.count((1.0, 0.0, 1.0)) < 250
-    assert drawn == [tuple(method.scales(item(seed, "another", "q", 3))) for seed in range(400)]
+    assert drawn == [tuple(method.scales(item(seed, "another", "p", 3))) for seed in range(400)]
+    of_one_seed = [tuple(method.scales(item(7, prompt_id=f"p{n}"))) for n in range(400)]
+    assert 150 < of_one_seed.count((1.0, 0.0, 1.0)) < 250
     artifact, items = vectors(2), make_items(4)
     with attached(random_model(), [interpret(ROUND, SQUARE)], [artifact]) as session:
         mixed = pixels(session.generate(items, make_settings()))

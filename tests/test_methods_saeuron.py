@@ -127,6 +127,13 @@ def test_features_are_those_of_the_concept():
     assert both.index.tolist()[0] == 5 and len(both.index) == len(both.scale) == len(both.threshold)
 
 
+def test_of_concepts_that_share_a_feature_the_last_one_counts():
+    acts = {name: torch.zeros(2, 1, 8) for name in ("bomb", "skull", "tree")}
+    acts["bomb"][:, :, 5], acts["skull"][:, :, 5], acts["tree"][:] = 4.0, 2.0, 1.0
+    step = selected(acts, ["bomb", "skull"], 0, 90.0, -2.0)
+    assert step.index.tolist() == [5] and step.scale.tolist() == [-4.0] and len(step.threshold) == 1
+
+
 def test_only_k_features_of_a_position_are_active():
     sae = Autoencoder(*(tensors()[name] for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec")), k=K)
     assert ((sae.encode(torch.randn(5, 7, WIDTH)) != 0).sum(-1) <= K).all()

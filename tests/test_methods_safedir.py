@@ -12,9 +12,17 @@ import pytest
 import torch
 
 from harness.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all
-from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, StoppedError, UnknownNameError
+from harness.errors import (
+    HarnessError,
+    IncompatibleError,
+    InvalidValueError,
+    MissingResourceError,
+    StoppedError,
+    UnknownNameError,
+)
 from harness.generate import attached
 from harness.models import make_scheduler
+from harness.soft_token import frozen_text_encoder
 from harness.toolbox import EngineToolbox
 from harness.training import TrainingPrompt, frozen_denoiser
 from methods.safedir import DirectionTrainer, SafeDir, SafeDirTraining, in_window, stored_direction, target
@@ -66,6 +74,18 @@ def test_lora_starts_at_zero_with_a_gradient_in_b_only():
     assert trainer.parameters["b"].shape == (77, 1) and trainer.parameters["a"].shape == (1, 32)
 
 
+def test_a_full_direction_starts_at_zero_or_at_its_seeds_noise():
+    def start(**changes: Any) -> torch.Tensor:
+        recipe = SafeDirTraining(**QUICK | {"parameterisation": "full"} | changes)
+        return DirectionTrainer(random_model(), recipe, "a bomb", seed=0).direction().detach()
+
+    assert not start().any()
+    assert 0.9 < float(start(init="normal").std()) < 1.1
+    assert "init" not in SafeDirTraining(**QUICK).identity()
+    with pytest.raises(InvalidValueError, match="parameterisation=full"):
+        SafeDirTraining(**QUICK, init="normal")
+
+
 @pytest.mark.parametrize(("kind", "shapes"), [("lora", {"b.0": (77, 1), "a.0": (1, 32)}), ("full", {"d.0": (77, 32)})])
 def test_training_lowers_the_loss_and_repeats_to_the_bit(kind, shapes):
     whole = safedir(training={"parameterisation": kind, "trajectories": 8}).prepare(random_model(), [], lambda *_: None)
@@ -103,6 +123,20 @@ def test_half_precision_weights_survive_training_to_the_bit():
     with frozen_denoiser(model):
         assert model.denoiser.dtype == torch.float32
     assert all(torch.equal(before[name], value) for name, value in model.denoiser.state_dict().items())
+
+
+@pytest.mark.parametrize("freeze", [frozen_denoiser, frozen_text_encoder])
+def test_memory_that_runs_out_on_the_way_to_float32_leaves_the_model_as_it_was(freeze, monkeypatch):
+    model = random_model()
+    part = model.denoiser if freeze is frozen_denoiser else model.pipe.text_encoder
+
+    def full() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(part, "float", full)
+    with pytest.raises(MemoryError), freeze(model):
+        pass
+    assert all(parameter.requires_grad for parameter in part.parameters())
 
 
 @pytest.mark.parametrize(("steps", "calls", "window", "first"), [
@@ -219,6 +253,11 @@ def test_without_a_file_the_concepts_own_sentence_is_the_prompt():
     ({"training": {"leaning_rate": 1}}, UnknownNameError, "learning_rate"),
     ({"training": {"learning_rate": 0}}, InvalidValueError, "method.training.learning_rate=0"),
     ({"training": {"anchor_weight": 1.0}}, InvalidValueError, "anchor_prompts"),
+    ({"concept": "  "}, InvalidValueError, "method.concept"),
+    ({"concept": ["a bomb", "a {category}"]}, InvalidValueError, "training.prompts"),
+    ({"start": 60}, InvalidValueError, "method.start=60"),
+    ({"training": {"start": 60}}, InvalidValueError, "no call of 6 steps"),
+    ({"training": {"start": 10, "end": 10}}, InvalidValueError, "no call of 6 steps"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(change, error, said):
     with pytest.raises(error, match=said):
@@ -276,7 +315,28 @@ def test_pndm_takes_the_direction_in_its_extra_call():
     model.pipe.scheduler = make_scheduler(base, "pndm")
     try:
         late = draw(safedir(start=6, window="calls"), [10 * some_direction()], steps=5)
-        never = draw(safedir(start=7, window="calls"), [10 * some_direction()], steps=5)
+        with pytest.raises(IncompatibleError, match="acts from call 7 on, and 5 steps have no call in its window"):
+            draw(safedir(start=7, window="calls"), [10 * some_direction()], steps=5)
+        plain = draw(safedir(strength=0.0), [some_direction()], steps=5)
     finally:
         model.pipe.scheduler = base
-    assert not np.array_equal(late, never)
+    assert not np.array_equal(late, plain)
+
+
+def test_prompts_that_leave_nothing_to_train_on_are_one_line(tmp_path):
+    file = tmp_path / "train.csv"
+    file.write_text("prompt,category\na campfire,\n")
+    method = safedir(concept="a {category}", training={"prompts": str(file)})
+    with pytest.raises(InvalidValueError, match=r"train\.csv: no prompt has a category"):
+        trained(method)
+    file.write_text("prompt,category\na campfire,flame\n")
+    with pytest.raises(InvalidValueError, match=r"train\.csv: every prompt has a category"):
+        trained(safedir(training={"anchor_prompts": str(file), "anchor_weight": 1.0}))
+
+
+def test_training_that_breaks_down_says_at_which_step(monkeypatch):
+    scales = iter([1.0, float("inf")])
+    monkeypatch.setattr("methods.safedir.target", lambda u, s, eta: u * next(scales))
+    with pytest.raises(HarnessError, match="training of the direction 'a bomb' broke down at step 2"):
+        trained(safedir())
+    assert next(random_model().denoiser.parameters()).requires_grad

@@ -112,7 +112,7 @@ def test_every_variant_trains_and_leaves_model_and_global_randomness_alone(chang
     ({"timesteps": "gamma"}, UnknownNameError, "beta"),
     ({"ema_decay": 1.0}, InvalidValueError, "method.ema_decay=1"),
     ({"batch": 0}, InvalidValueError, "method.batch=0"),
-    ({"max_grad_norm": 0}, InvalidValueError, "method.max_grad_norm=0"),
+    ({"max_grad_norm": -1}, InvalidValueError, "method.max_grad_norm=-1"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(change, error, said):
     with pytest.raises(error, match=said):
@@ -138,3 +138,16 @@ def test_on_the_embedded_world_the_concepts_noise_moves_to_the_unconditional():
     before = distance()
     with applied_deltas(model.denoiser, trained(method, model)):
         assert distance() < 0.7 * before
+
+
+def test_without_guidance_the_latents_are_unconditional():
+    asked, noise = [], torch.zeros(1, 4, 8, 8)
+
+    def denoise(z, t, embeds):
+        asked.append(embeds)
+        return z
+
+    for w in (0.0, 1.0):
+        PartialDenoising(random_model().scheduler("ddim"), 4, w).run(denoise, noise, "c", "u", 2)
+    assert asked == ["u", "u", "c", "c"]
+    assert SDD(concept="a bomb", guidance_scale=0).guidance_scale == 0

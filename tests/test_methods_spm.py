@@ -85,6 +85,20 @@ def test_the_released_transport_scales_up_and_down_each(tmp_path, file):
     assert compare(SPM(file, multipliers=[0.5]), merged(adapters(), 0.25)) < 1e-4
 
 
+def test_strength_scales_what_is_added_in_either_transport(file):
+    for transport, ratio in (("released", 0.25), ("paper", 0.5)):
+        method = SPM(file, multipliers=[0.5], transport=transport, strength=0.5)
+        assert compare(method, merged(adapters(), 0.5 * ratio)) < 1e-4
+
+
+def test_an_alpha_of_none_or_zero_is_the_rank(tmp_path):
+    tensors = adapters(2, scale=0.2)
+    whole = merged({name: value * 2 if name.endswith("alpha") else value for name, value in tensors.items()}, 1.0)
+    for alpha in ("None", "0"):
+        method = SPM(write(tmp_path / f"{alpha}.safetensors", tensors, alpha=alpha, rank="2"), multipliers=[1.0])
+        assert compare(method, whole) < 1e-4
+
+
 def test_several_adapters_mix_as_the_release_sums_their_weights(tmp_path):
     one, two = adapters(seed=0), adapters(seed=1)
     files = [write(tmp_path / "a.safetensors", one), write(tmp_path / "b.safetensors", two)]
@@ -124,7 +138,6 @@ def test_gamma_is_the_larger_of_cosine_and_shared_tokens(file):
         token_share({1, 2}, {1, 3})]  # of "a campfire" the prompt has the "a"
     assert method.gamma(model, "the house with a campfire", [[ERASED]]) == [1.0]
     assert method.gamma(model, ERASED, [["a tree", ERASED]]) == [pytest.approx(1.0)]
-    assert SPM(file, strength=0.5).gamma(model, ERASED, [[ERASED]]) == [pytest.approx(0.5)]
     assert token_share({1, 2}, set()) == 0.0
 
 

@@ -251,7 +251,7 @@ def test_cost_is_two_rows_forward_and_backward():
 
 
 @pytest.mark.parametrize(("change", "error", "said"), [
-    ({"concept": ""}, InvalidValueError, "method.concept"),
+    ({"concept": "   "}, InvalidValueError, "method.concept"),
     ({"sigma": 0}, InvalidValueError, "method.sigma=0"),
     ({"loss_scale": -1}, InvalidValueError, "method.loss_scale=-1"),
     ({"step_size": float("nan")}, InvalidValueError, "method.step_size=nan"),
@@ -271,3 +271,8 @@ def test_unfit_models_are_one_line():
         trasce().check({"name": "flux", "family": "flux"}, 3.5)
     with pytest.raises(IncompatibleError, match="compile=false"):
         trasce().check({"name": "sd14", "compile": True}, 7.5)
+    with pytest.raises(IncompatibleError, match="UniPC's corrector"):
+        trasce().check({"name": "sd14", "scheduler": "unipc"}, 7.5)
+    trasce(step_size=0.0).check({"name": "sd14", "scheduler": "unipc"}, 7.5)
+    with scheduler(random_model(), "unipc"), pytest.raises(IncompatibleError, match="UniPC's corrector"):
+        run(random_model(), [trasce()], make_items(1))

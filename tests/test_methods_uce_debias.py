@@ -120,6 +120,10 @@ def test_wrong_settings_are_named(change, said):
         debias(**change)
 
 
+def test_clip_is_named_by_what_it_is_not_by_its_path():
+    assert "clip" not in debias().identity()["params"] and debias().identity()["clip"]
+
+
 def test_a_missing_clip_is_one_line_and_other_families_are_refused():
     assert "clip-nowhere" in str(debias(clip="nobody/clip-nowhere").missing())
     assert debias().missing() is None

@@ -13,7 +13,7 @@ from harness.errors import IncompatibleError, InvalidValueError, MissingResource
 from harness.generate import attached
 from methods.mace import MACE
 from methods.salun import SalUn
-from tests.fixtures_models import random_model
+from tests.fixtures_models import random_config, random_model
 from tests.methods_common import draw, in_half_precision, write_checkpoint
 
 
@@ -130,10 +130,23 @@ def test_the_identity_is_the_files_content_not_its_path(tmp_path, pt):
     assert len(SalUn(str(pt)).identity()["params"]["checkpoint"][0]) == 64
 
 
+def test_a_unet_for_another_text_encoder_is_refused_before_anything_loads(tmp_path):
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    for width, fits in ((32, True), (48, False)):
+        method = MACE(str(write_checkpoint(tmp_path / f"{width}.safetensors", {name: torch.zeros(4, width)})))
+        if fits:
+            method.check(random_config(), 5.0)
+            continue
+        with pytest.raises(IncompatibleError, match="was made for 48 text features"):
+            method.check(random_config(), 5.0)
+
+
 def test_wrong_settings_are_named():
     with pytest.raises(InvalidValueError, match=r"method\.strength=2"):
         MACE(strength=2)
     with pytest.raises(InvalidValueError, match=r"method\.checkpoint=3"):
         MACE(checkpoint=3)
+    with pytest.raises(InvalidValueError, match="2 paths, and method mace reads one"):
+        MACE(["a", "b"])
     with pytest.raises(IncompatibleError, match="sdxl"):
         MACE().check({"name": "xl", "family": "sdxl"}, 5.0)
