@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
 from harness.files import sha256_file, storage_error, write_atomic
+from harness.interruption import forget_checkpoints, training_in
 from harness.lease import Lease
 from harness.method import Artifact, Method, Progress, Trained
 from harness.models import weights_fingerprint
@@ -107,8 +108,15 @@ def artifact_keys(methods: Sequence[Method], base: Config, given: GivenArtifact 
             key = given.key
         keys.append(key)
         if method.edits_model:
-            upstream.append(key or artifact_key(method, base, upstream))
+            upstream.append(_applied(method, key))
     return keys
+
+
+def _applied(method: Method, key: str | None) -> str:
+    """Return the hash that names what a method does to the model: its artifact, and how strongly it is applied."""
+    content = {"kind": method.kind, "version": method.version, "params": method.params(), "artifact": key}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class ArtifactCache:
@@ -165,6 +173,8 @@ class ArtifactCache:
         content = {"key": key, **meta, "training": dict(trained.meta), "sha256": hashlib.sha256(data).hexdigest()}
         write_atomic(folder / TENSORS, data)
         write_atomic(folder / META, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        forget_checkpoints(folder)
+
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
     """Return meta.json where the tensors beside it are those that it names, else None."""
@@ -200,14 +210,15 @@ def prepare_all(
         if given and key == given.key:
             ready[method.name] = given.load()
         elif key and method.trains_on_base:
-            ready[method.name] = _prepare(model, method, key, cache, [], report)
+            ready[method.name] = _prepare(model, method, key, cache, [], [], report)
     with ExitStack() as stack:
         stack.callback(model.forget_texts)
         for method, key in zip(methods, keys, strict=True):
             upstream = [a for m, a in zip(methods, artifacts, strict=False) if m.edits_model and a is not None]
             artifact = ready.get(method.name)
             if artifact is None and key:
-                artifact = _prepare(model, method, key, cache, upstream, report)
+                left = methods[: len(artifacts)]
+                artifact = _prepare(model, method, key, cache, upstream, [m for m in left if m.edits_model], report)
             artifacts.append(artifact)
             if method.edits_model:
                 stack.enter_context(method.attach(model, artifact))
@@ -216,23 +227,33 @@ def prepare_all(
 
 
 def _prepare(model: LoadedModel, method: Method, key: str, cache: ArtifactCache, upstream: Sequence[Artifact],
-             progress: Progress) -> Artifact:
+             attached: Sequence[Method], progress: Progress) -> Artifact:
+    """Return a method's artifact, trained on the model as `attached`, the methods to its left, edit it."""
+
     def make() -> tuple[Trained, Config]:
         log.info("training %s (artifact %s)", method.name, key)
         start = time.monotonic()
-        trained = method.prepare(model, upstream, progress)
+        with training_in(model, cache.folder(method, key)):
+            trained = method.prepare(model, upstream, progress)
         if trained is None:
             raise IncompatibleError(f"method {method.name} says that it trains, and made nothing.")
         meta = {
             "method": method.name,
+            "class": _path(type(method)),
+            "model": model.config.get("name"),
             "recipe": method.training_identity(),
             "base": base_identity(model.config, model.fingerprint),
             "upstream": [artifact.key for artifact in upstream],
+            "upstream_classes": [_path(type(left)) for left in attached],
             "seconds": round(time.monotonic() - start, 1),
         }
         return trained, meta
 
     return cache.get_or_make(method, key, make)
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
+from harness.interruption import CHECKPOINT, Carried, LoopMemory, adam_step
 from harness.own_images import image_size
 from harness.training import frozen_denoiser
 
@@ -98,20 +99,23 @@ class LatentDirectionTrainer:
         self.h = start.to(model.device).requires_grad_()
         self.adam = torch.optim.Adam([self.h], lr=learning_rate)
 
-    def run(self, steps: int, batch: int, progress: Callable[[int, int], None]) -> list[float]:
+    def run(self, steps: int, batch: int, progress: Callable[[int, int], None], name: str = CHECKPOINT) -> list[float]:
         """Take `steps` steps of `batch` images; return each step's loss. A loss that is not finite stops it."""
-        losses = []
-        with frozen_denoiser(self.model), bottleneck_edited(self.model, lambda output: output + self.h):
-            for step in range(steps):
-                losses.append(self.step(batch))
-                if not math.isfinite(losses[-1]):
-                    raise HarnessError(f"training diverged: the loss is {losses[-1]} at step {step + 1} of {steps}.",
-                                       "Lower method.training.learning_rate.")
+        memory = LoopMemory(self.model.training_folder, self.adam, {"h": self.h}, Carried(self.generator), name)
+        with frozen_denoiser(self.model), bottleneck_edited(self.model, lambda output: output + self.h), memory:
+            for step in memory.remaining(steps):
+                loss = self.loss(batch)
+                if not math.isfinite(loss):
+                    memory.save()
+                    raise HarnessError(f"training diverged: the loss is {loss} at step {step + 1} of {steps}.",
+                                       f"Lower method.training.learning_rate. {memory.kept}")
+                adam_step(memory, self.adam, loss)
                 progress(step + 1, steps)
-        return losses
+            memory.save()  # more directions may follow
+        return memory.losses
 
-    def step(self, batch: int) -> float:
-        """Take one Adam step on images, timesteps and noise drawn anew."""
+    def loss(self, batch: int) -> float:
+        """Set the gradient of the loss of images, timesteps and noise drawn anew; return the loss."""
         import torch
 
         model, generator = self.model, self.generator
@@ -127,5 +131,4 @@ class LatentDirectionTrainer:
             loss = (predicted - regressed(z0, noise, abar, model.prediction_type)).square().mean()
             self.adam.zero_grad()
             loss.backward()
-        self.adam.step()
         return float(loss.detach())

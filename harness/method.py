@@ -39,6 +39,17 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Plain tensors by file name (*.safetensors), and Python code that applies them to a diffusers pipeline `pipe`.
+
+    The code runs in the folder of the files, after `import torch` and `from safetensors.torch import load_file`.
+    """
+
+    files: Mapping[str, Mapping[str, Tensor]]
+    how_to_use: str
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A prompt that a method will not have drawn, or a finished image that it withholds."""
 
@@ -98,6 +109,7 @@ class Method:
     needs_guidance: ClassVar[bool] = False  # edits the guidance direction: meaningless at guidance_scale <= 1
     owns_uncond: ClassVar[bool] = False  # replaces the unconditional row
     edits_model: ClassVar[bool] = False  # changes weights: methods to its right train on the changed model
+    edits_denoiser: ClassVar[bool] = True  # of a method that edits the model: its denoiser, not the text encoder alone
 
     @property
     def trains(self) -> bool:
@@ -177,6 +189,14 @@ class Method:
     def post(self, images: Sequence[np.ndarray]) -> Sequence[tuple[np.ndarray, tuple[str, ...]] | Refusal]:
         """Filter finished images (H, W, 3) uint8; return each with its flags, or a Refusal: then it is not stored."""
         return [(image, ()) for image in images]
+
+    @classmethod
+    def export(cls, artifact: Artifact, load: Callable[[], LoadedModel]) -> Export:
+        """Return an artifact of this class in the format of the method's authors or diffusers', for use elsewhere.
+
+        `load` gives the model that it was made for, if its weights are needed.
+        """
+        raise IncompatibleError(f"artifacts of {cls.kind} have no format outside of the harness.")
 
     def publish(self, other: Method) -> Method:
         """Return `other`, a method to the right of this one, with those concepts replaced that this one publishes."""

@@ -34,6 +34,7 @@ class AdvUnlearn(CheckpointMethod):
 
     kind: ClassVar[str] = "advunlearn"
     edits_model: ClassVar[bool] = True
+    edits_denoiser: ClassVar[bool] = False
     how_to_get: ClassVar[str] = (
         "Get it: hf download OPTML-Group/AdvUnlearn --include 'nudity_unlearned/*', then "
         "method.checkpoint=hf://OPTML-Group/AdvUnlearn/nudity_unlearned."
