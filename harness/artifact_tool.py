@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.artifacts import META, TENSORS, read_meta
+from harness.artifacts import META, TENSORS, StoredArtifact, read_meta
 from harness.errors import MissingResourceError
 from harness.progress import duration, size
 
@@ -62,6 +62,18 @@ def show_one(folder: Path, meta: dict[str, Any], console: Console) -> None:
             console.print(f"  {name}: {view.get_dtype()} {tuple(view.get_shape())}", markup=False, highlight=False)
 
 
+def export_one(folder: Path, meta: dict[str, Any], given: argparse.Namespace, console: Console) -> None:
+    """Write an artifact as others read it, and print the files."""
+    from safetensors.torch import load
+
+    from harness.export import base_loader, export_artifact, write_export
+
+    artifact = StoredArtifact(str(meta["key"]), load((folder / TENSORS).read_bytes()), meta)
+    export = export_artifact(artifact, base_loader(artifact, given.words, given.config_dir))
+    for file in write_export(export, artifact, given.folder):
+        console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+
+
 def _short(value: Any) -> Any:
     """Keep the ends of long lists, such as losses."""
     if isinstance(value, dict):
@@ -79,6 +91,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     commands.add_parser("list", help="one line an artifact")
     show = commands.add_parser("show", help="recipe, base, losses and tensors")
     show.add_argument("artifact", help="a folder, or the beginning of a key")
+    export = commands.add_parser("export", help="as safetensors that diffusers or the authors' code reads")
+    export.add_argument("artifact", help="a folder, or the beginning of a key")
+    export.add_argument("folder", type=Path, help="a new folder for the files")
+    export.add_argument("words", nargs="*", help="the model that it was made for, if it is not found: model=...")
+    export.add_argument("--config-dir", action="append", default=[], help="look for model configs there too")
     return parser.parse_args(argv)
 
 
@@ -87,6 +104,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     given, console = arguments(argv), Console()
     if given.command == "list":
         show_all(given.root, console)
-    else:
+    elif given.command == "show":
         show_one(*find(given.root, given.artifact), console)
+    else:
+        export_one(*find(given.root, given.artifact), given, console)
     return 0

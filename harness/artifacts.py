@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
 from harness.files import sha256_file, storage_error, write_atomic
+from harness.interruption import forget_checkpoints, training_in
 from harness.lease import Lease
 from harness.method import Artifact, Method, Progress, Trained
 from harness.models import weights_fingerprint
@@ -118,15 +119,20 @@ def lineages(methods: Sequence[Method], base: Config, given: GivenArtifact | Non
             key = given.key
         found.append(Lineage(key, tuple(left)))
         if method.edits_model:
-            own = {part: value for part, value in method.identity().items() if part != "name"}
-            text = json.dumps({"artifact": key, **own}, sort_keys=True, default=str)
-            edits = [*edits, f"{method.kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"]
+            edits = [*edits, _applied(method, key)]
     return found
 
 
 def artifact_keys(methods: Sequence[Method], base: Config, given: GivenArtifact | None = None) -> list[str | None]:
     """Return the key of each method's artifact, None for those that train nothing. Imports no torch."""
     return [lineage.key for lineage in lineages(methods, base, given)]
+
+
+def _applied(method: Method, key: str | None) -> str:
+    """Return the hash that names what a method does to the model: its artifact, and how strongly it is applied."""
+    content = {part: value for part, value in method.identity().items() if part != "name"} | {"artifact": key}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class ArtifactCache:
@@ -183,6 +189,8 @@ class ArtifactCache:
         content = {"key": key, **meta, "training": dict(trained.meta), "sha256": hashlib.sha256(data).hexdigest()}
         write_atomic(folder / TENSORS, data)
         write_atomic(folder / META, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        forget_checkpoints(folder)
+
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
     """Return meta.json where the tensors beside it are those that it names, else None."""
@@ -218,14 +226,15 @@ def prepare_all(
         if given and lineage.key == given.key:
             ready[method.name] = given.load()
         elif lineage.key and method.trains_on_base:
-            ready[method.name] = _prepare(model, method, lineage, cache, [], report)
+            ready[method.name] = _prepare(model, method, lineage, cache, [], [], report)
     with ExitStack() as stack:
         stack.callback(model.forget_texts)
         for method, lineage in zip(methods, found, strict=True):
             upstream = [a for m, a in zip(methods, artifacts, strict=False) if m.edits_model and a is not None]
             artifact = ready.get(method.name)
             if artifact is None and lineage.key:
-                artifact = _prepare(model, method, lineage, cache, upstream, report)
+                left = [m for m in methods[: len(artifacts)] if m.edits_model]
+                artifact = _prepare(model, method, lineage, cache, upstream, left, report)
             artifacts.append(artifact)
             if method.edits_model:
                 stack.enter_context(method.attach(model, artifact))
@@ -234,25 +243,34 @@ def prepare_all(
 
 
 def _prepare(model: LoadedModel, method: Method, lineage: Lineage, cache: ArtifactCache, upstream: Sequence[Artifact],
-             progress: Progress) -> Artifact:
+             attached: Sequence[Method], progress: Progress) -> Artifact:
+    """Return a method's artifact, trained on the model as `attached`, the methods to its left, edit it."""
     key = str(lineage.key)
 
     def make() -> tuple[Trained, Config]:
         log.info("training %s (artifact %s)", method.name, key)
         start = time.monotonic()
-        trained = method.prepare(model, upstream, progress)
+        with training_in(model, cache.folder(method, key)):
+            trained = method.prepare(model, upstream, progress)
         if trained is None:
             raise IncompatibleError(f"method {method.name} says that it trains, and made nothing.")
         meta = {
             "method": method.name,
+            "class": _path(type(method)),
+            "model": model.config.get("name"),
             "recipe": method.training_identity(),
             "base": base_identity(model.config, model.fingerprint),
             "upstream": list(lineage.upstream),
+            "upstream_classes": [_path(type(left)) for left in attached],
             "seconds": round(time.monotonic() - start, 1),
         }
         return trained, meta
 
     return cache.get_or_make(method, key, make)
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ def build(config: Mapping[str, Any]) -> Any:
     `name` is passed on if the class takes it, and dropped if not. An unknown or missing parameter is a HarnessError.
     """
     label = str(config.get("name", config.get("_target_")))
-    target = _locate(config.get("_target_"), label)
+    target = locate(config.get("_target_"), label)
     parameters = inspect.signature(target).parameters
     given = {key: value for key, value in config.items() if key != "_target_"}
     if "name" not in parameters:
@@ -30,7 +30,8 @@ def build(config: Mapping[str, Any]) -> Any:
     return target(**given)
 
 
-def _locate(path: object, label: str) -> Any:
+def locate(path: object, label: str) -> Any:
+    """Return what "package.module.Name" names; `label` says in errors whose it is."""
     if not isinstance(path, str) or "." not in path:
         raise InvalidValueError(f"{label} has no usable _target_ ({path!r}).", "Write _target_: package.module.Class.")
     module_name, _, attribute = path.rpartition(".")

@@ -62,4 +62,4 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError
 
 
 class StoppedError(Exception):
-    """Ends a training that the user asked to stop. Nothing of it is kept."""
+    """Ends a training that the user asked to stop."""

@@ -12,9 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.errors import HarnessError, IncompatibleError, InvalidValueError
-from harness.method import Artifact, Method, Progress
+from harness.errors import IncompatibleError, InvalidValueError
+from harness.interruption import Carried, LoopMemory, adam_step, broke_down
+from harness.method import Artifact, Export, Method, Progress
 from harness.settings import check_choice, check_integer, check_number
+from harness.weight_edits import unet_export
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -178,36 +180,34 @@ class PartialDenoising:
 
 
 def optimise(copy: WorkingCopy, method: FineTuned, step: Callable[[int], Tensor], progress: Progress,
-             after: Callable[[], None] | None = None) -> list[float]:
+             after: Callable[[], None] | None = None, carried: Carried | None = None) -> list[float]:
     """Take `method.iterations` AdamW steps on the loss of `step(i)`; return the losses.
 
+    What is interrupted goes on where it was, to the same bits, if `carried` holds all that `step` and `after` change.
     A loss or gradient that is not finite raises HarnessError and says at which step.
     """
     import torch
 
     values = list(copy.parameters.values())
     adam = torch.optim.AdamW(values, lr=method.learning_rate, weight_decay=method.weight_decay)
-    losses = []
-    for i in range(method.iterations):
-        with torch.enable_grad():
-            loss = step(i)
-        losses.append(check_finite(float(loss.detach()), method.name, i))
-        adam.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(values, method.max_grad_norm or math.inf)
-        check_finite(float(norm), method.name, i)
-        adam.step()
-        if after is not None:
-            after()
-        progress(method.name, i + 1, method.iterations)
-    return losses
+    with LoopMemory(copy.model.training_folder, adam, copy.parameters, carried) as memory:
+        for i in memory.remaining(method.iterations):
+            with torch.enable_grad():
+                loss = step(i)
+            value = memory.checked(float(loss.detach()), method.name)
+            adam.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(values, method.max_grad_norm or math.inf)
+            memory.checked(float(norm), method.name)
+            adam_step(memory, adam, value, after)
+            progress(method.name, i + 1, method.iterations)
+    return memory.losses
 
 
 def check_finite(value: float, name: str, step: int) -> float:
     """Return `value`. Raises HarnessError where it is infinite or no number."""
     if not math.isfinite(value):
-        raise HarnessError(f"training of {name} broke down at step {step + 1}: the loss or its gradient is {value}.",
-                           "Try a lower method.learning_rate. Nothing of it was kept.")
+        raise broke_down(value, name, step)
     return value
 
 
@@ -273,6 +273,11 @@ class FineTuned(Method):
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         return applied_deltas(model.denoiser, artifact.tensors, self.strength) if artifact else nullcontext()
+
+    @classmethod
+    def export(cls, artifact: Artifact, load: Callable[[], LoadedModel]) -> Export:
+        deltas = {name.removesuffix(SUFFIX): delta for name, delta in artifact.tensors.items()}
+        return unet_export(load(), artifact, deltas)
 
 
 def latent_shape(model: LoadedModel) -> tuple[int, int, int]:

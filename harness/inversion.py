@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.errors import InvalidValueError
-from harness.finetune import check_concepts, check_finite
+from harness.finetune import check_concepts
+from harness.interruption import Carried, LoopMemory, adam_step
 from harness.method import Progress
 from harness.settings import check_integer, check_number
 from harness.soft_token import frozen_text_encoder, soft_tokens, token_text, word_vectors
@@ -64,19 +65,20 @@ class TokenTrainer:
             raise InvalidValueError("the reward of every image is zero: nothing shows the concept.")
         recipe = self.recipe
         latents = self._latents(images)
-        losses = []
         with frozen_text_encoder(self.model), frozen_denoiser(self.model):
             v = word_vectors(self.model, word, recipe.vectors).requires_grad_()
             adam = torch.optim.AdamW([v], lr=recipe.learning_rate, weight_decay=0.0)
-            with soft_tokens(self.model, self.name, v), torch.enable_grad():
-                for step in range(recipe.iterations):
+            memory = LoopMemory(self.model.training_folder, adam, {"v": v}, Carried(self.generator))
+            with memory, soft_tokens(self.model, self.name, v), torch.enable_grad():
+                for step in memory.remaining(recipe.iterations):
                     loss = self._loss(latents, r.to(self.model.device))
-                    losses.append(check_finite(float(loss.detach()), "the learned word", step))
+                    value = memory.checked(float(loss.detach()), "the learned word",
+                                           "method.inversion.learning_rate")
                     adam.zero_grad()
                     loss.backward()
-                    adam.step()
+                    adam_step(memory, adam, value)
                     progress("learned word", step + 1, recipe.iterations)
-        return v.detach().cpu(), losses
+        return v.detach().cpu(), memory.losses
 
     def _latents(self, images: Sequence[np.ndarray]) -> Tensor:
         """Encode the middle square of images at the model's own size: (N, C, H, W) float32."""

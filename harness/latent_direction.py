@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
+from harness.interruption import CHECKPOINT, Carried, LoopMemory, adam_step
 from harness.own_images import image_size
-from harness.training import frozen_denoiser
+from harness.training import derived_seed, frozen_denoiser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,40 +94,47 @@ class LatentDirectionTrainer:
                  init: float) -> None:
         import torch
 
-        self.model, self.latents, self.texts = model, latents, list(texts)
+        self.model, self.latents, self.texts, self.seed = model, latents, list(texts), seed
         self.generator = torch.Generator().manual_seed(seed)
         start = init * (2 * torch.rand(bottleneck_shape(model), generator=self.generator) - 1)
         self.h = start.to(model.device).requires_grad_()
         self.adam = torch.optim.Adam([self.h], lr=learning_rate)
-        self._order: list[int] = []
 
-    def run(self, steps: int, batch: int, progress: Callable[[int, int], None]) -> list[float]:
+    def run(self, steps: int, batch: int, progress: Callable[[int, int], None], name: str = CHECKPOINT) -> list[float]:
         """Take `steps` steps of `batch` images; return each step's loss. A loss that is not finite stops it."""
-        losses = []
-        with frozen_denoiser(self.model), bottleneck_edited(self.model, lambda output: output + self.h):
-            for step in range(steps):
-                losses.append(self.step(batch))
-                if not math.isfinite(losses[-1]):
-                    raise HarnessError(f"training diverged: the loss is {losses[-1]} at step {step + 1} of {steps}.",
-                                       "Lower method.training.learning_rate.")
+        memory = LoopMemory(self.model.training_folder, self.adam, {"h": self.h}, Carried(self.generator), name)
+        with frozen_denoiser(self.model), bottleneck_edited(self.model, lambda output: output + self.h), memory:
+            for step in memory.remaining(steps):
+                loss = self.loss(step, batch)
+                if not math.isfinite(loss):
+                    memory.save()
+                    raise HarnessError(f"training diverged: the loss is {loss} at step {step + 1} of {steps}.",
+                                       f"Lower method.training.learning_rate. {memory.kept}")
+                adam_step(memory, self.adam, loss)
                 progress(step + 1, steps)
-        return losses
+            memory.save()  # more directions may follow
+        return memory.losses
 
-    def draw(self, batch: int) -> Tensor:
-        """Return the rows of the next images; all of them come round, shuffled anew, before one comes again."""
+    def draw(self, step: int, batch: int) -> Tensor:
+        """Return the rows of a step's images; all of them come round, shuffled anew, before one comes again."""
         import torch
 
-        while len(self._order) < batch:
-            self._order += torch.randperm(len(self.texts), generator=self.generator).tolist()
-        rows, self._order = self._order[:batch], self._order[batch:]
-        return torch.tensor(rows)
+        n = len(self.texts)
+        places = range(step * batch, (step + 1) * batch)
+        return torch.tensor([int(self._order(place // n)[place % n]) for place in places])
 
-    def step(self, batch: int) -> float:
-        """Take one Adam step on images, timesteps and noise drawn anew."""
+    def _order(self, epoch: int) -> Tensor:
+        import torch
+
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "epoch", epoch))
+        return torch.randperm(len(self.texts), generator=generator)
+
+    def loss(self, step: int, batch: int) -> float:
+        """Set the gradient of the loss of a step's images, timesteps and noise drawn anew; return the loss."""
         import torch
 
         model, generator = self.model, self.generator
-        rows = self.draw(batch)
+        rows = self.draw(step, batch)
         alphas = model.pipe.scheduler.alphas_cumprod.to(model.device, torch.float32)
         t = torch.randint(len(alphas), (batch,), generator=generator).to(model.device)
         z0 = self.latents.sample(rows, generator)
@@ -138,5 +146,4 @@ class LatentDirectionTrainer:
             loss = (predicted - regressed(z0, noise, abar, model.prediction_type)).square().mean()
             self.adam.zero_grad()
             loss.backward()
-        self.adam.step()
         return float(loss.detach())

@@ -39,6 +39,17 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Plain tensors by file name (*.safetensors), and Python code that applies them to a diffusers pipeline `pipe`.
+
+    The code runs in the folder of the files, after `import torch` and `from safetensors.torch import load_file`.
+    """
+
+    files: Mapping[str, Mapping[str, Tensor]]
+    how_to_use: str
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A prompt that a method will not have drawn, or a finished image that it withholds."""
 
@@ -102,6 +113,7 @@ class Method:
     edits_training: ClassVar[bool] = True  # that change also holds outside of a run, where methods to its right train
     weights_of: ClassVar[str | None] = None  # the part whose weights it overwrites or adds to
     replaces_weights: ClassVar[bool] = False  # all weights of that part: edits to its left are lost
+    edits_denoiser: ClassVar[bool] = True  # of a method that edits the model: its denoiser, not the text encoder alone
 
     @property
     def trains(self) -> bool:
@@ -185,6 +197,14 @@ class Method:
     def post(self, images: Sequence[np.ndarray]) -> Sequence[tuple[np.ndarray, tuple[str, ...]] | Refusal]:
         """Filter finished images (H, W, 3) uint8; return each with its flags, or a Refusal: then it is not stored."""
         return [(image, ()) for image in images]
+
+    @classmethod
+    def export(cls, artifact: Artifact, load: Callable[[], LoadedModel]) -> Export:
+        """Return an artifact of this class in the format of the method's authors or diffusers', for use elsewhere.
+
+        `load` gives the model that it was made for, if its weights are needed.
+        """
+        raise IncompatibleError(f"artifacts of {cls.kind} have no format outside of the harness.")
 
     def publish(self, other: Method) -> Method:
         """Return `other`, a method to the right of this one, with those concepts replaced that this one publishes."""

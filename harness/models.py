@@ -48,7 +48,8 @@ class LoadedModel:
     """A pipeline in memory. `fingerprint` names its weights; `roles` says what each row of the running call is.
 
     Module hooks also see its `items` (row r is of item r % len(items)) and its `moment`, the share of the trajectory
-    that is behind, in [0, 1). Outside of a pipeline call roles and items are empty.
+    that is behind, in [0, 1). Outside of a pipeline call roles and items are empty. While a method trains on it,
+    `training_folder` is where the training may keep checkpoints.
 
     Embeddings are made one text at a time, so their bytes never depend on which texts share a batch.
     """
@@ -63,6 +64,7 @@ class LoadedModel:
     roles: tuple[str, ...] = ()
     items: tuple[ImageItem, ...] = ()
     moment: float = 0.0
+    training_folder: Path | None = None
     _texts: OrderedDict[str, torch.Tensor] = field(default_factory=OrderedDict, repr=False)
 
     @property

@@ -53,7 +53,7 @@ class Toolbox(ABC):
     def prepare(self, model: Any, cell: CellSpec, stop: Callable[[], bool]) -> Mapping[str, Any]:
         """Train or solve what the cell's methods need, into the artifact cache; return what is to be told of it.
 
-        `stop` is asked now and then; when it says True, training ends with StoppedError and leaves nothing.
+        `stop` is asked now and then; when it says True, training ends with StoppedError and leaves no artifact.
         """
 
     @abstractmethod

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from harness.build import locate
 from harness.errors import IncompatibleError
+from harness.method import Artifact, Export
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from harness.models import LoadedModel
 
 FAMILIES = ("sd1", "sd2")
 
@@ -20,6 +24,19 @@ def check_family(name: str, model_config: Mapping[str, Any], needs: str, familie
     if family not in families:
         raise IncompatibleError(f"method {name} needs {needs} ({', '.join(families)}); model "
                                 f"{model_config.get('name')} is {family}.")
+
+
+def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], whole: bool = True) -> None:
+    """Raise IncompatibleError unless an artifact's tensors have the expected names (all, if `whole`) and shapes."""
+    unknown = next((name for name in found if name not in expected), None)
+    absent = next((name for name in expected if whole and name not in found), None)
+    if unknown or absent:
+        problem = f"has no {absent}" if absent else f"changes {unknown}, which has no place here"
+        raise IncompatibleError(f"the artifact does not fit this method and model: it {problem}.")
+    for name, value in found.items():
+        if value.shape != tuple(expected[name]):
+            raise IncompatibleError(f"the artifact does not fit this model: {name} has shape {tuple(value.shape)}, not "
+                                    f"{tuple(expected[name])}.")
 
 
 @contextmanager
@@ -44,7 +61,23 @@ def tensors_replaced(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[Non
 def deltas_added(module: Any, deltas: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[None]:
     """Add `strength` times each delta, in float32, to the parameter of its name; leaving restores every byte."""
     own = dict(module.named_parameters())
+    check_fit(deltas, {name: value.shape for name, value in own.items()}, whole=False)
     edited = {name: own[name].detach().float() + strength * delta.to(own[name].device, own[name].float().dtype)
               for name, delta in deltas.items()}
     with tensors_replaced(module, edited):
         yield
+
+
+def unet_export(model: LoadedModel, artifact: Artifact, deltas: Mapping[str, Tensor]) -> Export:
+    """Return the denoiser's own parameters plus `deltas`, by the same names: the format of ESD's and UCE's releases.
+
+    Raises IncompatibleError where the model was trained with other edits of its denoiser in place.
+    """
+    before = [path for path in artifact.meta.get("upstream_classes", ()) if locate(path, path).edits_denoiser]
+    if before:
+        raise IncompatibleError(f"this artifact was trained on weights that {before[0]} had edited; alone it means "
+                                "nothing, and is not exported.")
+    own = dict(model.denoiser.named_parameters())
+    edited = {name: (own[name].detach().float().cpu() + delta).to(own[name].dtype) for name, delta in deltas.items()}
+    name = f"{artifact.meta['recipe']['kind']}.safetensors"
+    return Export({name: edited}, f'pipe.unet.load_state_dict(load_file("{name}"), strict=False)')

@@ -125,7 +125,7 @@ class Worker:
         model = self._holding.bare_model(task.cell, self.device)
         try:
             info = self._tools.prepare(model, task.cell, lambda: self._stopping)
-        except StoppedError:  # nothing of an unfinished training is kept
+        except StoppedError:  # the same command goes on from its checkpoint, or starts it again
             info = {}
         return TaskResult(task.task_id, self.name, 0.0, info=info)
 

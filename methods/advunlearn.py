@@ -37,6 +37,7 @@ class AdvUnlearn(CheckpointMethod):
     edits_model: ClassVar[bool] = True
     weights_of: ClassVar[str | None] = "text encoder"
     replaces_weights: ClassVar[bool] = True
+    edits_denoiser: ClassVar[bool] = False
     how_to_get: ClassVar[str] = (
         "Get it: hf download OPTML-Group/AdvUnlearn --include 'nudity_unlearned/*', then "
         "method.checkpoint=hf://OPTML-Group/AdvUnlearn/nudity_unlearned."

@@ -23,6 +23,7 @@ from harness.finetune import (
     optimise,
     parameter_names,
 )
+from harness.interruption import Carried
 from harness.method import Artifact, Progress, Trained
 from harness.settings import check_choice, check_file, check_integer, check_number
 from harness.training import derived_seed, file_hash, frozen_denoiser, missing_file, read_prompts
@@ -121,8 +122,10 @@ class ConceptAblation(FineTuned):
         with frozen_denoiser(model):
             images = self._draw_images(model, generator, progress)
             copy = WorkingCopy(model, parameter_names(model.denoiser, self.parameters))
-            batches = self._batches(images, generator)
-            losses = optimise(copy, self, lambda step: self._loss(model, copy, next(batches), generator), progress)
+            order = torch.full((self.images + self.batch,), -1)
+            batches = self._batches(images, generator, order)
+            losses = optimise(copy, self, lambda step: self._loss(model, copy, next(batches), generator), progress,
+                              carried=Carried(generator, drawn={"order": order}))
         return Trained(copy.deltas(), {"losses": losses, "images": self.images})
 
     def _draw_images(self, model: LoadedModel, generator: Generator, progress: Progress) -> AnchorImages:
@@ -141,15 +144,16 @@ class ConceptAblation(FineTuned):
             progress(f"{self.name}: anchor images", first + len(c), self.images)
         return AnchorImages(torch.cat(kept), prompts)
 
-    def _batches(self, images: AnchorImages, generator: Generator) -> Iterator[AnchorImages]:
-        """Yield batches without end, shuffled anew in every round."""
+    def _batches(self, images: AnchorImages, generator: Generator, order: Tensor) -> Iterator[AnchorImages]:
+        """Yield batches without end, shuffled anew in every round; `order` holds what comes next, then -1."""
         import torch
 
-        order: list[int] = []
         while True:
-            while len(order) < self.batch:
-                order += torch.randperm(self.images, generator=generator).tolist()
-            picked, order = order[: self.batch], order[self.batch :]
+            coming = order[order >= 0]
+            while len(coming) < self.batch:
+                coming = torch.cat([coming, torch.randperm(self.images, generator=generator)])
+            picked = coming[: self.batch].tolist()
+            order.fill_(-1)[: len(coming) - self.batch] = coming[self.batch :]
             yield AnchorImages(images.latents[picked], tuple(images.prompts[index] for index in picked))
 
     def _loss(self, model: LoadedModel, copy: WorkingCopy, batch: AnchorImages, generator: Generator) -> Tensor:

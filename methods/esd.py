@@ -26,6 +26,7 @@ from harness.finetune import (
     optimise,
     parameter_names,
 )
+from harness.interruption import Carried
 from harness.method import Artifact, Progress, Trained
 from harness.settings import check_choice, check_integer, check_number
 from harness.training import derived_seed, frozen_denoiser
@@ -109,7 +110,8 @@ class ESD(FineTuned):
         generator = torch.Generator().manual_seed(derived_seed("esd", self.seed))
         with frozen_denoiser(model):
             copy = WorkingCopy(model, parameter_names(model.denoiser, self.parameters))
-            losses = optimise(copy, self, partial(self._loss, model, copy, generator), progress)
+            losses = optimise(copy, self, partial(self._loss, model, copy, generator), progress,
+                              carried=Carried(generator))
         return Trained(copy.deltas(), {"losses": losses})
 
     def _loss(self, model: LoadedModel, copy: WorkingCopy, generator: Generator, step: int) -> Tensor:

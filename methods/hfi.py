@@ -12,18 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.errors import InvalidValueError, MissingResourceError
+from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource
 from harness.feedback import Feedback, ImageFiles, feedback_hash, missing_feedback, read_feedback
 from harness.finetune import check_concepts, check_family, check_finite
 from harness.inversion import TokenTrainer, TokenTraining
-from harness.method import Artifact, Method, Progress, Refusal, Trained
+from harness.method import Artifact, Export, Method, Progress, Refusal, Trained
 from harness.records import ImageItem
 from harness.settings import check_file, check_integer, check_number, check_record
 from harness.soft_token import soft_tokens, token_text
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from harness.models import LoadedModel
 
 TOKEN, REWARD = "token", "reward."
+LEARNED = "learned_embeds.safetensors"  # as diffusers' textual inversion example writes it
+HOW_TO_USE = f"""\
+word = "{{word}}"
+pipe.load_textual_inversion(".", weight_name="{LEARNED}", token=word)
+# image = pipe("a prompt", negative_prompt=word).images[0]
+"""
 
 
 def binary_loss(r: Tensor, y: Tensor) -> Tensor:
@@ -117,6 +123,7 @@ class SoftConcept(Method):
     seed: int = 0
 
     edits_model: ClassVar[bool] = True
+    edits_denoiser: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("word", "clip"):
@@ -174,7 +181,15 @@ class SoftConcept(Method):
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         assert artifact is not None
+        if TOKEN not in artifact.tensors or len(artifact.tensors[TOKEN]) != self.recipe.vectors:
+            raise IncompatibleError(f"the artifact does not fit method {self.name}: it has no {self.recipe.vectors} "
+                                    f"learned token vectors ({TOKEN}).")
         return soft_tokens(model, self._token_name, artifact.tensors[TOKEN])
+
+    @classmethod
+    def export(cls, artifact: Artifact, load: Callable[[], LoadedModel]) -> Export:
+        word = f"<{cls.kind}-{artifact.key}>"
+        return Export({LEARNED: {word: artifact.tensors[TOKEN]}}, HOW_TO_USE.format(word=word))
 
     @abstractmethod
     def labelled(self, model: LoadedModel, progress: Progress) -> tuple[Sequence[np.ndarray], Feedback]:

@@ -9,7 +9,7 @@ The script pads training texts to the longest of their batch; here they have 77 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,18 +17,35 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
-from harness.latent_direction import LatentDirectionTrainer, bottleneck_edited, encoded
-from harness.method import Artifact, Method, Progress, Trained
+from harness.interruption import CHECKPOINT
+from harness.latent_direction import LatentDirectionTrainer, bottleneck_edited, bottleneck_shape, encoded
+from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.own_images import Wish, own_images
 from harness.records import ImageItem
 from harness.settings import check_choice, check_file, check_integer, check_number, check_record
 from harness.training import TrainingPrompt, derived_seed, file_hash, missing_file, read_prompts
-from harness.weight_edits import check_family
+from harness.weight_edits import check_family, check_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.models import LoadedModel
+
+
+LOOKUP = "interpret.safetensors"
+# The released MLP is one nn.Linear without bias, from a choice of concepts to their summed vector.
+HOW_TO_USE = f"""\
+chosen = [0]                                   # columns: {{columns}}
+h = load_file("{LOOKUP}")["fc1.weight"][:, chosen].sum(1).view{{shape}}
+
+
+def add_direction(module, inputs, output):     # to the conditional half of the batch
+    only = torch.arange(len(output)).view(-1, 1, 1, 1) >= len(output) // 2
+    return output + (only * h).to(output)
+
+
+pipe.unet.mid_block.register_forward_hook(add_direction)
+"""
 
 
 @dataclass(frozen=True)
@@ -182,7 +199,8 @@ class Interpret(Method):
             texts = [direction.neutral or row.prompt for row in rows]
             trainer = LatentDirectionTrainer(model, encoded(model, images), texts, seed, recipe.learning_rate,
                                              recipe.init)
-            losses += trainer.run(recipe.train_steps, recipe.batch, partial(progress, f"direction {direction.name}"))
+            losses += trainer.run(recipe.train_steps, recipe.batch, partial(progress, f"direction {direction.name}"),
+                                  f"{CHECKPOINT}-{index}")
             tensors[f"h.{index}"] = trainer.h.detach()
         norms = {direction.name: float(tensors[f"h.{i}"].norm()) for i, direction in enumerate(self.vectors)}
         return Trained(tensors, {"losses": losses, "norms": norms})
@@ -202,8 +220,21 @@ class Interpret(Method):
             return nullcontext()
         import torch
 
+        size = next((value.shape[-2:] for value in artifact.tensors.values()), ())  # of any size: it is scaled
+        check_fit(artifact.tensors, {f"h.{index}": (bottleneck_shape(model)[0], *size)
+                                     for index in range(len(self.vectors))})
         h = torch.stack([artifact.tensors[f"h.{index}"] for index in range(len(self.vectors))]).to(model.device)
         return bottleneck_edited(model, lambda output: self._edit(model, h, output))
+
+    @classmethod
+    def export(cls, artifact: Artifact, load: Callable[[], LoadedModel]) -> Export:
+        import torch
+
+        names = [direction["name"] for direction in artifact.meta["recipe"]["params"]["directions"]]
+        h = torch.stack([artifact.tensors[f"h.{index}"] for index in range(len(names))])
+        columns = ", ".join(f"{index} {name}" for index, name in enumerate(names))
+        return Export({LOOKUP: {"fc1.weight": h.flatten(1).T}},
+                      HOW_TO_USE.format(columns=columns, shape=tuple(h.shape[1:])))
 
     def _edit(self, model: LoadedModel, h: Tensor, output: Tensor) -> Tensor | None:
         """Add to each conditional row what its image gets; None where that is nothing."""

@@ -7,14 +7,16 @@ concept, psi = u - eta (s - u), with u = e(""), s = e(concept).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.finetune import check_finite
-from harness.method import Artifact, EmbedBundle, Method, Progress, StepContext, Trained, scaled_calls
+from harness.interruption import CHECKPOINT, LoopMemory
+from harness.method import Artifact, EmbedBundle, Export, Method, Progress, StepContext, Trained, scaled_calls
 from harness.settings import check_choice, check_file, check_integer, check_number, check_record, texts_of
 from harness.training import (
     TrainingPrompt,
@@ -24,6 +26,7 @@ from harness.training import (
     missing_file,
     read_prompts,
 )
+from harness.weight_edits import check_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +34,25 @@ if TYPE_CHECKING:
     from harness.models import LoadedModel
 
 CATEGORY = "{category}"
+
+# Calls are counted from 1 in the release, and steps from 0 in the callback, which sees a step when it is done.
+HOW_TO_USE = """\
+steps, start = 50, {start}                            # added from this call of 50 on, 2 at least
+directions = [load_file(name) for name in {files}]
+d = sum(part["d"] if "d" in part else part["b"] @ part["a"] for part in directions)
+
+
+def add_direction(pipe, step, t, tensors):     # to the conditional half of the batch
+    if step == int((start - 1) * steps / 50 + 0.5) - 1:
+        uncond, cond = tensors["prompt_embeds"].chunk(2)
+        tensors["prompt_embeds"] = torch.cat([uncond, cond + d.to(cond)])
+    return tensors
+
+
+apply = {{"num_inference_steps": steps, "callback_on_step_end": add_direction,
+         "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}}
+# image = pipe("a prompt", **apply).images[0]
+"""
 
 
 def target(u: Tensor, s: Tensor, eta: float) -> Tensor:
@@ -206,9 +228,25 @@ class SafeDir(Method):
         for index, concept in enumerate(self.concepts):
             seed = derived_seed("safedir", self.seed, index)
             trainer = DirectionTrainer(model, self.recipe, concept, seed)
-            losses[concept] = trainer.run(partial(progress, f"direction {concept}"))
+            losses[concept] = trainer.run(partial(progress, f"direction {concept}"), f"{CHECKPOINT}-{index}")
             tensors |= {f"{name}.{index}": value.detach() for name, value in trainer.parameters.items()}
         return Trained(tensors, {"losses": losses})
+
+    def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
+        if artifact is not None and any(self.strengths):
+            length, width = model.embed("").shape
+            shapes = {"d": (length, width), "b": (length, 1), "a": (1, width)}
+            check_fit(artifact.tensors, {f"{name}.{index}": shapes[name] for index in range(len(self.concepts))
+                                         for name in parts(artifact, index)})
+        return nullcontext()
+
+    @classmethod
+    def export(cls, artifact: Artifact, load: Callable[[], LoadedModel]) -> Export:
+        concepts = artifact.meta["recipe"]["params"]["concept"]
+        names = ["safe_direction"] if len(concepts) == 1 else [f"safe_direction_{n}" for n in range(len(concepts))]
+        files = {f"{name}.safetensors": {part: artifact.tensors[f"{part}.{index}"] for part in parts(artifact, index)}
+                 for index, name in enumerate(names)}
+        return Export(files, HOW_TO_USE.format(files=list(files), start=cls.start))
 
     def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:
         if ctx.artifact is None:
@@ -254,10 +292,15 @@ def in_window(call: int, n_calls: int, n_steps: int, start: int, end: int | None
     return first <= call < last
 
 
+def parts(artifact: Artifact, index: int) -> tuple[str, ...]:
+    """Return what direction `index` of an artifact is stored as: d itself, or b and a."""
+    return ("d",) if f"d.{index}" in artifact.tensors else ("b", "a")
+
+
 def stored_direction(artifact: Artifact, index: int) -> Tensor:
     """Return direction `index` of an artifact, (L, D) float32, from either parameterisation."""
     tensors = artifact.tensors
-    if f"d.{index}" in tensors:
+    if parts(artifact, index) == ("d",):
         return tensors[f"d.{index}"]
     return direction(tensors[f"b.{index}"], tensors[f"a.{index}"])
 
@@ -296,17 +339,19 @@ class DirectionTrainer:
         full = self.parameters.get("d")
         return full if full is not None else direction(self.parameters["b"], self.parameters["a"])
 
-    def run(self, progress: Callable[[int, int], None]) -> list[float]:
+    def run(self, progress: Callable[[int, int], None], name: str = CHECKPOINT) -> list[float]:
         """Train through all trajectories; return the mean loss of each batch of them."""
         rows, size = self._prompts(), self.recipe.batch
         groups = [rows[start : start + size] for start in range(0, len(rows), size)]
-        anchors = self._anchors()
-        losses = []
-        with frozen_denoiser(self.model):
-            for index, group in enumerate(groups):
-                losses.append(self.trajectory(group, next(anchors)))
+        memory = LoopMemory(self.model.training_folder, self.adam, self.parameters, name=name)
+        with frozen_denoiser(self.model), memory:
+            for index in memory.remaining(len(groups)):
+                memory.begin()
+                loss = self.trajectory(groups[index], self._anchors(index))
+                memory.commit(memory.checked(loss, "a direction", "method.training.learning_rate"))
+                memory.save()
                 progress(index + 1, len(groups))
-        return losses
+        return memory.losses
 
     def _prompts(self) -> list[TrainingPrompt]:
         """Return one prompt per trajectory; a file that is too short comes round again with new seeds."""
@@ -322,18 +367,16 @@ class DirectionTrainer:
         rounds = [(n // len(rows), rows[n % len(rows)]) for n in range(recipe.trajectories)]
         return [replace(row, seed=derived_seed(self.seed, row.seed, n) if n else row.seed) for n, row in rounds]
 
-    def _anchors(self) -> Iterator[list[TrainingPrompt]]:
+    def _anchors(self, group: int) -> list[TrainingPrompt]:
+        """Return the anchor prompts of a batch of trajectories."""
         recipe = self.recipe
         rows = read_prompts(recipe.anchor_prompts) if recipe.anchor_weight and recipe.anchor_prompts else []
         rows = [row for row in rows if not row.category]
         if recipe.anchor_weight and not rows:
             raise InvalidValueError(f"{recipe.anchor_prompts}: every prompt has a category, so none is an anchor.")
         count = recipe.anchor_batch if rows else 0
-        n = 0
-        while True:
-            picked = [(k, rows[k % len(rows)]) for k in range(n, n + count)]
-            yield [replace(row, seed=derived_seed(self.seed, "anchor", row.seed, k)) for k, row in picked]
-            n += count
+        picked = [(k, rows[k % len(rows)]) for k in range(group * count, (group + 1) * count)]
+        return [replace(row, seed=derived_seed(self.seed, "anchor", row.seed, k)) for k, row in picked]
 
     def trajectory(self, prompts: list[TrainingPrompt], anchors: list[TrainingPrompt]) -> float:
         """Denoise a batch from noise to image, updating d on the way; return the mean loss."""

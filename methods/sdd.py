@@ -25,6 +25,7 @@ from harness.finetune import (
     optimise,
     parameter_names,
 )
+from harness.interruption import Carried
 from harness.method import Artifact, Progress, Trained
 from harness.settings import check_choice, check_integer, check_number
 from harness.training import derived_seed, frozen_denoiser
@@ -98,7 +99,8 @@ class SDD(FineTuned):
             names = parameter_names(model.denoiser, self.parameters)
             student, teacher = WorkingCopy(model, names), WorkingCopy(model, names)
             losses = optimise(student, self, lambda step: self._loss(model, student, teacher, step, generator),
-                              progress, after=lambda: teacher.follow(student, self.ema_decay))
+                              progress, lambda: teacher.follow(student, self.ema_decay),
+                              Carried(generator, {f"teacher.{name}": teacher.parameters[name] for name in names}))
         return Trained(teacher.deltas(), {"losses": losses})
 
     def _loss(self, model: LoadedModel, student: WorkingCopy, teacher: WorkingCopy, step: int, generator: Generator

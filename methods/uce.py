@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
 from harness.errors import InvalidValueError
-from harness.method import Artifact, Method, Progress, Trained
+from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.settings import check_choice, check_number
-from harness.weight_edits import check_family, deltas_added
+from harness.weight_edits import check_family, deltas_added, unet_export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,3 +128,7 @@ class UCE(Method):
         if artifact is None or not self.strength:
             return nullcontext()
         return deltas_added(model.denoiser, artifact.tensors, self.strength)
+
+    @classmethod
+    def export(cls, artifact: Artifact, load: Callable[[], LoadedModel]) -> Export:
+        return unet_export(load(), artifact, artifact.tensors)

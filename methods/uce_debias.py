@@ -8,7 +8,7 @@ step_size of 0.1 unused; `accumulate` false is the formula as printed, with the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +19,11 @@ import numpy as np
 from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
 from harness.errors import InvalidValueError
 from harness.evaluators.clip import Clip, ClipSource
-from harness.method import Artifact, Method, Progress, Trained
+from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.own_images import Wish, own_images
 from harness.settings import check_integer, check_list, check_number
 from harness.training import derived_seed
-from harness.weight_edits import check_family, deltas_added
+from harness.weight_edits import check_family, deltas_added, unet_export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,6 +126,10 @@ class UCEDebias(Method):
         if artifact is None or not self.strength:
             return nullcontext()
         return deltas_added(model.denoiser, artifact.tensors, self.strength)
+
+    @classmethod
+    def export(cls, artifact: Artifact, load: Callable[[], LoadedModel]) -> Export:
+        return unet_export(load(), artifact, artifact.tensors)
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         clip = self._source.load(str(model.device))

@@ -9,6 +9,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.artifacts import main as artifacts_main
+from tests.fixtures_models import random_config
 from tests.test_run import QUICK, images
 
 SAFEDIR = ["method=safedir", "method.training.trajectories=2", "method.training.batch=2", "method.training.steps=4",
@@ -60,6 +61,17 @@ def test_artifact_that_does_not_fit_is_refused_in_one_line(trained, tmp_path, ca
     assert "made for weights 000000000000, and model micro has" in error
     (other / "artifact.safetensors").write_bytes(b"cut")
     assert "no whole artifact" in refused(capsys, tmp_path, *SAFEDIR, f"artifact={other}")
+
+
+def test_artifacts_are_exported_for_their_own_model_only(trained, tmp_path, capsys):
+    export = ["--root", str(trained / "artifacts"), "export", folder_of(trained).name[:6]]
+    assert artifacts_main([*export, str(tmp_path / "out")]) == 0
+    files = capsys.readouterr().out.split()
+    assert [Path(file).name for file in files] == ["safe_direction.safetensors", "how_to_use.txt"]
+    assert all(Path(file).is_file() for file in files)
+    source = f"model.source={random_config()['source']}"
+    assert artifacts_main([*export, str(tmp_path / "other"), "model=micro", source]) == 2
+    assert "of micro, and model micro has" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 def test_artifacts_are_listed_and_shown(trained, capsys):

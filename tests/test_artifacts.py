@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import threading
 import time
 from contextlib import contextmanager
@@ -12,13 +14,20 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from harness.artifacts import ArtifactCache, artifact_keys, base_identity, lineages, prepare_all
+from harness.artifacts import ArtifactCache, StoredArtifact, artifact_keys, base_identity, lineages, prepare_all
 from harness.errors import IncompatibleError, StorageError
 from harness.generate import attached
 from harness.method import Method, Trained
 from harness.reporting import training_curves
+from methods.esd import ESD
+from methods.hfi import HFI
+from methods.interpret import Interpret
 from methods.none import NoMethod
+from methods.safedir import SafeDir
+from methods.uce import UCE
 from tests.fixtures_models import random_config, random_model
+
+CLIP = "pkg://harness.micro/weights/clip"
 
 
 @dataclass(frozen=True)
@@ -116,12 +125,32 @@ def test_key_depends_on_recipe_base_and_upstream_but_not_on_names():
     assert key(Maker(), NoMethod()) == key(Maker())
 
 
+@dataclass(frozen=True)
+class Scaled(Doubler):
+    """Its artifact serves every strength."""
+
+    strength: float = 1.0
+
+    def params(self):
+        return {"number": self.number, "strength": self.strength}
+
+    def training_identity(self):
+        return {"kind": self.kind, "version": self.version, "params": {"number": self.number}}
+
+
+def test_how_strongly_the_left_is_applied_names_what_is_trained_on_it():
+    base = base_identity(random_config())
+    full, half = (artifact_keys([Scaled(strength=strength), Maker()], base) for strength in (1.0, 0.5))
+    assert full[0] == half[0] and full[1] != half[1]
+
+
 def test_methods_to_the_right_train_on_the_edited_model(cache):
     bias = random_model().denoiser.conv_in.bias.detach().clone()[:2]
     doubler, maker = prepare_all(random_model(), [Doubler(), Maker()], cache)
     assert torch.equal(doubler.tensors["w"], bias) and torch.equal(maker.tensors["w"], 2 * bias)
     own = lineages([Doubler(), Maker()], base_identity(random_config()))[1]
     assert maker.key == own.key and tuple(maker.meta["upstream"]) == own.upstream and len(own.upstream) == 1
+    assert maker.meta["upstream_classes"] == [f"{Doubler.__module__}.Doubler"]
     assert torch.equal(random_model().denoiser.conv_in.bias.detach()[:2], bias)
 
 
@@ -142,6 +171,45 @@ def test_several_makers_at_once_make_it_once(cache):
     for thread in threads:
         thread.join()
     assert len(made) == 1 and len({result.key for result in results}) == 1 and len(results) == 3
+
+
+def enter(root, start, results, dies):
+    """Ask for the artifact in a process of its own; say how often it was made here."""
+    cache, made = ArtifactCache(root, poll_seconds=0.02), []
+
+    def make():
+        if dies:
+            os._exit(9)
+        made.append(1)
+        time.sleep(0.2)
+        return Trained({"x": torch.ones(1)}, {}), {"recipe": {}, "base": {}}
+
+    start.wait(30)
+    cache.get_or_make(Maker(), "key", make)
+    results.put(len(made))
+
+
+def processes(root, count, dies=False):
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(count), context.SimpleQueue()
+    children = [context.Process(target=enter, args=(root, start, results, dies)) for _ in range(count)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    return [child.exitcode for child in children], results
+
+
+def test_of_many_processes_that_ask_at_once_one_makes_it(tmp_path):
+    codes, results = processes(tmp_path, 4)
+    assert codes == [0] * 4 and sorted(results.get() for _ in codes) == [0, 0, 0, 1]
+
+
+def test_a_process_killed_in_training_leaves_no_artifact_and_the_next_makes_it(tmp_path):
+    assert processes(tmp_path, 1, dies=True)[0] == [9]
+    assert (tmp_path / "maker" / "key" / ".lease.json").exists() and not ArtifactCache(tmp_path).has(Maker(), "key")
+    codes, results = processes(tmp_path, 1)
+    assert codes == [0] and results.get() == 1
 
 
 def test_interrupted_training_leaves_nothing_and_restarts(cache):
@@ -190,6 +258,25 @@ def test_an_artifact_of_other_weights_is_refused(cache):
     with pytest.raises(IncompatibleError, match="needs its trained artifact"), \
             attached(random_model(), [Maker()], [None]):
         pass
+
+
+@pytest.mark.parametrize(("method", "tensors", "problem"), [
+    (UCE(["a bomb"]), {"conv_in.bias": torch.zeros(3)}, r"conv_in\.bias has shape \(3,\), not \(32,\)"),
+    (UCE(["a bomb"]), {"d.0": torch.zeros(3)}, "changes d.0, which has no place"),
+    (ESD(concept="a bomb"), {"conv_in.bias.delta": torch.zeros(3)}, "conv_in.bias, which this denoiser does not have"),
+    (SafeDir("a bomb"), {"d.0": torch.zeros(77, 31)}, r"shape \(77, 31\), not \(77, 32\)"),
+    (SafeDir(["a bomb", "a ball"]), {"d.0": torch.zeros(77, 32)}, "has no b.1"),
+    (SafeDir("a bomb"), {f"d.{n}": torch.zeros(77, 32) for n in (0, 1)}, "changes d.1, which has no place"),
+    (HFI(word="bomb", clip=CLIP), {"d.0": torch.zeros(77, 32)}, "no 1 learned token vectors"),
+    (HFI(word="bomb", clip=CLIP), {"token": torch.zeros(1, 31)}, "31 features"),
+    (Interpret([{"name": "bomb", "positive": "a bomb"}]), {"h.0": torch.zeros(7, 4, 4)}, r"shape \(7, 4, 4\)"),
+    (Interpret([{"name": "bomb", "positive": "a bomb"}]), {"x": torch.zeros(1)}, r"has no h.0"),
+])  # fmt: skip
+def test_a_given_artifact_of_other_names_or_shapes_is_one_line(method, tensors, problem):
+    artifact = StoredArtifact("key", tensors, {"base": {"weights": random_model().fingerprint}})
+    with pytest.raises(IncompatibleError, match=problem) as told, attached(random_model(), [method], [artifact]):
+        pass
+    assert "\n" not in str(told.value)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):

@@ -70,7 +70,7 @@ def test_training_repeats_to_the_bit_and_leaves_model_and_global_randomness_alon
 def test_every_anchor_image_is_trained_on_once_before_any_comes_again():
     method = quick(images=6, batch=4)
     images = AnchorImages(torch.arange(6.0).view(6, 1, 1, 1), tuple("abcdef"))
-    batches = method._batches(images, torch.Generator().manual_seed(0))
+    batches = method._batches(images, torch.Generator().manual_seed(0), torch.full((10,), -1))
     drawn = [prompt for _ in range(3) for prompt in next(batches).prompts]
     assert sorted(drawn[:6]) == sorted(drawn[6:]) == list("abcdef")
 

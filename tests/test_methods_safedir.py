@@ -288,7 +288,7 @@ def test_strength_and_window_reuse_the_direction_and_the_recipe_does_not(tmp_pat
     assert made == ["a", "safedir", "safedir"]
 
 
-def test_training_that_is_stopped_leaves_nothing(tmp_path):
+def test_training_that_is_stopped_leaves_a_checkpoint_and_no_artifact(tmp_path):
     model = random_model()
     config = {"_target_": "methods.safedir.SafeDir", "name": "safedir", "concept": "a bomb", "training": QUICK}
     artifacts = str(tmp_path / "kept")
@@ -296,10 +296,10 @@ def test_training_that_is_stopped_leaves_nothing(tmp_path):
     asked = iter([False, True])
     with pytest.raises(StoppedError):
         EngineToolbox().prepare(model, cell, lambda: next(asked))
-    assert not list((tmp_path / "kept").rglob("*.safetensors"))
+    assert [file.name for file in (tmp_path / "kept").rglob("*.safetensors")] == ["checkpoint-0.safetensors"]
     assert next(model.denoiser.parameters()).requires_grad
     EngineToolbox().prepare(model, cell, lambda: False)
-    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 1
+    assert [file.name for file in (tmp_path / "kept").rglob("*.safetensors")] == ["artifact.safetensors"]
 
 
 def test_meta_tells_losses_seconds_and_recipe(tmp_path):
