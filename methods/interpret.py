@@ -22,7 +22,7 @@ from harness.own_images import Wish, own_images
 from harness.records import ImageItem
 from harness.settings import check_choice, check_integer, check_number
 from harness.training import TrainingPrompt, derived_seed, file_hash, missing_file, read_prompts
-from harness.weight_edits import check_family
+from harness.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -163,7 +163,7 @@ class Interpret(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        check_family(self.name, model_config, "a U-Net with a bottleneck")
+        check_family(self.name, model_config, "a U-Net with a bottleneck", UNETS)
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         tensors: dict[str, Tensor] = {}

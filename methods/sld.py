@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import InvalidValueError
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
 from harness.settings import check_choice, check_integer, check_number
+from harness.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,8 @@ class SLD(Method):
     """One extra row per image, conditioned on `concept`; momentum builds up during warm-up as well.
 
     `warmup` counts denoiser calls of a 50-step run; `window` says whether fewer steps keep the count ("calls", as the
-    released pipeline does) or the share ("fraction"). `scale` <= 1 switches it off, as in diffusers.
+    released pipeline does) or the share ("fraction"). `scale` <= 1 switches it off, as in diffusers. Its numbers were
+    tuned to SD 1's latents, not to SDXL's.
     """
 
     concept: str
@@ -69,8 +71,14 @@ class SLD(Method):
     def denoiser_rows(self) -> int:
         return 1 if self.scale > 1 else 0
 
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        check_family(self.name, model_config, "a U-Net guided by CLIP texts", UNETS)
+
     def rows(self, ctx: StepContext) -> Sequence[ExtraRow]:
-        return [ExtraRow(ROLE, ctx.model.embed(self.concept))] if self.scale > 1 else ()
+        if self.scale <= 1:
+            return ()
+        return [ExtraRow(ROLE, ctx.model.embed(self.concept), ctx.model.pooled(self.concept))]
 
     def guide(self, ctx: StepContext, preds: Mapping[str, Tensor], delta: Tensor) -> Tensor:
         if self.scale <= 1:
