@@ -61,7 +61,10 @@ def relative_change(denoiser: Any, changes: Mapping[str, Tensor]) -> float:
 
 
 def subject_index(model: LoadedModel, text: str) -> int:
-    """Return the position of the last subject token, the one before the end token; 0 (begin token) for ""."""
+    """Return the position of the last subject token, the one before the end token; 0 (begin token) for "".
+
+    Of SDXL's two tokenizers the first one's, as UCE's release: both read CLIP's vocabulary.
+    """
     tokenizer = model.pipe.tokenizer
     return len(tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids) - 2
 

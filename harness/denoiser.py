@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.conditions import Condition, denoiser_inputs, told
 from harness.errors import IncompatibleError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
 from harness.records import ImageItem
@@ -53,10 +54,11 @@ def from_epsilon(epsilon: Tensor, z: Tensor, prediction_type: str, abar: float) 
     return (epsilon - (1 - abar) ** 0.5 * z) / epsilon_slope(prediction_type, abar)
 
 
-def predict_epsilon(model: LoadedModel, scheduler: Any, z: Tensor, t: Tensor, embeds: Tensor) -> Tensor:
-    """Run the bare denoiser on `z` (B, C, H, W), scaled by the scheduler, with `embeds` (B, L, D); float32 noise."""
+def predict_epsilon(model: LoadedModel, scheduler: Any, z: Tensor, t: Tensor, texts: Condition | Tensor) -> Tensor:
+    """Run the bare denoiser on `z` (B, C, H, W), scaled by the scheduler, told `texts`; return float32 noise."""
     dtype = next(model.denoiser.parameters()).dtype
-    out = model.denoiser(z.to(dtype), t, encoder_hidden_states=embeds.to(dtype), return_dict=False)[0]
+    inputs = denoiser_inputs(model, z, told(texts).each(lambda value: value.to(dtype)))
+    out = model.denoiser(z.to(dtype), t, **inputs, return_dict=False)[0]
     abar = alpha_bar(scheduler, float(t)) if model.prediction_type != "epsilon" else 1.0
     return to_epsilon(out.float(), z.float(), model.prediction_type, abar)
 
@@ -111,9 +113,7 @@ class DenoiserHook:
         self.model.items, self.model.moment = tuple(call.items), call.count / len(self.model.pipe.scheduler.timesteps)
         call.count += 1
         roles = ["uncond", "cond"] if len(sample) == 2 * n else ["cond"]
-        embeds = self._embeds(contexts, call.bundle, roles)
-        if embeds is not None:
-            kwargs["encoder_hidden_states"] = embeds
+        self._edit_texts(contexts, call.bundle, roles, kwargs)
         rows = self._rows(contexts)
         roles += [row.role for row in rows]
         self.model.roles = tuple(role for role in roles for _ in range(n))
@@ -140,17 +140,22 @@ class DenoiserHook:
             for index, artifact in enumerate(self.artifacts)
         ]  # fmt: skip
 
-    def _embeds(self, contexts: list[StepContext], bundle: EmbedBundle, roles: list[str]) -> Tensor | None:
-        """Let methods edit the embeddings; return those of the pipeline's own rows, None if nobody did."""
+    def _edit_texts(self, contexts: list[StepContext], bundle: EmbedBundle, roles: list[str], kwargs: dict[str, Any]
+                    ) -> None:
+        """Let methods edit the embeddings; put those of the pipeline's own rows in their place if one did."""
         import torch
 
         edited = bundle
         for method, ctx in zip(self.methods, contexts, strict=True):
             edited = method.embeds(ctx, edited)
         if edited is bundle:
-            return None
+            return
         parts = {"uncond": edited.uncond, "cond": edited.cond}
-        return torch.cat([parts[role].to(bundle.cond.dtype) for role in roles])
+        kwargs["encoder_hidden_states"] = torch.cat([parts[role].to(bundle.cond.dtype) for role in roles])
+        if edited.pooled_cond is not None and edited.pooled_uncond is not None:
+            pooled = {"uncond": edited.pooled_uncond, "cond": edited.pooled_cond}
+            texts = torch.cat([pooled[role].to(bundle.cond.dtype) for role in roles])
+            kwargs["added_cond_kwargs"] = {**kwargs["added_cond_kwargs"], "text_embeds": texts}
 
     def _rows(self, contexts: list[StepContext]) -> list[ExtraRow]:
         """Return the extra rows that methods ask for, each role once."""

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness import weight_edits
+from harness.conditions import Condition, condition, denoiser_inputs, joined
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.interruption import Carried, LoopMemory, adam_step, broke_down
 from harness.method import Artifact, Export, Method, Progress
@@ -23,10 +25,9 @@ if TYPE_CHECKING:
 
     from harness.models import LoadedModel
 
-Denoise = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]  # z (B, C, H, W), t, embeds (B, L, D) -> prediction
+Denoise = Callable[["Tensor", "Tensor", Any], "Tensor"]  # z (B, C, H, W), t, what texts tell -> prediction
 
 SUFFIX = ".delta"
-FAMILIES = ("sd1", "sd2")
 
 
 def _timeless(name: str) -> bool:
@@ -39,7 +40,7 @@ PARAMETER_SETS: dict[str, Callable[[str], bool]] = {
     "full": lambda name: True,
     "xattn": lambda name: "attn2" in name,  # ESD-x
     "noxattn": lambda name: "attn2" not in name and _timeless(name),  # ESD-u as SDD's repository reads it
-    "esd_u": lambda name: "attn2" not in name,  # ESD-u of ESD's current repository: Linear and Conv2d only
+    "esd_u": lambda name: "attn2" not in name,  # ESD-u of ESD's current repository: see `parameter_names`
     "esd_all": lambda name: True,  # ESD-all: every Linear and Conv2d
     "x_strict": lambda name: "attn2.to_k" in name or "attn2.to_v" in name,  # ESD-x-strict
     "selfattn": lambda name: "attn1" in name,
@@ -49,7 +50,10 @@ PARAMETER_SETS: dict[str, Callable[[str], bool]] = {
 
 
 def parameter_names(denoiser: Any, which: str) -> list[str]:
-    """Return the names of a parameter set, in the module's order. Raises IncompatibleError when it is empty."""
+    """Return the names of a parameter set, in the module's order. Raises IncompatibleError when it is empty.
+
+    ESD's repository takes Linear and Conv2d only and, on SDXL, those of blocks without embeddings of time.
+    """
     import torch
 
     chosen = PARAMETER_SETS[check_choice("parameters", which, tuple(PARAMETER_SETS))]
@@ -59,6 +63,8 @@ def parameter_names(denoiser: Any, which: str) -> list[str]:
         owned = {f"{path}.{name}" for path, module in denoiser.named_modules() if isinstance(module, kinds)
                  for name, _ in module.named_parameters(recurse=False)}
         names = [name for name in names if name in owned]
+        if getattr(denoiser.config, "addition_embed_type", None) == "text_time":
+            names = [name for name in names if "block" in name and "emb" not in name]
     if not names:
         raise IncompatibleError(f"this denoiser has no parameters of the set {which}.")
     return names
@@ -73,11 +79,11 @@ class WorkingCopy:
         self.start = {name: own[name].detach().float() for name in names}
         self.parameters = {name: value.clone().requires_grad_() for name, value in self.start.items()}
 
-    def denoise(self, z: Tensor, t: Tensor, embeds: Tensor) -> Tensor:
+    def denoise(self, z: Tensor, t: Tensor, texts: Condition | Tensor) -> Tensor:
         """Run the denoiser with these parameters in place of its own; return its prediction, float32."""
         from torch.func import functional_call
 
-        inputs = {"encoder_hidden_states": embeds, "return_dict": False}
+        inputs = {**denoiser_inputs(self.model, z, texts), "return_dict": False}
         out: Tensor = functional_call(self.model.denoiser, self.parameters, (z, t), inputs)[0]
         return out.float()
 
@@ -98,9 +104,9 @@ def frozen_denoise(model: LoadedModel) -> Denoise:
     """Return the denoiser as it is, without gradients, for a model held by `frozen_denoiser`."""
     import torch
 
-    def denoise(z: Tensor, t: Tensor, embeds: Tensor) -> Tensor:
+    def denoise(z: Tensor, t: Tensor, texts: Condition | Tensor) -> Tensor:
         with torch.no_grad():
-            out: Tensor = model.denoiser(z, t, encoder_hidden_states=embeds, return_dict=False)[0]
+            out: Tensor = model.denoiser(z, t, **denoiser_inputs(model, z, texts), return_dict=False)[0]
         return out.float()
 
     return denoise
@@ -159,7 +165,7 @@ class PartialDenoising:
     steps: int
     guidance_scale: float
 
-    def run(self, denoise: Denoise, noise: Tensor, c: Tensor, u: Tensor, calls: int) -> Tensor:
+    def run(self, denoise: Denoise, noise: Tensor, c: Condition | Tensor, u: Condition | Tensor, calls: int) -> Tensor:
         """Return the latent after `calls` denoiser calls; the noise itself, scaled, after none."""
         import torch
 
@@ -170,12 +176,12 @@ class PartialDenoising:
                 z = self.scheduler.step(self._guided(denoise, z, t, c, u), t, z).prev_sample
         return z
 
-    def _guided(self, denoise: Denoise, z: Tensor, t: Tensor, c: Tensor, u: Tensor) -> Tensor:
+    def _guided(self, denoise: Denoise, z: Tensor, t: Tensor, c: Condition | Tensor, u: Condition | Tensor) -> Tensor:
         import torch
 
         if self.guidance_scale in (0, 1):
             return denoise(z, t, c if self.guidance_scale else u)
-        without, with_c = denoise(torch.cat([z, z]), t, torch.cat([u, c])).chunk(2)
+        without, with_c = denoise(torch.cat([z, z]), t, joined(u, c)).chunk(2)
         return without + self.guidance_scale * (with_c - without)
 
 
@@ -220,11 +226,8 @@ def check_concepts(value: Any, setting: str = "method.concept") -> tuple[str, ..
 
 
 def check_family(name: str, model_config: Mapping[str, Any]) -> None:
-    """Raise IncompatibleError for models whose denoiser or text encoder these methods were not written for."""
-    family = model_config.get("family", "sd1")
-    if family not in FAMILIES:
-        raise IncompatibleError(f"method {name} trains on SD 1 and SD 2 models (sd1, sd2); model "
-                                f"{model_config.get('name')} is {family}.")
+    """Raise IncompatibleError for models to whose text encoder a word cannot be taught: SDXL has two of them."""
+    weight_edits.check_family(name, model_config, "one CLIP text encoder that learns a word")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +272,7 @@ class FineTuned(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        check_family(self.name, model_config)
+        weight_edits.check_family(self.name, model_config, "a U-Net of Stable Diffusion", weight_edits.UNETS)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         return applied_deltas(model.denoiser, artifact.tensors, self.strength) if artifact else nullcontext()
@@ -293,6 +296,6 @@ def draw_noise(model: LoadedModel, count: int, generator: Generator) -> Tensor:
     return torch.randn(count, *latent_shape(model), generator=generator).to(model.device)
 
 
-def embed(model: LoadedModel, text: str, count: int) -> Tensor:
-    """Return the embedding of one text for a batch: (count, L, D) float32."""
-    return model.embed(text).float().expand(count, -1, -1)
+def embed(model: LoadedModel, text: str, count: int) -> Condition:
+    """Return what one text tells each row of a batch, float32."""
+    return condition(model, [text]).repeated(count)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.conditions import encoded_condition, negative_condition
 from harness.denoiser import DenoiserHook, PipelineCall, hooked
 from harness.errors import IncompatibleError
 from harness.method import Artifact, EmbedBundle, Method, Refusal, check_composition
@@ -71,6 +72,13 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> tuple[Te
     return torch.cat(noise), generators
 
 
+def bundle_of(model: LoadedModel, items: Sequence[ImageItem]) -> EmbedBundle:
+    """Return the text embeddings of a batch, as the stock pipeline of the model's family makes them."""
+    cond = encoded_condition(model, [item.prompt for item in items])
+    uncond = negative_condition(model, [item.negative_prompt for item in items])
+    return EmbedBundle(cond.embeds, uncond.embeds, cond.pooled, uncond.pooled)
+
+
 class Session:
     """Generates batches with the methods that are attached."""
 
@@ -114,10 +122,8 @@ class Session:
         factor = pipe.vae_scale_factor
         shape = (pipe.unet.config.in_channels, settings.height // factor, settings.width // factor)
         noise, generators = initial_noise([item.seed for item in batch], shape)
-        bundle = EmbedBundle(
-            cond=model.encode([item.prompt for item in batch]),
-            uncond=model.encode([item.negative_prompt or "" for item in batch]),
-        )
+        bundle = bundle_of(model, batch)
+        pooled = {"pooled_prompt_embeds": bundle.pooled_cond, "negative_pooled_prompt_embeds": bundle.pooled_uncond}
         call = PipelineCall(batch, bundle, settings.num_inference_steps)
         with self.hook.running(call):
             latents: Tensor = pipe(
@@ -125,6 +131,7 @@ class Session:
                 latents=noise.to(model.device, model.dtype), generator=generators,
                 num_inference_steps=settings.num_inference_steps, height=settings.height, width=settings.width,
                 guidance_scale=max(item.guidance_scale for item in batch), output_type="latent",
+                **(pooled if bundle.pooled_cond is not None else {}),
             ).images  # fmt: skip
         return latents
 

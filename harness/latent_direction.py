@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.conditions import condition, denoiser_inputs
 from harness.errors import HarnessError
 from harness.interruption import CHECKPOINT, Carried, LoopMemory, adam_step
 from harness.own_images import image_size
@@ -140,9 +141,10 @@ class LatentDirectionTrainer:
         z0 = self.latents.sample(rows, generator)
         noise = torch.randn(z0.shape, generator=generator).to(model.device)
         abar = alphas[t].view(-1, 1, 1, 1)
-        y = model.encode([self.texts[row] for row in rows.tolist()]).float()
+        z = diffused(z0, noise, abar)
+        y = denoiser_inputs(model, z, condition(model, [self.texts[row] for row in rows.tolist()]))
         with torch.enable_grad():
-            predicted = model.denoiser(diffused(z0, noise, abar), t, encoder_hidden_states=y, return_dict=False)[0]
+            predicted = model.denoiser(z, t, **y, return_dict=False)[0]
             loss = (predicted - regressed(z0, noise, abar, model.prediction_type)).square().mean()
             self.adam.zero_grad()
             loss.backward()

@@ -15,6 +15,7 @@ Config = Mapping[str, Any]
 
 UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
 PACKAGE_PREFIX = "pkg://"
+FORCED_ZEROS = "force_zeros_for_empty_prompt"  # the one setting of model_index.json that changes pixels (SDXL)
 
 
 def is_folder_source(source: str) -> bool:
@@ -90,6 +91,20 @@ def missing_part(folder: Path, variant: str | None) -> str | None:
     return None
 
 
+def pipeline_class(folder: Path) -> str | None:
+    """Return the name of the pipeline that a diffusers folder holds; None where it does not say."""
+    found = _index(folder).get("_class_name")
+    return found if isinstance(found, str) else None
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / "model_index.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _part_problem(folder: Path, part: str, variant: str | None) -> str | None:
     if not folder.is_dir():
         return f"{part}/ is missing"
@@ -134,12 +149,15 @@ def is_whole_safetensors(file: Path) -> bool:
 
 
 def folder_fingerprint(folder: Path, variant: str | None) -> str:
-    """Return sha256 over the names and contents of the files that the pipeline loads."""
+    """Return sha256 over the names and contents of the files that the pipeline loads, and what it does with texts."""
     digest = hashlib.sha256()
     for file in sorted(_loaded_files(folder, variant)):
         stat = file.stat()
         content = _file_sha256(str(file), stat.st_size, stat.st_mtime_ns)
         digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    forced = _index(folder).get(FORCED_ZEROS)
+    if forced is not None:
+        digest.update(f"{FORCED_ZEROS} {forced}\n".encode())
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import IncompatibleError, MissingResourceError, unknown_name
 from harness.model_files import (
+    FORCED_ZEROS,
     PACKAGE_PREFIX,
     folder_fingerprint,
     has_token,
@@ -18,6 +19,7 @@ from harness.model_files import (
     is_offline,
     missing_part,
     model_folder,
+    pipeline_class,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 DTYPES = ("float32", "float16", "bfloat16")
 CACHED_TEXTS = 256  # 60 MB of SD 1 embeddings
+PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 
 
 @dataclass
@@ -65,24 +68,45 @@ class LoadedModel:
     items: tuple[ImageItem, ...] = ()
     moment: float = 0.0
     training_folder: Path | None = None
-    _texts: OrderedDict[str, torch.Tensor] = field(default_factory=OrderedDict, repr=False)
+    _texts: OrderedDict[str, tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=OrderedDict, repr=False)
 
     @property
     def denoiser(self) -> Any:
         return self.pipe.unet
 
+    @property
+    def forces_zeros(self) -> bool:
+        """Say whether the pipeline zeroes the unconditional embeddings when there is no negative prompt (SDXL)."""
+        return bool(self.pipe.config.get(FORCED_ZEROS, False))
+
     def embed(self, text: str) -> torch.Tensor:
-        """Return the embedding (L, D) of one text; the same tensor each time while it is cached."""
+        """Return the embedding (L, D) of one text; the same tensor each time while it is cached.
+
+        SDXL's D holds the channels of both text encoders, the first one's first.
+        """
+        return self._encoded(text)[0]
+
+    def pooled(self, text: str) -> torch.Tensor | None:
+        """Return the pooled embedding (P,) of one text where the family has one (sdxl), cached likewise."""
+        return self._encoded(text)[1]
+
+    def _encoded(self, text: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         import torch
 
         if text not in self._texts:
             with torch.no_grad():
-                embeds, _ = self.pipe.encode_prompt(text, self.device, 1, do_classifier_free_guidance=False)
-            self._texts[text] = embeds[0]
+                self._texts[text] = self._encode(text)
             while len(self._texts) > CACHED_TEXTS:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(text)
         return self._texts[text]
+
+    def _encode(self, text: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self.family == "sdxl":
+            embeds, _, pooled, _ = self.pipe.encode_prompt(text, device=self.device, do_classifier_free_guidance=False)
+            return embeds[0], pooled[0]
+        embeds, _ = self.pipe.encode_prompt(text, self.device, 1, do_classifier_free_guidance=False)
+        return embeds[0], None
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the embeddings (N, L, D) of `texts`, in order."""
@@ -91,9 +115,10 @@ class LoadedModel:
         return torch.stack([self.embed(text) for text in texts])
 
     def is_truncated(self, text: str) -> bool:
-        """Say whether the text encoder reads only the beginning of `text`."""
-        tokenizer = self.pipe.tokenizer
-        return len(tokenizer(text, truncation=False, verbose=False).input_ids) > tokenizer.model_max_length
+        """Say whether a text encoder reads only the beginning of `text`."""
+        both = (self.pipe.tokenizer, getattr(self.pipe, "tokenizer_2", None))
+        return any(len(tokenizer(text, truncation=False, verbose=False).input_ids) > tokenizer.model_max_length
+                   for tokenizer in both if tokenizer is not None)
 
     def forget_texts(self) -> None:
         """Drop cached embeddings: the text encoder or tokenizer has changed."""
@@ -155,8 +180,23 @@ def weights_fingerprint(config: Config) -> str:
     return folder_fingerprint(folder, variant)
 
 
+def check_known(config: Config) -> None:
+    """Raise IncompatibleError for a model of a family that cannot be loaded, or that is said to be of another one."""
+    family = str(config.get("family", "sd1"))
+    if family not in PIPELINES:
+        raise IncompatibleError(f"model {config.get('name')} is of the family {family}, and models of the families "
+                                f"{', '.join(PIPELINES)} can be loaded.")
+    folder = model_folder(config)
+    found = pipeline_class(folder) if folder is not None else None
+    if found in PIPELINES.values() and found != PIPELINES[family]:
+        right = next(name for name, known in PIPELINES.items() if known == found)
+        raise IncompatibleError(f"model {config.get('name')} is said to be of the family {family}, and its folder "
+                                f"holds a {found}.", f"Say model.family={right}.")
+
+
 def load_model(config: Config, device: str = "cpu") -> LoadedModel:
     """Load a pipeline from safetensors files, without its safety checker. Raises MissingResourceError in one line."""
+    check_known(config)
     _check_placement(config, device)
     problem = missing(config)
     if problem:
@@ -197,14 +237,17 @@ def _from_pretrained(config: Config, dtype: torch.dtype) -> Any:
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     folder = model_folder(config)
+    family = str(config.get("family", "sd1"))
     options: dict[str, Any] = {"variant": _variant_in(folder, config.get("variant"))}
     if folder is None:
         options = {"variant": config.get("variant"), "revision": config.get("revision")}
+    without: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    if family == "sdxl":
+        without = {"image_encoder": None, "add_watermarker": False}
     try:
-        return diffusers.StableDiffusionPipeline.from_pretrained(
-            str(folder or config["source"]), dtype=dtype, use_safetensors=True, safety_checker=None,
-            feature_extractor=None, requires_safety_checker=False, local_files_only=folder is not None or is_offline(),
-            **options,
+        return getattr(diffusers, PIPELINES[family]).from_pretrained(
+            str(folder or config["source"]), dtype=dtype, use_safetensors=True, feature_extractor=None,
+            local_files_only=folder is not None or is_offline(), **without, **options,
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -225,6 +268,8 @@ def _configure(pipe: Any, config: Config, device: str) -> None:
     pipe.to(device)
     if config.get("vae_dtype"):
         pipe.vae.to(getattr(torch, config["vae_dtype"]))
+    elif config.get("family") == "sdxl" and pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
+        pipe.vae.to(torch.float32)  # its activations overflow in float16; the stock pipeline decodes so, too
     if config.get("vae_slicing"):
         pipe.vae.enable_slicing()
     if config.get("channels_last"):

@@ -1,4 +1,7 @@
-"""What the text encoder says of a text beyond its embedding: tokens and pooled vectors. CLIP encoders (sd1, sd2)."""
+"""What a text encoder says of a text beyond its embedding: tokens and pooled vectors. CLIP encoders (sd1, sd2, sdxl).
+
+Of SDXL's two encoders these read the first, CLIP-L; those named `last_` read the second, OpenCLIP bigG.
+"""
 
 from __future__ import annotations
 
@@ -35,3 +38,25 @@ def mean_token(model: LoadedModel, text: str) -> Tensor:
     count = token_ids(model, text).shape[1] - 2
     embeds = model.embed(text)[1 : 1 + count].float().cpu()
     return embeds.mean(0) if count else torch.zeros(embeds.shape[1])
+
+
+def last_token_ids(model: LoadedModel, text: str) -> Tensor:
+    """Return `token_ids` for the encoder whose channels come last in an embedding: sdxl's second, else the only one."""
+    tokenizer = getattr(model.pipe, "tokenizer_2", None)
+    if tokenizer is None:
+        return token_ids(model, text)
+    ids: Tensor = tokenizer(text, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    return ids
+
+
+def last_pooled(model: LoadedModel, ids: Tensor) -> Tensor:
+    """Return `pooled` of that encoder, for `last_token_ids`: SDXL's before its projection, as wide as its tokens."""
+    import torch
+
+    encoder = getattr(model.pipe, "text_encoder_2", None)
+    if encoder is None:
+        return pooled(model, ids)
+    end = ids.eq(model.pipe.tokenizer_2.eos_token_id).int().argmax(-1)
+    with torch.no_grad():
+        states: Tensor = encoder(ids.to(model.device)).last_hidden_state
+    return states[torch.arange(len(ids)), end].float().cpu()

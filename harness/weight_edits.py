@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from harness.models import LoadedModel
 
 FAMILIES = ("sd1", "sd2")
+UNETS = ("sd1", "sd2", "sdxl")
+_FLOW = "its transformer has no such parts and predicts a velocity on straight paths (flow matching)"
+_WHY = {"sd3": _FLOW, "flux": _FLOW, "sdxl": "it has two text encoders and another U-Net",
+        "if": "it draws pixels in stages from T5 texts"}
 
 
 def check_family(name: str, model_config: Mapping[str, Any], needs: str, families: tuple[str, ...] = FAMILIES) -> None:
     """Raise IncompatibleError unless the model is of one of `families`; `needs` ends the sentence "method x needs"."""
     family = model_config.get("family", "sd1")
     if family not in families:
-        raise IncompatibleError(f"method {name} needs {needs} ({', '.join(families)}); model "
-                                f"{model_config.get('name')} is {family}.")
+        reason = f": {_WHY[family]}" if family in _WHY else ""
+        raise IncompatibleError(f"method {name} is written for {', '.join(families)} and needs {needs}; model "
+                                f"{model_config.get('name')} is {family}{reason}.")
 
 
 def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], whole: bool = True) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.conditions import condition, unconditional
 from harness.errors import InvalidValueError
 from harness.finetune import (
     FineTuned,
@@ -137,9 +138,9 @@ class ConceptAblation(FineTuned):
         sampling = PartialDenoising(model.scheduler("ddim"), self.steps, self.guidance_scale)
         kept = []
         for first in range(0, self.images, self.batch):
-            c = model.encode(prompts[first : first + self.batch]).float()
+            c = condition(model, prompts[first : first + self.batch])
             noise = draw_noise(model, len(c), generator)
-            u = model.embed("").float().expand_as(c)
+            u = unconditional(model, len(c))
             kept.append(sampling.run(frozen_denoise(model), noise, c, u, self.steps).cpu())
             progress(f"{self.name}: anchor images", first + len(c), self.images)
         return AnchorImages(torch.cat(kept), prompts)
@@ -164,8 +165,8 @@ class ConceptAblation(FineTuned):
         noise = draw_noise(model, len(z_0), generator)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(z_0),), generator=generator).to(model.device)
         z = scheduler.add_noise(z_0, noise, t)
-        c = model.encode(batch.prompts).float()
-        named = model.encode([self._named(prompt, generator) for prompt in batch.prompts]).float()
+        c = condition(model, batch.prompts)
+        named = condition(model, [self._named(prompt, generator) for prompt in batch.prompts])
         truth = scheduler.get_velocity(z_0, noise, t) if model.prediction_type == "v_prediction" else noise
         with torch.no_grad():
             goal = copy.denoise(z, t, c) if self.loss == "model" else truth

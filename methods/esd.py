@@ -2,7 +2,8 @@
 
 Under the concept's own prompt the edited model learns the noise that the frozen one predicts when guided away. Paper
 and first release: u - eta (s - u). Current release: p - ng (s - u), with p = e(what to erase from), which is s unless
-told otherwise: then eta = ng - 1. At ng = 1 the target is u, which is SDD's.
+told otherwise: then eta = ng - 1. At ng = 1 the target is u, which is SDD's. u = e(""), also on SDXL, where latents are
+drawn, as by the stock pipeline, from zeroed unconditional embeddings (esd_sdxl.py does both).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from harness.conditions import Condition, unconditional
 from harness.errors import InvalidValueError, unknown_name
 from harness.finetune import (
     FineTuned,
@@ -45,6 +47,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     # 1024 pixels wide and the optimiser runs in bfloat16, where updates get lost; here the model's size and float32.
     "esd_repo_sd": {"iterations": 200, "learning_rate": 5e-5, "weight_decay": 0.0, "negative_guidance": 2.0,
                     "sampler": "base", "scheduler": "pndm", "timestep": "grid"},
+    # esd_sdxl.py of the current release, for cross-attention (other sets: learning rate 1e-5), with guidance_scale 2,
+    # which is to be said beside the preset. There the latents are Euler's and reach the U-Net unscaled.
+    "esd_repo_sdxl": {"iterations": 200, "learning_rate": 2e-4, "weight_decay": 0.0, "negative_guidance": 1.0,
+                      "sampler": "base", "scheduler": "ddim", "timestep": "grid"},
     # train_esd.py of SDD's repository, which SDD's tables call ESD-x-3 and ESD-u-3: eta 3. Its sampling loop
     # never breaks after k = 0 steps, as SDD's own (methods/sdd.py): mended here.
     "esd_sdd3": {"iterations": 1000, "learning_rate": 1e-5, "weight_decay": 1e-4, "negative_guidance": 4.0,
@@ -119,20 +125,20 @@ class ESD(FineTuned):
         s, u = embed(model, concept, self.batch), embed(model, "", self.batch)
         p = s if self.erase_from is None else embed(model, self.erase_from, self.batch)
         base = frozen_denoise(model)
-        z, t = self._latents(model, copy.denoise if self.sampler == "edited" else base, p, u, generator)
+        z, t = self._latents(model, copy.denoise if self.sampler == "edited" else base, p, generator)
         with_s, without = base(z, t, s), base(z, t, u)
         with_p = with_s if p is s else base(z, t, p)
         goal = target(with_p, with_s, without, cast(float, self.negative_guidance))
         return (copy.denoise(z, t, p) - goal).square().mean()
 
-    def _latents(self, model: LoadedModel, denoise: Any, p: Tensor, u: Tensor, generator: Generator
-                 ) -> tuple[Tensor, Tensor]:
+    def _latents(self, model: LoadedModel, denoise: Any, p: Condition, generator: Generator) -> tuple[Tensor, Tensor]:
         """Return latents (B, C, H, W) of the prompt that is trained on, part of the way, and their timestep."""
         import torch
 
         scheduler = model.scheduler(self.scheduler)
         stop: Stop = draw_stop(generator, self.steps, scheduler.config.num_train_timesteps)
         noise = draw_noise(model, self.batch, generator)
+        u = unconditional(model, self.batch)
         z = PartialDenoising(scheduler, self.steps, self.guidance_scale).run(denoise, noise, p, u, stop.calls)
         t = int(scheduler.timesteps[stop.calls]) if self.timestep == "grid" else stop.t
         return z, torch.tensor(t, device=z.device)

@@ -24,7 +24,7 @@ from harness.own_images import Wish, own_images
 from harness.records import ImageItem
 from harness.settings import check_choice, check_file, check_integer, check_number, check_record
 from harness.training import TrainingPrompt, derived_seed, file_hash, missing_file, read_prompts
-from harness.weight_edits import check_family, check_fit
+from harness.weight_edits import UNETS, check_family, check_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -184,7 +184,7 @@ class Interpret(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        check_family(self.name, model_config, "a U-Net with a bottleneck")
+        check_family(self.name, model_config, "a U-Net with a bottleneck", UNETS)
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         tensors: dict[str, Tensor] = {}

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
+from harness.errors import InvalidValueError, MissingResourceError
 from harness.method import Artifact, Method, Refusal
 from harness.records import ImageItem
 from harness.settings import check_choice, check_file, check_number, texts_of
 from harness.training import file_hash, prompt_file
+from harness.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,9 +89,8 @@ class PromptFilter(Method):
         return None
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
-        if self.threshold is not None and model_config.get("family", "sd1") not in ("sd1", "sd2"):
-            raise IncompatibleError(f"method {self.name} compares CLIP text embeddings (sd1, sd2) when it has a "
-                                    f"threshold; model {model_config.get('name')} is {model_config['family']}.")
+        if self.threshold is not None:
+            check_family(self.name, model_config, "CLIP text embeddings when it has a threshold", UNETS)
 
     @contextmanager
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> Iterator[None]:

@@ -2,7 +2,8 @@
 
 One tensor d (L, D) per concept is added to the conditional embedding; model weights stay as they are. It is learned
 from the model's own implicit classifier: the noise predicted with c + d must match noise that is guided away from the
-concept, psi = u - eta (s - u), with u = e(""), s = e(concept).
+concept, psi = u - eta (s - u), with u = e(""), s = e(concept). On SDXL, D holds the channels of both encoders, and u is
+the unconditional embedding that its pipeline guides with: zeros.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.conditions import Condition, condition, joined, unconditional
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.finetune import check_finite
 from harness.interruption import CHECKPOINT, LoopMemory
@@ -26,7 +28,7 @@ from harness.training import (
     missing_file,
     read_prompts,
 )
-from harness.weight_edits import check_fit
+from harness.weight_edits import UNETS, check_family, check_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,8 +77,8 @@ class SafeDirTraining:
     `start` and `end` (1-based denoiser calls of a 50-step run; null = to the end) bound the calls in which d is used
     and updated. `prompts` is a CSV file of training prompts; without it the concept's own sentence, or `text`, is the
     prompt of every trajectory, each with its own seed. A "full" direction starts at `init`, zeros or normal; a rank-1
-    one at zero. `anchor_*` is our addition, off by default: prompts (those of
-    the file that have no category) whose prediction shall not change.
+    one at zero. `anchor_*` is our addition, off by default: prompts (those of the file that have no category) whose
+    prediction shall not change. `pooled` (sdxl) learns a vector for the pooled embedding as well.
     """
 
     parameterisation: str = "lora"
@@ -96,6 +98,7 @@ class SafeDirTraining:
     anchor_weight: float = 0.0
     anchor_batch: int = 2
     init: str = "zeros"
+    pooled: bool = False
 
     def __post_init__(self) -> None:
         check_choice("method.training.parameterisation", self.parameterisation, ("lora", "full"))
@@ -113,6 +116,8 @@ class SafeDirTraining:
             check_file(f"method.training.{name}", getattr(self, name))
         if self.text is not None and not texts_of([self.text]):
             raise InvalidValueError(f"method.training.text={self.text!r}: a text, or null, is needed.")
+        if not isinstance(self.pooled, bool):
+            raise InvalidValueError(f"method.training.pooled={self.pooled}: true or false is needed.")
         if self.anchor_weight and not self.anchor_prompts:
             raise InvalidValueError("method.training.anchor_weight needs method.training.anchor_prompts, a CSV file.")
         calls = self.steps + (self.scheduler == "pndm")
@@ -123,8 +128,9 @@ class SafeDirTraining:
     def identity(self) -> dict[str, Any]:
         """Return all values, with files named by their content."""
         values = asdict(self)
-        if self.init == "zeros":
-            del values["init"]  # directions that were learned before this setting keep their names
+        for name, default in (("init", "zeros"), ("pooled", False)):
+            if values[name] == default:
+                del values[name]  # directions that were learned before these settings keep their names
         return values | {key: file_hash(values[key]) for key in ("prompts", "anchor_prompts") if values[key]}
 
 
@@ -215,9 +221,11 @@ class SafeDir(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        if model_config.get("family", "sd1") not in ("sd1", "sd2"):
-            raise IncompatibleError(f"method {self.name} needs a fixed-length CLIP text embedding (sd1, sd2); model "
-                                    f"{model_config.get('name')} is {model_config['family']}.")
+        check_family(self.name, model_config, "a fixed-length CLIP text embedding", UNETS)
+        if self.recipe.pooled and model_config.get("family") != "sdxl":
+            raise IncompatibleError(f"method {self.name} can learn a pooled direction on sdxl only; model "
+                                    f"{model_config.get('name')} has no pooled embedding.",
+                                    "Say method.training.pooled=false.")
 
     def first_call(self, n_steps: int) -> int:
         return scaled_calls(self.start - 1, n_steps, self.window) if self.trains else 0
@@ -259,16 +267,21 @@ class SafeDir(Method):
         if not window[ctx.call]:
             return bundle
         if "shift" not in ctx.state:
-            ctx.state["shift"] = self._shift(ctx, bundle.cond)
+            ctx.state["shift"] = self._shift(ctx, bundle.cond, stored_direction)
         cond = bundle.cond.float() + ctx.state["shift"]
-        return replace(bundle, cond=cond.to(bundle.cond.dtype))
+        pooled = bundle.pooled_cond
+        if self.recipe.pooled and pooled is not None:
+            if "pool" not in ctx.state:
+                ctx.state["pool"] = self._shift(ctx, pooled, stored_pool)
+            pooled = (pooled.float() + ctx.state["pool"]).to(pooled.dtype)
+        return replace(bundle, cond=cond.to(bundle.cond.dtype), pooled_cond=pooled)
 
-    def _shift(self, ctx: StepContext, like: Tensor) -> Tensor:
+    def _shift(self, ctx: StepContext, like: Tensor, stored: Callable[[Artifact, int], Tensor]) -> Tensor:
         """Return what is added to each image's embedding: (L, D), or (B, L, D) where each draws its own."""
         import torch
 
         assert ctx.artifact is not None
-        scaled = [beta * stored_direction(ctx.artifact, j) for j, beta in enumerate(self.strengths)]
+        scaled = [beta * stored(ctx.artifact, j) for j, beta in enumerate(self.strengths)]
         if self.combine == "sum":
             return torch.stack(scaled).sum(0).to(like.device)
         return torch.stack([scaled[self.draw(item.seed)] for item in ctx.items]).to(like.device)
@@ -305,13 +318,18 @@ def stored_direction(artifact: Artifact, index: int) -> Tensor:
     return direction(tensors[f"b.{index}"], tensors[f"a.{index}"])
 
 
+def stored_pool(artifact: Artifact, index: int) -> Tensor:
+    """Return what direction `index` of an artifact adds to the pooled embedding, (P,) float32."""
+    return artifact.tensors[f"pool.{index}"]
+
+
 @dataclass(frozen=True)
 class _Texts:
-    """Embeddings (B, L, D) of the empty prompt, the prompts, and what psi is built on."""
+    """What is told (B rows each) by no prompt, the prompts, and what psi is built on."""
 
-    u: Tensor
-    c: Tensor
-    s: Tensor
+    u: Condition
+    c: Condition
+    s: Condition
 
 
 class DirectionTrainer:
@@ -331,6 +349,9 @@ class DirectionTrainer:
             self.parameters = {"d": torch.randn(length, width, generator=generator)}
         else:
             self.parameters = {"d": torch.zeros(length, width)}
+        pooled = model.pooled("") if recipe.pooled else None
+        if pooled is not None:
+            self.parameters["pool"] = torch.zeros(len(pooled))
         self.parameters = {key: value.to(model.device).requires_grad_() for key, value in self.parameters.items()}
         self.adam = torch.optim.Adam(list(self.parameters.values()), lr=recipe.learning_rate)
 
@@ -338,6 +359,12 @@ class DirectionTrainer:
         """Return d (L, D), with gradients."""
         full = self.parameters.get("d")
         return full if full is not None else direction(self.parameters["b"], self.parameters["a"])
+
+    def moved(self, c: Condition) -> Condition:
+        """Return c + d, with gradients."""
+        pool = self.parameters.get("pool")
+        pooled = c.pooled if c.pooled is None or pool is None else c.pooled + pool
+        return Condition(c.embeds + self.direction(), pooled)
 
     def run(self, progress: Callable[[int, int], None], name: str = CHECKPOINT) -> list[float]:
         """Train through all trajectories; return the mean loss of each batch of them."""
@@ -397,7 +424,7 @@ class DirectionTrainer:
             if in_window(call, n_calls, recipe.steps, recipe.start, recipe.end, "fraction"):
                 u, s = self._predict(scaled, t, texts.u, texts.s)
                 with torch.enable_grad():
-                    (p,) = self._predict(scaled, t, texts.c + self.direction())
+                    (p,) = self._predict(scaled, t, self.moved(texts.c))
                     losses.append(self._update(p, u, s, len(prompts)))
             else:
                 u, p = self._predict(scaled, t, texts.u, texts.c)
@@ -407,13 +434,13 @@ class DirectionTrainer:
         return sum(losses) / len(losses)
 
     def _texts(self, prompts: list[TrainingPrompt], anchors: list[TrainingPrompt]) -> _Texts:
-        encode = self.model.encode
-        c = encode([row.prompt for row in prompts + anchors]).float()
+        encode = partial(condition, self.model)
+        c = encode([row.prompt for row in prompts + anchors])
         concepts = [self.concept.replace(CATEGORY, row.category) for row in prompts]
-        s = encode(concepts + [row.prompt for row in anchors]).float()
-        return _Texts(u=self.model.embed("").float().expand_as(c), c=c, s=s)
+        s = encode(concepts + [row.prompt for row in anchors])
+        return _Texts(u=unconditional(self.model, len(c)), c=c, s=s)
 
-    def _predict(self, z: Tensor, t: Tensor, *texts: Tensor) -> tuple[Tensor, ...]:
+    def _predict(self, z: Tensor, t: Tensor, *texts: Condition) -> tuple[Tensor, ...]:
         """Return the noise predicted for each of `texts`; gradients only where there is one, which holds d."""
         import torch
 
@@ -421,7 +448,7 @@ class DirectionTrainer:
 
         with torch.set_grad_enabled(len(texts) == 1):
             z = torch.cat([z] * len(texts))
-            return predict_epsilon(self.model, self.scheduler, z, t, torch.cat(texts)).chunk(len(texts))
+            return predict_epsilon(self.model, self.scheduler, z, t, joined(*texts)).chunk(len(texts))
 
     def _latent_shape(self) -> tuple[int, int, int]:
         config = self.model.denoiser.config

@@ -18,6 +18,7 @@ from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext, scaled_calls
 from harness.records import ImageItem
 from harness.settings import check_choice, check_integer, check_number, texts_of
+from harness.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,6 +100,8 @@ class SAFREE(Method):
     `svf`: edited embeddings in denoiser calls 0 to t' of a 50-step run, else in all; `window` says whether fewer
     steps keep the count ("calls", as released) or the share ("fraction"). `strength` is ours: 1 is the paper's edit,
     0 switches the method off. To be put left of methods that change embeddings: it needs those of the prompt itself.
+    On sdxl the channels of the second encoder alone are edited and the pooled embedding stays, as in the release;
+    that its subspaces are built from end tokens before the projection, as on SD 1, was not checked against it.
     """
 
     concepts: Sequence[str]
@@ -151,9 +154,11 @@ class SAFREE(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        if model_config.get("family", "sd1") not in ("sd1", "sd2"):
-            raise IncompatibleError(f"method {self.name} edits the tokens of one CLIP text encoder (sd1, sd2); model "
-                                    f"{model_config.get('name')} is {model_config['family']}.")
+        check_family(self.name, model_config, "the tokens of a CLIP text encoder", UNETS)
+        if model_config.get("family") == "sdxl" and self.strength and (self.svf or self.lra != "off"):
+            raise IncompatibleError(f"method {self.name} has its filter and its re-attention for sd1 and sd2 only: the "
+                                    f"release uses neither on SDXL, and model {model_config.get('name')} is sdxl.",
+                                    "Say method.svf=false method.lra=off.")
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> Any:
         return attention_hooks(model, self) if self.denoiser_rows else super().attach(model, artifact)
@@ -192,10 +197,10 @@ class SAFREE(Method):
         """Return the edit of each prompt of the batch; None where no token is a trigger."""
         import torch
 
-        from harness.texts import pooled, token_ids
+        from harness.texts import last_pooled, last_token_ids
 
         model = ctx.model
-        C = torch.cat([pooled(model, token_ids(model, text)) for text in self.concepts])
+        C = torch.cat([last_pooled(model, last_token_ids(model, text)) for text in self.concepts])
         away = torch.eye(C.shape[1], dtype=torch.float64) - projector(C.T)
         found: dict[str, Edited | None] = {}
         for item, embeds in zip(ctx.items, cond, strict=True):
@@ -205,17 +210,18 @@ class SAFREE(Method):
 
     def edit(self, model: LoadedModel, prompt: str, embeds: Tensor, away: Tensor) -> Edited | None:
         """Return the edited embedding of one prompt; `away` is I - P_C. None where no token is a trigger."""
-        from harness.texts import pooled, token_ids
+        from harness.texts import last_pooled, last_token_ids
 
-        ids = token_ids(model, prompt)
+        ids = last_token_ids(model, prompt)
         n = ids.shape[1] - 2
         if n < 1:
             return None
-        m = pooled(model, masked(ids)).double()
+        m = last_pooled(model, masked(ids)).double()
         is_trigger = triggers((away @ m.T).norm(dim=0), self.alpha)
         if not is_trigger.any():
             return None
-        e = embeds.double().cpu()
+        whole = embeds.double().cpu()
+        e = whole[:, -len(away) :]
         projected = e @ (away @ projector(m.T)).T
         calls = None
         if self.svf:
@@ -223,7 +229,7 @@ class SAFREE(Method):
             calls = 1 + filtered_calls(beta, self.svf_upper, self.svf_slope, self.svf_midpoint)
         where = 1 + is_trigger.nonzero()[:, 0]
         e[where] += self.strength * (projected[where] - e[where])
-        return Edited(e.float(), calls)
+        return Edited(whole.float(), calls)
 
 
 def masked(ids: Tensor) -> Tensor:

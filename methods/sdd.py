@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.conditions import unconditional
 from harness.finetune import (
     FineTuned,
     PartialDenoising,
@@ -108,7 +109,8 @@ class SDD(FineTuned):
         import torch
 
         pair = self.pair(step, lambda count: int(torch.randint(count, (1,), generator=generator)))
-        c_s, c_p, c_0 = (embed(model, text, self.batch) for text in (pair.removed, pair.sampled, ""))
+        c_s, c_p = (embed(model, text, self.batch) for text in (pair.removed, pair.sampled))
+        c_0 = unconditional(model, self.batch)
         scheduler = model.scheduler("ddim")
         stop = draw_stop(generator, self.steps, scheduler.config.num_train_timesteps, self.timesteps)
         noise = draw_noise(model, self.batch, generator)

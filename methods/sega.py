@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
 from harness.settings import check_choice, check_integer, check_number, texts_of
+from harness.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,14 +111,13 @@ class SEGA(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        if model_config.get("family", "sd1") not in ("sd1", "sd2"):
-            raise IncompatibleError(f"method {self.name} is written for sd1 and sd2; model {model_config.get('name')} "
-                                    f"is {model_config['family']}.")
+        check_family(self.name, model_config, "a U-Net guided by CLIP texts", UNETS)
 
     def rows(self, ctx: StepContext) -> Sequence[ExtraRow]:
         if self.is_off:
             return ()
-        return [ExtraRow(f"{ROLE}:{edit.concept}", ctx.model.embed(edit.concept)) for edit in self.edits]
+        return [ExtraRow(f"{ROLE}:{edit.concept}", ctx.model.embed(edit.concept), ctx.model.pooled(edit.concept))
+                for edit in self.edits]
 
     def guide(self, ctx: StepContext, preds: Mapping[str, Tensor], delta: Tensor) -> Tensor:
         if self.is_off:

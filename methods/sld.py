@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.errors import InvalidValueError
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
 from harness.settings import check_choice, check_integer, check_number
-from harness.weight_edits import check_family
+from harness.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,8 @@ class SLD(Method):
     """One extra row per image, conditioned on `concept`; momentum builds up during warm-up as well.
 
     `warmup` counts denoiser calls of a 50-step run; `window` says whether fewer steps keep the count ("calls", as the
-    released pipeline does) or the share ("fraction"). `scale` <= 1 switches it off, as in diffusers.
+    released pipeline does) or the share ("fraction"). `scale` <= 1 switches it off, as in diffusers. Its numbers were
+    tuned to SD 1's latents, not to SDXL's.
     """
 
     concept: str
@@ -66,10 +67,6 @@ class SLD(Method):
             object.__setattr__(self, setting, value)  # 1 and 1.0 are one configuration
         check_choice("method.window", self.window, ("calls", "fraction"))
 
-    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
-        super().check(model_config, guidance_scale)
-        check_family(self.name, model_config, "the guidance of Stable Diffusion 1 and 2")
-
     @property
     def denoiser_rows(self) -> int:
         return 1 if self.scale > 1 else 0
@@ -77,8 +74,14 @@ class SLD(Method):
     def first_call(self, n_steps: int) -> int:
         return scaled_calls(self.warmup, n_steps, self.window) if self.scale > 1 else 0
 
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        check_family(self.name, model_config, "a U-Net guided by CLIP texts", UNETS)
+
     def rows(self, ctx: StepContext) -> Sequence[ExtraRow]:
-        return [ExtraRow(ROLE, ctx.model.embed(self.concept))] if self.scale > 1 else ()
+        if self.scale <= 1:
+            return ()
+        return [ExtraRow(ROLE, ctx.model.embed(self.concept), ctx.model.pooled(self.concept))]
 
     def guide(self, ctx: StepContext, preds: Mapping[str, Tensor], delta: Tensor) -> Tensor:
         if self.scale <= 1:

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.conditions import Condition, encoded_condition, joined, told
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
 from harness.settings import check_choice, check_integer, check_number
+from harness.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,9 +108,7 @@ class TraSCE(Method):
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         name = model_config.get("name")
-        if model_config.get("family", "sd1") not in ("sd1", "sd2"):
-            raise IncompatibleError(f"method {self.name} is written for sd1 and sd2; model {name} is "
-                                    f"{model_config['family']}.")
+        check_family(self.name, model_config, "a U-Net guided by CLIP texts", UNETS)
         if self.steers and model_config.get("scheduler") == "unipc":
             raise IncompatibleError(_no_unipc(self.name), "Say model.scheduler=ddim.")
         if self.steers and model_config.get("compile"):
@@ -121,11 +121,13 @@ class TraSCE(Method):
         return steerable(model, self.checkpointing) if self.steers else super().attach(model, artifact)
 
     def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:
-        ctx.state["cond"] = bundle.cond
+        ctx.state["cond"] = Condition(bundle.cond, bundle.pooled_cond)
         return bundle
 
     def rows(self, ctx: StepContext) -> list[ExtraRow]:
-        return [ExtraRow(ROLE, ctx.model.embed(self.concept))] if self.negative and not self.steers else []
+        if not self.negative or self.steers:
+            return []
+        return [ExtraRow(ROLE, ctx.model.embed(self.concept), ctx.model.pooled(self.concept))]
 
     def guide(self, ctx: StepContext, preds: Mapping[str, Tensor], delta: Tensor) -> Tensor:
         if not self.steers:
@@ -139,14 +141,14 @@ class TraSCE(Method):
         """Differentiate |p - s| by the denoiser's input, a few images at a time."""
         import torch
 
-        size, cond = self.gradient_batch, ctx.state["cond"]
-        concept = ctx.model.embed(self.concept)
+        size, cond = self.gradient_batch, told(ctx.state["cond"])
+        concept = encoded_condition(ctx.model, [self.concept])
         parts = [distance(ctx, slice(k, k + size), cond, concept) for k in range(0, len(cond), size)]
         return Distances(*(torch.cat(column) for column in zip(*((p.s, p.D, p.gradient) for p in parts), strict=True)))
 
 
-def distance(ctx: StepContext, part: slice, cond: Tensor, concept: Tensor) -> Distances:
-    """Run the denoiser with gradients on the `part` of a batch whose prompts are `cond` (B, L, D).
+def distance(ctx: StepContext, part: slice, cond: Condition | Tensor, concept: Condition | Tensor) -> Distances:
+    """Run the denoiser with gradients on the `part` of a batch told `cond` (B, L, D); `concept` is one row.
 
     D is differentiated, not J: exp(-D / sigma) is far below what half precision holds.
     """
@@ -154,19 +156,25 @@ def distance(ctx: StepContext, part: slice, cond: Tensor, concept: Tensor) -> Di
 
     from harness.denoiser import predict_epsilon
 
-    model, z, cond = ctx.model, ctx.z[part], cond[part]
+    model, z = ctx.model, ctx.z[part]
     scheduler, roles, items, n = model.pipe.scheduler, model.roles, model.items, len(z)
     model.roles, model.items = ("cond",) * n + (ROLE,) * n, tuple(ctx.items[part])
     try:
         with torch.enable_grad():
             z = z.detach().float().requires_grad_()
-            embeds = torch.cat([cond, concept.expand_as(cond)])
-            p, s = predict_epsilon(model, scheduler, torch.cat([z, z]), ctx.t, embeds).chunk(2)
+            texts = joined(told(cond)[part], one_row(concept).repeated(n))
+            p, s = predict_epsilon(model, scheduler, torch.cat([z, z]), ctx.t, texts).chunk(2)
             D = torch.linalg.vector_norm((p - s).flatten(1), dim=1)
             (gradient,) = torch.autograd.grad(GRADIENT_SCALE * D.sum(), z)
     finally:
         model.roles, model.items = roles, items
     return Distances(s.detach(), D.detach(), gradient / GRADIENT_SCALE)
+
+
+def one_row(concept: Condition | Tensor) -> Condition:
+    """Return a concept's condition with its batch dimension."""
+    row = told(concept)
+    return row if row.embeds.ndim == 3 else row.each(lambda value: value[None])
 
 
 def input_scale(ctx: StepContext) -> float:

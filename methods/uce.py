@@ -17,7 +17,7 @@ from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, p
 from harness.errors import InvalidValueError
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.settings import check_choice, check_number
-from harness.weight_edits import check_family, deltas_added, unet_export
+from harness.weight_edits import UNETS, check_family, deltas_added, unet_export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ class UCE(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        check_family(self.name, model_config, "cross-attention to one CLIP text encoder")
+        check_family(self.name, model_config, "a U-Net's cross-attention to CLIP texts", UNETS)
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         progress("closed form", 0, 1)

@@ -23,7 +23,7 @@ from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.own_images import Wish, own_images
 from harness.settings import check_integer, check_list, check_number
 from harness.training import derived_seed
-from harness.weight_edits import check_family, deltas_added, unet_export
+from harness.weight_edits import UNETS, check_family, deltas_added, unet_export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +120,7 @@ class UCEDebias(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        check_family(self.name, model_config, "cross-attention to one CLIP text encoder")
+        check_family(self.name, model_config, "a U-Net's cross-attention to CLIP texts", UNETS)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if artifact is None or not self.strength:

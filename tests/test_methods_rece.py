@@ -93,8 +93,8 @@ def test_wrong_settings_are_named():
         rece(erase=[""])
     with pytest.raises(InvalidValueError, match="singular"):
         trained(rece(erase=["a bomb"], lam=0, uce_lam=0, uce_preserve_scale=0))
-    with pytest.raises(IncompatibleError, match="sdxl"):
-        rece().check({"name": "xl", "family": "sdxl"}, 5.0)
+    with pytest.raises(IncompatibleError, match="flux"):
+        rece().check({"name": "flux", "family": "flux"}, 5.0)
 
 
 def test_epochs_are_part_of_the_recipe():

@@ -234,7 +234,7 @@ def test_training_prompts_are_named_by_content_not_by_path(tmp_path):
     assert [row.prompt for row in rows] == ["a campfire"] * 2
     assert rows[0].seed == 7 != rows[1].seed
     texts = trainer._texts(rows[:1], [])
-    assert torch.equal(texts.s[0], random_model().embed("a flame"))
+    assert torch.equal(texts.s.embeds[0], random_model().embed("a flame"))
 
 
 def test_without_a_file_the_concepts_own_sentence_is_the_prompt():

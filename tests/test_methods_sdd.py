@@ -120,8 +120,8 @@ def test_wrong_settings_are_named(change, error, said):
 
 
 def test_other_families_are_refused_before_anything_loads():
-    with pytest.raises(IncompatibleError, match="model big is sdxl"):
-        quick().check({"name": "big", "family": "sdxl"}, 7.5)
+    with pytest.raises(IncompatibleError, match="model big is sd3"):
+        quick().check({"name": "big", "family": "sd3"}, 7.5)
 
 
 def test_on_the_embedded_world_the_concepts_noise_moves_to_the_unconditional():

@@ -171,8 +171,8 @@ def test_a_singular_matrix_is_one_line():
 
 
 def test_other_families_are_refused():
-    with pytest.raises(IncompatibleError, match="one CLIP text encoder"):
-        uce().check({"name": "sdxl", "family": "sdxl"}, 5.0)
+    with pytest.raises(IncompatibleError, match="cross-attention to CLIP texts; model big is sd3"):
+        uce().check({"name": "big", "family": "sd3"}, 5.0)
 
 
 def test_strength_reuses_the_solution_and_the_recipe_does_not():

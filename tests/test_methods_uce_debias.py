@@ -127,6 +127,6 @@ def test_clip_is_named_by_what_it_is_not_by_its_path():
 def test_a_missing_clip_is_one_line_and_other_families_are_refused():
     assert "clip-nowhere" in str(debias(clip="nobody/clip-nowhere").missing())
     assert debias().missing() is None
-    with pytest.raises(IncompatibleError, match="sdxl"):
-        debias().check({"name": "xl", "family": "sdxl"}, 5.0)
+    with pytest.raises(IncompatibleError, match="flux"):
+        debias().check({"name": "flux", "family": "flux"}, 5.0)
     assert uce_debias.UCEDebias.edits_model

@@ -78,9 +78,9 @@ def summarise_cell(
             if any(image.status is Status.REFUSED for image in images):
                 whole, shown = _refused_as_safe(images, own)
                 metrics[f"shown_{name}"] = rate_metric(_verdict_sample(whole, shown.by_key()), False, seed)
-                if other:
-                    pairs = _pairs(whole, shown, other)
-                    comparisons[f"shown_{name}"] = verdict_comparison(pairs, baseline_name, seed)
+                against = other and verdict_comparison(_pairs(whole, shown, other), baseline_name, seed)
+                if against:
+                    comparisons[f"shown_{name}"] = against
         elif own.metric == "deviation_ratio":
             metrics |= deviation_metrics(name, images, own.by_key(), own.classes, seed)
             comparison = other and deviation_comparison(_pairs(images, own, other), own.classes, baseline_name, seed)
