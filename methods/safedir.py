@@ -243,9 +243,11 @@ class SafeDir(Method):
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if artifact is not None and any(self.strengths):
             length, width = model.embed("").shape
+            pooled = model.pooled("") if self.recipe.pooled else None
             shapes = {"d": (length, width), "b": (length, 1), "a": (1, width)}
+            shapes |= {"pool": pooled.shape} if pooled is not None else {}
             check_fit(artifact.tensors, {f"{name}.{index}": shapes[name] for index in range(len(self.concepts))
-                                         for name in parts(artifact, index)})
+                                         for name in parts(artifact, index) if name in shapes})
         return nullcontext()
 
     @classmethod
@@ -306,14 +308,15 @@ def in_window(call: int, n_calls: int, n_steps: int, start: int, end: int | None
 
 
 def parts(artifact: Artifact, index: int) -> tuple[str, ...]:
-    """Return what direction `index` of an artifact is stored as: d itself, or b and a."""
-    return ("d",) if f"d.{index}" in artifact.tensors else ("b", "a")
+    """Return what direction `index` of an artifact is stored as: d itself, or b and a; and of the pooled embedding."""
+    own = ("d",) if f"d.{index}" in artifact.tensors else ("b", "a")
+    return (*own, "pool") if f"pool.{index}" in artifact.tensors else own
 
 
 def stored_direction(artifact: Artifact, index: int) -> Tensor:
     """Return direction `index` of an artifact, (L, D) float32, from either parameterisation."""
     tensors = artifact.tensors
-    if parts(artifact, index) == ("d",):
+    if f"d.{index}" in tensors:
         return tensors[f"d.{index}"]
     return direction(tensors[f"b.{index}"], tensors[f"a.{index}"])
 

@@ -17,7 +17,7 @@ from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.weights import local_path, sha256_of_all
 from harness.method import Artifact, Method, Refusal
 from harness.model_files import cached_snapshot, is_folder_source, is_whole_safetensors, weight_files
-from harness.settings import check_number
+from harness.settings import check_file, check_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +62,8 @@ class SafetyChecker(Method):
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source:
             raise InvalidValueError(f"method.source={self.source!r}: a hub id or a folder is needed.")
+        check_file("method.subfolder", self.subfolder)
+        check_file("method.revision", self.revision)
         value = check_number("method.adjustment", self.adjustment, -2, 2)
         object.__setattr__(self, "adjustment", value)
 

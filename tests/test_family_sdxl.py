@@ -362,7 +362,7 @@ def test_flow_and_pixel_models_are_refused_with_the_reason(family, why):
 def test_plan_shows_what_is_refused_before_anything_loads(tmp_path, capsys):
     words = ["mode=plan", "bench=micro_i2p", f"results={tmp_path / 'out'}", "model.family=sdxl",
              f"model.source={random_xl_config()['source']}"]
-    assert main([*words, "method=hfi_proxy"]) == 2
+    assert main([*words, "method=[hfi_proxy,sld_medium]"]) == 2
     error = capsys.readouterr().err
     assert "is sdxl: it has two text encoders" in error and error.count("\n") == 1
     assert main([*words, "method=sld_medium"]) == 0

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from harness.artifacts import artifact_keys, base_identity, prepare_all
+from harness.artifacts import artifact_keys, base_identity, lineages, prepare_all
 from harness.generate import attached
 from harness.method import Artifact, Method, publish_concepts
 from tests.fixtures_models import make_items, make_settings, random_config, random_model
@@ -46,7 +46,9 @@ def test_every_member_of_a_list_has_its_say(presets):
 def test_what_trains_to_the_right_of_edited_weights_is_keyed_and_trained_by_them(left, right):
     methods = listed(left, right)
     first, second = prepared(methods)
-    assert second.meta["upstream"] == [first.key]
+    edits = lineages(methods, base_identity(random_config()))[1].upstream
+    assert len(edits) == 1 and tuple(second.meta["upstream"]) == edits
+    assert first.key == keys(*methods)[0]
     assert second.key == keys(*methods)[1] != keys(tiny(right))[0]
     (alone,) = prepared([tiny(right)])
     assert any(not np.array_equal(second.tensors[name], value) for name, value in alone.tensors.items())
@@ -56,6 +58,12 @@ def test_other_upstream_settings_make_another_artifact():
     safedir = tiny("safedir")
     found = [keys(esd, safedir)[1] for esd in (tiny("esd_x"), tiny("esd_x", iterations=3), tiny("esd_u"))]
     assert len(set(found)) == 3
+
+
+def test_another_strength_to_the_left_makes_another_artifact():
+    safedir = tiny("safedir")
+    found = [keys(tiny("esd_x", strength=strength), safedir) for strength in (0.5, 1.0)]
+    assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
 
 
 def test_transfer_takes_the_direction_of_the_bare_model():

@@ -115,7 +115,7 @@ def test_training_lowers_the_loss_on_its_own_images():
 def test_every_image_is_trained_on_before_one_comes_again():
     latents = Latents(torch.zeros(5, 4, 8, 8), torch.zeros(5, 4, 8, 8))
     trainer = LatentDirectionTrainer(random_model(), latents, list("abcde"), 0, 0.1, 0.1)
-    rows = torch.cat([trainer.draw(2) for _ in range(10)]).tolist()
+    rows = torch.cat([trainer.draw(step, 2) for step in range(10)]).tolist()
     rounds = [rows[start : start + 5] for start in range(0, 20, 5)]
     assert all(sorted(one) == [0, 1, 2, 3, 4] for one in rounds) and len({tuple(one) for one in rounds}) > 1
 
