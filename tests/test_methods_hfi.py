@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.artifacts import ArtifactCache, StoredArtifact, artifact_keys, prepare_all
+from harness.artifacts import ArtifactCache, StoredArtifact, artifact_keys, base_identity, lineages, prepare_all
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, StoppedError, UnknownNameError
 from harness.feedback import Feedback, Pair, read_feedback
 from harness.generate import attached
@@ -33,7 +33,7 @@ from methods.sdd import SDD
 from methods.sega import SEGA
 from methods.sld import SLD
 from methods.uce import UCE
-from tests.fixtures_models import make_items, make_settings, micro_model, random_model
+from tests.fixtures_models import make_items, make_settings, micro_model, random_config, random_model
 from tests.test_denoiser import checksum, hooks, pixels
 
 CLIP = "pkg://harness.micro/weights/clip"
@@ -293,7 +293,8 @@ def test_a_method_that_trains_does_so_on_the_word_and_again_for_other_feedback(f
     methods = publish_concepts([hfi(feedback), SDD(concept="a bomb", iterations=2, steps=3)])
     before = keys()
     word, change = prepare_all(random_model(), methods, ArtifactCache(tmp_path / "artifacts"))
-    assert change.meta["upstream"] == [word.key]
+    edits = lineages(methods, base_identity(random_config()))[1].upstream
+    assert len(edits) == 1 and tuple(change.meta["upstream"]) == edits and word.key
     feedback.write_text(feedback.read_text().replace("2.png,1", "2.png,0"))
     assert all(a != b for a, b in zip(before, keys(), strict=True))
 

@@ -164,7 +164,8 @@ def test_a_plan_names_what_a_method_lacks(tmp_path, monkeypatch):
     from harness.compose import compose_jobs
 
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    jobs = compose_jobs(["method=safety_checker", f"results={tmp_path}", "mode=plan", "limit=1"], multirun=False)
+    words = ["method=safety_checker", "method.source=CompVis/stable-diffusion-safety-checker", f"results={tmp_path}"]
+    jobs = compose_jobs([*words, "mode=plan", "limit=1"], multirun=False)
     plan = make_plan(make_cells(jobs).cells, tmp_path, 1, verify=False)
     problems = {entry.cell.method: entry.problems for entry in plan.cells}
     assert "hf download" in problems["safety_checker"][0]

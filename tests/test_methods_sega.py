@@ -31,7 +31,8 @@ SEVERAL: dict[str, Any] = {
 
 def preset(name: str, **changes: Any) -> SEGA:
     folder = conf_dir() / "method"
-    config = yaml.safe_load((folder / "sega.yaml").read_text()) | yaml.safe_load((folder / f"{name}.yaml").read_text())
+    base = (folder / "sega.yaml").read_text().replace("${oc.select:model.sega.scale,5.0}", "5.0")
+    config = yaml.safe_load(base) | yaml.safe_load((folder / f"{name}.yaml").read_text())
     config.pop("defaults", None)
     return build(config | {"concept": CONCEPT} | changes)
 
