@@ -12,7 +12,7 @@ demo: $(VENV)/.installed  ## install, run five methods on the embedded model, en
 PROCESSES ?= 2
 
 test: $(VENV)/.installed  ## the whole default suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(PROCESSES) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(PROCESSES)
 
 test-slow: $(VENV)/.installed  ## checks that take minutes: effects on 256 images, memory, training
 	$(BIN)/python -m pytest -m slow

@@ -5,18 +5,34 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-ALONE = ("test_kill", "test_pool_contract", "test_resume")  # start Ray, kill processes: one at a time
+ALONE = ("test_kill", "test_pool_contract", "test_resume")  # start Ray or kill processes: one at a time
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    """Keep in one process: the tests of a file, which share fixtures, and all files that start services.
+
+    By file name: with pytest 9.2 xdist 3.8 no longer sees its own groups.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            stem = Path(nodeid.split("::")[0]).stem
+            return "services" if stem in ALONE else stem
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what parallel runs keep in one process: each file, which shares fixtures, and all that start services."""
+    """Refuse a test that starts Ray where parallel runs do not expect one."""
     for item in items:
-        is_alone = item.path.stem in ALONE or item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("services" if is_alone else item.path.stem))
+        if item.get_closest_marker("ray") and item.path.stem not in ALONE:
+            raise pytest.UsageError(f"{item.nodeid} starts Ray: add {item.path.stem} to ALONE in tests/conftest.py.")
 
 
 @pytest.fixture(scope="session")
