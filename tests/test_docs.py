@@ -88,3 +88,19 @@ def test_every_link_of_the_pages_leads_somewhere():
     ):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_the_table_of_methods_has_a_row_for_every_method_of_its_experiment():
+    from harness.compose import compose_jobs
+
+    jobs = compose_jobs(["experiment=micro_methods"], multirun=True)
+    asked = {"+".join(method["name"] for method in job.methods) for job in jobs}
+    table = (ROOT / "docs" / "methods.md").read_text().split("<!-- overview -->")[1].split("<!-- /overview -->")[0]
+    rows = [line.strip("|").split("|")[0].strip() for line in table.strip().splitlines()[2:]]
+    assert set(rows) == asked and len(rows) == len(asked)
+
+
+def test_every_preset_is_in_the_list_of_methods():
+    listed = (ROOT / "docs" / "methods.md").read_text().split("## Which there are")[1].split("\n\nEvery number")[0]
+    named = set(re.findall(r"`([a-z0-9_]+)`", listed))
+    assert {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")} - named == {"none"}

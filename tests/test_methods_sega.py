@@ -31,8 +31,9 @@ SEVERAL: dict[str, Any] = {
 
 def preset(name: str, **changes: Any) -> SEGA:
     folder = conf_dir() / "method"
-    base = (folder / "sega.yaml").read_text().replace("${oc.select:model.sega.scale,5.0}", "5.0")
-    config = yaml.safe_load(base) | yaml.safe_load((folder / f"{name}.yaml").read_text())
+    texts = [(folder / file).read_text().replace("${oc.select:model.sega.scale,5.0}", "5.0")
+             for file in ("sega.yaml", f"{name}.yaml")]
+    config = yaml.safe_load(texts[0]) | yaml.safe_load(texts[1])
     config.pop("defaults", None)
     return build(config | {"concept": CONCEPT} | changes)
 
