@@ -117,7 +117,7 @@ def test_workers_stay_warm_between_runs(make: MakePool, kind: str, tmp_path: Pat
     pool, cell = make(kind), fake_cell(tmp_path / "cell")
     for start in (0, 20, 40):
         list(pool.run(fake_shards(cell, fake_items(8, start=start), 4)))
-    assert noted(tmp_path / "notes" / "loaded", "fake") == len(pool.workers()) <= 2
+    assert 1 <= noted(tmp_path / "notes" / "loaded", "fake") <= len(pool.workers()) <= 2  # one may do all the work
 
 
 @pytest.mark.parametrize("kind", KINDS)
