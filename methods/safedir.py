@@ -244,8 +244,9 @@ class SafeDir(Method):
         if artifact is not None and any(self.strengths):
             length, width = model.embed("").shape
             pooled = model.pooled("") if self.recipe.pooled else None
-            shapes = {"d": (length, width), "b": (length, 1), "a": (1, width)}
-            shapes |= {"pool": pooled.shape} if pooled is not None else {}
+            shapes: dict[str, tuple[int, ...]] = {"d": (length, width), "b": (length, 1), "a": (1, width)}
+            if pooled is not None:
+                shapes["pool"] = tuple(pooled.shape)
             check_fit(artifact.tensors, {f"{name}.{index}": shapes[name] for index in range(len(self.concepts))
                                          for name in parts(artifact, index) if name in shapes})
         return nullcontext()
