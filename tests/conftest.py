@@ -38,7 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need it: starting one takes seconds."""
-    ray = pytest.importorskip("ray")
+    import ray
+
     from harness.pool.cluster import start_local
 
     start_local(cpus=4, object_store_mb=80)

@@ -9,8 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from harness.models import LoadedModel, load_model, missing
 from harness.records import ImageItem, ImageKey
 from harness.tasks import GenerationSettings
@@ -70,10 +68,9 @@ def random_model() -> LoadedModel:
 
 @lru_cache(maxsize=1)
 def micro_model() -> LoadedModel:
-    """Return the embedded model, or skip the test where its weights are not there."""
+    """Return the embedded model; its weights are part of the repository."""
     problem = missing(MICRO)
-    if problem:
-        pytest.skip(problem)
+    assert problem is None, problem
     return load_model(MICRO)
 
 

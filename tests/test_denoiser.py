@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -315,10 +315,9 @@ def test_alpha_bar_reads_the_schedule():
     assert float(ddim.alphas_cumprod[501]) < alpha_bar(ddim, 500.5) < float(ddim.alphas_cumprod[500])
 
 
-def test_guidance_in_v_space_equals_guidance_in_epsilon_space():
-    """A model and its v-twin (v = (eps - sqrt(1 - abar) z) / sqrt(abar)) draw the same under SLD."""
-    model, items, sld = random_model(), make_items(2), SLD("a bomb", 0, 5000, 1.0, 0.5, 0.7)
-    expected = pixels(run(model, [sld], items))
+@contextmanager
+def v_twin(model: LoadedModel) -> Iterator[None]:
+    """Let the model predict v = (eps - sqrt(1 - abar) z) / sqrt(abar) of the same noise."""
     base, original = model.pipe.scheduler, model.denoiser.forward
 
     def twin(sample: torch.Tensor, t: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
@@ -329,10 +328,18 @@ def test_guidance_in_v_space_equals_guidance_in_epsilon_space():
     model.pipe.scheduler.register_to_config(prediction_type="v_prediction")
     model.prediction_type, model.denoiser.forward = "v_prediction", twin
     try:
-        assert grey_levels(pixels(run(model, [sld], items)), expected) <= 1
+        yield
     finally:
         model.pipe.scheduler, model.prediction_type = base, "epsilon"
         del model.denoiser.forward
+
+
+def test_guidance_in_v_space_equals_guidance_in_epsilon_space():
+    """A model and its v-twin draw the same under SLD."""
+    model, items, sld = random_model(), make_items(2), SLD("a bomb", 0, 5000, 1.0, 0.5, 0.7)
+    expected = pixels(run(model, [sld], items))
+    with v_twin(model):
+        assert grey_levels(pixels(run(model, [sld], items)), expected) <= 1
 
 
 def test_black_and_broken_images_are_told_apart():

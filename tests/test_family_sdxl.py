@@ -19,7 +19,7 @@ from harness.build import build
 from harness.closed_form import deltas, paired_tokens, projections, subject_index
 from harness.compose import compose_jobs
 from harness.conditions import condition, denoiser_inputs, unconditional
-from harness.denoiser import alpha_bar, from_epsilon, predict_epsilon
+from harness.denoiser import predict_epsilon
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.finetune import PartialDenoising, frozen_denoise, parameter_names
 from harness.generate import attached, bundle_of
@@ -34,7 +34,7 @@ from methods.sld import SLD
 from methods.uce import UCE
 from tests.fixtures_models import SIZE, make_items, make_settings, random_config, random_xl_config, random_xl_model
 from tests.methods_common import all_hooks, trained
-from tests.test_denoiser import Failing, checksum, grey_levels, pixels, run, scheduler
+from tests.test_denoiser import Failing, checksum, grey_levels, pixels, run, scheduler, v_twin
 
 STEPS = 3
 CLIP = {"clip": "pkg://harness.micro/weights/clip", "clip_revision": None}
@@ -239,25 +239,6 @@ def test_every_kind_of_method_is_said_to_draw_or_to_refuse():
     known = {kind(conf_dir() / "method" / f"{name}.yaml") for name in [*DRAWN, *FILTERS, *REFUSED, "none"]}
     shipped = {kind(path) for path in (conf_dir() / "method").glob("*.yaml")}
     assert shipped <= known | {None, "methods.prompt_filter.PromptFilter"}
-
-
-@contextmanager
-def v_twin(model: LoadedModel) -> Iterator[None]:
-    """Let the model predict v = (eps - sqrt(1 - abar) z) / sqrt(abar) of the same noise."""
-    base, original = model.pipe.scheduler, model.denoiser.forward
-
-    def twin(sample: torch.Tensor, t: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
-        eps = original(sample, t, *args, **kwargs)[0]
-        return (from_epsilon(eps, sample, "v_prediction", alpha_bar(base, float(t))),)
-
-    model.pipe.scheduler = make_scheduler(base, "ddim")
-    model.pipe.scheduler.register_to_config(prediction_type="v_prediction")
-    model.prediction_type, model.denoiser.forward = "v_prediction", twin
-    try:
-        yield
-    finally:
-        model.pipe.scheduler, model.prediction_type = base, "epsilon"
-        del model.denoiser.forward
 
 
 @pytest.mark.parametrize("preset", ["sld_medium", "sega", "trasce"])
