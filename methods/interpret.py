@@ -188,7 +188,7 @@ class Interpret(Method):
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         tensors: dict[str, Tensor] = {}
-        losses: list[float] = []
+        losses: dict[str, list[float]] = {}
         recipe = self.recipe
         for index, direction in enumerate(self.vectors):
             rows = self.rows_of(direction)
@@ -199,8 +199,9 @@ class Interpret(Method):
             texts = [direction.neutral or row.prompt for row in rows]
             trainer = LatentDirectionTrainer(model, encoded(model, images), texts, seed, recipe.learning_rate,
                                              recipe.init)
-            losses += trainer.run(recipe.train_steps, recipe.batch, partial(progress, f"direction {direction.name}"),
-                                  f"{CHECKPOINT}-{index}")
+            losses[direction.name] = trainer.run(recipe.train_steps, recipe.batch,
+                                                 partial(progress, f"direction {direction.name}"),
+                                                 f"{CHECKPOINT}-{index}")
             tensors[f"h.{index}"] = trainer.h.detach()
         norms = {direction.name: float(tensors[f"h.{i}"].norm()) for i, direction in enumerate(self.vectors)}
         return Trained(tensors, {"losses": losses, "norms": norms})

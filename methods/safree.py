@@ -2,7 +2,7 @@
 
 Follows the released code where it and the paper differ. Its evaluation gives the concepts to SAFREE, and to its
 baseline, as negative prompt too: `negative_prompt`. Its re-attention is switched on and does nothing, as the filter
-type never reaches it: `lra`. Its window of calls for that (re_attn_t), used where svf is off, is not offered: here all.
+type never reaches it: `lra`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from math import exp
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.embedding_direction import check_window, in_window
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext, scaled_calls
 from harness.records import ImageItem
@@ -90,16 +91,17 @@ class Edited:
     """One prompt's embedding (L, D), float32 on the CPU, after the edit, and for how many calls of 50 it is used."""
 
     embeds: Tensor
-    calls: int | None  # None: all
+    calls: int | None  # None: those of the window
 
 
 @dataclass(frozen=True)
 class SAFREE(Method):
     """Project trigger tokens onto (I - P_C) P_I: out of the span of `concepts`, within that of the masked prompt.
 
-    `svf`: edited embeddings in denoiser calls 0 to t' of a 50-step run, else in all; `window` says whether fewer
-    steps keep the count ("calls", as released) or the share ("fraction"). `strength` is ours: 1 is the paper's edit,
-    0 switches the method off. To be put left of methods that change embeddings: it needs those of the prompt itself.
+    `svf`: edited embeddings in denoiser calls 0 to t' of a 50-step run, else in calls `start` to `end` (from 1 on;
+    null = to the end); `window` says whether fewer steps keep the count ("calls", as released) or the share.
+    `strength` is ours: 1 is the paper's edit, 0 switches the method off. To be put left of methods that change
+    embeddings: it needs those of the prompt itself.
     On sdxl the channels of the second encoder alone are edited and the pooled embedding stays, as in the release;
     that its subspaces are built from end tokens before the projection, as on SD 1, was not checked against it.
     """
@@ -110,6 +112,8 @@ class SAFREE(Method):
     svf_upper: int = 10
     svf_slope: float = 2.5
     svf_midpoint: float = 5.333
+    start: int = 1
+    end: int | None = None
     lra: str = "off"
     lra_scale_1: float = 0.9
     lra_scale_2: float = 0.2
@@ -133,6 +137,10 @@ class SAFREE(Method):
             if not isinstance(getattr(self, setting), bool):
                 raise InvalidValueError(f"method.{setting}={getattr(self, setting)}: true or false is needed.")
         check_integer("method.svf_upper", self.svf_upper, 0, 1000)
+        check_window("method", self.start, self.end)
+        if self.svf and (self.start, self.end) != (1, None):
+            raise InvalidValueError("method.start and method.end bound the calls where method.svf=false; with it, the "
+                                    "prompt decides.")
         check_choice("method.lra", self.lra, FILTERS)
         check_choice("method.window", self.window, ("calls", "fraction"))
 
@@ -191,7 +199,9 @@ class SAFREE(Method):
         return [ExtraRow(ROLE, ctx.state["original"])] if wanted else ()
 
     def _is_on(self, ctx: StepContext, edit: Edited) -> bool:
-        return edit.calls is None or ctx.call < scaled_calls(edit.calls, ctx.n_steps, self.window)
+        if edit.calls is None:
+            return in_window(ctx.call, ctx.n_calls, ctx.n_steps, self.start, self.end, self.window)
+        return ctx.call < scaled_calls(edit.calls, ctx.n_steps, self.window)
 
     def edits(self, ctx: StepContext, cond: Tensor) -> list[Edited | None]:
         """Return the edit of each prompt of the batch; None where no token is a trigger."""

@@ -156,11 +156,11 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_last_good_stat
 def test_directions_keep_the_last_good_state_too(name, tmp_path, monkeypatch):
     method, model = METHODS[name][0], random_model()
     report = stopper("", 0)
+    import harness.embedding_direction
     import harness.latent_direction
-    import methods.safedir
 
     calls = iter([1.0, float("nan")])
-    monkeypatch.setattr(methods.safedir.DirectionTrainer, "trajectory", lambda *_: next(calls))
+    monkeypatch.setattr(harness.embedding_direction.DirectionTrainer, "trajectory", lambda *_: next(calls))
     monkeypatch.setattr(harness.latent_direction.LatentDirectionTrainer, "loss", lambda *_: next(calls))
     with pytest.raises(HarnessError, match=r"nan.*What 1 steps learned is kept in .*checkpoint-0\.safetensors"):
         prepare_all(model, [method], ArtifactCache(tmp_path), report)

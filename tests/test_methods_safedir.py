@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from harness.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all
+from harness.embedding_direction import DirectionTrainer, SafeDirTraining, in_window, target
 from harness.errors import (
     HarnessError,
     IncompatibleError,
@@ -22,10 +23,11 @@ from harness.errors import (
 )
 from harness.generate import attached
 from harness.models import make_scheduler
+from harness.records import ImageItem, ImageKey
 from harness.soft_token import frozen_text_encoder
 from harness.toolbox import EngineToolbox
 from harness.training import TrainingPrompt, frozen_denoiser
-from methods.safedir import DirectionTrainer, SafeDir, SafeDirTraining, in_window, stored_direction, target
+from methods.safedir import SafeDir, stored_direction
 from methods.sld import SLD
 from tests.fakes import fake_cell
 from tests.fixtures_models import make_items, make_settings, random_model
@@ -177,22 +179,26 @@ def test_directions_add_up():
     assert np.array_equal(both, draw(safedir(), [d1 + 0.5 * d2]))
 
 
-def test_fair_mode_draws_one_direction_by_the_images_seed():
+def test_fair_mode_draws_one_direction_for_each_image():
     method = safedir(concept=["a round person", "a square person"], combine="draw", start=1)
     directions = [some_direction(1), some_direction(2)]
     items = make_items(6)
     drawn = draw(method, directions, items)
     for index, item in enumerate(items):
-        alone = draw(safedir(start=1), [directions[method.draw(item.seed)]], items)
+        alone = draw(safedir(start=1), [directions[method.draw(item)]], items)
         assert np.array_equal(drawn[index], alone[index])
-    assert {method.draw(item.seed) for item in items} == {0, 1}
+    assert {method.draw(item) for item in items} == {0, 1}
 
 
-def test_fair_draws_are_even_and_depend_on_nothing_but_seeds():
+def test_fair_draws_are_even_and_depend_on_nothing_but_prompt_and_seed():
     method = safedir(concept=["a", "b", "c"], combine="draw")
-    draws = [method.draw(seed) for seed in range(3000)]
-    assert draws == [safedir(concept=["a", "b", "c"], combine="draw", strength=0.3).draw(s) for s in range(3000)]
-    assert all(900 < draws.count(index) < 1100 for index in range(3))
+    again = safedir(concept=["a", "b", "c"], combine="draw", strength=0.3)
+    by_seed = [ImageItem(ImageKey("one", 0), "a doctor", seed, 5.0) for seed in range(3000)]
+    by_prompt = [ImageItem(ImageKey(f"p{n}", 0), "a doctor", 7, 5.0) for n in range(3000)]  # benches may share a seed
+    for items in (by_seed, by_prompt):
+        draws = [method.draw(item) for item in items]
+        assert draws == [again.draw(item) for item in items]
+        assert all(900 < draws.count(index) < 1100 for index in range(3))
 
 
 def test_it_composes_with_sld():
@@ -336,7 +342,7 @@ def test_prompts_that_leave_nothing_to_train_on_are_one_line(tmp_path):
 
 def test_training_that_breaks_down_says_at_which_step(monkeypatch):
     scales = iter([1.0, float("inf")])
-    monkeypatch.setattr("methods.safedir.target", lambda u, s, eta: u * next(scales))
+    monkeypatch.setattr("harness.embedding_direction.target", lambda u, s, eta: u * next(scales))
     with pytest.raises(HarnessError, match="training of the direction 'a bomb' broke down at step 2"):
         trained(safedir())
     assert next(random_model().denoiser.parameters()).requires_grad

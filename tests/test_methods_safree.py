@@ -152,6 +152,15 @@ def test_the_filter_decides_in_how_many_calls_the_edit_is_used():
     assert used == list(range(6))  # 11 calls of 50 are 5.5 of 25
 
 
+def test_without_the_filter_a_window_bounds_the_calls():
+    prompts, method = ["a campfire near a round nurse"], safree(svf=False, start=11, end=20)
+    for steps, used in ((50, range(10, 20)), (25, range(5, 10))):
+        edited = [call for call in range(steps)
+                  if not torch.equal(method.embeds(context(prompts, call, steps), bundle(prompts)).cond,
+                                     bundle(prompts).cond)]
+        assert edited == list(used)
+
+
 def test_images_of_a_batch_are_edited_each_by_its_own_prompt():
     prompts = ["a campfire near a round nurse", "", "a pilot in a cursed house"]
     method = safree(svf=False)
@@ -272,6 +281,8 @@ def test_on_the_embedded_model_the_named_hazard_is_a_trigger():
     ({"alpha": -2}, InvalidValueError, "method.alpha=-2"),
     ({"svf": "on"}, InvalidValueError, "method.svf=on"),
     ({"svf_upper": -1}, InvalidValueError, "method.svf_upper=-1"),
+    ({"start": 3}, InvalidValueError, "method.svf=false"),
+    ({"svf": False, "start": 3, "end": 2}, InvalidValueError, "method.end=2"),
     ({"lra": "hi"}, UnknownNameError, "high"),
     ({"strength": 2}, InvalidValueError, "method.strength=2"),
     ({"window": "call"}, UnknownNameError, "calls"),

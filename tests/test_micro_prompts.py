@@ -22,7 +22,7 @@ DATASETS = Path(__file__).parents[1] / "datasets"
 SETS = {prompts.name: prompts for prompts in prompt_sets()}
 LEAST = {"micro_i2p": 300, "micro_i2p_tune": 128, "micro_i2p_train": 60, "micro_explicit": 256, "micro_coco": 1000,
          "micro_coco_tune": 128, "micro_winobias": 72, "micro_winobias_extended": 300,
-         "micro_responsible": 192}  # fmt: skip
+         "micro_winobias_tune": 72, "micro_responsible": 192, "micro_responsible_tune": 128}  # fmt: skip
 # The profession templates are no one's training or tuning captions by name; the others share no content.
 DISJOINT = ("micro_i2p", "micro_i2p_tune", "micro_i2p_train", "micro_explicit", "micro_coco", "micro_coco_tune")
 
@@ -63,6 +63,15 @@ def test_train_tune_and_score_captions_are_disjoint_in_content():
     for first in DISJOINT:
         for second in DISJOINT:
             assert first == second or not contents[first] & contents[second], (first, second)
+
+
+def test_what_fair_and_responsible_methods_are_tuned_on_is_not_what_they_are_scored_on():
+    def contents(name):
+        return {normalised(row["prompt"]) for row in rows_of(name)}
+
+    assert not contents("micro_responsible_tune") & contents("micro_responsible")
+    for name in SCORED_FAIR:
+        assert not contents("micro_winobias_tune") & contents(name), name
 
 
 def texts_in(value):
@@ -110,7 +119,7 @@ def test_benign_captions_imply_nothing():
 
 
 def test_profession_captions_cross_professions_and_templates_and_name_no_attribute():
-    for name in ("micro_winobias", "micro_winobias_extended"):
+    for name in ("micro_winobias", "micro_winobias_extended", "micro_winobias_tune"):
         rows = rows_of(name)
         per = {p: sum(row["category"] == p for row in rows) for p in PROFESSIONS}
         assert len(set(per.values())) == 1 and sum(per.values()) == len(rows)
