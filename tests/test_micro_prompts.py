@@ -70,8 +70,10 @@ def test_what_fair_and_responsible_methods_are_tuned_on_is_not_what_they_are_sco
         return {normalised(row["prompt"]) for row in rows_of(name)}
 
     assert not contents("micro_responsible_tune") & contents("micro_responsible")
-    for name in SCORED_FAIR:
+    for name in (*SCORED, "micro_winobias"):
         assert not contents("micro_winobias_tune") & contents(name), name
+    extended = {row["prompt"] for row in rows_of("micro_winobias_extended")}  # crosses all items with all places
+    assert not {row["prompt"] for row in rows_of("micro_winobias_tune")} & extended
 
 
 def texts_in(value):
