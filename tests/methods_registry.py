@@ -105,7 +105,7 @@ _CHANGES_NO_PICTURE = "alone it changes no picture: it only publishes a word"
 KINDS: dict[str, Kind] = {
     "none": Kind(off={}),
     "negative_prompt": Kind(off={"concept": ""}),
-    "sld": Kind(off={"scale": 0}, cost=1.5),
+    "sld": Kind({"warmup": 1, "scale": 5000.0, "threshold": 1.0, "momentum_scale": 0.5}, off={"scale": 0}, cost=1.5),
     "sega": Kind(off={"scale": 0}, cost=1.5),  # one concept
     "trasce": Kind({"loss_scale": 30.0, "step_size": 2.0, "sigma": 20.0}, off={"loss_scale": 0, "negative": False},
                    cost=3.0),
