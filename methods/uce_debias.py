@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from harness.models import LoadedModel
 
+CONCEPT = "{concept}"
 _RANGES = (("edit_scale", 0, 1e6), ("preserve_scale", 0, 1e6), ("lam", 0, 1e6), ("max_diff", 0, 1),
            ("step_size", 0, 100), ("guidance_scale", 1, 100), ("strength", 0, 10))  # fmt: skip
 
@@ -49,13 +50,17 @@ def zero_shot_shares(clip: Clip, images: Sequence[np.ndarray], texts: Sequence[s
 
 @dataclass(frozen=True)
 class UCEDebias(Method):
-    """W + strength (W* - W). `desired` shares default to even ones; `template` turns an attribute into CLIP's text."""
+    """W + strength (W* - W). `desired` shares default to even ones; `template` turns an attribute into CLIP's text.
+
+    `labels`, ours, are CLIP's texts instead of the attributes, one for each; "{concept}" in them is the concept drawn.
+    """
 
     concepts: str | Sequence[str]
     attributes: Sequence[str]
     clip: str
     clip_revision: str | None = None
     template: str = "This is a photo of {}."
+    labels: Sequence[str] | None = None
     desired: Sequence[float] | None = None
     preserve: str | Sequence[str] = ()
     edit_scale: float = 1.0
@@ -82,6 +87,11 @@ class UCEDebias(Method):
         object.__setattr__(self, "preserve", check_texts("method.preserve", self.preserve, allow_empty=True))
         if len(self.attributes) < 2:
             raise InvalidValueError("method.attributes: shares need two attributes or more.")
+        if self.labels is not None:
+            object.__setattr__(self, "labels", check_texts("method.labels", self.labels))
+            if len(self.labels) != len(self.attributes):
+                raise InvalidValueError(f"method.labels has {len(self.labels)} texts for {len(self.attributes)} "
+                                        "attributes.")
         object.__setattr__(self, "desired", self._desired())
         for setting, low, high in _RANGES:
             object.__setattr__(self, setting, check_number(f"method.{setting}", getattr(self, setting), low, high))
@@ -167,6 +177,11 @@ class UCEDebias(Method):
                   for concept in self.concepts for n in range(self.images)]
         what = f"round {iteration + 1} of at most {self.max_iterations}: images"
         made = own_images(model, wishes, self.steps, self.guidance_scale, partial(progress, what))
-        texts = [self.template.format(attribute) for attribute in self.attributes]
         groups = [made[start : start + self.images] for start in range(0, len(made), self.images)]
-        return np.stack([zero_shot_shares(clip, group, texts) for group in groups])
+        return np.stack([zero_shot_shares(clip, group, self.texts(concept))
+                         for concept, group in zip(self.concepts, groups, strict=True)])
+
+    def texts(self, concept: str) -> list[str]:
+        """Return what CLIP compares images of a concept with, one text for each attribute."""
+        labels = self.attributes if self.labels is None else self.labels
+        return [self.template.format(label.replace(CONCEPT, concept)) for label in labels]

@@ -81,6 +81,12 @@ def test_the_concepts_value_moves_along_the_attributes():
     assert torch.allclose(E @ c, 0.4 * (square - round_), rtol=1e-4, atol=1e-5)
 
 
+def test_clip_reads_shares_by_the_attributes_or_by_labels_that_may_name_the_concept():
+    assert debias(template="photo of {}.").texts("nurse") == ["photo of a round person.", "photo of a square person."]
+    method = debias(labels=["a round {concept}", "a square one"])
+    assert method.texts("nurse") == ["a round nurse", "a square one"]
+
+
 def test_the_whole_loop_runs_and_leaves_the_model_alone():
     model, told = random_model(), []
     before = checksum(model)
@@ -111,6 +117,7 @@ def test_a_stop_leaves_the_model_as_it_was():
     ({"attributes": ["a round person"]}, "two attributes"),
     ({"desired": [0.5]}, "one share for each of 2"),
     ({"desired": [0.9, 0.9]}, "together 1"),
+    ({"labels": ["a round {concept}"]}, "1 texts for 2"),
     ({"images": 0}, "method.images=0"),
     ({"template": "a photo"}, "method.template"),
     ({"max_diff": 2}, "method.max_diff=2"),
