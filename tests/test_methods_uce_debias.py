@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from harness.build import build
 from harness.closed_form import paired_tokens
 from harness.errors import IncompatibleError, InvalidValueError, StoppedError
+from harness.micro.words import ATTRIBUTES, PLACES
+from harness.micro.world import Entity, Scene, render
 from methods import uce_debias
-from methods.uce_debias import UCEDebias, missing_shares
+from methods.uce_debias import UCEDebias, missing_shares, zero_shot_shares
 from tests.fixtures_models import random_model
 from tests.methods_common import trained
 from tests.test_denoiser import checksum
@@ -85,6 +88,22 @@ def test_clip_reads_shares_by_the_attributes_or_by_labels_that_may_name_the_conc
     assert debias(template="photo of {}.").texts("nurse") == ["photo of a round person.", "photo of a square person."]
     method = debias(labels=["a round {concept}", "a square one"])
     assert method.texts("nurse") == ["a round nurse", "a square one"]
+
+
+def test_the_embedded_models_labels_are_read_better_than_its_attributes():
+    from harness.compose import compose_jobs
+
+    (job,) = compose_jobs(["method=uce_debias"], multirun=False)
+    method = build(job.methods[0])
+    clip, rng = method._source.load("cpu"), np.random.default_rng(0)
+    right = {"labels": [], "attributes": []}
+    for profession in method.concepts:
+        for n, attribute in enumerate(ATTRIBUTES):
+            pictures = [render(Scene(place, (Entity("figure", profession, attribute),), int(rng.integers(2**32))))
+                        for place in PLACES]
+            for name, texts in (("labels", method.texts(profession)), ("attributes", list(method.attributes))):
+                right[name].append(zero_shot_shares(clip, pictures, texts)[n])
+    assert np.mean(right["labels"]) > 0.9 > np.mean(right["attributes"]) + 0.05
 
 
 def test_the_whole_loop_runs_and_leaves_the_model_alone():
