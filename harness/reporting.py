@@ -73,7 +73,7 @@ def report(
     _remember_throughput(plan, scored, results)
     _show(summaries, settings, results, console)
     if settings.overview:
-        _write_overview(settings, list(dict.fromkeys(cell.method for cell in cells)), results, console)
+        _write_overview(settings, cells, results, console)
     return [
         Failure(summary["cell"]["name"], "incomplete", "; ".join(summary["incomplete"]))
         for summary in summaries
@@ -268,11 +268,14 @@ def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path,
         )
 
 
-def _write_overview(settings: RunSettings, methods: Sequence[str], results: Path, console: Console) -> None:
+def _write_overview(settings: RunSettings, cells: Sequence[Cell], results: Path, console: Console) -> None:
+    """Write the table of this command's cells; the folder may hold others, of other settings."""
     from harness.report.overview import OverviewColumn, overview
     from harness.report.runs import load_runs
 
     path = results / "overview.md"
     columns = [OverviewColumn.read(column) for column in settings.overview]
-    write_atomic(path, overview(load_runs(results), columns, methods).encode())
+    asked = {cell.cell_id for cell in cells}
+    runs = [run for run in load_runs(results) if run.cell_id in asked]
+    write_atomic(path, overview(runs, columns, list(dict.fromkeys(cell.method for cell in cells))).encode())
     console.print(f"overview: {path}", markup=False, highlight=False, soft_wrap=True)

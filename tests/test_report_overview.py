@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+from rich.console import Console
+
+from harness import reporting
 from harness.records import Comparison, Metric
 from harness.report.overview import OverviewColumn, overview
 from harness.report.runs import Run
@@ -16,9 +20,10 @@ def metric(value: float | None, note: str | None = None) -> Metric:
 
 
 def run(method: str, bench: str, metrics: dict[str, Metric], training: dict[str, Any] | None = None,
-        **comparisons: Comparison) -> Run:
-    return Run("id", "micro", method, bench, "complete", metrics=metrics, comparisons=comparisons.get("by_name", {}),
-               summary={"training": training or {}})
+        strength: float = 1.0, **comparisons: Any) -> Run:
+    return Run(f"{method} {bench} {strength}", "micro", method, bench, "complete", metrics=metrics,
+               comparisons=comparisons.get("by_name", {}), summary={"training": training or {}},
+               cell={"methods": [{"name": method, "strength": strength}]})
 
 
 def less(difference: float, p: float) -> Comparison:
@@ -65,3 +70,21 @@ def test_one_artifact_with_several_curves_is_counted_once():
                 "esd": {"hash": "e", "seconds": 12}}
     both = run("esd+safedir", "i2p", {}, training)
     assert cells(overview([both], COLUMNS, ["esd+safedir"]))["esd+safedir"][2] == "42"
+
+
+def test_a_method_with_several_settings_has_a_row_for_each():
+    runs = [run("sld", bench, {RATE: metric(value)}, strength=strength)
+            for strength, value in ((1.0, 0.5), (2.0, 0.25)) for bench in ("i2p", "coco")]
+    found = cells(overview([run("none", "i2p", {}), *runs], COLUMNS, ["none", "sld"]))
+    assert list(found)[2:] == ["none", "sld strength=1", "sld strength=2"]
+    assert [found[f"sld strength={n}"][0] for n in (1, 2)] == ["50.0 %", "25.0 %"]
+
+
+def test_cells_that_the_command_does_not_ask_for_are_not_in_its_table(tmp_path, monkeypatch):
+    old, new = (run("sld", "i2p", {RATE: metric(value)}, strength=strength) for value, strength in ((0.5, 1), (0.2, 2)))
+    monkeypatch.setattr("harness.report.runs.load_runs", lambda results: [old, new])
+    settings = SimpleNamespace(overview=[{"title": "hazards", "bench": "i2p", "metric": "unsafe_rate"}])
+    asked = SimpleNamespace(cell_id=new.cell_id, method="sld")
+    reporting._write_overview(settings, [asked], tmp_path, Console(quiet=True))
+    found = cells((tmp_path / "overview.md").read_text())
+    assert list(found)[2:] == ["sld"] and found["sld"] == ["20.0 %"]

@@ -9,6 +9,7 @@ from typing import Any
 from harness.errors import InvalidValueError, unknown_name
 from harness.report import format as fmt
 from harness.report.runs import Run
+from harness.report.variants import Variant, variants
 
 DASH = "\N{EM DASH}"
 SPECIAL = ("training_seconds", "relative_seconds")
@@ -43,15 +44,26 @@ class OverviewColumn:
 
 
 def overview(runs: Sequence[Run], columns: Sequence[OverviewColumn], order: Sequence[str]) -> str:
-    """Return a Markdown table, methods in `order`; what was not measured is a dash, what failed says so."""
-    by_cell = {(run.method, run.bench): run for run in runs if run.readable}
+    """Return a Markdown table, methods in `order`; what was not measured is a dash, what failed says so.
+
+    A method whose settings or models differ among `runs` has a row for each.
+    """
+    readable = [run for run in runs if run.readable]
+    named, models = variants(readable), {run.model for run in readable}
+    rows: dict[Variant, dict[str, Run]] = {}
+    for run in readable:
+        rows.setdefault(named[run.cell_id], {})[run.bench] = run
     lines = [_line(["method", *(column.title for column in columns)]), "|---" * (len(columns) + 1) + "|"]
-    for method in order:
-        own = {bench: run for (name, bench), run in by_cell.items() if name == method}
-        base = {bench: run for (name, bench), run in by_cell.items() if name == "none"}
-        if own:
-            lines.append(_line([method, *(_cell(column, own, base) for column in columns)]))
+    for variant, own in sorted(rows.items(), key=lambda row: _place(order, row[0].method)):
+        label = f"{variant.model}/{variant.label}" if len(models) > 1 else variant.label
+        base = {run.bench: run for run in readable if run.method == "none" and run.model == variant.model}
+        if variant.method in order:
+            lines.append(_line([label, *(_cell(column, own, base) for column in columns)]))
     return "\n".join(lines) + "\n"
+
+
+def _place(order: Sequence[str], method: str) -> int:
+    return order.index(method) if method in order else len(order)
 
 
 def _line(cells: Sequence[str]) -> str:
