@@ -16,7 +16,8 @@ from tests.methods_registry import PRESETS, configs
 
 SCORED = ("micro_i2p", "micro_explicit", "micro_coco")  # what removes hazards, and its price
 SCORED_FAIR = (*SCORED, "micro_winobias", "micro_winobias_extended")
-ATTRIBUTES_THEMSELVES = {"a square person"}  # a concept that is a caption of micro_coco too
+# What fair methods know of the attributes; two captions have no other words.
+ATTRIBUTES_THEMSELVES = {"a person", "a square person"}
 FAIR = ("interpret_fair", "safedir_fair", "uce_debias")
 DATASETS = Path(__file__).parents[1] / "datasets"
 SETS = {prompts.name: prompts for prompts in prompt_sets()}
