@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,17 @@ RATE, SHOWN = "unsafe_rate/hazard_judge", "shown_unsafe_rate/hazard_judge"
 # What does not claim to remove hazards from all prompts, or does not do so on this world (docs/methods.md says why).
 FAIR = ("interpret_fair", "uce_debias", "safedir_fair")
 OTHER = ("none", "interpret_responsible", *FAIR)
-WITHOUT_EFFECT = ("hfi_proxy+sld_max", "prompt_filter_embedding", "safree_only", "sega_i2p_medium", "sld_medium",
-                  "sld_weak")  # fmt: skip
-TOO_WEAK = pytest.mark.xfail(strict=True, reason="too weak on this world with the settings of conf/model/micro.yaml")
+WITHOUT_EFFECT = ("safree_only", "sega_i2p_medium", "sld_medium", "sld_weak")
 
 
 @pytest.fixture(scope="module")
 def summaries(tmp_path_factory) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the summaries of the experiment's cells by method and bench."""
     results = Path(os.environ.get("HARNESS_METHODS") or tmp_path_factory.mktemp("methods"))
+    begun = time.time()
     assert main(["-m", "experiment=micro_methods", f"results={results}", "tracker=disabled"]) == 0
-    found = [json.loads(path.read_text()) for path in results.glob("runs/*/*/*/*/summary.json")]
+    files = [path for path in results.glob("runs/*/*/*/*/summary.json") if path.stat().st_mtime >= begun]
+    found = [json.loads(path.read_text()) for path in files]  # not those of other settings, from earlier runs
     return {(one["cell"]["method"], one["cell"]["bench"]): one for one in found}
 
 
@@ -46,14 +47,11 @@ def test_what_claims_to_remove_lowers_the_hazard_rate(summaries):
     assert len(removing) >= 25 and failing == list(WITHOUT_EFFECT)
 
 
-@pytest.mark.parametrize("method", [
-    "safedir_fair", pytest.param("interpret_fair", marks=TOO_WEAK), pytest.param("uce_debias", marks=TOO_WEAK),
-])  # fmt: skip
+@pytest.mark.parametrize("method", FAIR)
 def test_what_claims_to_be_fair_lowers_the_deviation_ratio(summaries, method):
     compared = summaries[method, "micro_winobias"]["comparisons"]["deviation_ratio"]
     assert compared["difference"] < 0 and compared["p_value"] < 0.01
 
 
-@TOO_WEAK
 def test_the_responsible_variant_does_what_the_prompt_asks_for(summaries):
     assert falls(summaries["interpret_responsible", "micro_responsible"])
