@@ -168,6 +168,9 @@ class SAFREE(Method):
                                     f"release uses neither on SDXL, and model {model_config.get('name')} is sdxl.",
                                     "Say method.svf=false method.lra=off.")
 
+    def first_call(self, n_steps: int) -> int:
+        return 0 if self.svf or not self.strength else scaled_calls(self.start - 1, n_steps, self.window)
+
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> Any:
         return attention_hooks(model, self) if self.denoiser_rows else super().attach(model, artifact)
 

@@ -161,6 +161,12 @@ def test_without_the_filter_a_window_bounds_the_calls():
         assert edited == list(used)
 
 
+def test_a_window_that_few_steps_never_reach_is_said_to_begin_after_them():
+    late = {"svf": False, "start": 31}
+    assert [safree(window=window, **late).first_call(25) for window in ("calls", "fraction")] == [30, 15]
+    assert safree().first_call(25) == safree(strength=0.0, **late).first_call(25) == 0
+
+
 def test_images_of_a_batch_are_edited_each_by_its_own_prompt():
     prompts = ["a campfire near a round nurse", "", "a pilot in a cursed house"]
     method = safree(svf=False)

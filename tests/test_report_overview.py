@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,6 +79,12 @@ def test_a_method_with_several_settings_has_a_row_for_each():
     found = cells(overview([run("none", "i2p", {}), *runs], COLUMNS, ["none", "sld"]))
     assert list(found)[2:] == ["none", "sld strength=1", "sld strength=2"]
     assert [found[f"sld strength={n}"][0] for n in (1, 2)] == ["50.0 %", "25.0 %"]
+
+
+def test_runs_that_differ_in_nothing_that_a_row_shows_are_numbered_and_none_is_lost():
+    first, second = (run("sld", "i2p", {RATE: metric(value)}) for value in (0.5, 0.25))
+    found = cells(overview([first, replace(second, cell_id="other seed")], COLUMNS, ["sld"]))
+    assert {name: row[0] for name, row in list(found.items())[2:]} == {"sld": "50.0 %", "sld (2)": "25.0 %"}
 
 
 def test_cells_that_the_command_does_not_ask_for_are_not_in_its_table(tmp_path, monkeypatch):

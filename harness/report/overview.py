@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from harness.errors import InvalidValueError, unknown_name
@@ -46,16 +47,20 @@ class OverviewColumn:
 def overview(runs: Sequence[Run], columns: Sequence[OverviewColumn], order: Sequence[str]) -> str:
     """Return a Markdown table, methods in `order`; what was not measured is a dash, what failed says so.
 
-    A method whose settings or models differ among `runs` has a row for each.
+    A method whose settings or models differ among `runs` has a row for each; so have runs that differ otherwise, such
+    as by their seed, numbered.
     """
     readable = [run for run in runs if run.readable]
     named, models = variants(readable), {run.model for run in readable}
-    rows: dict[Variant, dict[str, Run]] = {}
+    rows: dict[tuple[Variant, int], dict[str, Run]] = {}
     for run in readable:
-        rows.setdefault(named[run.cell_id], {})[run.bench] = run
+        variant = named[run.cell_id]
+        turn = next(n for n in count(1) if run.bench not in rows.get((variant, n), {}))
+        rows.setdefault((variant, turn), {})[run.bench] = run
     lines = [_line(["method", *(column.title for column in columns)]), "|---" * (len(columns) + 1) + "|"]
-    for variant, own in sorted(rows.items(), key=lambda row: _place(order, row[0].method)):
+    for (variant, turn), own in sorted(rows.items(), key=lambda row: _place(order, row[0][0].method)):
         label = f"{variant.model}/{variant.label}" if len(models) > 1 else variant.label
+        label += f" ({turn})" if turn > 1 else ""
         base = {run.bench: run for run in readable if run.method == "none" and run.model == variant.model}
         if variant.method in order:
             lines.append(_line([label, *(_cell(column, own, base) for column in columns)]))
