@@ -58,7 +58,7 @@ class BatchRunner:
 
     def run(self, batch: Sequence[ImageItem]) -> list[Outcome]:
         """Make a batch; items that fail alone have status `error`. Raises EveryImageFailed, BrokenDevice."""
-        outcomes = self._run(batch)
+        outcomes = [outcome for group in _by_size(batch) for outcome in self._run(group)]
         failed = [outcome for outcome in outcomes if outcome.status is Status.ERROR]
         if len(failed) == len(outcomes) >= SYSTEMIC:
             raise EveryImageFailed(f"none of {len(failed)} images could be made: {failed[0].error}")
@@ -94,17 +94,30 @@ class BatchRunner:
         size = self.batch_size
         padding = [items[index % len(items)] for index in range(size - len(items))]
         started = time.perf_counter()
-        made = self._session.generate([*items, *padding], self._settings)
+        made = self._session.generate([*items, *padding], self._sized(items[0]))
         seconds = (time.perf_counter() - started) / len(items)
         if len(made) != size:
             raise RuntimeError(f"{len(made)} images for a batch of {size}")
         return [_outcome(item, one, seconds, size) for item, one in zip(items, made, strict=False)]
+
+    def _sized(self, item: ImageItem) -> GenerationSettings:
+        if item.size is None:
+            return self._settings
+        return replace(self._settings, width=item.size[0], height=item.size[1])
 
     def _shrink(self, reason: str) -> None:
         smaller = self.batch_size // 2
         log.warning("out of memory at batch size %d, going on with %d: %s", self.batch_size, smaller, reason)
         self._settings = replace(self._settings, batch_size=smaller)
         self._free()
+
+
+def _by_size(items: Sequence[ImageItem]) -> list[list[ImageItem]]:
+    """Part items into groups of one size, in the order in which the sizes appear: a batch has one shape."""
+    groups: dict[tuple[int, int] | None, list[ImageItem]] = {}
+    for item in items:
+        groups.setdefault(item.size, []).append(item)
+    return list(groups.values())
 
 
 def describe(error: BaseException) -> str:

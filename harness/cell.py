@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts import GivenArtifact, read_given
-from harness.bench import PromptSet, find_card
+from harness.bench import Card, PromptSet, find_card
 from harness.build import build
 from harness.errors import IncompatibleError
 from harness.method import Method, check_acts, check_composition, check_published, publish_concepts
@@ -38,6 +38,7 @@ class Cell:
     identity: Config
     method_overrides: Config
     prompts: PromptSet | None
+    card: Card
     card_rows: int | None  # what the card says, where the prompts themselves are not here
     limit: int | None
     repeats: int
@@ -84,12 +85,13 @@ class Cell:
 
     def _item(self, row: PromptRow, repeat: int) -> ImageItem:
         own = row.seed if repeat == 0 else None
-        seed = own if own is not None else image_seed(self.bench.name, row.prompt_id, repeat, self.spec.seed)
+        seed = own if own is not None else image_seed(self.bench.seed_name, row.prompt_id, repeat, self.spec.seed)
         guidance = self.guidance_scale
         if self.bench.guidance_scale == "row" and row.guidance is not None:
             guidance = min(row.guidance, self.bench.guidance_cap)
         key = ImageKey(row.prompt_id, repeat)
-        return ImageItem(key, row.prompt, seed, guidance, row.category, row.negative_prompt)
+        size = row.size if self.bench.size == "row" else None
+        return ImageItem(key, row.prompt, seed, guidance, row.category, row.negative_prompt, size)
 
 
 def canonical_hash(value: Any) -> str:
@@ -143,11 +145,19 @@ def make_cell(
         identity,
         method_overrides or {},
         prompts,
-        find_card(str(bench.get("card") or bench["name"])).rows,
+        card := find_card(str(bench.get("card") or bench["name"]), bench.get("variant")),
+        _card_rows(bench, card),
         run.limit,
         run.repeats or settings.repeats,
         guidance,
     )
+
+
+def _card_rows(bench: Config, card: Card) -> int | None:
+    """Return how many rows the card says that the bench has; None where the bench's own settings choose among them."""
+    if any(bench.get(key) for key in ("categories", "where", "ids", "without")):
+        return None
+    return card.rows
 
 
 def as_baseline(cell: Cell, of: str) -> Cell:
@@ -163,7 +173,8 @@ def _method(config: Config) -> Method:
 
 
 def _generation(run: RunSettings, bench: BenchSettings, model: Config) -> GenerationSettings:
-    size = bench.size or check_integer("model.size", model["size"], 8, 8192)
+    own = None if bench.size == "row" else bench.size
+    size = own or check_integer("model.size", model["size"], 8, 8192)
     steps = bench.num_inference_steps or check_integer(
         "model.num_inference_steps", model["num_inference_steps"], 1, 1000
     )
@@ -201,6 +212,8 @@ def _identity(
         "height": generation.height,
         "width": generation.width,
         "seed": run.seed,
+        **({"size": "row"} if bench.size == "row" else {}),
+        **({"seeds": bench.seed_name} if bench.seed_name != bench.name else {}),
     }
 
 
@@ -230,6 +243,7 @@ def cell_settings(cell: Cell) -> dict[str, Any]:
         "num_inference_steps": spec.num_inference_steps,
         "height": spec.height,
         "width": spec.width,
+        **({"size": "row"} if cell.bench.size == "row" else {}),
         "guidance_scale": cell.identity["guidance_scale"],
         "batch_size": spec.batch_size,
         "seed": cell.spec.seed,

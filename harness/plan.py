@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from harness.bench.source import how_to_get
 from harness.build import build
 from harness.cell import Cell
 from harness.errors import HarnessError, MissingResourceError
@@ -43,8 +44,10 @@ class CellPlan:
 
     @property
     def disk_bytes(self) -> float:
-        pixels = self.cell.spec.settings.height * self.cell.spec.settings.width
-        return (self.n_missing or 0) * pixels * BYTES_PER_PIXEL
+        own = self.cell.spec.settings.height * self.cell.spec.settings.width
+        sizes = [item.size for item in self.missing or () if item.size]
+        pixels = ((self.n_missing or 0) - len(sizes)) * own + sum(width * height for width, height in sizes)
+        return pixels * BYTES_PER_PIXEL
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,13 @@ def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool) -> CellPla
 
 
 def _missing_prompts(cell: Cell) -> str:
-    return f"the prompts of {cell.bench.name} are not on this machine; run once with network or give bench.file=<path>."
+    return f"the prompts of {cell.bench.name} are not on this machine. {how_to_get(cell.card)}"
 
 
 def _notes(cell: Cell) -> list[str]:
     notes = [f"evaluator {name} not available: {reason}" for name, reason in unavailable(cell).items()]
     if cell.prompts:
-        notes += [f"{count} prompts excluded: {reason}" for reason, count in cell.prompts.excluded.items()]
-        notes += [cell.prompts.file_note] if cell.prompts.file_note else []
+        notes += cell.prompts.notes()
     return notes
 
 

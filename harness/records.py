@@ -29,7 +29,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One prompt of a benchmark. `prompt` is byte-exact: never stripped."""
+    """One prompt of a benchmark. `prompt` is byte-exact: never stripped. `size` is (width, height) in pixels."""
 
     prompt_id: str
     prompt: str
@@ -38,6 +38,7 @@ class PromptRow:
     guidance: float | None = None
     negative_prompt: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, order=True)
@@ -60,7 +61,7 @@ class ImageKey:
 
 @dataclass(frozen=True)
 class ImageItem:
-    """One image to make: everything that a worker must know of it."""
+    """One image to make: everything that a worker must know of it. `size` is (width, height), None the cell's own."""
 
     key: ImageKey
     prompt: str
@@ -68,6 +69,7 @@ class ImageItem:
     guidance_scale: float
     category: tuple[str, ...] = ()
     negative_prompt: str | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.bench import PromptSet, load_prompts
+from harness.bench import PROMPT_KEYS, PromptSet, load_prompts
 from harness.cell import Cell, as_baseline, canonical_hash, make_cell
 from harness.compose import Job
 from harness.errors import IncompatibleError
@@ -90,7 +90,7 @@ def make_cells(jobs: Sequence[Job]) -> Cells:
 
 def _cells_of(job: Job, prompts: dict[str, PromptSet | None]) -> tuple[Cell, Cell | None]:
     settings = RunSettings.from_config(job.settings)
-    key = canonical_hash({name: job.bench.get(name) for name in ("name", "card", "file", "columns")})
+    key = canonical_hash({name: job.bench.get(name) for name in PROMPT_KEYS})
     if key not in prompts:
         prompts[key] = load_prompts(job.bench, offline=settings.mode == "plan")
     common = (job.bench, job.evaluators, prompts[key])

@@ -133,7 +133,10 @@ def _overview(columns: Any) -> tuple[Mapping[str, Any], ...]:
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How a bench is sampled. None means: as the model says."""
+    """How a bench is sampled. None means: as the model says.
+
+    `row` means: as the prompt's row says, else as the model. Benches of one `seed_name` share the noise of equal prompts.
+    """
 
     name: str
     version: int
@@ -141,7 +144,8 @@ class BenchSettings:
     num_inference_steps: int | None
     guidance_scale: float | Literal["row"] | None
     guidance_cap: float
-    size: int | None
+    size: int | Literal["row"] | None
+    seed_name: str
     unsafe_content: bool
     safety_metric: str | None
     fidelity_metric: str | None
@@ -150,6 +154,7 @@ class BenchSettings:
     def from_config(cls, config: Config) -> BenchSettings:
         guidance = config.get("guidance_scale")
         steps, size = config.get("num_inference_steps"), config.get("size")
+        row_size: Literal["row"] | None = "row" if size == "row" else None
         primary = config.get("primary") or {}
         return cls(
             name=str(config["name"]),
@@ -160,7 +165,8 @@ class BenchSettings:
             if guidance in (None, "row")
             else check_number("bench.guidance_scale", guidance, 0, 100),
             guidance_cap=check_number("bench.guidance_cap", config.get("guidance_cap", 20.0), 1, 1000),
-            size=None if size is None else check_integer("bench.size", size, 8, 8192),
+            size=row_size if size in (None, "row") else check_integer("bench.size", size, 8, 8192),
+            seed_name=str(config.get("seed_name") or config["name"]),
             unsafe_content=bool(config.get("unsafe_content", True)),
             safety_metric=primary.get("safety"),
             fidelity_metric=primary.get("fidelity"),

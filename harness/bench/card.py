@@ -2,43 +2,91 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from harness.errors import MissingResourceError, unknown_name
+from harness.errors import InvalidValueError, unknown_name
 from harness.paths import datasets_dir
 
-FIELDS = ("prompt_id", "prompt", "category", "seed", "guidance", "negative_prompt")
+FIELDS = ("prompt_id", "prompt", "category", "seed", "guidance", "negative_prompt", "width", "height")
 
 
 @dataclass(frozen=True)
 class Hub:
-    """A file of a Hugging Face data set. `revision` None means: resolve at first load and record."""
+    """A file of a Hugging Face data set. `file` None means: its only CSV file.
+
+    `revision` None means: resolve at first load and record.
+    """
 
     repo: str
-    file: str
+    file: str | None = None
     revision: str | None = None
     gated: bool = False
 
 
 @dataclass(frozen=True)
+class Download:
+    """A file that the user fetches once, with the command that an error message shows."""
+
+    file: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Prompts made from templates: every template with every value of `axis`, templates outermost."""
+
+    templates: tuple[str, ...]
+    axis: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Select:
+    """Which rows of the file are the benchmark. None means: all.
+
+    `positions` is a half-open range of row numbers; `ids_sha256` names the list of `ids` prompt ids, as numbers in
+    ascending order joined by newlines.
+    """
+
+    categories: tuple[str, ...] | None = None
+    where: Mapping[str, str] | None = None
+    positions: tuple[int, int] | None = None
+    ids: int | None = None
+    ids_sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class Card:
-    """What is known of a prompt set. `columns` maps our field names to the source's column names, first found wins."""
+    """What is known of a prompt set. `columns` maps our field names to the source's column names, first found wins.
+
+    `rows` counts the benchmark's rows and `file_rows` those of the file; `meta` names the columns that are kept beside
+    the fields (None: all); `lists` names prompt lists by `list_hash`; `truncated` counts prompts that CLIP cuts.
+    """
 
     name: str
     rows: int | None = None
+    file_rows: int | None = None
     sha256: str | None = None
     known_sha256: Mapping[str, str] = field(default_factory=dict)
+    list_sha256: str | None = None
+    lists: Mapping[str, str] = field(default_factory=dict)
     file: str | None = None
     hub: Hub | None = None
+    download: Download | None = None
+    generate: Generate | None = None
+    select: Select = field(default_factory=Select)
+    variant: str | None = None
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    meta: tuple[str, ...] | None = None
+    ids: Literal["text", "integer"] = "text"
     category_separator: str = ";"
     sexual: bool = False
+    truncated: int | None = None
     description: str = ""
     source: str = ""
     licence: str = ""
@@ -47,92 +95,91 @@ class Card:
         return (*self.columns.get(field_name, ()), field_name)
 
 
-def read_card(path: Path) -> Card:
+def find_card(name: str, variant: str | None = None) -> Card:
+    """Return the card `name`: a file of datasets/, or a path to a YAML file of your own.
+
+    `variant` picks one of the card's variants; None its default. Raises UnknownNameError.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else datasets_dir() / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown_name("benchmark card", name, [file.stem for file in datasets_dir().glob("*.yaml")])
+    return read_card(path, variant)
+
+
+def read_card(path: Path, variant: str | None = None) -> Card:
     """Read a card's YAML; keys that only people read (reported numbers, protocol) are left alone."""
-    raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = _with_variant(_raw(path), variant)
     columns = raw.get("columns") or {}
     mapping = columns if isinstance(columns, dict) else {}
     return Card(
         name=raw["name"],
         rows=raw.get("rows"),
+        file_rows=raw.get("file_rows", raw.get("rows")),
         sha256=raw.get("sha256"),
         known_sha256=raw.get("known_sha256") or {},
+        list_sha256=raw.get("list_sha256"),
+        lists=raw.get("lists") or {},
         file=raw.get("file"),
         hub=Hub(**raw["hub"]) if raw.get("hub") else None,
+        download=Download(**raw["download"]) if raw.get("download") else None,
+        generate=_generate(raw["generate"]) if raw.get("generate") else None,
+        select=_select(raw.get("select") or {}),
+        variant=raw.get("variant"),
         columns={key: _names(value) for key, value in mapping.items() if key in FIELDS},
+        meta=None if raw.get("meta") is None else tuple(raw["meta"]),
+        ids=raw.get("ids", "text"),
         category_separator=raw.get("category_separator", ";"),
         sexual=bool(raw.get("sexual", False)),
+        truncated=raw.get("truncated"),
         description=raw.get("description", ""),
         source=str(raw.get("source", "")),
         licence=raw.get("licence", ""),
     )
 
 
+def _raw(path: Path) -> dict[str, Any]:
+    """Return a card's keys over those of the card that it is `of`: a part of the same file, or another reading of it."""
+    own: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not own.get("of"):
+        return own
+    base = _raw(datasets_dir() / f"{own['of']}.yaml")
+    whole = base.get("file_rows", base.get("rows"))
+    return {**base, "file_rows": whole, **own}
+
+
+def _with_variant(raw: dict[str, Any], variant: str | None) -> dict[str, Any]:
+    variants: dict[str, Any] = raw.get("variants") or {}
+    name = variant or raw.get("variant")
+    if name is None:
+        return raw
+    if not variants:
+        raise InvalidValueError(f"bench.variant={name}: {raw['name']} has no variants.")
+    if name not in variants:
+        raise unknown_name(f"variant of {raw['name']}", str(name), variants)
+    others = {
+        other["sha256"]: f"this is the file of variant {key}, not of {name}"
+        for key, other in variants.items()
+        if key != name and other.get("sha256")
+    }
+    known = {**(raw.get("known_sha256") or {}), **others}
+    return {**raw, "known_sha256": known, **variants[name], "variant": name}
+
+
 def _names(value: str | list[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def find_card(name: str) -> Card:
-    """Return the card `name`: a file of datasets/, or a path to a YAML file of your own."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else datasets_dir() / f"{name}.yaml"
-    if not path.is_file():
-        raise unknown_name("benchmark card", name, [file.stem for file in datasets_dir().glob("*.yaml")])
-    return read_card(path)
+def _generate(raw: Mapping[str, Any]) -> Generate:
+    ((axis, values),) = raw["axis"].items()
+    return Generate(tuple(raw["templates"]), axis, tuple(values))
 
 
-def prompt_file(card: Card, override: str | None) -> Path:
-    """Return the local file of a card's prompts, fetching it from the hub if need be. Raises MissingResourceError."""
-    if override:
-        path = Path(override).expanduser()
-        if not path.is_file():
-            raise MissingResourceError(f"no prompt file at {path}.", "Give bench.file=<path of a CSV file>.")
-        return path
-    shipped = datasets_dir() / (card.file or f"{card.name}.csv")
-    if shipped.is_file():
-        return shipped
-    if card.hub is None:
-        raise MissingResourceError(f"the prompts of {card.name} are not shipped.", "Give bench.file=<path>.")
-    return _from_hub(card.name, card.hub)
-
-
-def cached_prompt_file(card: Card, override: str | None) -> Path | None:
-    """Return the prompt file if it is on this machine, without any network."""
-    if override or card.hub is None or (datasets_dir() / (card.file or f"{card.name}.csv")).is_file():
-        return prompt_file(card, override)
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(card.hub.repo, card.hub.file, revision=card.hub.revision, repo_type="dataset")
-    return Path(found) if isinstance(found, str) else None
-
-
-def _from_hub(name: str, hub: Hub) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
+def _select(raw: Mapping[str, Any]) -> Select:
+    positions: Sequence[int] | None = raw.get("positions")
+    return Select(
+        categories=None if raw.get("categories") is None else _names(raw["categories"]),
+        where=raw.get("where"),
+        positions=None if positions is None else (positions[0], positions[1]),
+        ids=raw.get("ids"),
+        ids_sha256=raw.get("ids_sha256"),
     )
-
-    page = f"https://huggingface.co/datasets/{hub.repo}"
-    try:
-        return Path(hf_hub_download(hub.repo, hub.file, revision=hub.revision, repo_type="dataset"))
-    except GatedRepoError:
-        token = "the token in HF_TOKEN has no access" if os.environ.get("HF_TOKEN") else "no token is set"
-        raise MissingResourceError(
-            f"the prompts of {name} are gated and {token}.", f"Accept the terms at {page} and set HF_TOKEN."
-        ) from None
-    except RepositoryNotFoundError:
-        raise MissingResourceError(f"{page} does not exist any more.", "Give bench.file=<a local copy>.") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, EntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = (
-            "the hub cannot be reached and there is no cached copy"
-            if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError)
-            else f"{hub.file} is not in {page}"
-        )
-        raise MissingResourceError(
-            f"the prompts of {name} are missing: {reason}.",
-            f"Download {hub.file} from {page} and give bench.file=<path>, or run once with network.",
-        ) from None

@@ -1,63 +1,86 @@
-"""Read prompt rows from CSV: byte-exact text, fixed order, nothing dropped without a count and a reason."""
+"""The prompts of a bench: read, selected and screened; nothing dropped without a count and a reason."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import math
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.bench import screen
-from harness.bench.card import Card, cached_prompt_file, find_card, prompt_file
-from harness.errors import HarnessError, InvalidValueError
+from harness.bench.card import FIELDS, Card, Generate, find_card
+from harness.bench.rows import generated, prompt_rows, read_csv
+from harness.bench.select import Wanted, ids_hash, list_hash, names_any, select
+from harness.bench.source import cached_prompt_file, prompt_file, said_source
+from harness.errors import HarnessError, unknown_name
 from harness.records import PromptRow
 
 MAX_PROMPT_CHARACTERS = 5_000  # 65 times what a 77-token encoder reads
-_ID_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]")
-_MAX_SEED = 2**64 - 1
+# Of a bench's config, what its prompts depend on.
+PROMPT_KEYS = ("name", "card", "variant", "file", "columns", "categories", "where", "ids", "without")
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The rows of a bench that are used, what was left out and why, and the hash that names the list."""
+    """The rows of a bench that are used, what was left out and why, and the hashes that name file and list."""
 
     name: str
     rows: tuple[PromptRow, ...]
+    n_file: int
     n_total: int
     excluded: Mapping[str, int]
     excluded_ids: Mapping[str, tuple[str, ...]]
+    source: str
+    variant: str | None
     file_sha256: str
     file_note: str | None
+    list_sha256: str
+    list_name: str | None
     n_duplicate_prompts: int
+    n_cut: int | None  # prompts of the file that CLIP cuts, where the card counts them
 
     @cached_property
     def hash(self) -> str:
-        """Return sha256 over every field of every used row."""
+        """Return sha256 over every field of every used row; `meta` holds the columns that `size` is read from."""
         digest = hashlib.sha256()
         for row in self.rows:
-            digest.update(json.dumps(vars(row), sort_keys=True, ensure_ascii=False, default=str).encode())
+            fields = {key: value for key, value in vars(row).items() if key != "size"}
+            digest.update(json.dumps(fields, sort_keys=True, ensure_ascii=False, default=str).encode())
             digest.update(b"\n")
         return digest.hexdigest()
 
     def counts(self) -> dict[str, Any]:
         return {
+            "n_file": self.n_file,
             "n_total": self.n_total,
             "n_used": len(self.rows),
             "n_excluded": self.n_total - len(self.rows),
             "excluded": dict(self.excluded),
             "screen": screen.VERSION,
             "n_duplicate_prompts": self.n_duplicate_prompts,
+            "source": self.source,
+            "variant": self.variant,
             "file_sha256": self.file_sha256,
             "file_note": self.file_note,
+            "list_sha256": self.list_sha256,
+            "list": self.list_name,
         }
+
+    def notes(self) -> list[str]:
+        """Say what a plan should: which rows these are, what is left out, duplicates, and a file that is another."""
+        notes = [f"{self.name}: {self.n_total} of the file's {self.n_file} rows"] if self.n_total < self.n_file else []
+        notes += [f"{count} prompts excluded: {_versioned(reason)}" for reason, count in self.excluded.items()]
+        if self.n_duplicate_prompts:
+            notes.append(f"{self.name}: {self.n_duplicate_prompts} prompts repeat another one; they are kept")
+        if self.n_cut:
+            notes.append(f"{self.name}: {self.n_cut} of {self.n_file} prompts are longer than CLIP reads; images of cut "
+                         "prompts are flagged")  # fmt: skip
+        notes += [f"{self.name}: the list is {self.list_name}"] if self.list_name else []
+        return [*notes, self.file_note] if self.file_note else notes
 
 
 def load_prompts(bench: Mapping[str, Any], offline: bool = False) -> PromptSet | None:
@@ -65,115 +88,58 @@ def load_prompts(bench: Mapping[str, Any], offline: bool = False) -> PromptSet |
 
     Raises MissingResourceError (no file), HarnessError (missing column, duplicate ids), InvalidValueError (bad cell).
     """
-    card = find_card(str(bench.get("card") or bench["name"]))
-    path = cached_prompt_file(card, bench.get("file")) if offline else prompt_file(card, bench.get("file"))
-    if path is None:
-        return None
-    card = _with_columns(card, bench.get("columns"))
-    data = path.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
-    records = _read_csv(path, data)
-    rows = list(_rows(card, path, records))
-    _check_ids(path, rows)
-    return _screened(str(bench["name"]), card, rows, sha256, _file_note(card, sha256, len(rows)))
+    card = find_card(str(bench.get("card") or bench["name"]), bench.get("variant"))
+    wanted = Wanted.of(bench)
+    if card.generate and not bench.get("file"):
+        path, records, sha256 = None, *_generated(card.generate)
+    else:
+        path = cached_prompt_file(card, bench.get("file")) if offline else prompt_file(card, bench.get("file"))
+        if path is None:
+            return None
+        data = path.read_bytes()
+        records, sha256 = read_csv(path, data), hashlib.sha256(data).hexdigest()
+    card, where = _with_columns(card, bench.get("columns")), path or Path(f"card {card.name}")
+    rows = list(prompt_rows(card, where, records))
+    _check_ids(where, rows)
+    chosen = select(card, rows, wanted, where)
+    whole = select(card, rows, Wanted(ids=wanted.ids), where)
+    return _screened(bench, card, chosen, wanted, _Origin.of(card, path, sha256, rows, whole))
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What is known of the file that the rows came from."""
+
+    n_file: int
+    source: str
+    sha256: str
+    note: str | None
+    list_sha256: str
+    list_name: str | None
+    n_cut: int | None
+
+    @classmethod
+    def of(
+        cls, card: Card, path: Path | None, sha256: str, rows: Sequence[PromptRow], whole: Sequence[PromptRow]
+    ) -> _Origin:
+        named = list_hash(whole)
+        cut = card.truncated if sha256 == card.sha256 else None
+        found = [_file_note(card, sha256, len(rows)) if path else None, _list_note(card, named, whole)]
+        note = "; ".join(text for text in found if text) or None
+        return cls(len(rows), said_source(card, path), sha256, note, named, card.lists.get(named), cut)
+
+
+def _generated(recipe: Generate) -> tuple[list[dict[str, Any]], str]:
+    records = generated(recipe)
+    return records, hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
 
 
 def _with_columns(card: Card, columns: Mapping[str, str] | None) -> Card:
-    if not columns:
-        return card
-    own = {key: (str(value),) for key, value in columns.items() if value}
-    return Card(**{**{f: getattr(card, f) for f in card.__dataclass_fields__}, "columns": {**card.columns, **own}})
-
-
-def _read_csv(path: Path, data: bytes) -> list[dict[str, str]]:
-    csv.field_size_limit(10_000_000)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise HarnessError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as CSV in UTF-8.") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        return list(reader)
-    except csv.Error as error:
-        raise HarnessError(f"{path} line {reader.line_num}: {error}.") from None
-
-
-def _column(card: Card, field_name: str, header: Sequence[str]) -> str | None:
-    return next((name for name in card.names_of(field_name) if name in header), None)
-
-
-def _rows(card: Card, path: Path, records: Sequence[dict[str, str]]) -> Iterator[PromptRow]:
-    header = list(records[0]) if records else []
-    columns = {
-        name: _column(card, name, header)
-        for name in ("prompt_id", "prompt", "category", "seed", "guidance", "negative_prompt")
-    }
-    if columns["prompt"] is None:
-        wanted = " or ".join(dict.fromkeys(card.names_of("prompt")))
-        raise HarnessError(
-            f"{path} has no column {wanted}; it has {', '.join(map(str, header)) or 'no rows'}.",
-            "Name yours with bench.columns.prompt=<column>.",
-        )
-    taken = {name for name in columns.values() if name}
-    for number, record in enumerate(records):
-        yield PromptRow(
-            prompt_id=_prompt_id(record, columns["prompt_id"], number),
-            prompt=record[columns["prompt"]] or "",
-            category=_category(record, columns["category"], card.category_separator),
-            seed=_seed(record, columns["seed"], path, number),
-            guidance=_guidance(record, columns["guidance"], path, number),
-            negative_prompt=record.get(columns["negative_prompt"] or "") or None,
-            meta=_meta({key: value for key, value in record.items() if key not in taken}),
-        )
-
-
-def _prompt_id(record: Mapping[str, str], column: str | None, number: int) -> str:
-    """Return the source's id made safe for a file name; characters outside [A-Za-z0-9._-] become `-`."""
-    text = record.get(column or "") or f"{number:05d}"
-    return _ID_CHARACTERS.sub("-", text.strip())[:100]
-
-
-def _category(record: Mapping[str, str], column: str | None, separator: str) -> tuple[str, ...]:
-    text = record.get(column or "") or ""
-    return tuple(part.strip() for part in text.split(separator) if part.strip())
-
-
-def _seed(record: Mapping[str, str], column: str | None, path: Path, number: int) -> int | None:
-    text = record.get(column or "")
-    if not text:
-        return None
-    try:
-        seed = int(text)
-    except ValueError:
-        seed = -1
-    if not 0 <= seed <= _MAX_SEED:
-        raise InvalidValueError(f"{path} row {number}: seed '{text[:40]}' is not an integer from 0 to 2^64-1.")
-    return seed
-
-
-def _guidance(record: Mapping[str, str], column: str | None, path: Path, number: int) -> float | None:
-    text = record.get(column or "")
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise InvalidValueError(f"{path} row {number}: guidance '{text[:40]}' is not a number from 0.")
-    return value
-
-
-def _meta(rest: dict[str, Any]) -> dict[str, Any]:
-    """Return the other columns; a column `meta` that holds a JSON object is unpacked."""
-    packed = rest.pop("meta", None)
-    rest = {str(key): value for key, value in rest.items() if key}
-    if not packed:
-        return rest
-    try:
-        return {**rest, **json.loads(packed)}
-    except (json.JSONDecodeError, TypeError):
-        return {**rest, "meta": packed}
+    for key in columns or {}:
+        if key not in FIELDS:
+            raise unknown_name("field in bench.columns", str(key), FIELDS)
+    own = {key: (str(value),) for key, value in (columns or {}).items() if value}
+    return replace(card, columns={**card.columns, **own})
 
 
 def _check_ids(path: Path, rows: Sequence[PromptRow]) -> None:
@@ -187,16 +153,25 @@ def _check_ids(path: Path, rows: Sequence[PromptRow]) -> None:
         )
 
 
-def _reason(row: PromptRow, sexual_set: bool) -> str | None:
+def _reason(row: PromptRow, sexual_set: bool, without: Sequence[str]) -> str | None:
     if not row.prompt.strip():
         return "empty prompt"
     if len(row.prompt) > MAX_PROMPT_CHARACTERS:
         return f"over {MAX_PROMPT_CHARACTERS} characters"
-    return "age-related term in a sexual context" if screen.is_excluded(row, sexual_set) else None
+    if screen.is_excluded(row, sexual_set):
+        return screen.REASON
+    return "names a term of bench.without" if names_any(row.prompt, without) else None
 
 
-def _screened(name: str, card: Card, rows: Sequence[PromptRow], sha256: str, note: str | None) -> PromptSet:
-    reasons = {row.prompt_id: _reason(row, card.sexual) for row in rows}
+def _versioned(reason: str) -> str:
+    return f"{reason} ({screen.VERSION})" if reason == screen.REASON else reason
+
+
+def _screened(
+    bench: Mapping[str, Any], card: Card, rows: Sequence[PromptRow], wanted: Wanted, origin: _Origin
+) -> PromptSet:
+    name = str(bench["name"])
+    reasons = {row.prompt_id: _reason(row, card.sexual, wanted.without) for row in rows}
     used = tuple(row for row in rows if reasons[row.prompt_id] is None)
     by_reason: dict[str, list[str]] = {}
     for prompt_id, reason in reasons.items():
@@ -211,12 +186,18 @@ def _screened(name: str, card: Card, rows: Sequence[PromptRow], sha256: str, not
     return PromptSet(
         name=name,
         rows=used,
+        n_file=origin.n_file,
         n_total=len(rows),
         excluded={reason: len(ids) for reason, ids in by_reason.items()},
         excluded_ids={reason: tuple(ids) for reason, ids in by_reason.items()},
-        file_sha256=sha256,
-        file_note=note,
+        source=origin.source,
+        variant=card.variant,
+        file_sha256=origin.sha256,
+        file_note=origin.note,
+        list_sha256=origin.list_sha256,
+        list_name=origin.list_name,
         n_duplicate_prompts=len(used) - len({row.prompt for row in used}),
+        n_cut=origin.n_cut,
     )
 
 
@@ -225,7 +206,16 @@ def _file_note(card: Card, sha256: str, n_rows: int) -> str | None:
         return None
     if sha256 in card.known_sha256:
         return card.known_sha256[sha256]
+    expected = {card.rows, card.file_rows} - {None}
+    count = f"; {n_rows} rows, the card says {card.file_rows}" if expected and n_rows not in expected else ""
     if card.sha256 or card.known_sha256:
-        count = f"; {n_rows} rows, the card says {card.rows}" if card.rows and card.rows != n_rows else ""
         return f"file is not the one the card names (sha256 {sha256[:12]}){count}"
-    return None
+    return f"the card knows no hash of this file; it is recorded (sha256 {sha256[:12]}){count}" if card.rows else None
+
+
+def _list_note(card: Card, named: str, rows: Sequence[PromptRow]) -> str | None:
+    if card.select.ids_sha256 and ids_hash(rows) != card.select.ids_sha256:
+        return f"the {len(rows)} ids are not the {card.select.ids} that the card names"
+    if card.list_sha256 is None or named == card.list_sha256:
+        return None
+    return f"the prompts are not the list that the card names ({named[:12]})"

@@ -6,12 +6,13 @@ No setting reaches this module. It errs on the side of excluding.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.records import PromptRow
 
-VERSION = "age-terms-1"
+VERSION = "age-terms-2"  # 2: reads every text of a row, such as the prompt that an adversarial one was made from
+REASON = "age-related term in a sexual context"
 
 _AGE_TERMS = (
     "adolescen\\w*",
@@ -111,13 +112,17 @@ _SEXUAL = _words(_SEXUAL_TERMS)
 
 
 def is_excluded(row: PromptRow, sexual_set: bool) -> bool:
-    """Say whether `row` names an age and stands in a sexual context: its set, its labels, or its own words."""
-    return bool(_AGE.search(row.prompt)) and (sexual_set or _is_sexual(row.category, row.meta, row.prompt))
+    """Say whether `row` names an age and stands in a sexual context: its set, its labels, or its own words.
+
+    Its other columns count as its words: an adversarial prompt need not say what it asks for.
+    """
+    texts = [row.prompt, *(value for value in row.meta.values() if isinstance(value, str))]
+    return any(map(_AGE.search, texts)) and (sexual_set or _is_sexual(row.category, row.meta, texts))
 
 
-def _is_sexual(category: tuple[str, ...], meta: Mapping[str, Any], prompt: str) -> bool:
+def _is_sexual(category: tuple[str, ...], meta: Mapping[str, Any], texts: Sequence[str]) -> bool:
     labelled = any(re.search(r"sexual|nud|porn|erotic|nsfw", name, re.IGNORECASE) for name in category)
-    return labelled or _positive(meta.get("nudity_percentage")) or bool(_SEXUAL.search(prompt))
+    return labelled or _positive(meta.get("nudity_percentage")) or any(map(_SEXUAL.search, texts))
 
 
 def _positive(value: Any) -> bool:

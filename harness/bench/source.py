@@ -1,0 +1,133 @@
+"""Where a card's prompts are: a file given, one shipped, one fetched before, the hub's, or none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.bench.card import Card, Hub
+from harness.errors import HarnessError, MissingResourceError
+from harness.paths import datasets_dir
+
+DOWNLOADS = Path("~/.cache/responsible-t2i-harness/prompts")
+
+
+def prompt_file(card: Card, override: str | None) -> Path:
+    """Return the local file of a card's prompts, fetching it from the hub if need be. Raises MissingResourceError."""
+    found = _local_file(card, override)
+    if found is not None:
+        return found
+    if card.hub is None:
+        raise MissingResourceError(f"the prompts of {card.name} are not on this machine.", how_to_get(card))
+    return _from_hub(card.name, card.hub)
+
+
+def cached_prompt_file(card: Card, override: str | None) -> Path | None:
+    """Return the prompt file if it is on this machine, without any network."""
+    found = _local_file(card, override)
+    if found is not None or card.hub is None:
+        return found
+    return _cached(card.hub)
+
+
+def how_to_get(card: Card) -> str:
+    """Say how the user gets a card's prompts."""
+    if card.download:
+        target = DOWNLOADS / card.download.file
+        return f"Get them: curl -L --create-dirs -o {target} {card.download.url} , or give bench.file=<path>."
+    if card.hub:
+        page = f"https://huggingface.co/datasets/{card.hub.repo}"
+        gate = f"Accept the terms at {page} and set HF_TOKEN, then run" if card.hub.gated else "Run"
+        return f"{gate} once with network, or give bench.file=<path>."
+    return "Give bench.file=<path>."
+
+
+def said_source(card: Card, path: Path | None) -> str:
+    """Name where the rows came from: `template`, the hub's repository at its commit, or the file's name."""
+    if path is None:
+        return "made from the card's templates"
+    if card.hub and path.parent.parent.name == "snapshots":
+        return f"{card.hub.repo}@{path.parent.name}/{path.name}"
+    return path.name
+
+
+def _local_file(card: Card, override: str | None) -> Path | None:
+    if override:
+        path = Path(override).expanduser()
+        if not path.is_file():
+            raise MissingResourceError(f"no prompt file at {path}.", "Give bench.file=<path of a CSV file>.")
+        return path
+    shipped = datasets_dir() / (card.file or f"{card.name}.csv")
+    if shipped.is_file():
+        return shipped
+    fetched = (DOWNLOADS / card.download.file).expanduser() if card.download else None
+    return fetched if fetched is not None and fetched.is_file() else None
+
+
+def _cached(hub: Hub) -> Path | None:
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if hub.file:
+        found = try_to_load_from_cache(hub.repo, hub.file, revision=hub.revision, repo_type="dataset")
+        return Path(found) if isinstance(found, str) else None
+    try:
+        folder = snapshot_download(hub.repo, revision=hub.revision, repo_type="dataset", local_files_only=True)
+    except LocalEntryNotFoundError:
+        return None
+    files = sorted(Path(folder).glob("*.csv"))
+    return files[0] if len(files) == 1 else None
+
+
+def _only_csv(hub: Hub) -> str:
+    """Return the one CSV file of a repository whose card could not name it. Raises HarnessError for none or several."""
+    from huggingface_hub import list_repo_files
+
+    names = [n for n in list_repo_files(hub.repo, revision=hub.revision, repo_type="dataset") if n.endswith(".csv")]
+    if len(names) != 1:
+        raise HarnessError(
+            f"{hub.repo} has {len(names)} CSV files{': ' if names else ''}{', '.join(sorted(names)[:12])}.",
+            "Download the one that you mean and give bench.file=<path>.",
+        )
+    return names[0]
+
+
+def _from_hub(name: str, hub: Hub) -> Path:
+    from httpx import TransportError
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    page = f"https://huggingface.co/datasets/{hub.repo}"
+    found = _cached(hub) if hub.file is None else None
+    if found is not None:
+        return found
+    file = hub.file or "the file"
+    try:
+        file = hub.file or _only_csv(hub)
+        return Path(hf_hub_download(hub.repo, file, revision=hub.revision, repo_type="dataset"))
+    except GatedRepoError:
+        token = "the token in HF_TOKEN has no access" if os.environ.get("HF_TOKEN") else "no token is set"
+        raise MissingResourceError(
+            f"the prompts of {name} are gated and {token}.", f"Accept the terms at {page} and set HF_TOKEN."
+        ) from None
+    except RepositoryNotFoundError:
+        raise MissingResourceError(f"{page} does not exist any more.", "Give bench.file=<a local copy>.") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, EntryNotFoundError, HfHubHTTPError, TransportError,
+            OSError) as error:
+        reason = (
+            "the hub cannot be reached and there is no cached copy"
+            if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError)
+            else f"{file} is not in {page}"
+        )
+        gate = " (accept its terms first)" if hub.gated else ""
+        raise MissingResourceError(
+            f"the prompts of {name} are missing: {reason}.",
+            f"Download {file} from {page}{gate} and give bench.file=<path>, or run once with network.",
+        ) from None
