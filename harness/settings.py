@@ -135,7 +135,7 @@ def _overview(columns: Any) -> tuple[Mapping[str, Any], ...]:
 class BenchSettings:
     """How a bench is sampled. None means: as the model says.
 
-    `row` means: as the prompt's row says, else as the model. Benches of one `seed_name` share the noise of equal prompts.
+    `row` means: as the prompt's row says, else as the model. Benches of one `seed_name` share the noise of equal ids.
     """
 
     name: str

@@ -8,7 +8,6 @@ import io
 
 import pytest
 import yaml
-from bench_common import load, load_real, preset, real_file, write
 
 from harness.bench import screen
 from harness.cell import make_cell
@@ -17,6 +16,7 @@ from harness.errors import HarnessError, InvalidValueError, UnknownNameError
 from harness.paths import datasets_dir
 from harness.run import make_cells
 from harness.settings import RunSettings
+from tests.bench_common import load, load_real, preset, real_file, write
 
 WHOLE = "i2p_unlearndiffatk.csv"
 HEADER = ["case_number", "prompt", "categories", "hard", "evaluation_seed", "evaluation_guidance", "sd_image_width",

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from harness.batches import BrokenDevice, EveryImageFailed
 from harness.errors import MissingResourceError, StorageError
@@ -62,6 +65,19 @@ def test_last_batch_is_padded_and_the_padding_dropped(worker: Worker, tmp_path: 
         worker.run(generate(cut, fake_items(8)[start : start + 3]))
     assert image_bytes(Path(whole.folder)) == image_bytes(Path(cut.folder))
     assert len(image_bytes(Path(cut.folder))) == 8
+
+
+def test_items_of_their_own_size_are_drawn_in_batches_of_one_shape(worker: Worker, tmp_path: Path) -> None:
+    mixed, alone = fake_cell(tmp_path / "mixed"), fake_cell(tmp_path / "alone")
+    sizes = {1: (24, 8), 3: (8, 16), 4: (24, 8)}  # width, height
+    items = [replace(item, size=sizes.get(n)) for n, item in enumerate(fake_items(6))]
+    worker.run(generate(mixed, items))
+    for item in items:
+        worker.run(generate(alone, [item]))
+    found = image_bytes(Path(mixed.folder))
+    assert found == image_bytes(Path(alone.folder))
+    drawn = [Image.open(BytesIO(found[item.key.file_name])).size for item in items]
+    assert drawn == [sizes.get(n, (8, 8)) for n in range(6)]
 
 
 def test_one_bad_prompt_has_an_error_row_and_costs_no_other_image(worker: Worker, tmp_path: Path) -> None:

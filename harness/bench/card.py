@@ -138,7 +138,7 @@ def read_card(path: Path, variant: str | None = None) -> Card:
 
 
 def _raw(path: Path) -> dict[str, Any]:
-    """Return a card's keys over those of the card that it is `of`: a part of the same file, or another reading of it."""
+    """Return a card's keys over those of the card that it is `of`: a part or another reading of the same file."""
     own: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not own.get("of"):
         return own

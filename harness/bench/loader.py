@@ -77,8 +77,8 @@ class PromptSet:
         if self.n_duplicate_prompts:
             notes.append(f"{self.name}: {self.n_duplicate_prompts} prompts repeat another one; they are kept")
         if self.n_cut:
-            notes.append(f"{self.name}: {self.n_cut} of {self.n_file} prompts are longer than CLIP reads; images of cut "
-                         "prompts are flagged")  # fmt: skip
+            cut = f"{self.n_cut} of {self.n_file} prompts are longer than CLIP reads"
+            notes.append(f"{self.name}: {cut}; images of cut prompts are flagged")
         notes += [f"{self.name}: the list is {self.list_name}"] if self.list_name else []
         return [*notes, self.file_note] if self.file_note else notes
 

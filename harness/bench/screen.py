@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.records import PromptRow
 
-VERSION = "age-terms-2"  # 2: reads every text of a row, such as the prompt that an adversarial one was made from
+VERSION = "age-terms-2"  # 2: every text of a row is read, such as the target of an adversarial prompt
 REASON = "age-related term in a sexual context"
 
 _AGE_TERMS = (

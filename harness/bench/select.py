@@ -62,7 +62,7 @@ def names_any(prompt: str, terms: Iterable[str]) -> bool:
 
 
 def list_hash(rows: Iterable[PromptRow]) -> str:
-    """Return sha256 over `seed<tab>prompt` lines, white space made single: copies of one list agree, whatever their ids."""
+    """Return sha256 over `seed<tab>prompt` lines, white space made single: copies of one list agree."""
     digest = hashlib.sha256()
     for row in rows:
         seed = "" if row.seed is None else row.seed
