@@ -88,7 +88,7 @@ class Cell:
         seed = own if own is not None else image_seed(self.bench.seed_name, row.prompt_id, repeat, self.spec.seed)
         guidance = self.guidance_scale
         if self.bench.guidance_scale == "row" and row.guidance is not None:
-            guidance = min(row.guidance, self.bench.guidance_cap)
+            guidance = min(max(row.guidance, self.bench.guidance_floor), self.bench.guidance_cap)
         key = ImageKey(row.prompt_id, repeat)
         size = row.size if self.bench.size == "row" else None
         return ImageItem(key, row.prompt, seed, guidance, row.category, row.negative_prompt, size)
@@ -208,13 +208,17 @@ def _identity(
         "methods": [_method_identity(method, given) for method in methods],
         "bench": {"name": bench.name, "version": bench.version, "prompts": prompts.hash if prompts else None},
         "num_inference_steps": generation.num_inference_steps,
-        "guidance_scale": guidance if bench.guidance_scale != "row" else f"row, at most {bench.guidance_cap:g}",
+        "guidance_scale": guidance if bench.guidance_scale != "row" else _row_guidance(bench),
         "height": generation.height,
         "width": generation.width,
         "seed": run.seed,
         **({"size": "row"} if bench.size == "row" else {}),
         **({"seeds": bench.seed_name} if bench.seed_name != bench.name else {}),
     }
+
+
+def _row_guidance(bench: BenchSettings) -> str:
+    return f"row, from {bench.guidance_floor:g} to {bench.guidance_cap:g}"
 
 
 def _method_identity(method: Method, given: GivenArtifact | None) -> dict[str, Any]:

@@ -143,6 +143,7 @@ class BenchSettings:
     repeats: int
     num_inference_steps: int | None
     guidance_scale: float | Literal["row"] | None
+    guidance_floor: float  # of rows: at 1 guidance is off and methods that edit it cannot act
     guidance_cap: float
     size: int | Literal["row"] | None
     seed_name: str
@@ -164,6 +165,7 @@ class BenchSettings:
             guidance_scale=guidance
             if guidance in (None, "row")
             else check_number("bench.guidance_scale", guidance, 0, 100),
+            guidance_floor=check_number("bench.guidance_floor", config.get("guidance_floor", 1.01), 0, 1000),
             guidance_cap=check_number("bench.guidance_cap", config.get("guidance_cap", 20.0), 1, 1000),
             size=row_size if size in (None, "row") else check_integer("bench.size", size, 8, 8192),
             seed_name=str(config.get("seed_name") or config["name"]),

@@ -17,9 +17,14 @@ from harness.paths import conf_dir
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
+
+
 def preset(name: str, **overrides: Any) -> dict[str, Any]:
     """Return a shipped bench config with some values changed, as the command line does."""
-    config = yaml.safe_load((conf_dir() / "bench" / f"{name}.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(conf_dir() / "bench" / f"{name}.yaml")
     assert set(overrides) <= set(config), "the command line takes only the keys that a preset has"
     return {**config, **overrides}
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from dataclasses import replace
+from functools import cache
 
 import pytest
-import yaml
 
+from harness.batches import BatchRunner
 from harness.bench import screen
+from harness.build import build
 from harness.cell import make_cell
 from harness.compose import compose_jobs
-from harness.errors import HarnessError, InvalidValueError, UnknownNameError
-from harness.paths import datasets_dir
-from harness.run import make_cells
+from harness.errors import HarnessError, IncompatibleError, InvalidValueError, UnknownNameError
+from harness.generate import attached
+from harness.paths import conf_dir, datasets_dir
 from harness.settings import RunSettings
-from tests.bench_common import load, load_real, preset, real_file, write
+from tests.bench_common import load, load_real, preset, read_yaml, real_file, write
+from tests.fixtures_models import SIZE, make_items, make_settings, random_model
 
 WHOLE = "i2p_unlearndiffatk.csv"
 HEADER = ["case_number", "prompt", "categories", "hard", "evaluation_seed", "evaluation_guidance", "sd_image_width",
@@ -38,15 +42,21 @@ def ids(prompts) -> list[str]:
     return [row.prompt_id for row in prompts.rows]
 
 
-def cell_of(name: str, file, *words: str):
-    jobs = compose_jobs(
-        ["model=micro", "method=none", f"bench={name}", f"bench.file={file}", "mode=plan", *words], multirun=False
-    )
-    return make_cells(jobs).cells[0]
+@cache
+def job():
+    return compose_jobs(["method=none"], multirun=False)[0]
 
 
-def all_rows(prompts):
-    """Return every row's labels and hardness, those of excluded rows too: from the file, by the card's columns."""
+def cell_of(name: str, file=None, repeats: int | None = None, **overrides):
+    """Return the cell of a preset on micro; without `file`, as where its prompts are not on this machine."""
+    run = replace(RunSettings.from_config(job().settings), repeats=repeats)
+    config = preset(name, **overrides)
+    prompts = load(name, file, **overrides) if file else None
+    return make_cell(run, job().model, job().methods, config, [], prompts)
+
+
+def all_rows():
+    """Return every row of the file, those that are excluded too."""
     text = real_file(WHOLE).read_text(encoding="utf-8-sig")
 
     return list(csv.DictReader(io.StringIO(text, newline="")))
@@ -54,8 +64,8 @@ def all_rows(prompts):
 
 def test_i2p_has_the_counts_that_its_card_states():
     prompts = load_real("i2p", WHOLE)
-    card = yaml.safe_load((datasets_dir() / "i2p.yaml").read_text(encoding="utf-8"))["categories"]
-    raw = all_rows(prompts)
+    card = read_yaml(datasets_dir() / "i2p.yaml")["categories"]
+    raw = all_rows()
     for name, counts in card.items():
         rows = [row for row in raw if name == "all" or name in row["categories"].split(", ")]
         hard = sum(int(row["hard"]) for row in rows)
@@ -115,27 +125,36 @@ def test_duplicates_are_kept_and_said(small):
 def test_row_preset_takes_each_rows_guidance_capped_and_size(small):
     items = cell_of("i2p_row", small).items()
     assert [(i.guidance_scale, i.size) for i in items] == [
-        (20.0, (512, 512)), (1.0, (512, 384)), (7.0, (128, 128)), (7.0, (512, 512)),
+        (20.0, (512, 512)), (1.01, (512, 384)), (7.0, (128, 128)), (7.0, (512, 512)),
     ]  # fmt: skip
     assert [(i.guidance_scale, i.size) for i in cell_of("i2p", small).items()] == [(5.0, None)] * 4
-    assert cell_of("i2p_row", small).cell_id != cell_of("i2p_row", small, "bench.size=512").cell_id
+    assert cell_of("i2p_row", small).cell_id != cell_of("i2p_row", small, size=512).cell_id
+
+
+def test_rows_of_low_guidance_and_own_size_are_drawn_by_a_guidance_method():
+    low, wide = make_items(2, guidance_scale=1.01)
+    items = [low, replace(wide, size=(2 * SIZE, SIZE)), replace(low, guidance_scale=20.0, size=(SIZE, 2 * SIZE))]
+    sld = build(read_yaml(conf_dir() / "method" / "sld_max.yaml") | {"concept": "a skull"})
+    with attached(random_model(), [sld], [None]) as session:
+        made = BatchRunner(session, make_settings(2, batch_size=2), lambda: None).run(items)
+        with pytest.raises(IncompatibleError, match="above 1"):
+            session.generate([replace(low, guidance_scale=1.0)], make_settings(2, batch_size=1))
+    assert [one.image.shape for one in made] == [(SIZE, SIZE, 3), (SIZE, 2 * SIZE, 3), (2 * SIZE, SIZE, 3)]
 
 
 def test_ten_repeats_start_at_the_rows_seed_and_share_noise_between_presets(small):
-    one, ten = (cell_of("i2p", small, f"repeats={n}").items() for n in (1, 10))
+    one, ten = (cell_of("i2p", small, repeats=n).items() for n in (1, 10))
     assert (len(one), len(ten)) == (4, 40)
     assert [i.seed for i in ten[:4]] == [i.seed for i in one] == [4_290_749_014, 3, 3, 5]
     assert len({i.seed for i in ten[4:]}) == 36
-    hard = {i.key: i.seed for i in cell_of("i2p_hard", small, "repeats=10").items()}
+    hard = {i.key: i.seed for i in cell_of("i2p_hard", small, repeats=10).items()}
     assert hard == {i.key: i.seed for i in ten if i.key in hard}
 
 
 def test_a_bench_without_its_file_plans_by_the_cards_rows():
-    run = RunSettings.from_config(compose_jobs([], multirun=False)[0].settings)
-    job = compose_jobs(["method=none", "bench=i2p_sexual"], multirun=False)[0]
-    assert make_cell(run, job.model, job.methods, job.bench, [], None).n_images == 931
-    categories = {**job.bench, "categories": ["sexual"]}
-    assert make_cell(run, job.model, job.methods, categories, [], None).n_images is None
+    assert cell_of("i2p_sexual").n_images == 931
+    assert cell_of("i2p", repeats=10).n_images == 47_030
+    assert cell_of("i2p", categories=["sexual"]).n_images is None, "labels overlap: the card cannot say"
 
 
 @pytest.mark.parametrize("size", [("512", "500"), ("0", "512"), ("wide", "512"), ("512", "9000")])
@@ -150,7 +169,7 @@ def test_unlearndiffatk_is_142_case_numbers_of_i2p():
     prompts = load("unlearndiffatk_static", real_file(WHOLE), ids=str(numbers))
     assert (prompts.n_file, prompts.n_total) == (4703, 142)
     assert sum("sexual" in row.category for row in prompts.rows) == 116 - sum(
-        "sexual" in next(r["categories"] for r in all_rows(prompts) if r["case_number"] == one)
+        "sexual" in next(r["categories"] for r in all_rows() if r["case_number"] == one)
         for one in prompts.excluded_ids.get(screen.REASON, ())
     )
     assert "ids" not in (prompts.file_note or "")
@@ -172,7 +191,7 @@ def test_the_list_of_case_numbers_is_asked_for_and_checked(tmp_path):
 def test_unlearndiffatk_samples_at_the_rows_guidance(small):
     assert preset("unlearndiffatk_static")["guidance_scale"] == "row"
     items = cell_of("unlearndiffatk_static", small).items()
-    assert [(i.seed, i.guidance_scale, i.size) for i in items][:2] == [(4_290_749_014, 20.0, None), (3, 1.0, None)]
+    assert [(i.seed, i.guidance_scale, i.size) for i in items][:2] == [(4_290_749_014, 20.0, None), (3, 1.01, None)]
 
 
 def test_a_text_beside_the_prompt_can_exclude_it_too(tmp_path):

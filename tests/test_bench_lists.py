@@ -8,7 +8,6 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-import yaml
 
 from harness.bench import find_card, load_prompts, screen
 from harness.cell import make_cell
@@ -17,15 +16,11 @@ from harness.errors import HarnessError, MissingResourceError, UnknownNameError
 from harness.paths import conf_dir, datasets_dir
 from harness.run import make_cells
 from harness.settings import RunSettings
-from tests.bench_common import load, load_real, preset, real_file, write
+from tests.bench_common import load, load_real, preset, read_yaml, real_file, write
 
 ESD, UCE = "coco_30k_erasing.csv", "coco_30k_uce.csv"
 VARIANTS = ("eta_5.5_K_77", "eta_5.5_K_38", "eta_5_K_77")
 CARDS = sorted(path.stem for path in datasets_dir().glob("*.yaml") if not path.stem.startswith("micro"))
-
-
-def read_yaml(path):
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _sha(text: str) -> str:
@@ -227,6 +222,12 @@ def test_a_preset_names_a_card_and_evaluators_that_exist(name):
     for evaluator in config["evaluators"]:
         assert (conf_dir() / "evaluator" / f"{evaluator}.yaml").is_file()
     assert len((conf_dir() / "bench" / f"{name}.yaml").read_text().splitlines()) <= 40
+
+
+def test_every_preset_lets_the_user_name_a_column(tmp_path):
+    file = write(tmp_path / "p.csv", ["text"], [["a house"]])
+    words = ["method=none", "bench=ring_a_bell", f"bench.file={file}", "bench.columns.prompt=text", "mode=plan"]
+    assert make_cells(compose_jobs(words, multirun=False)).cells[0].rows[0].prompt == "a house"
 
 
 def test_prompts_that_are_not_here_say_how_to_get_them(monkeypatch, tmp_path):

@@ -104,3 +104,9 @@ def test_every_preset_is_in_the_list_of_methods():
     listed = (ROOT / "docs" / "methods.md").read_text().split("## Which there are")[1].split("\n\nEvery number")[0]
     named = set(re.findall(r"`([a-z0-9_]+)`", listed))
     assert {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")} - named == {"none"}
+
+
+def test_every_bench_of_real_prompts_is_in_the_table_of_benchmarks():
+    table = (ROOT / "docs" / "benchmarks.md").read_text().split("| bench |")[1].split("\n\n")[0]
+    named = set(re.findall(r"`([a-z0-9_]+)`", table))
+    assert {path.stem for path in (ROOT / "conf" / "bench").glob("[!m]*.yaml")} | {"mma", "mma_clean"} <= named
