@@ -14,6 +14,7 @@ from harness.bench import Card, PromptSet, find_card
 from harness.build import build
 from harness.errors import IncompatibleError
 from harness.method import Method, check_acts, check_composition, check_published, publish_concepts
+from harness.model_choice import settled
 from harness.models import check_known, weights_fingerprint
 from harness.records import ImageItem, ImageKey, PromptRow, image_seed
 from harness.settings import BenchSettings, RunSettings, check_integer, check_number
@@ -110,6 +111,7 @@ def make_cell(
     method_overrides: Config | None = None,
 ) -> Cell:
     """Build a cell from resolved configs. Raises HarnessError for values out of range and parts that do not fit."""
+    model = settled(model)
     check_known(model)
     configured = [_method(config) for config in methods]
     check_published(configured)

@@ -91,6 +91,11 @@ def missing_part(folder: Path, variant: str | None) -> str | None:
     return None
 
 
+def has_variant(folder: Path, variant: str | None) -> bool:
+    """Say whether the folder has any file of `variant`: one saved by the user rarely does."""
+    return bool(variant) and any(folder.glob(f"*/*.{variant}*.safetensors"))
+
+
 def pipeline_class(folder: Path) -> str | None:
     """Return the name of the pipeline that a diffusers folder holds; None where it does not say."""
     found = _index(folder).get("_class_name")

@@ -9,18 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import IncompatibleError, MissingResourceError, unknown_name
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError, unknown_name
+from harness.model_choice import PIPELINES, pipeline_name, settled, unknown_pipeline
 from harness.model_files import (
     FORCED_ZEROS,
     PACKAGE_PREFIX,
     folder_fingerprint,
     has_token,
+    has_variant,
     is_folder_source,
     is_offline,
     missing_part,
     model_folder,
-    pipeline_class,
 )
+from harness.model_parts import check_own_parts, fingerprint_with, own_parts_identity, put_own_parts
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,6 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 DTYPES = ("float32", "float16", "bfloat16")
 CACHED_TEXTS = 256  # 60 MB of SD 1 embeddings
-PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 
 
 @dataclass
@@ -131,6 +132,7 @@ class LoadedModel:
 
 def missing(config: Config) -> str | None:
     """Return None when the model can be loaded, else one line: what is missing and how to get it."""
+    config = settled(config)
     source, name = str(config["source"]), config.get("name", "model")
     folder, variant = model_folder(config), config.get("variant")
     if folder is not None and folder.is_dir():
@@ -159,8 +161,9 @@ def _how_to_get(config: Config) -> str:
         token = "" if has_token() else " and set HF_TOKEN"
         gated = f"Accept its licence at https://huggingface.co/{source}{token}, then: "
     revision = f" --revision {config['revision']}" if config.get("revision") else ""
-    return (f"{gated or 'Get them: '}hf download {source}{revision} {_download_filter(config)}"
-            f"{f' ({size} GB)' if size else ''}, or set model.source to a folder that has them.")
+    return (f"{gated or 'Get them: '}python -m harness.prefetch with the same settings"
+            f"{f' ({size} GB)' if size else ''}, or hf download {source}{revision} {_download_filter(config)}, "
+            "or set model.source to a folder that has them.")
 
 
 def _download_filter(config: Config) -> str:
@@ -169,7 +172,15 @@ def _download_filter(config: Config) -> str:
 
 
 def weights_fingerprint(config: Config) -> str:
-    """Return the hash that names the weights: of the files of a folder, or of a hub model's id and revision."""
+    """Return the hash that names the weights, with parts of one's own.
+
+    Of a folder it is that of its files; of a hub model that of the id and commit which this machine has, or of what
+    the config asks for where it has none.
+    """
+    return fingerprint_with(_base_fingerprint(settled(config)), own_parts_identity(config))
+
+
+def _base_fingerprint(config: Config) -> str:
     source, variant = str(config["source"]), config.get("variant")
     if not is_folder_source(source):
         text = f"hub:{source}@{config.get('revision') or 'main'}:{variant}"
@@ -180,31 +191,57 @@ def weights_fingerprint(config: Config) -> str:
     return folder_fingerprint(folder, variant)
 
 
+def weights_origin(config: Config) -> dict[str, Any]:
+    """Return what provenance says of the weights: the hub id and commit, or folder, really loaded, and own parts."""
+    config = settled(config)
+    own = {part: config[part] for part in ("unet", "text_encoder", "lora") if config.get(part) is not None}
+    return {
+        "source": config["source"],
+        "revision": config.get("revision"),
+        "variant": config.get("variant"),
+        "own_parts": own,
+        "own_parts_sha256": own_parts_identity(config),
+    }
+
+
 def check_known(config: Config) -> None:
-    """Raise IncompatibleError for a model of a family that cannot be loaded, or that is said to be of another one."""
+    """Raise HarnessError for a model that cannot be loaded, is said to be of another family, or whose parts do not fit.
+
+    Reads headers and small files only.
+    """
     family = str(config.get("family", "sd1"))
     if family not in PIPELINES:
         raise IncompatibleError(f"model {config.get('name')} is of the family {family}, and models of the families "
                                 f"{', '.join(PIPELINES)} can be loaded.")
     folder = model_folder(config)
-    found = pipeline_class(folder) if folder is not None else None
-    if found in PIPELINES.values() and found != PIPELINES[family]:
+    found = pipeline_name(folder) if folder is not None else None
+    if found is not None and found not in PIPELINES.values():
+        raise IncompatibleError(unknown_pipeline(config, found))
+    if found is not None and found != PIPELINES[family]:
         right = next(name for name, known in PIPELINES.items() if known == found)
         raise IncompatibleError(f"model {config.get('name')} is said to be of the family {family}, and its folder "
                                 f"holds a {found}.", f"Say model.family={right}.")
+    check_own_parts(config)
 
 
 def load_model(config: Config, device: str = "cpu") -> LoadedModel:
-    """Load a pipeline from safetensors files, without its safety checker. Raises MissingResourceError in one line."""
+    """Load a pipeline from safetensors files, without its safety checker. Raises MissingResourceError in one line.
+
+    Never downloads: what fetches weights is harness.prefetch, once and before any worker starts.
+    """
+    config = settled(config)
     check_known(config)
-    _check_placement(config, device)
-    problem = missing(config)
+    problem = placement_problem(config, device)
     if problem:
-        raise MissingResourceError(problem)
+        raise problem
+    absent = missing({**config, "download": False})
+    if absent:
+        raise MissingResourceError(absent)
     import torch
 
     dtype = getattr(torch, config.get("dtype") or "float32")
     pipe = _from_pretrained(config, dtype)
+    put_own_parts(pipe, config)
     _configure(pipe, config, device)
     return LoadedModel(
         pipe=pipe,
@@ -217,16 +254,18 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
     )
 
 
-def _check_placement(config: Config, device: str) -> None:
+def placement_problem(config: Config, device: str) -> HarnessError | None:
+    """Return the error for a dtype or scheduler that does not exist, or for float16 on a CPU."""
     dtype = config.get("dtype") or "float32"
     if dtype not in DTYPES:
-        raise unknown_name("model.dtype", str(dtype), DTYPES)
+        return unknown_name("model.dtype", str(dtype), DTYPES)
     scheduler = config.get("scheduler")
     if scheduler is not None and scheduler not in SCHEDULERS:
-        raise unknown_name("model.scheduler", str(scheduler), SCHEDULERS)
+        return unknown_name("model.scheduler", str(scheduler), SCHEDULERS)
     if device == "cpu" and dtype == "float16":
-        raise IncompatibleError(f"model {config.get('name')} is set to float16, which is too slow on a CPU.",
-                                "Say model.dtype=float32.")
+        return IncompatibleError(f"model {config.get('name')} is set to float16, which is too slow on a CPU.",
+                                 "Say model.dtype=float32.")
+    return None
 
 
 def _from_pretrained(config: Config, dtype: torch.dtype) -> Any:
@@ -237,27 +276,20 @@ def _from_pretrained(config: Config, dtype: torch.dtype) -> Any:
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     folder = model_folder(config)
-    family = str(config.get("family", "sd1"))
-    options: dict[str, Any] = {"variant": _variant_in(folder, config.get("variant"))}
-    if folder is None:
-        options = {"variant": config.get("variant"), "revision": config.get("revision")}
+    assert folder is not None  # what is missing has been said before
+    family, variant = str(config.get("family", "sd1")), config.get("variant")
     without: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
     if family == "sdxl":
         without = {"image_encoder": None, "add_watermarker": False}
     try:
         return getattr(diffusers, PIPELINES[family]).from_pretrained(
-            str(folder or config["source"]), dtype=dtype, use_safetensors=True, feature_extractor=None,
-            local_files_only=folder is not None or is_offline(), **without, **options,
+            str(folder), dtype=dtype, use_safetensors=True, feature_extractor=None, local_files_only=True,
+            variant=variant if has_variant(folder, variant) else None, **without,
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise MissingResourceError(f"model {config.get('name')} cannot be loaded from {folder or config['source']}: "
-                                   f"{reason}.", _how_to_get(config)) from error
-
-
-def _variant_in(folder: Path | None, variant: str | None) -> str | None:
-    """Return `variant` if the folder has any file of it: a folder saved by the user rarely does."""
-    return variant if variant and folder and any(folder.glob(f"*/*.{variant}.safetensors")) else None
+        raise MissingResourceError(f"model {config.get('name')} cannot be loaded from {folder}: {reason}.",
+                                   _how_to_get(config)) from error
 
 
 def _configure(pipe: Any, config: Config, device: str) -> None:

@@ -61,9 +61,13 @@ def git_state() -> dict[str, Any]:
 
 
 def provenance(
-    command: Sequence[str], workers: Sequence[Mapping[str, Any]], weights: str, prompt_set_hash: str | None
+    command: Sequence[str],
+    workers: Sequence[Mapping[str, Any]],
+    weights: str,
+    prompt_set_hash: str | None,
+    model: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what provenance.json holds. `workers` are the hello messages of the workers."""
+    """Return what provenance.json holds. `workers` are their hello messages, `model` where its weights are from."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": list(command),
@@ -76,6 +80,7 @@ def provenance(
         "git": git_state(),
         "hardware": [dict(worker) for worker in workers],
         "weights_fingerprint": weights,
+        "model": dict(model or {}),
         "prompt_set_hash": prompt_set_hash,
     }
 

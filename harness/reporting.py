@@ -21,6 +21,7 @@ from harness.method import publish_concepts
 from harness.metrics.plain import write_json
 from harness.metrics.sets import ReferenceSet, set_metrics
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
+from harness.models import weights_origin
 from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
 from harness.provenance import provenance
 from harness.records import TRUNCATED, ImageRow, Metric, ScoreRow, Status
@@ -232,7 +233,8 @@ def _write(
         return False
     store.write_cell(cell_config(cell))
     hashed = cell.prompts.hash if cell.prompts else None
-    store.write_provenance(provenance(command, workers, str(cell.identity["model"]["weights"]), hashed))
+    weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
+    store.write_provenance(provenance(command, workers, weights, hashed, model))
     store.write_summary(plain(summary))
     return True
 

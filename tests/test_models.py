@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
+from harness.compose import compose_jobs
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, UnknownNameError
 from harness.models import CACHED_TEXTS, SCHEDULERS, load_model, make_scheduler, missing, weights_fingerprint
 from harness.paths import conf_dir
@@ -39,7 +39,7 @@ def config(folder: Path, **changes):
 
 
 def shipped(name: str):
-    return yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text())
+    return compose_jobs([f"model={name}", "method=none"], multirun=False)[0].model
 
 
 @pytest.mark.parametrize(("part", "said"), [
@@ -135,15 +135,30 @@ def test_fingerprint_of_hub_weights_needs_no_weights(hub):
     assert one == weights_fingerprint(HUB | {"dtype": "float32", "name": "again"})
 
 
-@pytest.mark.parametrize("name", ["micro", "sd14", "sd20"])
+UNPINNED = ("micro", "local", "sd20")  # in the package; the user's; recorded when fetched
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")))
 def test_shipped_models_are_pinned_and_complete(name):
     model = shipped(name)
-    needed = {"name", "family", "source", "revision", "variant", "dtype", "scheduler", "prediction_type", "size",
-              "num_inference_steps", "guidance_scale", "batch_size", "license", "gated", "params", "download_gb",
-              "concepts"}  # fmt: skip
+    needed = {"name", "family", "source", "revision", "fallbacks", "variant", "dtype", "scheduler", "prediction_type",
+              "size", "num_inference_steps", "guidance_scale", "batch_size", "vae_dtype", "license", "gated", "params",
+              "download_gb", "weights_gb", "tflop_per_step", "unet", "text_encoder", "lora", "concepts"}  # fmt: skip
     assert needed <= model.keys()
-    assert model["source"].startswith("pkg://") or len(model["revision"]) == 40
+    assert name in UNPINNED or len(model["revision"]) == 40
     assert {"sld", "negative_prompt", "safedir"} <= model["concepts"].keys()
+
+
+def test_every_stable_diffusion_is_told_to_remove_the_same():
+    names = ["sd14", "sd15", "sd20", "sd20_base", "sd21", "sd21_base", "sdxl", "local"]
+    first, *others = [shipped(name)["concepts"] for name in names]
+    assert all(other == first for other in others)
+
+
+def test_768_pixels_and_the_vae_of_sdxl_are_as_published():
+    assert {name: shipped(name)["size"] for name in ("sd20", "sd20_base", "sd21", "sd21_base", "sdxl")} == {
+        "sd20": 768, "sd20_base": 512, "sd21": 768, "sd21_base": 512, "sdxl": 1024}  # fmt: skip
+    assert shipped("sdxl")["vae_dtype"] == "float32"
 
 
 def test_placement_mistakes_are_found_before_loading():

@@ -1,0 +1,126 @@
+"""Which files a model config means on this machine: of a hub id and its fallbacks, at which commit, of which family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.model_files import cached_snapshot, has_variant, is_folder_source, missing_part, model_folder, pipeline_class
+
+Config = Mapping[str, Any]
+
+PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+# The same files under another name: SLD's own pipeline is Stable Diffusion with a guidance of its own.
+SAME_FILES = {"StableDiffusionPipelineSafe": "StableDiffusionPipeline"}
+SD1_WIDTH = 768  # of the text encoder: CLIP ViT-L/14; Stable Diffusion 2 reads OpenCLIP ViT-H/14, 1024 wide
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A hub id that may serve, and the commit, branch or tag of it. `revision` None means the hub's main."""
+
+    source: str
+    revision: str | None
+
+    @property
+    def snapshot(self) -> Path | None:
+        return cached_snapshot(self.source, self.revision or "main")
+
+
+def candidates(config: Config) -> list[Candidate]:
+    """Return the hub ids that a config names, in the order in which they are tried."""
+    fallbacks = config.get("fallbacks") or []
+    if not isinstance(fallbacks, (list, tuple)):
+        raise InvalidValueError(f"model.fallbacks={fallbacks!r}: a list of hub ids is needed.")
+    return [_candidate(config["source"], config.get("revision")), *(_fallback(entry) for entry in fallbacks)]
+
+
+def _fallback(entry: Any) -> Candidate:
+    if isinstance(entry, str):
+        return _candidate(entry, None)
+    if not isinstance(entry, Mapping) or "source" not in entry:
+        raise InvalidValueError(f"model.fallbacks: {entry!r} is no hub id, nor {{source: ..., revision: ...}}.")
+    for key in entry:
+        if key not in ("source", "revision"):
+            raise unknown_name("setting of model.fallbacks", str(key), ("source", "revision"))
+    return _candidate(entry["source"], entry.get("revision"))
+
+
+def _candidate(source: Any, revision: Any) -> Candidate:
+    return Candidate(str(source), None if revision is None else str(revision))
+
+
+def settled(config: Config) -> Config:
+    """Return the config with what the files on this machine decide: hub id and commit, variant, family and size.
+
+    Without files, a hub model's config comes back as it is. Raises HarnessError where a folder is no pipeline.
+    """
+    if not config.get("source"):
+        raise InvalidValueError(f"model {config.get('name')} has no folder.", "Say model.path=<a diffusers folder>.")
+    found = config if is_folder_source(str(config["source"])) else _cached(config)
+    unknown = [key for key in ("family", "size") if key in found and found[key] is None]
+    return {**found, **{key: _READERS[key](found, _pipeline_folder(found)) for key in unknown}} if unknown else found
+
+
+def _cached(config: Config) -> Config:
+    variant = config.get("variant")
+    for candidate in candidates(config):
+        folder = candidate.snapshot
+        if folder is not None and missing_part(folder, variant) is None:
+            kept = variant if has_variant(folder, variant) else None
+            return {**config, "source": candidate.source, "revision": folder.name, "variant": kept, "fallbacks": []}
+    return config
+
+
+def _pipeline_folder(config: Config) -> Path:
+    folder = model_folder(config)
+    problem = "it is not on this machine" if folder is None else missing_part(folder, config.get("variant"))
+    if folder is None or problem:
+        raise MissingResourceError(f"model {config.get('name')}: {folder or config['source']} is no whole pipeline in "
+                                   f"diffusers format: {problem}.", "Say model.path=<a diffusers folder>.")
+    return folder
+
+
+def _family(config: Config, folder: Path) -> str:
+    name = pipeline_name(folder)
+    fitting = [family for family, known in PIPELINES.items() if known == name]
+    if not fitting:
+        raise InvalidValueError(unknown_pipeline(config, name))
+    if fitting == ["sd1", "sd2"]:
+        width = _setting(folder / "text_encoder", "hidden_size")
+        return "sd1" if width is None or width == SD1_WIDTH else "sd2"
+    return fitting[0]
+
+
+def _size(config: Config, folder: Path) -> int:
+    latent, blocks = _setting(folder / "unet", "sample_size"), _setting(folder / "vae", "block_out_channels")
+    if not isinstance(latent, int) or not isinstance(blocks, list):
+        raise InvalidValueError(f"the configs in {folder} do not say the size of an image.", "Say model.size=<pixels>.")
+    return latent * int(2 ** (len(blocks) - 1))
+
+
+_READERS = {"family": _family, "size": _size}
+
+
+def _setting(part: Path, key: str) -> Any:
+    try:
+        return json.loads((part / "config.json").read_text(encoding="utf-8")).get(key)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def pipeline_name(folder: Path) -> str | None:
+    """Return the pipeline class that loads a folder, by the name that the engine uses; None where it does not say."""
+    name = pipeline_class(folder)
+    return SAME_FILES.get(name, name) if name else None
+
+
+def unknown_pipeline(config: Config, name: str | None) -> str:
+    """Return the line that refuses a pipeline which the engine cannot load."""
+    known = ", ".join(dict.fromkeys(PIPELINES.values()))
+    return (f"model {config.get('name')}: its folder holds a {name or 'pipeline without a name'}, and what can be "
+            f"loaded is {known}.")
