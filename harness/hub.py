@@ -131,7 +131,7 @@ def hub_faults(repo: str, kind: str = "model") -> Iterator[None]:
 
     page = page_of(repo, kind)
     if is_offline():
-        raise MissingResourceError(f"{page} is needed, and HF_HUB_OFFLINE forbids fetching it.", "Unset it, then again.")
+        raise MissingResourceError(f"{page} is needed, and HF_HUB_OFFLINE forbids fetching it.", "Unset it.")
     try:
         yield
     except HFValidationError:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
-from harness.model_files import cached_snapshot, has_variant, is_folder_source, missing_part, model_folder, pipeline_class
+from harness.model_files import (
+    cached_snapshot,
+    has_variant,
+    is_folder_source,
+    missing_part,
+    model_folder,
+    pipeline_class,
+)
 
 Config = Mapping[str, Any]
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from harness.bench.source import how_to_get
 from harness.build import build
 from harness.cell import Cell
+from harness.cpu_cost import cpu_note, cpu_problem, seconds_on_cpu
 from harness.errors import HarnessError, MissingResourceError
 from harness.evaluator import Evaluator
 from harness.models import missing as missing_weights
@@ -78,25 +79,32 @@ class Plan:
             )
 
 
-def make_plan(cells: Sequence[Cell], results: Path, workers: int, verify: bool) -> Plan:
-    """Look at the store and say what is missing. `verify`: compare every finished image with its sha256."""
+def make_plan(cells: Sequence[Cell], results: Path, workers: int, verify: bool, on_cpu: bool = False) -> Plan:
+    """Look at the store and say what is missing. `verify`: compare every finished image with its sha256.
+
+    `on_cpu`: the work is done on this machine's CPU, whose cost is said.
+    """
     rank = {name: index for index, name in enumerate(dict.fromkeys(cell.method for cell in cells))}
     ordered = sorted(cells, key=lambda cell: (cell.spec.model["name"], cell.method != "none", rank[cell.method]))
     speeds = read_throughput(results)
-    return Plan(tuple(_plan_cell(cell, speeds, verify) for cell in ordered), results, workers)
+    return Plan(tuple(_plan_cell(cell, speeds, verify, on_cpu) for cell in ordered), results, workers)
 
 
-def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool) -> CellPlan:
+def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool, on_cpu: bool) -> CellPlan:
     problems = [] if cell.prompts else [_missing_prompts(cell)]
     weights = missing_weights(cell.spec.model)
     if weights:
         problems.append(weights)
     problems += [problem for config in cell.spec.methods if (problem := build(config).missing())]
+    notes = _notes(cell)
+    if on_cpu:
+        problems += [problem for problem in (cpu_problem(cell),) if problem]
+        notes += [note for note in (cpu_note(cell, 2 * cost_factor(cell)),) if note]
     missing = None
     if cell.prompts:
         done = CellStore(cell.folder).done(verify=verify)
         missing = tuple(item for item in cell.items() if item.key not in done)
-    per_image, source = _seconds_per_image(cell, speeds)
+    per_image, source = _seconds_per_image(cell, speeds, on_cpu)
     n_missing = cell.n_images if missing is None else len(missing)
     return CellPlan(
         cell=cell,
@@ -105,7 +113,7 @@ def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool) -> CellPla
         seconds=per_image * n_missing if per_image is not None and n_missing is not None else None,
         seconds_source=source,
         problems=tuple(problems),
-        notes=tuple(_notes(cell)),
+        notes=tuple(notes),
     )
 
 
@@ -131,14 +139,20 @@ def unavailable(cell: Cell) -> dict[str, str]:
     return reasons
 
 
-def _seconds_per_image(cell: Cell, speeds: Mapping[str, float]) -> tuple[float | None, str]:
-    """Return seconds per image: measured here, else measured for another method and scaled, else the model's table."""
+def _seconds_per_image(cell: Cell, speeds: Mapping[str, float], on_cpu: bool) -> tuple[float | None, str]:
+    """Return seconds per image: measured here, else measured for another method and scaled, else the model's table.
+
+    A table is of a GPU: on a CPU, what the work takes at least comes first.
+    """
     measured = speeds.get(throughput_key(cell, cell.method))
     if measured is not None:
         return measured, "measured"
     base = speeds.get(throughput_key(cell, "none"))
     if base is not None:
         return base * cost_factor(cell), "measured for none, scaled"
+    least = seconds_on_cpu(cell, 2 * cost_factor(cell)) if on_cpu else None
+    if least is not None:
+        return least, "at least, on this CPU"
     table = cell.spec.model.get("throughput")
     if not table:
         return None, "no figure"
@@ -184,7 +198,7 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
     for note in dict.fromkeys(note for entry in plan.cells for note in entry.notes):
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     for problem in dict.fromkeys(problem for entry in plan.cells for problem in entry.problems):
-        console.print(f"missing: {problem}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"cannot run: {problem}", highlight=False, soft_wrap=True, markup=False)
     total = sum(entry.n_images or 0 for entry in plan.cells)
     console.print(
         f"{len(plan.cells)} cells, {plan.n_missing} of {total} images missing, about {duration(plan.seconds)} on "

@@ -1,4 +1,4 @@
-"""`python -m harness.prefetch` with a run's settings: fetch what its cells need, once per node; runs then go offline."""
+"""`python -m harness.prefetch` with a run's settings: fetch what its cells need, once a node; runs then go offline."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from fnmatch import fnmatch
 from typing import Any
 
 from harness.bench import load_prompts
-from harness.bench.card import find_card
+from harness.bench.card import cached_prompt_file, find_card
+from harness.build import build
 from harness.compose import Job, compose_jobs
 from harness.errors import HarnessError, MissingResourceError
+from harness.files import storage_error
 from harness.hub import (
     MIRRORS,
     GoneError,
@@ -84,7 +86,8 @@ def prefetch(jobs: Sequence[Job]) -> None:
     with _one_at_a_time():
         models = {json.dumps(dict(job.model), sort_keys=True, default=str): job.model for job in jobs}
         needs = [need for model in models.values() if (need := model_need(model))]
-        needs += [need for bench in {str(j.bench["name"]): j.bench for j in jobs}.values() if (need := bench_need(bench))]
+        benches = {str(job.bench["name"]): job.bench for job in jobs}
+        needs += [need for bench in benches.values() if (need := bench_need(bench))]
         for need in needs:
             print(need)
         check_space(sum(need.missing_bytes for need in needs))
@@ -92,11 +95,20 @@ def prefetch(jobs: Sequence[Job]) -> None:
             _fetch(need)
         for model in models.values():
             _check_whole(model)
-    for job in jobs:
-        prompts = load_prompts(job.bench)
-        if prompts and prompts.file_note:
-            print(f"note: {prompts.file_note}")
-    print(f"All is in {hub_cache()}. Runs need no network: set HF_HUB_OFFLINE=1.")
+    for note in dict.fromkeys(note for job in jobs for note in _notes(job)):
+        print(f"note: {note}")
+    print("Models and prompts are here and whole. Runs need no network: set HF_HUB_OFFLINE=1.")
+
+
+def _notes(job: Job) -> Iterator[str]:
+    """Yield what a run would say of its prompt file, and the weights of methods and evaluators that are not here."""
+    prompts = load_prompts(job.bench, offline=True)
+    if prompts and prompts.file_note:
+        yield prompts.file_note
+    for config in (*job.methods, *job.evaluators):
+        problem = build(config).missing()
+        if problem:
+            yield f"not fetched by this command: {problem}"
 
 
 def fetch_asked(jobs: Sequence[Job]) -> None:
@@ -121,8 +133,6 @@ def _one_at_a_time() -> Iterator[None]:
             print("another prefetch is at work on this node; waiting for it")
             lock.acquire()
     except OSError as error:
-        from harness.files import storage_error
-
         raise storage_error(error, folder) or error from error
     try:
         yield
@@ -187,7 +197,7 @@ def model_files(repository: Repository, variant: str | None, name: str) -> tuple
         found += [file for file in inside if file.name.endswith(SMALL) and not fnmatch(file.name, indexes)]
         found += weights
     if variant and not varied:
-        raise MissingResourceError(f"{page} has no {variant} weights, which model.variant={variant} of {name} asks for.",
+        raise MissingResourceError(f"{page} has no {variant} weights, which model {name} asks for.",
                                    f"Say model.variant=null: {size(_plain_bytes(repository, parts))} to download.")
     return tuple(found)
 
@@ -219,8 +229,6 @@ def _weights(inside: Sequence[RemoteFile], variant: str | None) -> tuple[list[Re
 def bench_need(bench: Config) -> Need | None:
     """Return the hub's file of a bench; None where its prompts are shipped or given as a file."""
     card = find_card(str(bench.get("card") or bench["name"]))
-    from harness.bench.card import cached_prompt_file
-
     if card.hub is None or cached_prompt_file(card, bench.get("file")) is not None:
         return None
     repository = look_up(card.hub.repo, card.hub.revision, "dataset")

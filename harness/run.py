@@ -18,6 +18,8 @@ from harness.errors import IncompatibleError
 from harness.plan import Plan, make_plan, print_plan, unavailable
 from harness.pool import Interrupted, Pool, make_pool
 from harness.pool.leased import LeasedPool
+from harness.pool.settings import PoolSettings
+from harness.prefetch import fetch_asked
 from harness.progress import Board
 from harness.settings import RunSettings
 from harness.stages import Failure, extract_references, generate, prepare, score
@@ -32,9 +34,12 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     console = Console(width=None if os.isatty(1) else PLAIN_WIDTH)
     settings = RunSettings.from_config(jobs[0].settings)
     results = Path(settings.results).expanduser().resolve()
+    if settings.mode == "run":
+        fetch_asked(jobs)
     cells = make_cells(jobs)
     pool = make_pool(jobs[0].settings["pool"], results)
-    plan = make_plan(cells.cells, results, pool.size, verify=settings.mode == "run")
+    on_cpu = PoolSettings.from_config(jobs[0].settings["pool"]).uses_cpu
+    plan = make_plan(cells.cells, results, pool.size, verify=settings.mode == "run", on_cpu=on_cpu)
     _say_refused(cells.refused, console)
     print_plan(plan, console, full=settings.mode == "plan" or len(cells.cells) > 1)
     if settings.mode == "plan":

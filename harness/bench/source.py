@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.bench.card import Card, Hub
 from harness.errors import HarnessError, MissingResourceError
+from harness.model_files import hub_cache
 from harness.paths import datasets_dir
 
 DOWNLOADS = Path("~/.cache/responsible-t2i-harness/prompts")
@@ -69,10 +70,12 @@ def _cached(hub: Hub) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if hub.file:
-        found = try_to_load_from_cache(hub.repo, hub.file, revision=hub.revision, repo_type="dataset")
+        found = try_to_load_from_cache(hub.repo, hub.file, cache_dir=hub_cache(), revision=hub.revision,
+                                       repo_type="dataset")
         return Path(found) if isinstance(found, str) else None
     try:
-        folder = snapshot_download(hub.repo, revision=hub.revision, repo_type="dataset", local_files_only=True)
+        folder = snapshot_download(hub.repo, revision=hub.revision, repo_type="dataset", cache_dir=hub_cache(),
+                                   local_files_only=True)
     except LocalEntryNotFoundError:
         return None
     files = sorted(Path(folder).glob("*.csv"))
@@ -111,7 +114,8 @@ def _from_hub(name: str, hub: Hub) -> Path:
     file = hub.file or "the file"
     try:
         file = hub.file or _only_csv(hub)
-        return Path(hf_hub_download(hub.repo, file, revision=hub.revision, repo_type="dataset"))
+        return Path(hf_hub_download(hub.repo, file, revision=hub.revision, repo_type="dataset",
+                                    cache_dir=hub_cache(), endpoint=os.environ.get("HF_ENDPOINT") or None))
     except GatedRepoError:
         token = "the token in HF_TOKEN has no access" if os.environ.get("HF_TOKEN") else "no token is set"
         raise MissingResourceError(

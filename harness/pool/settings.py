@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -67,6 +68,12 @@ class PoolSettings:
     @property
     def uses_gpus(self) -> bool:
         return self.device == "cuda" or (self.device == "auto" and visible_gpus() > 0)
+
+    @property
+    def uses_cpu(self) -> bool:
+        """Say whether the work is known to be done on this machine's CPU: a cluster may have GPUs."""
+        apple = self.device == "mps" or (self.device == "auto" and sys.platform == "darwin")
+        return not (self.uses_gpus or self.cluster_address or apple)
 
     @property
     def ray_workers(self) -> int:
