@@ -23,7 +23,7 @@ Config = Mapping[str, Any]
 PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 # The same files under another name: SLD's own pipeline is Stable Diffusion with a guidance of its own.
 SAME_FILES = {"StableDiffusionPipelineSafe": "StableDiffusionPipeline"}
-SD1_WIDTH = 768  # of the text encoder: CLIP ViT-L/14; Stable Diffusion 2 reads OpenCLIP ViT-H/14, 1024 wide
+SD2_WIDTH = 1024  # of the text encoder, OpenCLIP ViT-H/14; Stable Diffusion 1 reads CLIP ViT-L/14, 768 wide
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _family(config: Config, folder: Path) -> str:
         raise InvalidValueError(unknown_pipeline(config, name))
     if fitting == ["sd1", "sd2"]:
         width = _setting(folder / "text_encoder", "hidden_size")
-        return "sd1" if width is None or width == SD1_WIDTH else "sd2"
+        return "sd2" if width == SD2_WIDTH else "sd1"
     return fitting[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def config(folder: Path, **changes):
     return random_config() | {"source": str(folder)} | changes
 
 
+@lru_cache
 def shipped(name: str):
     return compose_jobs([f"model={name}", "method=none"], multirun=False)[0].model
 
@@ -138,7 +140,10 @@ def test_fingerprint_of_hub_weights_needs_no_weights(hub):
 UNPINNED = ("micro", "local", "sd20")  # in the package; the user's; recorded when fetched
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")))
+NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_shipped_models_are_pinned_and_complete(name):
     model = shipped(name)
     needed = {"name", "family", "source", "revision", "fallbacks", "variant", "dtype", "scheduler", "prediction_type",
@@ -153,6 +158,23 @@ def test_every_stable_diffusion_is_told_to_remove_the_same():
     names = ["sd14", "sd15", "sd20", "sd20_base", "sd21", "sd21_base", "sdxl", "local"]
     first, *others = [shipped(name)["concepts"] for name in names]
     assert all(other == first for other in others)
+
+
+def test_the_table_of_models_says_what_the_configs_say():
+    page = Path(__file__).resolve().parents[1] / "docs" / "models.md"
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = {cells[0].strip("`"): cells[1:] for cells in split}
+    assert sorted(rows) == NAMES
+    for name in set(NAMES) - {"micro", "local"}:
+        hub_id, revision, size, steps, files, params, download, memory, licence = rows[name]
+        model = shipped(name)
+        assert hub_id == f"`{model['source']}`" and size.removesuffix(", v") == str(model["size"])
+        assert revision == (f"`{model['revision'][:8]}`" if model["revision"] else "recorded")
+        assert steps == f"{model['num_inference_steps']}, {model['guidance_scale']}"
+        assert (files, params) == (model["variant"] or "plain", f"{model['params'] / 1e9:.2f} B")
+        assert (download, memory) == (f"{model['download_gb']} GB", f"{model['weights_gb']} GB")
+        assert licence == f"{model['license']}, {'gated' if model['gated'] else 'open'}"
 
 
 def test_768_pixels_and_the_vae_of_sdxl_are_as_published():
