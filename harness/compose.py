@@ -127,7 +127,7 @@ def _combinations(overrides: Sequence[Override]) -> Iterator[tuple[Override, ...
 
 
 def _check_group(group: str, name: str, search: Sequence[str]) -> None:
-    if (conf_dir() / group / f"{name}.yaml").is_file():
+    if "/" not in name and (conf_dir() / group / f"{name}.yaml").is_file():
         return  # Hydra's own listing costs more than reading the file
     options = _group_options(group, search)
     if name not in options:

@@ -72,7 +72,9 @@ def look_up(repo: str, revision: str | None, kind: str = "model") -> Repository:
     from huggingface_hub import HfApi
 
     with hub_faults(repo, kind):
-        info = HfApi(endpoint=_endpoint()).repo_info(repo, revision=revision, repo_type=kind, files_metadata=True)
+        api = HfApi(endpoint=_endpoint())
+        ask = api.dataset_info if kind == "dataset" else api.model_info
+        info = ask(repo, revision=revision, files_metadata=True)
     files = tuple(RemoteFile(file.rfilename, int(file.size or 0), file.lfs.sha256 if file.lfs else None)
                   for file in info.siblings or ())
     return Repository(repo, revision, str(info.sha), kind, files)

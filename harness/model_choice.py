@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
 from harness.model_files import (
+    PACKAGE_PREFIX,
     cached_snapshot,
     has_variant,
     is_folder_source,
@@ -23,6 +24,7 @@ Config = Mapping[str, Any]
 PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 # The same files under another name: SLD's own pipeline is Stable Diffusion with a guidance of its own.
 SAME_FILES = {"StableDiffusionPipelineSafe": "StableDiffusionPipeline"}
+OWN_PARTS = ("unet", "text_encoder", "lora")  # settings that name the user's own files
 SD2_WIDTH = 1024  # of the text encoder, OpenCLIP ViT-H/14; Stable Diffusion 1 reads CLIP ViT-L/14, 768 wide
 
 
@@ -64,13 +66,28 @@ def _candidate(source: Any, revision: Any) -> Candidate:
 def settled(config: Config) -> Config:
     """Return the config with what the files on this machine decide: hub id and commit, variant, family and size.
 
-    Without files, a hub model's config comes back as it is. Raises HarnessError where a folder is no pipeline.
+    Paths become absolute, since workers run in folders of their own. Without files, a hub model stays as it is. Raises
+    HarnessError where a folder is no pipeline.
     """
     if not config.get("source"):
         raise InvalidValueError(f"model {config.get('name')} has no folder.", "Say model.path=<a diffusers folder>.")
-    found = config if is_folder_source(str(config["source"])) else _cached(config)
+    found = _absolute(config if is_folder_source(str(config["source"])) else _cached(config))
     unknown = [key for key in ("family", "size") if key in found and found[key] is None]
     return {**found, **{key: _READERS[key](found, _pipeline_folder(found)) for key in unknown}} if unknown else found
+
+
+def _absolute(config: Config) -> Config:
+    source, changed = str(config["source"]), {}
+    if is_folder_source(source) and not source.startswith(PACKAGE_PREFIX):
+        changed["source"] = _path(source)
+    return {**config, **changed, **{key: _path(config[key]) for key in OWN_PARTS if config.get(key)}}
+
+
+def _path(value: Any) -> Any:
+    """Return an absolute path, or a list of them; what is neither text nor list is refused where it is read."""
+    if isinstance(value, (list, tuple)):
+        return [_path(one) for one in value]
+    return str(Path(value).expanduser().resolve()) if isinstance(value, str) and value else value
 
 
 def _cached(config: Config) -> Config:

@@ -124,9 +124,10 @@ def fingerprint_with(base: str, identity: Mapping[str, Any]) -> str:
 def put_own_parts(pipe: Any, config: Config) -> None:
     """Load the config's own parts into a pipeline on the CPU: whole parts first, then the LoRAs on top of them."""
     files, folder = own_files(config), model_folder(config)
+    assert folder is not None  # the pipeline was loaded from it
     for part in (part for part in PARTS if part in files):
         _replace(getattr(pipe, part), files[part])
-    for file in files.get("lora", ()) if folder is not None else ():
+    for file in files.get("lora", ()):
         _merge_lora(pipe, read_lora(file, _bases(config, folder)), float(config.get("lora_scale", 1.0)))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, unknown_name
-from harness.model_choice import PIPELINES, pipeline_name, settled, unknown_pipeline
+from harness.model_choice import OWN_PARTS, PIPELINES, pipeline_name, settled, unknown_pipeline
 from harness.model_files import (
     FORCED_ZEROS,
     PACKAGE_PREFIX,
@@ -194,7 +194,7 @@ def _base_fingerprint(config: Config) -> str:
 def weights_origin(config: Config) -> dict[str, Any]:
     """Return what provenance says of the weights: the hub id and commit, or folder, really loaded, and own parts."""
     config = settled(config)
-    own = {part: config[part] for part in ("unet", "text_encoder", "lora") if config.get(part) is not None}
+    own = {part: config[part] for part in OWN_PARTS if config.get(part) is not None}
     return {
         "source": config["source"],
         "revision": config.get("revision"),

@@ -66,6 +66,7 @@ def test_evaluator_parameters_are_overridden_by_name():
     [
         (["method=safdir"], "unknown method 'safdir'. Did you mean: safedir"),
         (["model=sd41"], "unknown model 'sd41'. Did you mean: sd21, sd15, sd14"),
+        (["model=common/loading"], "unknown model 'common/loading'"),
         (["bench=micro_i2"], "unknown bench 'micro_i2'. Did you mean: micro_i2p"),
         (["limt=3"], "unknown setting 'limt'. Did you mean: limit"),
         (["method=sld_max", "method.warm_up=3"], "Did you mean: method.warmup"),

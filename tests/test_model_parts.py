@@ -231,6 +231,14 @@ def test_a_local_folder_tells_its_family_and_size():
     assert settled(local(random_xl_config()["source"]))["family"] == "sdxl"
 
 
+def test_paths_are_absolute_in_what_workers_are_told(tmp_path, monkeypatch):
+    shutil.copytree(BASE, tmp_path / "pipeline")
+    monkeypatch.chdir(tmp_path)
+    told = settled(config(source="pipeline", unet="a", lora=["b", "/c"]))
+    assert (told["source"], told["unet"]) == (str(tmp_path / "pipeline"), str(tmp_path / "a"))
+    assert told["lora"] == [str(tmp_path / "b"), "/c"]
+
+
 def test_a_wide_text_encoder_means_stable_diffusion_2(tmp_path):
     folder = shutil.copytree(BASE, tmp_path / "pipeline")
     file = folder / "text_encoder" / "config.json"
