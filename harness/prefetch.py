@@ -11,7 +11,8 @@ from fnmatch import fnmatch
 from typing import Any
 
 from harness.bench import load_prompts
-from harness.bench.card import cached_prompt_file, find_card
+from harness.bench.card import find_card
+from harness.bench.source import cached_prompt_file
 from harness.build import build
 from harness.compose import Job, compose_jobs
 from harness.errors import HarnessError, MissingResourceError
