@@ -15,6 +15,7 @@ from harness.build import build
 from harness.errors import IncompatibleError
 from harness.method import Method, check_acts, check_composition, check_published, publish_concepts
 from harness.model_choice import settled
+from harness.model_stages import stages_identity
 from harness.models import check_known, weights_fingerprint
 from harness.records import ImageItem, ImageKey, PromptRow, image_seed
 from harness.settings import BenchSettings, RunSettings, check_integer, check_number
@@ -206,6 +207,7 @@ def _identity(
             "name": model["name"],
             "weights": weights_fingerprint(model),
             **{key: model[key] for key in _PIXEL_KEYS if model.get(key) is not None},
+            **({"stages": stages} if (stages := stages_identity(model)) else {}),
         },
         "methods": [_method_identity(method, given) for method in methods],
         "bench": {"name": bench.name, "version": bench.version, "prompts": prompts.hash if prompts else None},

@@ -18,6 +18,7 @@ from harness.model_files import (
     model_folder,
     pipeline_class,
 )
+from harness.model_stages import stages_of, with_stages
 
 Config = Mapping[str, Any]
 
@@ -71,9 +72,15 @@ def settled(config: Config) -> Config:
     """
     if not config.get("source"):
         raise InvalidValueError(f"model {config.get('name')} has no folder.", "Say model.path=<a diffusers folder>.")
-    found = _absolute(config if is_folder_source(str(config["source"])) else _cached(config))
+    found = _settled_files(config)
+    if found.get("stages"):
+        found = with_stages(found, tuple(_settled_files(stage) for stage in stages_of(found)))
     unknown = [key for key in ("family", "size") if key in found and found[key] is None]
     return {**found, **{key: _READERS[key](found, _pipeline_folder(found)) for key in unknown}} if unknown else found
+
+
+def _settled_files(config: Config) -> Config:
+    return _absolute(config if is_folder_source(str(config["source"])) else _cached(config))
 
 
 def _absolute(config: Config) -> Config:
@@ -94,7 +101,7 @@ def _cached(config: Config) -> Config:
     variant = config.get("variant")
     for candidate in candidates(config):
         folder = candidate.snapshot
-        if folder is not None and missing_part(folder, variant) is None:
+        if folder is not None and missing_part(folder, variant, config.get("without") or ()) is None:
             kept = variant if has_variant(folder, variant) else None
             return {**config, "source": candidate.source, "revision": folder.name, "variant": kept, "fallbacks": []}
     return config

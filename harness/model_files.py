@@ -6,14 +6,14 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 Config = Mapping[str, Any]
 
-UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
+UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
 PACKAGE_PREFIX = "pkg://"
 FORCED_ZEROS = "force_zeros_for_empty_prompt"  # the one setting of model_index.json that changes pixels (SDXL)
 
@@ -73,8 +73,8 @@ def has_token() -> bool:
     return Path(os.environ.get("HF_TOKEN_PATH") or _hub_home() / "token").expanduser().is_file()
 
 
-def missing_part(folder: Path, variant: str | None) -> str | None:
-    """Return the first part of a diffusers folder that is not there or not whole, or None."""
+def missing_part(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str | None:
+    """Return the first part of a diffusers folder that is not there or not whole, or None; `without`: parts unused."""
     index = folder / "model_index.json"
     try:
         parts = json.loads(index.read_text())
@@ -83,7 +83,7 @@ def missing_part(folder: Path, variant: str | None) -> str | None:
     except (OSError, ValueError):
         return "model_index.json cannot be read"
     for part, entry in sorted(parts.items()):
-        if part in UNUSED_PARTS or not isinstance(entry, list) or entry[0] is None:
+        if part in (*UNUSED_PARTS, *without) or not isinstance(entry, list) or entry[0] is None:
             continue
         problem = _part_problem(folder / part, part, variant)
         if problem:
@@ -153,10 +153,10 @@ def is_whole_safetensors(file: Path) -> bool:
     return file.stat().st_size == 8 + length + max(ends, default=0)
 
 
-def folder_fingerprint(folder: Path, variant: str | None) -> str:
+def folder_fingerprint(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str:
     """Return sha256 over the names and contents of the files that the pipeline loads, and what it does with texts."""
     digest = hashlib.sha256()
-    for file in sorted(_loaded_files(folder, variant)):
+    for file in sorted(_loaded_files(folder, variant, without)):
         stat = file.stat()
         content = _file_sha256(str(file), stat.st_size, stat.st_mtime_ns)
         digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
@@ -166,8 +166,9 @@ def folder_fingerprint(folder: Path, variant: str | None) -> str:
     return digest.hexdigest()
 
 
-def _loaded_files(folder: Path, variant: str | None) -> Iterator[Path]:
-    for part in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in UNUSED_PARTS):
+def _loaded_files(folder: Path, variant: str | None, without: Sequence[str]) -> Iterator[Path]:
+    unused = (*UNUSED_PARTS, *without)
+    for part in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in unused):
         yield from (file for file in part.iterdir() if file.suffix in (".json", ".txt", ".model"))
         yield from (file for file in weight_files(part, variant) if file.is_file())
 

@@ -23,6 +23,7 @@ from harness.model_files import (
     model_folder,
 )
 from harness.model_parts import check_own_parts, fingerprint_with, own_parts_identity, put_own_parts
+from harness.model_stages import stages_of
 
 if TYPE_CHECKING:
     import torch
@@ -133,10 +134,16 @@ class LoadedModel:
 def missing(config: Config) -> str | None:
     """Return None when the model can be loaded, else one line: what is missing and how to get it."""
     config = settled(config)
+    problems = (missing_pipeline(one) for one in (config, *stages_of(config)))
+    return next((problem for problem in problems if problem), None)
+
+
+def missing_pipeline(config: Config) -> str | None:
+    """Return what `missing` does, of one pipeline of a model."""
     source, name = str(config["source"]), config.get("name", "model")
     folder, variant = model_folder(config), config.get("variant")
     if folder is not None and folder.is_dir():
-        part = missing_part(folder, variant)
+        part = missing_part(folder, variant, config.get("without") or ())
         if part is None:
             return None
         if is_folder_source(source):
@@ -175,9 +182,13 @@ def weights_fingerprint(config: Config) -> str:
     """Return the hash that names the weights, with parts of one's own.
 
     Of a folder it is that of its files; of a hub model that of the id and commit which this machine has, or of what
-    the config asks for where it has none.
+    the config asks for where it has none. Further stages count.
     """
-    return fingerprint_with(_base_fingerprint(settled(config)), own_parts_identity(config))
+    config = settled(config)
+    base, later = _base_fingerprint(config), [_base_fingerprint(stage) for stage in stages_of(config)]
+    if later:
+        base = hashlib.sha256("\n".join((base, *later)).encode()).hexdigest()
+    return fingerprint_with(base, own_parts_identity(config))
 
 
 def _base_fingerprint(config: Config) -> str:
@@ -188,7 +199,7 @@ def _base_fingerprint(config: Config) -> str:
     folder = model_folder(config)
     if folder is None or not folder.is_dir():
         return hashlib.sha256(f"absent:{source}".encode()).hexdigest()
-    return folder_fingerprint(folder, variant)
+    return folder_fingerprint(folder, variant, config.get("without") or ())
 
 
 def weights_origin(config: Config) -> dict[str, Any]:
@@ -201,6 +212,7 @@ def weights_origin(config: Config) -> dict[str, Any]:
         "variant": config.get("variant"),
         "own_parts": own,
         "own_parts_sha256": own_parts_identity(config),
+        "stages": [{key: stage.get(key) for key in ("source", "revision", "variant")} for stage in stages_of(config)],
     }
 
 

@@ -29,8 +29,9 @@ from harness.hub import (
     remember_revision,
 )
 from harness.model_choice import Candidate, candidates, settled
-from harness.model_files import UNUSED_PARTS, hub_cache, is_folder_source, model_folder
-from harness.models import missing
+from harness.model_files import UNUSED_PARTS, hub_cache, is_folder_source
+from harness.model_stages import stages_of
+from harness.models import missing, missing_pipeline
 from harness.progress import size
 
 Config = Mapping[str, Any]
@@ -86,7 +87,7 @@ def prefetch(jobs: Sequence[Job]) -> None:
     """Fetch the models and prompts of the jobs: sizes first, then files, each verified. Raises HarnessError."""
     with _one_at_a_time():
         models = {json.dumps(dict(job.model), sort_keys=True, default=str): job.model for job in jobs}
-        needs = [need for model in models.values() if (need := model_need(model))]
+        needs = [need for model in models.values() for need in model_needs(model)]
         benches = {str(job.bench["name"]): job.bench for job in jobs}
         needs += [need for bench in benches.values() if (need := bench_need(bench))]
         for need in needs:
@@ -141,20 +142,27 @@ def _one_at_a_time() -> Iterator[None]:
         lock.release()
 
 
-def model_need(model: Config) -> Need | None:
-    """Return what a model needs of the hub; None for a folder, and for weights that are here.
+def model_needs(model: Config) -> list[Need]:
+    """Return what a model's pipelines need of the hub: nothing of a folder, nor of weights that are here.
 
     Fallbacks are tried in order where a repository is gone. Raises MissingResourceError in one line.
     """
     model = settled(model)
-    if is_folder_source(str(model["source"])):
-        _check_whole(model)
+    return [need for one in (model, *stages_of(model)) if (need := _pipeline_need(one))]
+
+
+def _pipeline_need(config: Config) -> Need | None:
+    problem = missing_pipeline({**config, "download": False})
+    if is_folder_source(str(config["source"])):
+        if problem:
+            raise MissingResourceError(problem)
         return None
-    if model_folder(model) is not None and missing({**model, "download": False}) is None:
-        print(f"{model['name']}: {model['source']} at {str(model.get('revision'))[:12]} is here and whole")
+    if problem is None:
+        print(f"{config['name']}: {config['source']} at {str(config.get('revision'))[:12]} is here and whole")
         return None
-    repository = _first_there(model)
-    return Need(str(model["name"]), repository, model_files(repository, model.get("variant"), str(model["name"])))
+    repository, without = _first_there(config), tuple(config.get("without") or ())
+    files = model_files(repository, config.get("variant"), str(config["name"]), without)
+    return Need(str(config["name"]), repository, files)
 
 
 def _first_there(model: Config) -> Repository:
@@ -172,7 +180,8 @@ def _first_there(model: Config) -> Repository:
                                "Set model.source to a folder that has the weights.")
 
 
-def model_files(repository: Repository, variant: str | None, name: str) -> tuple[RemoteFile, ...]:
+def model_files(repository: Repository, variant: str | None, name: str, without: Sequence[str] = ()
+                ) -> tuple[RemoteFile, ...]:
     """Return the files that loading a pipeline reads: its index, small files of each part, weights of the variant.
 
     Fetches the index alone, which also shows whether the token may. Raises MissingResourceError where a part has no
@@ -183,7 +192,7 @@ def model_files(repository: Repository, variant: str | None, name: str) -> tuple
     if INDEX not in by_name:
         raise MissingResourceError(f"{page} is no pipeline in diffusers format: it has no {INDEX}.",
                                    "Set model.source to one that is.")
-    parts = _parts(json.loads(fetch(repository, by_name[INDEX]).read_text(encoding="utf-8")))
+    parts = _parts(json.loads(fetch(repository, by_name[INDEX]).read_text(encoding="utf-8")), without)
     found = [by_name[INDEX]]
     varied = False
     for part in parts:
@@ -208,10 +217,10 @@ def _plain_bytes(repository: Repository, parts: Sequence[str]) -> int:
     return sum(file.bytes for files in inside for file in _weights(files, None)[0])
 
 
-def _parts(index: Any) -> list[str]:
+def _parts(index: Any, without: Sequence[str]) -> list[str]:
     entries = index.items() if isinstance(index, dict) else ()
     return sorted(part for part, entry in entries
-                  if part not in UNUSED_PARTS and isinstance(entry, list) and entry[0] is not None)
+                  if part not in (*UNUSED_PARTS, *without) and isinstance(entry, list) and entry[0] is not None)
 
 
 def _weights(inside: Sequence[RemoteFile], variant: str | None) -> tuple[list[RemoteFile], bool]:
