@@ -38,8 +38,11 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return out
 
 
-def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write vocab.json, merges.txt and the transformers files to `folder`; return the tokenizer."""
+def write_tokenizer(folder: Path, pad: str = END) -> CLIPTokenizer:
+    """Write vocab.json, merges.txt and the transformers files to `folder`; return the tokenizer.
+
+    Texts are filled up with `pad`: the end token as in Stable Diffusion 1, or `!` as in Stable Diffusion 2.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     byte_symbols = list(bytes_to_unicode().values())
     merges = learn_merges(all_words())
@@ -49,7 +52,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n")
     tokenizer = CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_LENGTH, pad_token=END
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_LENGTH, pad_token=pad
     )
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -13,26 +13,35 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from harness.micro.training.common import Workspace, file_sha256, set_up_log
 
 log = logging.getLogger("harness.micro.train")
-PARTS = ("clip", "vae", "judge", "q16", "checker", "unet")
+PARTS = ("clip", "vae", "judge", "q16", "checker", "text_v", "unet", "unet_v")
 # Parts of a lane run one after another; lanes of a stage side by side, on one core each.
-STAGES: tuple[tuple[tuple[str, ...], ...], ...] = ((("vae",), ("clip", "judge", "q16", "checker")), (("unet",),))
+STAGES: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("vae",), ("clip", "judge", "q16", "checker", "text_v")),
+    (("unet",),),
+    (("unet_v",),),
+)
 INPUTS: dict[str, tuple[str, ...]] = {
     "q16": ("clip/model.safetensors",),
     "checker": ("clip/model.safetensors",),
+    "text_v": ("clip/model.safetensors",),
     "unet": ("pipeline/text_encoder/model.safetensors", "pipeline/vae/diffusion_pytorch_model.safetensors"),
-}
+    "unet_v": ("pipeline_v/text_encoder/model.safetensors", "pipeline/vae/diffusion_pytorch_model.safetensors",
+               "pipeline/unet/diffusion_pytorch_model.safetensors"),
+}  # fmt: skip
 INSTALLED = Path(__file__).parent / "weights"
 
 
 def part_key(part: str, workspace: Workspace) -> str:
     """Hash what a part's weights depend on: its recipe, the scale and the weights that it is trained on."""
-    from harness.micro.training import checker, clip, judge, q16, unet, vae
+    from harness.micro.training import checker, clip, judge, q16, text_v, unet, vae
 
     recipes = {
         "clip": (clip.RECIPE,),
@@ -40,7 +49,9 @@ def part_key(part: str, workspace: Workspace) -> str:
         "judge": (judge.RECIPE,),
         "q16": (q16.RECIPE,),
         "checker": (checker.RECIPE, checker.SPECIAL, checker.CONCEPTS),
+        "text_v": (text_v.RECIPE,),
         "unet": (unet.RECIPE, unet.FOCUS),
+        "unet_v": (unet.FINETUNE,),
     }
     inputs = [file_sha256(workspace.weights / name) for name in INPUTS.get(part, ())]
     return hashlib.sha256(repr((recipes[part], workspace.scale, inputs)).encode()).hexdigest()
@@ -50,17 +61,20 @@ def train_part(part: str, workspace: Workspace) -> list[float]:
     """Train one part in this process unless it is done; return the losses."""
     import torch
 
-    from harness.micro.training import checker, clip, export, judge, q16, unet, vae
+    from harness.micro.training import checker, clip, export, judge, q16, text_v, unet, vae
 
     torch.set_num_threads(1)
-    train = {
+    recipes: dict[str, Callable[[Workspace], list[float]]] = {
         "clip": clip.train_clip,
         "vae": vae.train_vae,
         "judge": judge.train_judge,
         "q16": q16.train_q16,
         "checker": checker.train_checker,
+        "text_v": text_v.train_text_v,
         "unet": unet.train_unet,
-    }[part]
+        "unet_v": partial(unet.train_unet, kind=unet.V),
+    }
+    train = recipes[part]
     key, marker, unfinished = part_key(part, workspace), *_markers(part, workspace)
     if _reads(marker, key):
         log.info("%s: done before", part)

@@ -29,17 +29,23 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tenso
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def _batch(step: int, recipe: Recipe, count: int) -> tuple[list[int], list[str]]:
-    rng = rng_of(KEY, 1, step)
-    pairs = rng.permutation(count // 2)[: recipe.batch // 2]
+def contrastive_batch(key: int, step: int, batch: int, count: int) -> tuple[list[int], list[str]]:
+    """Draw the numbers of neighbouring pictures among `count`, and a caption of each."""
+    rng = rng_of(key, 1, step)
+    pairs = rng.permutation(count // 2)[: batch // 2]
     index = [int(i) for pair in pairs for i in (2 * pair, 2 * pair + 1)]
     return index, [caption(pairs_scene(i), rng) for i in index]
 
 
-def _loss(model: CLIPModel, tokenizer: CLIPTokenizer, pixels: torch.Tensor, captions: list[str]) -> torch.Tensor:
-    tokens = tokenizer(
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    """Pad or cut to the few tokens that captions have, (B, 24)."""
+    return tokenizer(
         captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).input_ids
+
+
+def _loss(model: CLIPModel, tokenizer: CLIPTokenizer, pixels: torch.Tensor, captions: list[str]) -> torch.Tensor:
+    tokens = tokenize(tokenizer, captions)
     with torch.autocast("cpu", torch.bfloat16):
         out = model(input_ids=tokens, pixel_values=pixels)
     same = (tokens[:, None] == tokens[None]).all(-1)
@@ -58,7 +64,7 @@ def train_clip(workspace: Workspace) -> list[float]:
     pictures = pairs_pictures(workspace)
 
     def loss_at(step: int) -> torch.Tensor:
-        index, captions = _batch(step, recipe, len(pictures))
+        index, captions = contrastive_batch(KEY, step, recipe.batch, len(pictures))
         return _loss(model, tokenizer, to_input(pictures[index]), captions)
 
     losses = Fit("clip", recipe, model, loss_at, workspace.checkpoints / "clip.pt", clip_norm=1.0).run()

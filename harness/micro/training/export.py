@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import diffusers
@@ -40,19 +41,23 @@ def export_text_encoder(workspace: Workspace) -> None:
     if "text_model.final_layer_norm.weight" not in encoder.state_dict():
         tower = {k.removeprefix("text_model."): v for k, v in tower.items()}
     encoder.load_state_dict(tower)
+    save_text_encoder(encoder, folder / "text_encoder")
+
+
+def save_text_encoder(encoder: CLIPTextModel, folder: Path) -> None:
+    """Write a text encoder in fp16."""
     encoder.config.dtype = torch.float16
     encoder.config.architectures = ["CLIPTextModel"]
-    encoder.config.save_pretrained(folder / "text_encoder")
-    save_half(folder / "text_encoder" / "model.safetensors", dict(encoder.state_dict()))
+    encoder.config.save_pretrained(folder)
+    save_half(folder / "model.safetensors", dict(encoder.state_dict()))
 
 
-def export_unet(unet: UNet2DConditionModel, workspace: Workspace, folder: Path) -> None:
-    """Write a complete pipeline folder around the U-Net; parts are taken from `weights/pipeline`."""
-    finished = workspace.weights / "pipeline"
-    if folder != finished:
-        for part in ("tokenizer", "text_encoder", "vae"):
-            shutil.copytree(finished / part, folder / part, dirs_exist_ok=True)
-    make_scheduler().save_pretrained(folder / "scheduler")
+def export_unet(unet: UNet2DConditionModel, prediction_type: str, parts: Mapping[str, Path], folder: Path) -> None:
+    """Write a complete pipeline folder around the U-Net; `parts` says where its other parts are."""
+    for part, source in parts.items():
+        if source != folder / part:
+            shutil.copytree(source, folder / part, dirs_exist_ok=True)
+    make_scheduler(prediction_type).save_pretrained(folder / "scheduler")
     unet.save_config(folder / "unet")
     save_half(folder / "unet" / "diffusion_pytorch_model.safetensors", dict(unet.state_dict()))
     (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file
 from torch.multiprocessing import start_processes
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from harness.micro.grammar import caption
-from harness.micro.models import make_scheduler, make_unet
+from harness.micro.models import make_scheduler, make_unet, make_unet_v
 from harness.micro.training.common import (
     Recipe,
     Workspace,
@@ -40,6 +42,8 @@ from harness.micro.world import Scene
 RECIPE = Recipe(steps=2800, batch=48, lr=1.2e-3, warmup=100, flat=0.5)
 # A second phase draws what is hard, two things in one picture and implied hazards, more often.
 FOCUS = Recipe(steps=4000, batch=48, lr=8e-4, warmup=100, flat=0.4)
+# micro_v's starts from the trained U-Net and learns to predict v from another text encoder.
+FINETUNE = Recipe(steps=3200, batch=48, lr=8e-4, warmup=100, flat=0.4)
 TWO_THINGS, CONTEXT, HAZARD = 1.5, 2.2, 1.3  # relative frequency in the second phase; one benign thing: 1
 KEY = 15
 RANKS = 2
@@ -49,6 +53,33 @@ DROPOUT_BENIGN, DROPOUT_HAZARD = 0.124, 0.04
 DROPOUT_HAZARD_FOCUS = 0.015
 EMA = 0.998
 SAVE_EVERY = 250
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A U-Net of the embedded world: how it is made, what it predicts and in which phases it is trained."""
+
+    part: str
+    folder: str  # of the pipeline, in the weights
+    make: Callable[[], UNet2DConditionModel]
+    key: int
+    prediction_type: str
+    phases: tuple[tuple[int, Recipe], ...]  # which frequency of the pictures, and how long
+
+    def pipeline(self, workspace: Workspace) -> Path:
+        """The pipeline folder."""
+        return workspace.weights / self.folder
+
+    def other_parts(self, workspace: Workspace) -> dict[str, Path]:
+        """Where the pipeline's other parts are; all U-Nets share one VAE, and so the latents."""
+        own = self.pipeline(workspace)
+        vae = workspace.weights / "pipeline" / "vae"
+        return {"tokenizer": own / "tokenizer", "text_encoder": own / "text_encoder", "vae": vae}
+
+
+EPSILON = Kind("unet", "pipeline", make_unet, KEY, "epsilon", ((0, RECIPE), (1, FOCUS)))
+V = Kind("unet_v", "pipeline_v", make_unet_v, 17, "v_prediction", ((1, FINETUNE),))
+KINDS = {kind.part: kind for kind in (EPSILON, V)}
 
 
 @dataclass(frozen=True)
@@ -62,9 +93,9 @@ class Shard:
     empty: torch.Tensor  # (77,) tokens of the empty caption
 
 
-def load_shard(workspace: Workspace, rank: int) -> Shard:
+def load_shard(workspace: Workspace, kind: Kind, rank: int) -> Shard:
     """Encode every RANKS-th picture (cached) and its captions."""
-    folder = workspace.weights / "pipeline"
+    folder = kind.pipeline(workspace)
     pictures = world_pictures(workspace)
     index = range(rank, len(pictures), RANKS)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -113,10 +144,10 @@ def noise_loss(
     shard: Shard,
     phase: int,
     batch: int,
-    alphas: torch.Tensor,
+    scheduler: DDIMScheduler,
     key: tuple[int, ...],
 ) -> torch.Tensor:
-    """Squared error of the predicted noise, weighted by sqrt(min(SNR, 5) / SNR) (half-strength min-SNR-5)."""
+    """Squared error of the predicted noise or v, weighted by sqrt(min(SNR, 5) / SNR) (half-strength min-SNR-5)."""
     generator = torch_rng_of(*key)
     index = draw_pictures(shard, phase, batch, generator)
     tokens = shard.tokens[index, torch.randint(CAPTIONS, (batch,), generator=generator)]
@@ -124,15 +155,16 @@ def noise_loss(
     tokens = torch.where(dropped[:, None], shard.empty, tokens)
     x = shard.latents[index]
     noise = torch.randn(x.shape, generator=generator)
-    t = torch.randint(len(alphas), (batch,), generator=generator)
-    a = alphas[t].view(-1, 1, 1, 1)
+    t = torch.randint(len(scheduler.alphas_cumprod), (batch,), generator=generator)
+    a = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    wanted = noise if scheduler.config.prediction_type == "epsilon" else scheduler.get_velocity(x, noise, t)
     with torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
             hidden = text(tokens).last_hidden_state
         predicted = unet(a.sqrt() * x + (1 - a).sqrt() * noise, t, hidden.float()).sample
     snr = a / (1 - a)
     weight = (snr.clamp(max=5) / snr).sqrt()
-    return (weight * (predicted.float() - noise).square()).mean()
+    return (weight * (predicted.float() - wanted).square()).mean()
 
 
 def draw_pictures(shard: Shard, phase: int, batch: int, generator: torch.Generator) -> torch.Tensor:
@@ -164,23 +196,25 @@ def update_average(average: UNet2DConditionModel, unet: UNet2DConditionModel, st
 class Replica:
     """One process's U-Net, its average, its optimizer and its share of the data."""
 
-    def __init__(self, workspace: Workspace, rank: int) -> None:
-        self.workspace, self.rank = workspace, rank
-        self.phases = (RECIPE.scaled(workspace.scale), FOCUS.scaled(workspace.scale))
-        self.shard = load_shard(workspace, rank)
-        folder = workspace.weights / "pipeline" / "text_encoder"
+    def __init__(self, workspace: Workspace, kind: Kind, rank: int) -> None:
+        self.workspace, self.kind, self.rank = workspace, kind, rank
+        self.phases = tuple((phase, recipe.scaled(workspace.scale)) for phase, recipe in kind.phases)
+        self.shard = load_shard(workspace, kind, rank)
+        folder = kind.pipeline(workspace) / "text_encoder"
         self.text = CLIPTextModel.from_pretrained(folder, dtype=torch.float32).eval()
-        self.unet: UNet2DConditionModel = seeded_init(make_unet, KEY).train()
+        self.unet: UNet2DConditionModel = seeded_init(kind.make, kind.key).train()
+        if kind.prediction_type != "epsilon":
+            start_from(self.unet, EPSILON.pipeline(workspace) / "unet")
         self.unet.set_attn_processor(AttnProcessor())  # faster to train on a CPU than the fused kernel
         self.average = copy.deepcopy(self.unet).requires_grad_(False)
         self.parameters = list(self.unet.parameters())
-        self.optimizer = optimizer_of(iter(self.parameters), self.phases[0].lr)
-        self.alphas = make_scheduler().alphas_cumprod
+        self.optimizer = optimizer_of(iter(self.parameters), self.phases[0][1].lr)
+        self.scheduler = make_scheduler(kind.prediction_type)
 
     @property
     def checkpoint(self) -> Path:
         """The state to resume from."""
-        return self.workspace.checkpoints / "unet.pt"
+        return self.workspace.checkpoints / f"{self.kind.part}.pt"
 
     def resume(self) -> int:
         """Load the checkpoint, if there is one; return the next step."""
@@ -194,23 +228,30 @@ class Replica:
 
     def train(self, step: int) -> float:
         """Take one step on the gradients of all processes; return this process's loss."""
-        phase = int(step >= self.phases[0].steps)
-        recipe = self.phases[phase]
-        key = (KEY, 6, step, self.rank)
-        loss = noise_loss(self.unet, self.text, self.shard, phase, recipe.batch // RANKS, self.alphas, key)
+        begun, phase, recipe = self._phase(step)
+        key = (self.kind.key, 6, step, self.rank)
+        loss = noise_loss(self.unet, self.text, self.shard, phase, recipe.batch // RANKS, self.scheduler, key)
         loss.backward()
         average_gradients(self.parameters)
-        set_lr(self.optimizer, recipe.lr_at(step - phase * self.phases[0].steps))
+        set_lr(self.optimizer, recipe.lr_at(step - begun))
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         update_average(self.average, self.unet, step)
         return loss.item()
 
+    def _phase(self, step: int) -> tuple[int, int, Recipe]:
+        begun = 0
+        for phase, recipe in self.phases:
+            if step < begun + recipe.steps:
+                return begun, phase, recipe
+            begun += recipe.steps
+        raise IndexError(f"step {step} of {begun}")
+
     @property
     def steps(self) -> int:
-        """The number of steps of both phases."""
-        return sum(recipe.steps for recipe in self.phases)
+        """The number of steps of all phases."""
+        return sum(recipe.steps for _, recipe in self.phases)
 
     def save(self, step: int) -> None:
         """Write the checkpoint and a draft of the pipeline."""
@@ -221,14 +262,28 @@ class Replica:
             optimizer=self.optimizer.state_dict(),
             step=step,
         )
-        export_unet(self.average, self.workspace, self.workspace.draft)
+        self.export(self.workspace.draft / self.kind.folder)
+
+    def export(self, folder: Path) -> None:
+        """Write a pipeline folder around the average."""
+        export_unet(self.average, self.kind.prediction_type, self.kind.other_parts(self.workspace), folder)
 
 
-def _worker(rank: int, workspace: Workspace, rendezvous: str, losses_path: str) -> None:
+def start_from(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Take over a trained U-Net's weights where the shapes agree; 1 x 1 convolutions become linear projections."""
+    trained = load_file(folder / "diffusion_pytorch_model.safetensors")
+    own = unet.state_dict()
+    fitting = {name: value.float().squeeze() if value.ndim > own[name].ndim else value.float()
+               for name, value in trained.items()}  # fmt: skip
+    fitting = {name: value for name, value in fitting.items() if value.shape == own[name].shape}
+    unet.load_state_dict(fitting, strict=False)
+
+
+def _worker(rank: int, workspace: Workspace, part: str, rendezvous: str, losses_path: str) -> None:
     torch.set_num_threads(1)
     set_up_log(workspace)  # a spawned process starts without the driver's log
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=RANKS)
-    replica = Replica(workspace, rank)
+    replica = Replica(workspace, KINDS[part], rank)
     losses: list[float] = []
     running = 0.0
     dist.barrier()
@@ -236,23 +291,23 @@ def _worker(rank: int, workspace: Workspace, rendezvous: str, losses_path: str) 
         losses.append(replica.train(step))
         running = losses[-1] if running == 0 else 0.98 * running + 0.02 * losses[-1]
         if rank == 0:
-            report("unet", step, replica.steps, 50, losses[-1], running=running)
+            report(part, step, replica.steps, 50, losses[-1], running=running)
         if rank == 0 and ((step + 1) % SAVE_EVERY == 0 or step + 1 == replica.steps):
             replica.save(step + 1)
     if rank == 0:
-        export_unet(replica.average, workspace, workspace.weights / "pipeline")
+        replica.export(replica.kind.pipeline(workspace))
         Path(losses_path).write_text("\n".join(map(str, losses)))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def train_unet(workspace: Workspace) -> list[float]:
-    """Train, or resume, and write `weights/pipeline`; return rank 0's losses of this call's steps."""
+def train_unet(workspace: Workspace, kind: Kind = EPSILON) -> list[float]:
+    """Train, or resume, and write the kind's pipeline; return rank 0's losses of this call's steps."""
     workspace.checkpoints.mkdir(parents=True, exist_ok=True)
     world_pictures(workspace)
     rendezvous = workspace.checkpoints / f"rendezvous_{os.getpid()}"
     losses = workspace.checkpoints / f"losses_{os.getpid()}"
-    start_processes(_worker, (workspace, str(rendezvous), str(losses)), nprocs=RANKS, start_method="spawn")
+    start_processes(_worker, (workspace, kind.part, str(rendezvous), str(losses)), nprocs=RANKS, start_method="spawn")
     values = [float(line) for line in losses.read_text().split()]
     for path in (rendezvous, losses):
         path.unlink(missing_ok=True)
