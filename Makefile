@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint types bench install clean
+.PHONY: demo test test-slow geometry lint types bench install clean
 
 demo: $(VENV)/.installed  ## install, run five methods on the embedded model, end with a leaderboard
 	$(BIN)/python -m harness -m experiment=demo
@@ -12,10 +12,15 @@ demo: $(VENV)/.installed  ## install, run five methods on the embedded model, en
 PROCESSES ?= 2
 
 test: $(VENV)/.installed  ## the whole default suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(PROCESSES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not geometry" -n $(PROCESSES)
 
 test-slow: $(VENV)/.installed  ## checks that take minutes: effects on 256 images, memory, training
 	$(BIN)/python -m pytest -m slow
+
+geometry: $(VENV)/.installed  ## every method on random-weight models of the published sizes: 24 GB, most of an hour
+	rm -f build/geometry.jsonl
+	$(BIN)/python -m pytest -m geometry tests/test_geometry.py
+	$(BIN)/python -m tests.full_size
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
