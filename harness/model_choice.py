@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.families import FAMILIES, family_of
 from harness.model_files import (
     PACKAGE_PREFIX,
     cached_snapshot,
@@ -21,7 +22,6 @@ from harness.model_files import (
 
 Config = Mapping[str, Any]
 
-PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 # The same files under another name: SLD's own pipeline is Stable Diffusion with a guidance of its own.
 SAME_FILES = {"StableDiffusionPipelineSafe": "StableDiffusionPipeline"}
 OWN_PARTS = ("unet", "text_encoder", "lora")  # settings that name the user's own files
@@ -72,8 +72,10 @@ def settled(config: Config) -> Config:
     if not config.get("source"):
         raise InvalidValueError(f"model {config.get('name')} has no folder.", "Say model.path=<a diffusers folder>.")
     found = _absolute(config if is_folder_source(str(config["source"])) else _cached(config))
-    unknown = [key for key in ("family", "size") if key in found and found[key] is None]
-    return {**found, **{key: _READERS[key](found, _pipeline_folder(found)) for key in unknown}} if unknown else found
+    for key, read in _READERS.items():
+        if key in found and found[key] is None:
+            found = {**found, key: read(found, _pipeline_folder(found))}
+    return found
 
 
 def _absolute(config: Config) -> Config:
@@ -111,7 +113,7 @@ def _pipeline_folder(config: Config) -> Path:
 
 def _family(config: Config, folder: Path) -> str:
     name = pipeline_name(folder)
-    fitting = [family for family, known in PIPELINES.items() if known == name]
+    fitting = [family for family, known in FAMILIES.items() if known.pipeline == name]
     if not fitting:
         raise InvalidValueError(unknown_pipeline(config, name))
     if fitting == ["sd1", "sd2"]:
@@ -121,7 +123,9 @@ def _family(config: Config, folder: Path) -> str:
 
 
 def _size(config: Config, folder: Path) -> int:
-    latent, blocks = _setting(folder / "unet", "sample_size"), _setting(folder / "vae", "block_out_channels")
+    family = family_of(config)
+    latent = family.default_side or _setting(folder / family.part, "sample_size")
+    blocks = _setting(folder / "vae", "block_out_channels")
     if not isinstance(latent, int) or not isinstance(blocks, list):
         raise InvalidValueError(f"the configs in {folder} do not say the size of an image.", "Say model.size=<pixels>.")
     return latent * int(2 ** (len(blocks) - 1))
@@ -145,6 +149,6 @@ def pipeline_name(folder: Path) -> str | None:
 
 def unknown_pipeline(config: Config, name: str | None) -> str:
     """Return the line that refuses a pipeline which the engine cannot load."""
-    known = ", ".join(dict.fromkeys(PIPELINES.values()))
+    known = ", ".join(dict.fromkeys(family.pipeline for family in FAMILIES.values()))
     return (f"model {config.get('name')}: its folder holds a {name or 'pipeline without a name'}, and what can be "
             f"loaded is {known}.")
