@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.conditions import Condition, denoiser_inputs, told
+from harness.conditions import Condition, told
 from harness.errors import IncompatibleError
+from harness.families import DenoiserCall
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
 from harness.records import ImageItem
 
@@ -57,8 +58,7 @@ def from_epsilon(epsilon: Tensor, z: Tensor, prediction_type: str, abar: float) 
 def predict_epsilon(model: LoadedModel, scheduler: Any, z: Tensor, t: Tensor, texts: Condition | Tensor) -> Tensor:
     """Run the bare denoiser on `z` (B, C, H, W), scaled by the scheduler, told `texts`; return float32 noise."""
     dtype = next(model.denoiser.parameters()).dtype
-    inputs = denoiser_inputs(model, z, told(texts).each(lambda value: value.to(dtype)))
-    out = model.denoiser(z.to(dtype), t, **inputs, return_dict=False)[0]
+    out = model.kin.predict(model, z.to(dtype), t, told(texts).each(lambda value: value.to(dtype)))
     abar = alpha_bar(scheduler, float(t)) if model.prediction_type != "epsilon" else 1.0
     return to_epsilon(out.float(), z.float(), model.prediction_type, abar)
 
@@ -103,27 +103,28 @@ class DenoiserHook:
             self._current = None
             self.model.roles, self.model.items, self.model.moment = (), (), 0.0
 
-    def forward(self, sample: Tensor, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Widen the call by the methods' rows and return the two rows (or the one) that the pipeline expects."""
         call = self._current
         if call is None:
-            return self.original(sample, timestep, *args, **kwargs)
-        n = len(call.items)
-        contexts = self._contexts(call, sample[:n], timestep)
+            return self.original(*args, **kwargs)
+        n, kin = len(call.items), self.model.kin
+        asked = kin.taken(args, kwargs)
+        contexts = self._contexts(call, asked.sample[:n], asked.timestep)
         self.model.items, self.model.moment = tuple(call.items), call.count / len(self.model.pipe.scheduler.timesteps)
         call.count += 1
-        roles = ["uncond", "cond"] if len(sample) == 2 * n else ["cond"]
-        self._edit_texts(contexts, call.bundle, roles, kwargs)
+        roles = list(kin.roles) if len(asked.sample) == len(kin.roles) * n else ["cond"]
+        asked = self._edit_texts(contexts, call.bundle, roles, asked)
         rows = self._rows(contexts)
         roles += [row.role for row in rows]
         self.model.roles = tuple(role for role in roles for _ in range(n))
-        out = self.original(*_widen(sample, timestep, rows, n, kwargs), **kwargs)[0]
+        out = kin.run(self.original, asked.widened(rows, n))
         raw = dict(zip(roles, out.split(n), strict=True))
         if "uncond" not in raw:
-            return (raw["cond"],)
+            return kin.answer(raw["cond"])
         self._current = None  # `guide` may run the denoiser itself, unwrapped
         try:
-            return (self._followed(call, contexts, raw),)
+            return kin.answer(self._followed(call, contexts, raw))
         finally:
             self._current = call
 
@@ -140,8 +141,8 @@ class DenoiserHook:
             for index, artifact in enumerate(self.artifacts)
         ]  # fmt: skip
 
-    def _edit_texts(self, contexts: list[StepContext], bundle: EmbedBundle, roles: list[str], kwargs: dict[str, Any]
-                    ) -> None:
+    def _edit_texts(self, contexts: list[StepContext], bundle: EmbedBundle, roles: list[str], asked: DenoiserCall
+                    ) -> DenoiserCall:
         """Let methods edit the embeddings; put those of the pipeline's own rows in their place if one did."""
         import torch
 
@@ -149,13 +150,13 @@ class DenoiserHook:
         for method, ctx in zip(self.methods, contexts, strict=True):
             edited = method.embeds(ctx, edited)
         if edited is bundle:
-            return
+            return asked
         parts = {"uncond": edited.uncond, "cond": edited.cond}
-        kwargs["encoder_hidden_states"] = torch.cat([parts[role].to(bundle.cond.dtype) for role in roles])
-        if edited.pooled_cond is not None and edited.pooled_uncond is not None:
-            pooled = {"uncond": edited.pooled_uncond, "cond": edited.pooled_cond}
-            texts = torch.cat([pooled[role].to(bundle.cond.dtype) for role in roles])
-            kwargs["added_cond_kwargs"] = {**kwargs["added_cond_kwargs"], "text_embeds": texts}
+        asked = replace(asked, embeds=torch.cat([parts[role].to(bundle.cond.dtype) for role in roles]))
+        if edited.pooled_cond is None or edited.pooled_uncond is None:
+            return asked
+        pooled = {"uncond": edited.pooled_uncond, "cond": edited.pooled_cond}
+        return replace(asked, pooled=torch.cat([pooled[role].to(bundle.cond.dtype) for role in roles]))
 
     def _rows(self, contexts: list[StepContext]) -> list[ExtraRow]:
         """Return the extra rows that methods ask for, each role once."""
@@ -174,7 +175,7 @@ class DenoiserHook:
         stock = p - u
         direction = self._direction(contexts, raw, stock) if self.edits_direction else stock
         if direction is stock and call.is_uniform:
-            return torch.cat([u, p])
+            return torch.cat([raw[role] for role in self.model.kin.roles])
         w = contexts[0].w
         e = u + (w * direction).to(u.dtype)
         if direction is stock:
@@ -191,34 +192,6 @@ class DenoiserHook:
         for method, context in zip(self.methods, contexts, strict=True):
             delta = method.guide(context, preds, delta)
         return stock if delta is start else delta / slope
-
-
-def _widen(sample: Tensor, timestep: Any, rows: list[ExtraRow], n: int, kwargs: dict[str, Any]
-           ) -> tuple[Tensor, Any]:
-    """Append `rows` to the batch: to the sample, the embeddings, and everything else that has a row per image."""
-    import torch
-
-    if not rows:
-        return sample, timestep
-    narrow = sample.shape[0]
-    embeds = kwargs["encoder_hidden_states"]
-    extra = [row.embeds.to(embeds.dtype).expand(n, *row.embeds.shape[-2:]) for row in rows]
-    kwargs["encoder_hidden_states"] = torch.cat([embeds, *extra])
-    added = kwargs.get("added_cond_kwargs")
-    if added:
-        pooled = {"text_embeds": [row.pooled for row in rows]}
-        kwargs["added_cond_kwargs"] = {
-            key: torch.cat([value, *_rows_of(value, pooled.get(key), len(rows), n)]) for key, value in added.items()
-        }
-    if torch.is_tensor(timestep) and timestep.ndim and timestep.shape[0] == narrow:
-        timestep = torch.cat([timestep, *[timestep[:n]] * len(rows)])
-    return torch.cat([sample, *[sample[:n]] * len(rows)]), timestep
-
-
-def _rows_of(value: Tensor, own: Sequence[Tensor | None] | None, count: int, n: int) -> list[Tensor]:
-    """Return `count` more blocks of n rows: a method's own where it gave one, else the conditional rows again."""
-    given = own or [None] * count
-    return [value[-n:] if row is None else row.to(value.dtype).expand(n, *value.shape[1:]) for row in given]
 
 
 @contextmanager

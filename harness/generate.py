@@ -12,6 +12,7 @@ import numpy as np
 from harness.conditions import encoded_condition, negative_condition
 from harness.denoiser import DenoiserHook, PipelineCall, hooked
 from harness.errors import IncompatibleError
+from harness.families import Batch
 from harness.method import Artifact, EmbedBundle, Method, Refusal, check_composition
 from harness.records import TRUNCATED, ImageItem, Status
 from harness.tasks import GenerationSettings
@@ -97,7 +98,8 @@ class Session:
         if not accepted:
             return [_refused(answer) for answer in answers if isinstance(answer, Refusal)]
         batch = [answer if isinstance(answer, ImageItem) else accepted[0] for answer in answers]
-        images = self._images(self._latents(batch, settings))
+        drawing = self._drawing(batch, settings)
+        images = self._images(self._drawn(drawing), drawing)
         finished = self._post([image for image in images if image is not None])
         results = []
         for answer, image in zip(answers, images, strict=True):
@@ -117,33 +119,26 @@ class Session:
                 answers[index] = answer
         return answers
 
-    def _latents(self, batch: Sequence[ImageItem], settings: GenerationSettings) -> Tensor:
-        model, pipe = self.model, self.model.pipe
-        factor = pipe.vae_scale_factor
-        shape = (pipe.unet.config.in_channels, settings.height // factor, settings.width // factor)
-        noise, generators = initial_noise([item.seed for item in batch], shape)
-        bundle = bundle_of(model, batch)
-        pooled = {"pooled_prompt_embeds": bundle.pooled_cond, "negative_pooled_prompt_embeds": bundle.pooled_uncond}
-        call = PipelineCall(batch, bundle, settings.num_inference_steps)
-        with self.hook.running(call):
-            latents: Tensor = pipe(
-                prompt_embeds=bundle.cond, negative_prompt_embeds=bundle.uncond,
-                latents=noise.to(model.device, model.dtype), generator=generators,
-                num_inference_steps=settings.num_inference_steps, height=settings.height, width=settings.width,
-                guidance_scale=max(item.guidance_scale for item in batch), output_type="latent",
-                **(pooled if bundle.pooled_cond is not None else {}),
-            ).images  # fmt: skip
-        return latents
+    def _drawing(self, items: Sequence[ImageItem], settings: GenerationSettings) -> Batch:
+        shape = self.model.kin.noise_shape(self.model, settings.height, settings.width)
+        noise, generators = initial_noise([item.seed for item in items], shape)
+        return Batch(items, bundle_of(self.model, items), noise, generators, settings)
 
-    def _images(self, latents: Tensor) -> list[np.ndarray | None]:
-        """Decode latents as the pipeline does, in the VAE's own precision. None where a pixel is not finite."""
+    def _drawn(self, batch: Batch) -> Tensor:
+        call = PipelineCall(batch.items, batch.bundle, batch.settings.num_inference_steps)
+        with self.hook.running(call):
+            return self.model.kin.draw(self.model, batch)
+
+    def _latents(self, items: Sequence[ImageItem], settings: GenerationSettings) -> Tensor:
+        """Return the latents of a batch, before anything decodes them."""
+        return self._drawn(self._drawing(items, settings))
+
+    def _images(self, latents: Tensor, batch: Batch) -> list[np.ndarray | None]:
+        """Return the images of latents; None where a pixel is not finite."""
         import torch
 
-        pipe = self.model.pipe
         with torch.no_grad():
-            scaled = (latents / pipe.vae.config.scaling_factor).to(pipe.vae.dtype)
-            decoded = pipe.vae.decode(scaled, return_dict=False)[0]
-            pixels = pipe.image_processor.postprocess(decoded, output_type="np")
+            pixels = self.model.kin.decode(self.model, latents, batch)
         return [(image * 255).round().astype(np.uint8) if np.isfinite(image).all() else None for image in pixels]
 
     def _post(self, images: Sequence[np.ndarray]) -> Iterator[Generated]:

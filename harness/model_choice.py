@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.families import FAMILIES, family_of
 from harness.model_files import (
     PACKAGE_PREFIX,
     cached_snapshot,
@@ -22,7 +23,6 @@ from harness.model_stages import stages_of, with_stages
 
 Config = Mapping[str, Any]
 
-PIPELINES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
 # The same files under another name: SLD's own pipeline is Stable Diffusion with a guidance of its own.
 SAME_FILES = {"StableDiffusionPipelineSafe": "StableDiffusionPipeline"}
 OWN_PARTS = ("unet", "text_encoder", "lora")  # settings that name the user's own files
@@ -75,8 +75,10 @@ def settled(config: Config) -> Config:
     found = _settled_files(config)
     if found.get("stages"):
         found = with_stages(found, tuple(_settled_files(stage) for stage in stages_of(found)))
-    unknown = [key for key in ("family", "size") if key in found and found[key] is None]
-    return {**found, **{key: _READERS[key](found, _pipeline_folder(found)) for key in unknown}} if unknown else found
+    for key, read in _READERS.items():
+        if key in found and found[key] is None:
+            found = {**found, key: read(found, _pipeline_folder(found))}
+    return found
 
 
 def _settled_files(config: Config) -> Config:
@@ -118,7 +120,7 @@ def _pipeline_folder(config: Config) -> Path:
 
 def _family(config: Config, folder: Path) -> str:
     name = pipeline_name(folder)
-    fitting = [family for family, known in PIPELINES.items() if known == name]
+    fitting = [family for family, known in FAMILIES.items() if known.pipeline == name]
     if not fitting:
         raise InvalidValueError(unknown_pipeline(config, name))
     if fitting == ["sd1", "sd2"]:
@@ -128,7 +130,9 @@ def _family(config: Config, folder: Path) -> str:
 
 
 def _size(config: Config, folder: Path) -> int:
-    latent, blocks = _setting(folder / "unet", "sample_size"), _setting(folder / "vae", "block_out_channels")
+    family = family_of(config)
+    latent = family.default_side or _setting(folder / family.part, "sample_size")
+    blocks = _setting(folder / "vae", "block_out_channels")
     if not isinstance(latent, int) or not isinstance(blocks, list):
         raise InvalidValueError(f"the configs in {folder} do not say the size of an image.", "Say model.size=<pixels>.")
     return latent * int(2 ** (len(blocks) - 1))
@@ -152,6 +156,6 @@ def pipeline_name(folder: Path) -> str | None:
 
 def unknown_pipeline(config: Config, name: str | None) -> str:
     """Return the line that refuses a pipeline which the engine cannot load."""
-    known = ", ".join(dict.fromkeys(PIPELINES.values()))
+    known = ", ".join(dict.fromkeys(family.pipeline for family in FAMILIES.values()))
     return (f"model {config.get('name')}: its folder holds a {name or 'pipeline without a name'}, and what can be "
             f"loaded is {known}.")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, unknown_name
-from harness.model_choice import OWN_PARTS, PIPELINES, pipeline_name, settled, unknown_pipeline
+from harness.families import FAMILIES, Family, family_of
+from harness.model_choice import OWN_PARTS, pipeline_name, settled, unknown_pipeline
 from harness.model_files import (
     FORCED_ZEROS,
     PACKAGE_PREFIX,
@@ -74,7 +75,12 @@ class LoadedModel:
 
     @property
     def denoiser(self) -> Any:
-        return self.pipe.unet
+        return getattr(self.pipe, self.kin.part)
+
+    @property
+    def kin(self) -> Family:
+        """Return what its family tells the engine."""
+        return FAMILIES[self.family]
 
     @property
     def forces_zeros(self) -> bool:
@@ -97,18 +103,11 @@ class LoadedModel:
 
         if text not in self._texts:
             with torch.no_grad():
-                self._texts[text] = self._encode(text)
+                self._texts[text] = self.kin.encode(self, text)
             while len(self._texts) > CACHED_TEXTS:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(text)
         return self._texts[text]
-
-    def _encode(self, text: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self.family == "sdxl":
-            embeds, _, pooled, _ = self.pipe.encode_prompt(text, device=self.device, do_classifier_free_guidance=False)
-            return embeds[0], pooled[0]
-        embeds, _ = self.pipe.encode_prompt(text, self.device, 1, do_classifier_free_guidance=False)
-        return embeds[0], None
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the embeddings (N, L, D) of `texts`, in order."""
@@ -118,9 +117,8 @@ class LoadedModel:
 
     def is_truncated(self, text: str) -> bool:
         """Say whether a text encoder reads only the beginning of `text`."""
-        both = (self.pipe.tokenizer, getattr(self.pipe, "tokenizer_2", None))
-        return any(len(tokenizer(text, truncation=False, verbose=False).input_ids) > tokenizer.model_max_length
-                   for tokenizer in both if tokenizer is not None)
+        return any(len(tokenizer(text, truncation=False, verbose=False).input_ids) > limit
+                   for tokenizer, limit in self.kin.text_limits(self))
 
     def forget_texts(self) -> None:
         """Drop cached embeddings: the text encoder or tokenizer has changed."""
@@ -221,18 +219,14 @@ def check_known(config: Config) -> None:
 
     Reads headers and small files only.
     """
-    family = str(config.get("family", "sd1"))
-    if family not in PIPELINES:
-        raise IncompatibleError(f"model {config.get('name')} is of the family {family}, and models of the families "
-                                f"{', '.join(PIPELINES)} can be loaded.")
-    folder = model_folder(config)
+    family, folder = family_of(config), model_folder(config)
     found = pipeline_name(folder) if folder is not None else None
-    if found is not None and found not in PIPELINES.values():
+    fitting = [name for name, known in FAMILIES.items() if known.pipeline == found]
+    if found is not None and not fitting:
         raise IncompatibleError(unknown_pipeline(config, found))
-    if found is not None and found != PIPELINES[family]:
-        right = next(name for name, known in PIPELINES.items() if known == found)
-        raise IncompatibleError(f"model {config.get('name')} is said to be of the family {family}, and its folder "
-                                f"holds a {found}.", f"Say model.family={right}.")
+    if found is not None and found != family.pipeline:
+        raise IncompatibleError(f"model {config.get('name')} is said to be of the family {config.get('family')}, and "
+                                f"its folder holds a {found}.", f"Say model.family={fitting[0]}.")
     check_own_parts(config)
 
 
@@ -251,7 +245,7 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
         raise MissingResourceError(absent)
     import torch
 
-    dtype = getattr(torch, config.get("dtype") or "float32")
+    dtype, family = getattr(torch, config.get("dtype") or "float32"), family_of(config)
     pipe = _from_pretrained(config, dtype)
     put_own_parts(pipe, config)
     _configure(pipe, config, device)
@@ -259,7 +253,8 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
         pipe=pipe,
         config=config,
         family=str(config.get("family", "sd1")),
-        prediction_type=str(config.get("prediction_type") or pipe.scheduler.config.prediction_type),
+        prediction_type=family.prediction or str(config.get("prediction_type")
+                                                 or pipe.scheduler.config.prediction_type),
         device=torch.device(device),
         dtype=dtype,
         fingerprint=weights_fingerprint(config),
@@ -289,14 +284,11 @@ def _from_pretrained(config: Config, dtype: torch.dtype) -> Any:
         library.utils.logging.disable_progress_bar()
     folder = model_folder(config)
     assert folder is not None  # what is missing has been said before
-    family, variant = str(config.get("family", "sd1")), config.get("variant")
-    without: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
-    if family == "sdxl":
-        without = {"image_encoder": None, "add_watermarker": False}
+    family, variant = family_of(config), config.get("variant")
     try:
-        return getattr(diffusers, PIPELINES[family]).from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, feature_extractor=None, local_files_only=True,
-            variant=variant if has_variant(folder, variant) else None, **without,
+        return getattr(diffusers, family.pipeline).from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True,
+            variant=variant if has_variant(folder, variant) else None, **family.without,
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -308,19 +300,21 @@ def _configure(pipe: Any, config: Config, device: str) -> None:
     """Place the pipeline and switch on what the config asks for: channels_last and compile pay on GPUs."""
     import torch
 
+    family = family_of(config)
+    denoiser = getattr(pipe, family.part)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     if config.get("vae_dtype"):
         pipe.vae.to(getattr(torch, config["vae_dtype"]))
-    elif config.get("family") == "sdxl" and pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
+    elif family.upcasts_vae and pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
         pipe.vae.to(torch.float32)  # its activations overflow in float16; the stock pipeline decodes so, too
     if config.get("vae_slicing"):
         pipe.vae.enable_slicing()
     if config.get("channels_last"):
-        pipe.unet.to(memory_format=torch.channels_last)
+        denoiser.to(memory_format=torch.channels_last)
         pipe.vae.to(memory_format=torch.channels_last)
     if config.get("compile"):
-        pipe.unet.forward = torch.compile(pipe.unet.forward, dynamic=False)
+        denoiser.forward = torch.compile(denoiser.forward, dynamic=False)
     if config.get("scheduler"):
         pipe.scheduler = make_scheduler(pipe.scheduler, config["scheduler"])
     if config.get("prediction_type"):

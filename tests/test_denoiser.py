@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import torch
 
 from harness.denoiser import alpha_bar, from_epsilon, to_epsilon
 from harness.errors import IncompatibleError
+from harness.families import DenoiserCall
 from harness.generate import Generated, attached, initial_noise
 from harness.method import ExtraRow, Method, Refusal, check_composition
 from harness.models import LoadedModel, make_scheduler
@@ -394,15 +395,11 @@ def test_extra_rows_of_one_text_run_once():
 
 
 def test_added_conditions_are_widened_with_the_rows():
-    from harness.denoiser import _widen
-
     rows = [ExtraRow("a", torch.zeros(3, 4), pooled=torch.full((6,), 9.0)), ExtraRow("b", torch.zeros(2, 3, 4))]
-    kwargs: dict[str, Any] = {
-        "encoder_hidden_states": torch.ones(4, 3, 4),
-        "added_cond_kwargs": {"text_embeds": torch.arange(4.0)[:, None].expand(4, 6), "time_ids": torch.ones(4, 6)},
-    }
-    sample, t = _widen(torch.zeros(4, 4, 8, 8), torch.full((4,), 7.0), rows, 2, kwargs)
-    added: Mapping[str, torch.Tensor] = kwargs["added_cond_kwargs"]
-    assert sample.shape[0] == t.shape[0] == kwargs["encoder_hidden_states"].shape[0] == 8
-    assert added["text_embeds"][:, 0].tolist() == [0, 1, 2, 3, 9, 9, 2, 3]
-    assert added["time_ids"].shape == (8, 6)
+    pooled = torch.arange(4.0)[:, None].expand(4, 6)
+    call = DenoiserCall(torch.zeros(4, 4, 8, 8), torch.full((4,), 7.0), torch.ones(4, 3, 4), pooled,
+                        {"time_ids": torch.ones(4, 6)}, {"return_dict": False})
+    wide = call.widened(rows, 2)
+    assert len(wide.sample) == len(wide.timestep) == len(wide.embeds) == 8
+    assert wide.pooled[:, 0].tolist() == [0, 1, 2, 3, 9, 9, 2, 3]
+    assert wide.per_row["time_ids"].shape == (8, 6) and wide.shared == call.shared
