@@ -13,6 +13,7 @@ from harness.artifacts import GivenArtifact, read_given
 from harness.bench import Card, PromptSet, find_card
 from harness.build import build
 from harness.errors import IncompatibleError
+from harness.families import family_of
 from harness.method import Method, check_acts, check_composition, check_published, publish_concepts
 from harness.model_choice import settled
 from harness.model_stages import stages_identity
@@ -119,6 +120,8 @@ def make_cell(
     built = publish_concepts(configured)
     settings = BenchSettings.from_config(bench)
     generation = _generation(run, settings, model)
+    if settings.size is not None:
+        family_of(model).check_size(model, settings.size)
     guidance = _guidance_scale(settings, model)
     for method in built:
         method.check(model, guidance)

@@ -118,13 +118,15 @@ class DenoiserHook:
         rows = self._rows(contexts)
         roles += [row.role for row in rows]
         self.model.roles = tuple(role for role in roles for _ in range(n))
-        out = kin.run(self.original, asked.widened(rows, n))
+        asked = asked.widened(rows, n)
+        out, rest = kin.parted(kin.run(self.original, asked), asked)
         raw = dict(zip(roles, out.split(n), strict=True))
+        variance = None if rest is None else dict(zip(roles, rest.split(n), strict=True))["cond"]
         if "uncond" not in raw:
-            return kin.answer(raw["cond"])
+            return kin.answer(raw["cond"], variance)
         self._current = None  # `guide` may run the denoiser itself, unwrapped
         try:
-            return kin.answer(self._followed(call, contexts, raw))
+            return kin.answer(self._followed(call, contexts, raw), variance)
         finally:
             self._current = call
 

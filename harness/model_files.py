@@ -113,7 +113,7 @@ def _index(folder: Path) -> dict[str, Any]:
 def _part_problem(folder: Path, part: str, variant: str | None) -> str | None:
     if not folder.is_dir():
         return f"{part}/ is missing"
-    if part.startswith("scheduler"):
+    if part.endswith("scheduler"):
         return None if (folder / "scheduler_config.json").is_file() else f"{part}/scheduler_config.json is missing"
     if part.startswith("tokenizer"):
         files = ("tokenizer.json", "vocab.json", "spiece.model")

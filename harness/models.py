@@ -24,7 +24,7 @@ from harness.model_files import (
     model_folder,
 )
 from harness.model_parts import check_own_parts, fingerprint_with, own_parts_identity, put_own_parts
-from harness.model_stages import stages_of
+from harness.model_stages import load_stages, stages_of
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class LoadedModel:
 
     Module hooks also see its `items` (row r is of item r % len(items)) and its `moment`, the share of the trajectory
     that is behind, in [0, 1). Outside of a pipeline call roles and items are empty. While a method trains on it,
-    `training_folder` is where the training may keep checkpoints.
+    `training_folder` is where the training may keep checkpoints. `later` are the pipelines of further stages.
 
     Embeddings are made one text at a time, so their bytes never depend on which texts share a batch.
     """
@@ -71,6 +71,7 @@ class LoadedModel:
     items: tuple[ImageItem, ...] = ()
     moment: float = 0.0
     training_folder: Path | None = None
+    later: tuple[Any, ...] = ()
     _texts: OrderedDict[str, tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=OrderedDict, repr=False)
 
     @property
@@ -258,6 +259,7 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
         device=torch.device(device),
         dtype=dtype,
         fingerprint=weights_fingerprint(config),
+        later=load_stages(config, dtype, device),
     )
 
 
@@ -301,24 +303,33 @@ def _configure(pipe: Any, config: Config, device: str) -> None:
     import torch
 
     family = family_of(config)
-    denoiser = getattr(pipe, family.part)
+    denoiser, vae = getattr(pipe, family.part), getattr(pipe, "vae", None)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
-    if config.get("vae_dtype"):
-        pipe.vae.to(getattr(torch, config["vae_dtype"]))
-    elif family.upcasts_vae and pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
-        pipe.vae.to(torch.float32)  # its activations overflow in float16; the stock pipeline decodes so, too
-    if config.get("vae_slicing"):
-        pipe.vae.enable_slicing()
+    if vae is not None:
+        _configure_vae(vae, config, family)
     if config.get("channels_last"):
         denoiser.to(memory_format=torch.channels_last)
-        pipe.vae.to(memory_format=torch.channels_last)
     if config.get("compile"):
         denoiser.forward = torch.compile(denoiser.forward, dynamic=False)
     if config.get("scheduler"):
         pipe.scheduler = make_scheduler(pipe.scheduler, config["scheduler"])
+        family.fit_scheduler(pipe.scheduler)
     if config.get("prediction_type"):
         pipe.scheduler.register_to_config(prediction_type=config["prediction_type"])
+
+
+def _configure_vae(vae: Any, config: Config, family: Family) -> None:
+    import torch
+
+    if config.get("vae_dtype"):
+        vae.to(getattr(torch, config["vae_dtype"]))
+    elif family.upcasts_vae and vae.dtype == torch.float16 and vae.config.force_upcast:
+        vae.to(torch.float32)  # its activations overflow in float16; the stock pipeline decodes so, too
+    if config.get("vae_slicing"):
+        vae.enable_slicing()
+    if config.get("channels_last"):
+        vae.to(memory_format=torch.channels_last)
 
 
 def make_scheduler(base: Any, name: str | None) -> Any:

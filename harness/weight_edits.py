@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("sd1", "sd2")
 UNETS = ("sd1", "sd2", "sdxl")
+GUIDED = (*UNETS, "if")  # a U-Net with an unconditional row, guided by texts of a fixed length
 _FLOW = "its transformer has no such parts and predicts a velocity on straight paths (flow matching)"
 _WHY = {"sd3": _FLOW, "flux": _FLOW, "sdxl": "it has two text encoders and another U-Net",
         "if": "it draws pixels in stages from T5 texts"}

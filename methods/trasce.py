@@ -22,7 +22,7 @@ from harness.conditions import Condition, encoded_condition, joined, told
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
 from harness.settings import check_choice, check_integer, check_number
-from harness.weight_edits import UNETS, check_family
+from harness.weight_edits import GUIDED, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,7 @@ class TraSCE(Method):
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         name = model_config.get("name")
-        check_family(self.name, model_config, "a U-Net guided by CLIP texts", UNETS)
+        check_family(self.name, model_config, "a denoiser with an unconditional branch", GUIDED)
         if self.steers and model_config.get("scheduler") == "unipc":
             raise IncompatibleError(_no_unipc(self.name), "Say model.scheduler=ddim.")
         if self.steers and model_config.get("compile"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.errors import IncompatibleError
 from harness.families.base import Batch, DenoiserCall, Family
+from harness.families.deepfloyd import DeepFloydIF
 from harness.families.sdxl import StableDiffusionXL
 
 __all__ = ["FAMILIES", "Batch", "DenoiserCall", "Family", "family_of"]
@@ -15,6 +16,7 @@ FAMILIES: dict[str, Family] = {
     "sd1": Family(),
     "sd2": Family(),
     "sdxl": StableDiffusionXL(),
+    "if": DeepFloydIF(),
 }
 
 

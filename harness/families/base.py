@@ -99,6 +99,9 @@ class Family:
         """Say whether the pipeline runs an unconditional row beside the conditional one."""
         return "uncond" in self.roles
 
+    def fit_scheduler(self, scheduler: Any) -> None:
+        """Set what a scheduler that the user chose must know of the family."""
+
     def encode(self, model: LoadedModel, text: str) -> tuple[Tensor, Tensor | None]:
         """Return the sequence (L, D) of one text and, where the family has one, its pooled vector (P,)."""
         embeds, _ = model.pipe.encode_prompt(text, model.device, 1, do_classifier_free_guidance=False)
@@ -131,9 +134,16 @@ class Family:
                               **({"added_cond_kwargs": added} if added else {}))[0]
         return out
 
-    def answer(self, prediction: Tensor) -> Any:
-        """Return a prediction as the pipeline expects it from its denoiser."""
+    def parted(self, prediction: Tensor, call: DenoiserCall) -> tuple[Tensor, Tensor | None]:
+        """Split a prediction into what guidance edits, with the channels of the latents, and a learned variance."""
+        return prediction, None
+
+    def answer(self, prediction: Tensor, variance: Tensor | None = None) -> Any:
+        """Return a prediction as the pipeline expects it from its denoiser; `variance` (B, C, h, w) is every row's."""
         return (prediction,)
+
+    def check_size(self, config: Mapping[str, Any], size: int | str) -> None:
+        """Raise IncompatibleError where a model cannot draw images of a bench's size: pixels, or `row` for each own."""
 
     def noise_shape(self, model: LoadedModel, height: int, width: int) -> tuple[int, int, int]:
         """Return (C, h, w) of the noise that an image of this size starts from."""
