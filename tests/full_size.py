@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 
+from harness.families import FAMILIES
 from harness.models import LoadedModel
+from tests.fixtures_if import t5_tokenizer
 
 RESULTS = Path("build/geometry.jsonl")
 BILLION = 1e9
@@ -31,11 +33,10 @@ class FullSize:
 
     family: str
     make: Callable[[], Any]
-    unet_parameters: int
+    parameters: int  # of the denoiser
     image: int  # pixels a side, reduced
     dtype: str = "float32"
     guidance_scale: float = 7.5
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,31 @@ def sdxl() -> Any:
                                      tokenizer(), unet, sd_scheduler("epsilon"), add_watermarker=False)
 
 
+def if_xl() -> Any:
+    """DeepFloyd/IF-I-XL-v1.0; of T5-XXL's 24 layers two, so that 24 GB hold it."""
+    from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+    from transformers import T5Config, T5EncoderModel
+
+    unet = UNet2DConditionModel(
+        sample_size=64, in_channels=3, out_channels=6, act_fn="gelu", addition_embed_type="text",
+        addition_embed_type_num_heads=64, attention_head_dim=64, block_out_channels=(704, 1408, 2112, 2816),
+        cross_attention_dim=2816, cross_attention_norm="group_norm", encoder_hid_dim=4096, layers_per_block=3,
+        down_block_types=("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
+        up_block_types=(*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
+    )  # fmt: skip
+    text = T5EncoderModel(T5Config(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=2, num_heads=64,
+                                   feed_forward_proj="gated-gelu"))
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True,
+                              dynamic_thresholding_ratio=0.95, sample_max_value=1.5)
+    return IFPipeline(t5_tokenizer(), text, unet, scheduler, None, None, None, requires_safety_checker=False)
+
+
 MODELS: dict[str, FullSize] = {
     "sd14": FullSize("sd1", sd14, 859_520_964, 128),
     "sd20": FullSize("sd2", sd20, 865_910_724, 128),
     "sdxl": FullSize("sdxl", sdxl, 2_567_463_684, 256, "bfloat16", 5.0),
+    "if_xl": FullSize("if", if_xl, 4_304_695_110, 64, "bfloat16", 7.0),
 }
 
 
@@ -146,8 +168,8 @@ def full_size_model(name: str) -> LoadedModel:
             part.to(dtype).eval()
     config = {"name": f"{name}, random-weight", "family": size.family, "dtype": size.dtype, "size": size.image,
               "guidance_scale": size.guidance_scale}
-    return LoadedModel(pipe=pipe, config=config, family=size.family,
-                       prediction_type=pipe.scheduler.config.prediction_type, device=torch.device("cpu"),
+    kind = FAMILIES[size.family].prediction or pipe.scheduler.config.prediction_type
+    return LoadedModel(pipe=pipe, config=config, family=size.family, prediction_type=kind, device=torch.device("cpu"),
                        dtype=dtype, fingerprint=f"random-weight {name}")
 
 
