@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -129,6 +130,7 @@ def test_every_shipped_config_composes(group):
     assert found == set(names)
 
 
+@cache
 def cell(*words: str):
     return make_cells(compose_jobs([*words, "mode=plan"], multirun=False)).cells[0]
 
