@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# What of the environment says where the hub's files are and who asks for them.
+VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE",
+             "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH")  # fmt: skip
 
 
 @dataclass
