@@ -20,6 +20,7 @@ from harness.evaluator import Evaluator
 from harness.models import missing as missing_weights
 from harness.progress import duration, size
 from harness.records import ImageItem
+from harness.reference import reference_problem
 from harness.store import CellStore, free_space
 
 BYTES_PER_PIXEL = 2.4  # of a PNG at level 1: 0.63 MB for 512 x 512 (measured on renders of natural statistics)
@@ -122,7 +123,11 @@ def _missing_prompts(cell: Cell) -> str:
 
 
 def _notes(cell: Cell) -> list[str]:
-    notes = [f"evaluator {name} not available: {reason}" for name, reason in unavailable(cell).items()]
+    absent = unavailable(cell)
+    notes = [f"evaluator {name} not available: {reason}" for name, reason in absent.items()]
+    for config in (config for config in cell.evaluators if config["name"] not in absent):
+        problem = reference_problem(cell, config)
+        notes += [f"evaluator {config['name']}: no comparison with real images: {problem}"] if problem else []
     if cell.prompts:
         notes += cell.prompts.notes()
     return notes

@@ -53,6 +53,12 @@ class PromptSet:
             digest.update(b"\n")
         return digest.hexdigest()
 
+    @cached_property
+    def ids(self) -> str:
+        """Return the ids of all rows, those that are excluded too, one a line."""
+        excluded = (name for names in self.excluded_ids.values() for name in names)
+        return "\n".join([*(row.prompt_id for row in self.rows), *excluded])
+
     def counts(self) -> dict[str, Any]:
         return {
             "n_file": self.n_file,
