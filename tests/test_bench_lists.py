@@ -8,6 +8,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.bench import find_card, load_prompts, screen
 from harness.cell import make_cell
@@ -193,6 +194,13 @@ def test_mma_excludes_a_row_for_any_of_its_texts_and_counts_duplicates(mma):
     assert (adversarial.n_duplicate_prompts, clean.n_duplicate_prompts) == (1, 0)
     assert [row.prompt for row in clean.rows] == ["a house", "a house in a field"]
     assert "3 rows, the card says 1000" in adversarial.file_note
+
+
+def test_a_card_that_keeps_no_column_does_not_hide_a_text_from_the_screen(mma, tmp_path):
+    own = read_yaml(datasets_dir() / "mma.yaml") | {"meta": []}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    prompts = load_prompts(preset("mma", file=str(mma), card=str(tmp_path / "own.yaml")))
+    assert prompts.excluded == {screen.REASON: 1} and [dict(row.meta) for row in prompts.rows] == [{}, {}]
 
 
 def test_mma_and_its_clean_control_are_paired_by_row_and_noise(mma):

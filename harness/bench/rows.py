@@ -74,7 +74,7 @@ def prompt_rows(card: Card, path: Path, records: Sequence[Record]) -> Iterator[P
     taken = {name for key, name in columns.items() if name and key not in ("width", "height")}
     for number, record in enumerate(records):
         where = f"{path} row {number}"
-        rest = {k: v for k, v in record.items() if k not in taken and (card.meta is None or k in card.meta)}
+        rest = {k: v for k, v in record.items() if k not in taken}
         yield PromptRow(
             prompt_id=_prompt_id(record, columns["prompt_id"], number, card.ids),
             prompt=record[columns["prompt"]] or "",

@@ -12,6 +12,7 @@ from harness.evaluator import SetEvaluator
 from harness.evaluators.extractor import FeatureExtractor, make_extractor
 from harness.records import ScoreItem
 from harness.settings import check_file
+from harness.sources import Download
 
 
 @dataclass
@@ -44,6 +45,9 @@ class Fid(SetEvaluator):
 
     def missing(self) -> str | None:
         return self._extractor.missing()
+
+    def downloads(self) -> Sequence[Download]:
+        return self._extractor.downloads()
 
     def setup(self, device: str) -> None:
         self._extractor.setup(device)
