@@ -13,6 +13,7 @@ from harness.evaluators.weights import sha256_of
 from harness.method import Method
 from harness.model_files import cached_snapshot, hub_cache, model_folder
 from harness.settings import check_file, check_number
+from harness.sources import Download, HubFiles, names_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,6 +132,7 @@ class CheckpointMethod(Method):
     strength: float = 1.0
 
     single: ClassVar[bool] = True  # one checkpoint, not a list
+    file_names: ClassVar[tuple[str, ...]] = ("model.safetensors",)  # of a folder: the first that there is
     how_to_get: ClassVar[str]  # one sentence: where the authors publish it
 
     def __post_init__(self) -> None:
@@ -168,6 +170,17 @@ class CheckpointMethod(Method):
             return f"method {self.name} needs method.checkpoint=<path>. {self.how_to_get}"
         absent = next((file for file in self.files() if not file.is_file()), None)
         return f"the checkpoint {absent} of method {self.name} is missing. {self.how_to_get}" if absent else None
+
+    def downloads(self) -> Sequence[Download]:
+        """Return the files of the hub's repositories that `hf://` checkpoints name."""
+        assert isinstance(self.checkpoint, tuple)
+        hubs = [source.removeprefix(HUB).split("/", 2) for source in self.checkpoint if source.startswith(HUB)]
+        return [self._of_hub("/".join(parts[:2]), "".join(parts[2:])) for parts in hubs]
+
+    def _of_hub(self, repo: str, place: str) -> HubFiles:
+        if Path(place).suffix in (".safetensors", ".bin", ".pt", ".pth"):
+            return HubFiles(repo, self.revision, (place,))
+        return HubFiles(repo, self.revision, names_in(place, ("*.json",)), names_in(place, self.file_names))
 
     def require(self) -> None:
         """Raise MissingResourceError unless all files are there."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from harness.records import ScoreItem, ScoreRow
+from harness.sources import Download
 
 Kind = Literal["verdict", "value", "features"]
 
@@ -36,6 +37,10 @@ class Evaluator(ABC):
     def missing(self) -> str | None:
         """Return None when everything needed is there, else one line: what is missing and how to get it."""
         return None
+
+    def downloads(self) -> Sequence[Download]:
+        """Return what `python -m harness.prefetch` may fetch for it where something is missing."""
+        return ()
 
     @abstractmethod
     def setup(self, device: str) -> None:

@@ -104,9 +104,8 @@ def remember_revision(repository: Repository) -> None:
         write_atomic(repository.folder / "refs" / name, repository.commit.encode())
 
 
-def check_space(needed: int) -> None:
-    """Raise StorageError where the cache's disk cannot hold `needed` more bytes."""
-    folder = hub_cache()
+def check_space(needed: int, folder: Path) -> None:
+    """Raise StorageError where the disk of a folder cannot hold `needed` more bytes."""
     free = free_space(folder)
     if needed > free:
         raise StorageError(f"{size(needed)} are to be downloaded into {folder} and {size(free)} are free.",

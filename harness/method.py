@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from harness.errors import IncompatibleError
 from harness.records import ImageItem
+from harness.sources import Download
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,6 +151,10 @@ class Method:
     def missing(self) -> str | None:
         """Return None when every file it needs is there, else one line: what is missing and how to get it."""
         return None
+
+    def downloads(self) -> Sequence[Download]:
+        """Return what `python -m harness.prefetch` may fetch for it where something is missing."""
+        return ()
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         """Raise IncompatibleError if it cannot work with this model at this guidance scale. Loads nothing."""

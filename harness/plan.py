@@ -14,12 +14,15 @@ from rich.table import Table
 from harness.bench.source import how_to_get
 from harness.build import build
 from harness.cell import Cell
-from harness.cpu_cost import cpu_note, cpu_problem, seconds_on_cpu
+from harness.cpu_cost import cpu_note, cpu_problem, seconds_on_cpu, tflop_per_image
 from harness.errors import HarnessError, MissingResourceError
 from harness.evaluator import Evaluator
+from harness.gpu_cost import TABLE, gpu_line, hours_text
+from harness.model_files import has_token
 from harness.models import missing as missing_weights
 from harness.progress import duration, size
 from harness.records import ImageItem
+from harness.reference import reference_problem
 from harness.store import CellStore, free_space
 
 BYTES_PER_PIXEL = 2.4  # of a PNG at level 1: 0.63 MB for 512 x 512 (measured on renders of natural statistics)
@@ -49,6 +52,17 @@ class CellPlan:
         sizes = [item.size for item in self.missing or () if item.size]
         pixels = ((self.n_missing or 0) - len(sizes)) * own + sum(width * height for width, height in sizes)
         return pixels * BYTES_PER_PIXEL
+
+
+    @property
+    def work(self) -> float | None:
+        """Return the TFLOP of the missing images; None where the model's config does not say."""
+        tflop = tflop_per_image(self.cell, 2 * cost_factor(self.cell))
+        return None if tflop is None or self.n_missing is None else tflop * self.n_missing
+
+    @property
+    def gpu_hours_text(self) -> str:
+        return "-" if self.work is None else hours_text(TABLE[0].hours(self.work))
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,11 @@ def _missing_prompts(cell: Cell) -> str:
 
 
 def _notes(cell: Cell) -> list[str]:
-    notes = [f"evaluator {name} not available: {reason}" for name, reason in unavailable(cell).items()]
+    absent = unavailable(cell)
+    notes = [f"evaluator {name} not available: {reason}" for name, reason in absent.items()]
+    for config in (config for config in cell.evaluators if config["name"] not in absent):
+        problem = reference_problem(cell, config)
+        notes += [f"evaluator {config['name']}: no comparison with real images: {problem}"] if problem else []
     if cell.prompts:
         notes += cell.prompts.notes()
     return notes
@@ -183,7 +201,7 @@ def read_throughput(results: Path) -> dict[str, float]:
 def print_plan(plan: Plan, console: Console, full: bool) -> None:
     """Print what a run would do; `full` shows one line per cell, else only the totals."""
     if full:
-        table = Table("cell", "id", "images", "missing", "time", "disk", box=None, pad_edge=False)
+        table = Table("cell", "id", "images", "missing", "time", "GPU-h", "disk", box=None, pad_edge=False)
         for entry in plan.cells:
             name = entry.cell.label + (" (to compare with)" if entry.cell.baseline_of else "")
             table.add_row(
@@ -192,6 +210,7 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
                 _count(entry.n_images),
                 _count(entry.n_missing),
                 f"{duration(entry.seconds)} ({entry.seconds_source})",
+                entry.gpu_hours_text,
                 size(entry.disk_bytes),
             )
         console.print(table)
@@ -199,6 +218,9 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     for problem in dict.fromkeys(problem for entry in plan.cells for problem in entry.problems):
         console.print(f"cannot run: {problem}", highlight=False, soft_wrap=True, markup=False)
+    work = sum(entry.work or 0.0 for entry in plan.cells)
+    for line in [*([gpu_line(work)] if work else []), *fetch_lines(plan)] if full else []:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     total = sum(entry.n_images or 0 for entry in plan.cells)
     console.print(
         f"{len(plan.cells)} cells, {plan.n_missing} of {total} images missing, about {duration(plan.seconds)} on "
@@ -207,6 +229,23 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def fetch_lines(plan: Plan) -> list[str]:
+    """Say what is to be downloaded and which pages' terms are to be accepted before the plan can run."""
+    models = {str(entry.cell.spec.model["name"]): entry.cell.spec.model for entry in plan.cells}
+    absent = {name: model for name, model in models.items() if missing_weights({**model, "download": False})}
+    prompts = {entry.cell.bench.name: entry.cell.card for entry in plan.cells if entry.missing is None}
+    sizes = [f"{name} {model.get('download_gb') or '?'} GB" for name, model in absent.items()]
+    others = list(dict.fromkeys(name for entry in plan.cells for name in unavailable(entry.cell)))
+    parts = [("weights of ", sizes), ("prompts of ", list(prompts)), ("weights of the evaluators ", others)]
+    wanted = "; ".join(label + ", ".join(names) for label, names in parts if names)
+    lines = [f"to download: {wanted}; python -m harness.prefetch with the same settings"] if wanted else []
+    gated = [str(model["source"]) for model in absent.values() if model.get("gated")]
+    gated += [f"datasets/{card.hub.repo}" for card in prompts.values() if card.hub and card.hub.gated]
+    pages = ", ".join(f"https://huggingface.co/{name}" for name in dict.fromkeys(gated))
+    token = "a token is set" if has_token() else "no token is set: set HF_TOKEN"
+    return [*lines, *([f"gates: accept the terms at {pages}; {token}"] if pages else [])]
 
 
 def _count(value: int | None) -> str:

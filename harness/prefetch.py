@@ -6,64 +6,39 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from dataclasses import replace
 from typing import Any
 
-from harness.bench import load_prompts
+from harness.bench import PROMPT_KEYS, load_prompts
 from harness.bench.card import find_card
-from harness.bench.source import cached_prompt_file
+from harness.bench.source import cached_prompt_file, downloaded_file, hub_files
 from harness.build import build
 from harness.compose import Job, compose_jobs
-from harness.errors import HarnessError, MissingResourceError
+from harness.downloads import chosen_files, size_of
+from harness.errors import HarnessError
+from harness.evaluator import Evaluator
+from harness.fetch_models import check_whole, model_needs
 from harness.files import storage_error
-from harness.hub import (
-    MIRRORS,
-    GoneError,
-    RemoteFile,
-    Repository,
-    check_space,
-    fetch,
-    look_up,
-    page_of,
-    remember_revision,
-)
-from harness.model_choice import Candidate, candidates, settled
-from harness.model_files import UNUSED_PARTS, hub_cache, is_folder_source
-from harness.model_stages import stages_of
-from harness.models import missing, missing_pipeline
-from harness.progress import size
+from harness.hub import check_space, look_up
+from harness.method import Method
+from harness.model_choice import settled
+from harness.model_files import hub_cache
+from harness.models import missing
+from harness.needs import Need, UrlNeed
+from harness.sources import Download, UrlFile
 
 Config = Mapping[str, Any]
 
-INDEX = "model_index.json"
-SMALL = (".json", ".txt", ".model")
-STEMS = ("diffusion_pytorch_model", "model")
+INTERRUPTED = 130
+NOT_FETCHED = "not fetched by this command"
 HELP = """\
-Fetch what a run needs, before it: model files of its variant, safetensors only, and benchmark files.
+Fetch what a run needs, before it: model files of its variant, safetensors only, prompt files, and weights of
+evaluators and published methods.
 
 usage: python -m harness.prefetch [-m] [--config-dir DIR] [name=value ...]      the words of python -m harness
 
   python -m harness.prefetch -m model=sd14,sdxl bench=i2p
 """
-
-
-@dataclass(frozen=True)
-class Need:
-    """What is to be fetched of one repository for one model or bench."""
-
-    label: str
-    repository: Repository
-    files: tuple[RemoteFile, ...]
-
-    @property
-    def missing_bytes(self) -> int:
-        return sum(file.bytes for file in self.repository.absent(self.files))
-
-    def __str__(self) -> str:
-        total, repository = sum(file.bytes for file in self.files), self.repository
-        return (f"{self.label}: {repository.id} at {repository.commit[:12]}, {size(total)} in {len(self.files)} files, "
-                f"{size(self.missing_bytes)} to download")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -80,44 +55,93 @@ def main(words: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; files that are whole are kept. To go on, run the same command again.", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
 def prefetch(jobs: Sequence[Job]) -> None:
-    """Fetch the models and prompts of the jobs: sizes first, then files, each verified. Raises HarnessError."""
+    """Fetch what the jobs need: sizes first, then files, each verified. Raises HarnessError."""
     with _one_at_a_time():
         models = {json.dumps(dict(job.model), sort_keys=True, default=str): job.model for job in jobs}
-        needs = [need for model in models.values() for need in model_needs(model)]
-        benches = {str(job.bench["name"]): job.bench for job in jobs}
-        needs += [need for bench in benches.values() if (need := bench_need(bench))]
+        needs = list(_needs(jobs, list(models.values())))
         for need in needs:
             print(need)
-        check_space(sum(need.missing_bytes for need in needs))
+        for place in dict.fromkeys(need.place for need in needs):
+            check_space(sum(need.missing_bytes for need in needs if need.place == place), place)
         for need in needs:
-            _fetch(need)
+            need.fetch()
         for model in models.values():
-            _check_whole(model)
-    for note in dict.fromkeys(note for job in jobs for note in _notes(job)):
+            check_whole(model)
+    notes = list(dict.fromkeys(note for job in jobs for note in _notes(job)))
+    for note in notes:
         print(f"note: {note}")
-    print("Models and prompts are here and whole. Runs need no network: set HF_HUB_OFFLINE=1.")
+    whole = "What can be fetched is" if any(map(_is_absent, notes)) else "All that is needed is"
+    print(f"{whole} here and whole. Runs need no network: set HF_HUB_OFFLINE=1.")
+
+
+def _needs(jobs: Sequence[Job], models: Sequence[Config]) -> Iterator[Need | UrlNeed]:
+    """Yield each need once: of models, benches, methods and evaluators that are not whole here."""
+    for model in models:
+        needed = model_needs(model)
+        if not needed:
+            print(f"{model['name']}: {settled(model)['source']} is here and whole")
+        yield from needed
+    benches = {json.dumps([job.bench.get(key) for key in PROMPT_KEYS], default=str): job.bench for job in jobs}
+    parts = {json.dumps(dict(one), sort_keys=True, default=str): one
+             for job in jobs for one in (*job.methods, *job.evaluators)}
+    wanted: list[tuple[str, Download]] = []
+    for bench in benches.values():
+        wanted += [(str(bench["name"]), one) for one in bench_downloads(bench)]
+    for config in parts.values():
+        made = build(config)
+        if isinstance(made, (Method, Evaluator)) and made.missing():
+            wanted += [(str(config["name"]), one) for one in made.downloads()]
+    by_download: dict[Download, str] = {}
+    for label, one in wanted:
+        by_download[one] = ", ".join(dict.fromkeys([*filter(None, [by_download.get(one)]), label]))
+    for one, label in by_download.items():
+        yield _need(label, one)
+
+
+def _need(label: str, wanted: Download) -> Need | UrlNeed:
+    if isinstance(wanted, UrlFile):
+        return UrlNeed(label, wanted, size_of(wanted))
+    repository = look_up(wanted.repo, wanted.revision, wanted.kind)
+    return Need(label, repository, chosen_files(wanted, repository))
+
+
+def bench_downloads(bench: Config) -> list[Download]:
+    """Return the prompt file of a bench; none where its prompts are shipped, made from templates, given or here."""
+    card = find_card(str(bench.get("card") or bench["name"]), bench.get("variant"))
+    if card.generate or cached_prompt_file(card, bench.get("file")) is not None:
+        return []
+    if card.download:
+        return [UrlFile(card.download.url, downloaded_file(card.download), card.sha256)]
+    return [hub_files(card.hub)] if card.hub else []
 
 
 def _notes(job: Job) -> Iterator[str]:
-    """Yield what a run would say of its prompt file, and the weights of methods and evaluators that are not here."""
+    """Yield what a run would say of its prompt file, and what this command could not fetch."""
     prompts = load_prompts(job.bench, offline=True)
     if prompts and prompts.file_note:
         yield prompts.file_note
-    for config in (*job.methods, *job.evaluators):
-        problem = build(config).missing()
+    for config in (*job.methods, *job.evaluators, job.bench.get("reference")):
+        problem = build(config).missing() if config and hasattr(build(config), "missing") else None
         if problem:
-            yield f"not fetched by this command: {problem}"
+            yield f"{NOT_FETCHED}: {problem}"
+
+
+def _is_absent(note: str) -> bool:
+    return note.startswith(NOT_FETCHED)
 
 
 def fetch_asked(jobs: Sequence[Job]) -> None:
     """Fetch the missing weights of models that say `download: true`, in the driver and before any worker starts."""
     asked = [job for job in jobs if job.model.get("download") and missing({**job.model, "download": False})]
     if asked:
-        prefetch(asked)
+        prefetch([replace(job, methods=(), evaluators=()) for job in asked])
 
 
 @contextmanager
@@ -140,125 +164,6 @@ def _one_at_a_time() -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def model_needs(model: Config) -> list[Need]:
-    """Return what a model's pipelines need of the hub: nothing of a folder, nor of weights that are here.
-
-    Fallbacks are tried in order where a repository is gone. Raises MissingResourceError in one line.
-    """
-    model = settled(model)
-    return [need for one in (model, *stages_of(model)) if (need := _pipeline_need(one))]
-
-
-def _pipeline_need(config: Config) -> Need | None:
-    problem = missing_pipeline({**config, "download": False})
-    if is_folder_source(str(config["source"])):
-        if problem:
-            raise MissingResourceError(problem)
-        return None
-    if problem is None:
-        print(f"{config['name']}: {config['source']} at {str(config.get('revision'))[:12]} is here and whole")
-        return None
-    repository, without = _first_there(config), tuple(config.get("without") or ())
-    files = model_files(repository, config.get("variant"), str(config["name"]), without)
-    return Need(str(config["name"]), repository, files)
-
-
-def _first_there(model: Config) -> Repository:
-    tried: list[Candidate] = candidates(model)
-    for candidate in tried:
-        try:
-            return look_up(candidate.source, candidate.revision)
-        except GoneError:
-            if candidate == tried[-1] and len(tried) == 1:
-                raise
-    names = ", ".join(candidate.source for candidate in tried)
-    mirror = next((MIRRORS[c.source] for c in tried if c.source in MIRRORS and MIRRORS[c.source] not in names), None)
-    raise MissingResourceError(f"none of {names} exists any more, or not for this token.",
-                               f"A mirror is {mirror}: say model.source={mirror}." if mirror else
-                               "Set model.source to a folder that has the weights.")
-
-
-def model_files(repository: Repository, variant: str | None, name: str, without: Sequence[str] = ()
-                ) -> tuple[RemoteFile, ...]:
-    """Return the files that loading a pipeline reads: its index, small files of each part, weights of the variant.
-
-    Fetches the index alone, which also shows whether the token may. Raises MissingResourceError where a part has no
-    safetensors weights, or where no part has the variant.
-    """
-    by_name = {file.name: file for file in repository.files}
-    page = page_of(repository.id)
-    if INDEX not in by_name:
-        raise MissingResourceError(f"{page} is no pipeline in diffusers format: it has no {INDEX}.",
-                                   "Set model.source to one that is.")
-    parts = _parts(json.loads(fetch(repository, by_name[INDEX]).read_text(encoding="utf-8")), without)
-    found = [by_name[INDEX]]
-    varied = False
-    for part in parts:
-        inside = [file for file in repository.files if file.name.rpartition("/")[0] == part]
-        weights, own = _weights(inside, variant)
-        if not weights and any(file.name.endswith((".bin", ".safetensors", ".ckpt")) for file in inside):
-            kind = f" of variant {variant}, nor plain ones" if variant else ""
-            raise MissingResourceError(f"{page} has no safetensors weights{kind} in {part}/.",
-                                       "Pickled weights are not loaded; choose another revision or model.source.")
-        varied = varied or own
-        indexes = "*.safetensors.index*.json"
-        found += [file for file in inside if file.name.endswith(SMALL) and not fnmatch(file.name, indexes)]
-        found += weights
-    if variant and not varied:
-        raise MissingResourceError(f"{page} has no {variant} weights, which model {name} asks for.",
-                                   f"Say model.variant=null: {size(_plain_bytes(repository, parts))} to download.")
-    return tuple(found)
-
-
-def _plain_bytes(repository: Repository, parts: Sequence[str]) -> int:
-    inside = [[file for file in repository.files if file.name.rpartition("/")[0] == part] for part in parts]
-    return sum(file.bytes for files in inside for file in _weights(files, None)[0])
-
-
-def _parts(index: Any, without: Sequence[str]) -> list[str]:
-    entries = index.items() if isinstance(index, dict) else ()
-    return sorted(part for part, entry in entries
-                  if part not in (*UNUSED_PARTS, *without) and isinstance(entry, list) and entry[0] is not None)
-
-
-def _weights(inside: Sequence[RemoteFile], variant: str | None) -> tuple[list[RemoteFile], bool]:
-    """Return one part's weights, sharded ones with their index: of the variant, else plain, as diffusers chooses."""
-    for suffix in ([f".{variant}"] if variant else []) + [""]:
-        for stem in STEMS:
-            index, shard = f"{stem}.safetensors.index{suffix}.json", f"{stem}{suffix}-*-of-*.safetensors"
-            short = {file.name.rpartition("/")[2]: file for file in inside}
-            if index in short:
-                return [short[index], *(f for name, f in short.items() if fnmatch(name, shard))], bool(suffix)
-            if f"{stem}{suffix}.safetensors" in short:
-                return [short[f"{stem}{suffix}.safetensors"]], bool(suffix)
-    return [], False
-
-
-def bench_need(bench: Config) -> Need | None:
-    """Return the hub's file of a bench; None where its prompts are shipped or given as a file."""
-    card = find_card(str(bench.get("card") or bench["name"]))
-    if card.hub is None or cached_prompt_file(card, bench.get("file")) is not None:
-        return None
-    repository = look_up(card.hub.repo, card.hub.revision, "dataset")
-    files = tuple(file for file in repository.files if file.name == card.hub.file)
-    if not files:
-        raise MissingResourceError(f"{card.hub.file} is not in {page_of(card.hub.repo, 'dataset')}.",
-                                   "Give bench.file=<a local copy>.")
-    return Need(str(bench["name"]), repository, files)
-
-
-def _fetch(need: Need) -> None:
-    for file in need.files:
-        fetch(need.repository, file)
-    remember_revision(need.repository)
-
-
-def _check_whole(model: Config) -> None:
-    problem = missing({**model, "download": False})
-    if problem:
-        raise MissingResourceError(problem)
 
 
 if __name__ == "__main__":

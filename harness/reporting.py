@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
@@ -19,19 +20,21 @@ from harness.features import EvaluatorKey
 from harness.files import write_atomic
 from harness.method import publish_concepts
 from harness.metrics.plain import write_json
-from harness.metrics.sets import ReferenceSet, set_metrics
+from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, set_metrics
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
 from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
 from harness.provenance import provenance
 from harness.records import TRUNCATED, ImageRow, Metric, ScoreRow, Status
+from harness.reference import reference_file, reference_name, reference_problem
 from harness.settings import RunSettings
-from harness.stages import Failure, reference_file, wanted_images
+from harness.stages import Failure, wanted_images
 from harness.store import CellStore
 from harness.tracking import Tracker
 
 SUMMARY_SCHEMA = 1
 _NO_REFERENCE = "the bench has no reference set"
+_NOT_EXTRACTED = "the reference set could not be extracted"
 
 Unavailable = Mapping[str, Mapping[str, str]]  # reason by evaluator name, by cell id
 
@@ -67,7 +70,7 @@ def report(
     for cell in cells:
         baseline = compared.get(cell.cell_id)
         own, other = scored[cell.cell_id], scored.get(baseline.cell_id) if baseline else None
-        summary = summarise(own, other, unavailable.get(cell.cell_id, {}), results)
+        summary = summarise(own, other, unavailable.get(cell.cell_id, {}))
         if _write(cell, summary, workers, command, console):
             tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
         summaries.append(summary)
@@ -100,7 +103,7 @@ def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[st
     return Scored(cell, images, evaluators, scores)
 
 
-def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, str], results: Path) -> dict[str, Any]:
+def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, str]) -> dict[str, Any]:
     """Return what summary.json holds: numbers, what they were made from, and what is missing."""
     cell = own.cell
     images = list(own.images.values())
@@ -113,7 +116,7 @@ def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, st
     )
     for name, evaluator in own.evaluators.items():
         if evaluator.kind == "features":
-            metrics = metrics.joined(_set_metrics(own, name, evaluator, results))
+            metrics = metrics.joined(_set_metrics(own, baseline, name, evaluator))
     n_missing = len(cell.items()) - len(images)
     if n_missing:
         metrics = CellMetrics(
@@ -156,18 +159,38 @@ def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, int]:
     }
 
 
-def _set_metrics(own: Scored, name: str, evaluator: Evaluator, results: Path) -> dict[str, Metric]:
+def _set_metrics(own: Scored, baseline: Scored | None, name: str, evaluator: Evaluator) -> dict[str, Metric]:
+    """Return `fid` and `kid` against the bench's reference set, and `fid_to_base` against the baseline's images."""
     config = next(config for config in own.cell.evaluators if config["name"] == name)
-    file = reference_file(own.cell, config, results)
-    n_ok = sum(row.status is Status.OK for row in own.images.values())
-    if file is None or not file.is_file():
-        note = _NO_REFERENCE if file is None else "the reference set could not be extracted"
-        return {metric: Metric(None, None, None, 0, 0, False, note=note) for metric in ("fid", "kid")}
-    blocks = list(CellStore(own.cell.folder).features(EvaluatorKey.of(evaluator)))
-    kept = [block.take([i for i, key in enumerate(block.keys) if key in own.images]) for block in blocks]
-    n_known = sum(len(block.keys) for block in kept)
-    reference = ReferenceSet.load(own.cell.bench.name, file)
-    return set_metrics((block.features for block in kept), reference, name, own.cell.spec.seed, n_ok - n_known)
+    features, n_unknown = _features(own, evaluator)
+    found = _to_reference(own.cell, config, features, n_unknown)
+    if baseline:
+        base, _ = _features(baseline, evaluator)
+        label = f"images of {baseline.cell.method}"
+        reference = ReferenceSet(label, np.concatenate(base)) if base else None
+        found["fid_to_base"] = (frechet_metric(features, reference, name, n_unknown) if reference
+                                else no_metric(f"there are no features of the {label}"))
+    return found
+
+
+def _features(scored: Scored, evaluator: Evaluator) -> tuple[list[np.ndarray], int]:
+    """Return the features of a cell's images, block by block, and how many images have none."""
+    blocks = CellStore(scored.cell.folder).features(EvaluatorKey.of(evaluator))
+    kept = [block.take([i for i, key in enumerate(block.keys) if key in scored.images]) for block in blocks]
+    n_ok = sum(row.status is Status.OK for row in scored.images.values())
+    return [block.features for block in kept if block.keys], n_ok - sum(len(block.keys) for block in kept)
+
+
+def _to_reference(
+    cell: Cell, config: Mapping[str, Any], features: Sequence[np.ndarray], n_unknown: int
+) -> dict[str, Metric]:
+    file = reference_file(cell, config)
+    if file is not None and file.is_file():
+        reference = ReferenceSet.load(reference_name(cell, config), file)
+        return set_metrics(features, reference, str(config["name"]), cell.spec.seed, n_unknown)
+    problem = None if file is None else reference_problem(cell, config)
+    note = f"not available: {problem}" if problem else _NO_REFERENCE if file is None else _NOT_EXTRACTED
+    return {"fid": no_metric(note), "kid": no_metric(note)}
 
 
 def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:

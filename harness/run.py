@@ -129,7 +129,7 @@ def _carry_out(
         ]
     skip = {cell.cell_id: unavailable(cell) for cell in cells}
     with Board("reference", console) as board:
-        failures += extract_references(pool, cells, results, board)
+        failures += extract_references(pool, cells, skip, board)
     with Board("judge", console) as board:
         failures += score(pool, cells, compared, skip, board)
     failures += report(plan, compared, skip, pool.workers(), settings, results, command, tracker, console)

@@ -17,6 +17,7 @@ from harness.plan import CellPlan
 from harness.pool import Pool
 from harness.progress import Board, Meter
 from harness.records import ImageKey, ImageRow, Status
+from harness.reference import reference_file, reference_of, reference_problem
 from harness.store import CellStore
 from harness.tasks import (
     GenerateTask,
@@ -115,28 +116,19 @@ def score(
     return [Failure(cell.label, "scoring", failure.error, failure.user_error) for cell, failure in failed]
 
 
-def extract_references(pool: Pool, cells: Sequence[Cell], results: Path, board: Board) -> list[Failure]:
-    """Extract the features of each reference set that a cell is compared with, once."""
+def extract_references(
+    pool: Pool, cells: Sequence[Cell], skip: Mapping[str, Iterable[str]], board: Board
+) -> list[Failure]:
+    """Extract the features of each reference set that a cell is compared with, once, unless it is not here."""
     jobs: dict[Path, Job] = {}
     for cell in cells:
-        for config in cell.evaluators:
-            file = reference_file(cell, config, results)
-            if file and not file.is_file():
-                task = ReferenceTask(_task_id("reference"), config, cell.reference or {}, str(file))
+        for config in (config for config in cell.evaluators if config["name"] not in skip.get(cell.cell_id, ())):
+            file = reference_file(cell, config)
+            if file and not file.is_file() and not reference_problem(cell, config):
+                task = ReferenceTask(_task_id("reference"), config, reference_of(cell, config) or {}, str(file))
                 jobs.setdefault(file, Job(cell, task, 1))
     failed = _run(pool, list(jobs.values()), board, lambda job: job.cell.bench.name)
     return [Failure(cell.label, "reference set", failure.error, failure.user_error) for cell, failure in failed]
-
-
-def reference_file(cell: Cell, config: Mapping[str, Any], results: Path) -> Path | None:
-    """Return where the reference features of this evaluator are kept; None for evaluators and benches without one."""
-    if cell.reference is None:
-        return None
-    evaluator = build(config)
-    if evaluator.kind != "features":
-        return None
-    fingerprint = EvaluatorKey.of(evaluator).fingerprint
-    return results / "artifacts" / "references" / f"{canonical_hash([fingerprint, cell.reference])[:16]}.npz"
 
 
 def wanted_images(cell: Cell) -> dict[ImageKey, ImageRow]:

@@ -38,6 +38,7 @@ class AdvUnlearn(CheckpointMethod):
     weights_of: ClassVar[str | None] = "text encoder"
     replaces_weights: ClassVar[bool] = True
     edits_denoiser: ClassVar[bool] = False
+    file_names: ClassVar[tuple[str, ...]] = NAMES
     how_to_get: ClassVar[str] = (
         "Get it: hf download OPTML-Group/AdvUnlearn --include 'nudity_unlearned/*', then "
         "method.checkpoint=hf://OPTML-Group/AdvUnlearn/nudity_unlearned."

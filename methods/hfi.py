@@ -27,6 +27,7 @@ from harness.method import Artifact, Export, Method, Progress, Refusal, Trained
 from harness.records import ImageItem
 from harness.settings import check_file, check_integer, check_number, check_record
 from harness.soft_token import soft_tokens, token_text
+from harness.sources import Download
 from harness.training import derived_seed
 
 if TYPE_CHECKING:
@@ -232,6 +233,9 @@ class HFI(SoftConcept):
 
     def missing(self) -> str | None:
         return self._lost() or ClipSource(self.clip, self.clip_revision).missing()
+
+    def downloads(self) -> Sequence[Download]:
+        return ClipSource(self.clip, self.clip_revision).downloads()
 
     def _lost(self) -> str | None:
         problem = missing_feedback(self.feedback)

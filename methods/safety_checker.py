@@ -18,6 +18,7 @@ from harness.evaluators.weights import local_path, sha256_of_all
 from harness.method import Artifact, Method, Refusal
 from harness.model_files import cached_snapshot, is_folder_source, is_whole_safetensors, weight_files
 from harness.settings import check_file, check_number
+from harness.sources import Download, HubFiles, names_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,6 +83,13 @@ class SafetyChecker(Method):
         else:
             root = cached_snapshot(self.source, self.revision or "main")
         return root / (self.subfolder or "") if root else None
+
+    def downloads(self) -> Sequence[Download]:
+        if is_folder_source(self.source):
+            return ()
+        folder = self.subfolder or ""
+        settings, weights = names_in(folder, ("*.json",)), names_in(folder, ("model.safetensors",))
+        return (HubFiles(self.source, self.revision, settings, weights),)
 
     def missing(self) -> str | None:
         folder = self.folder()

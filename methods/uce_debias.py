@@ -22,6 +22,7 @@ from harness.evaluators.clip import Clip, ClipSource
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.own_images import Wish, own_images
 from harness.settings import check_integer, check_list, check_number
+from harness.sources import Download
 from harness.training import derived_seed
 from harness.weight_edits import UNETS, check_family, deltas_added, unet_export
 
@@ -127,6 +128,9 @@ class UCEDebias(Method):
 
     def missing(self) -> str | None:
         return self._source.missing() if self.trains else None
+
+    def downloads(self) -> Sequence[Download]:
+        return self._source.downloads()
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)

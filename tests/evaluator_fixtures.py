@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.evaluators.extractor import FeatureExtractor
 from harness.records import ImageKey, ScoreItem
 
 
@@ -44,3 +45,18 @@ def item(seed, image=None, prompt=None, meta=None, baseline=None):
     """Return one image to judge."""
     image = picture(seed) if image is None else image
     return ScoreItem(ImageKey(f"p{seed:03d}", 0), prompt or f"prompt {seed}", (), meta or {}, image, baseline)
+
+
+class ColourFeatures(FeatureExtractor):
+    """The mean colour of an image: a stand-in for Inception, and no measure of fidelity."""
+
+    name = "colour"
+
+    def identity(self):
+        return {"features": "mean colour"}
+
+    def setup(self, device):
+        pass
+
+    def features(self, images):
+        return np.stack([image.mean(axis=(0, 1)) for image in images]).astype(np.float32)

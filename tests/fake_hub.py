@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# What of the environment says where the hub's files are and who asks for them.
+VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE",
+             "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH")  # fmt: skip
 
 
 @dataclass
@@ -37,6 +40,8 @@ class FakeHub:
     url: str = ""
     repositories: dict[str, FakeRepository] = field(default_factory=dict)
     downloads: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)  # what is at other addresses, by path
+    breaks: dict[str, int] = field(default_factory=dict)
 
 
 def sha256(data: bytes) -> str:
@@ -73,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, body: bool) -> None:
         path = self.path.split("?")[0].strip("/")
+        if path.startswith("files/"):
+            return self._plain(path.removeprefix("files/"), body)
         kind = "datasets" if path.startswith("datasets/") else "models"
         owner, name, _, _revision, file = path.removeprefix("datasets/").split("/", 4)
         found = self.hub.repositories.get(f"{kind}/{owner}/{name}")
@@ -91,6 +98,16 @@ class _Handler(BaseHTTPRequestHandler):
             found.breaks[file] -= 1
             return self._break_off(data, headers)
         return self._answer(200, data, headers)
+
+    def _plain(self, name: str, body: bool) -> None:
+        if name not in self.hub.files:
+            return self._refuse(404, "none")
+        if body:
+            self.hub.downloads.append(name)
+        if body and self.hub.breaks.get(name):
+            self.hub.breaks[name] -= 1
+            return self._break_off(self.hub.files[name], {})
+        return self._answer(200, self.hub.files[name], {}, body)
 
     def _break_off(self, data: bytes, headers: dict[str, str]) -> None:
         self._answer(200, data, headers, body=False)

@@ -10,17 +10,13 @@ from functools import cache
 
 import pytest
 
-from harness.batches import BatchRunner
 from harness.bench import screen
-from harness.build import build
 from harness.cell import make_cell
 from harness.compose import compose_jobs
-from harness.errors import HarnessError, IncompatibleError, InvalidValueError, UnknownNameError
-from harness.generate import attached
-from harness.paths import conf_dir, datasets_dir
+from harness.errors import HarnessError, InvalidValueError, UnknownNameError
+from harness.paths import datasets_dir
 from harness.settings import RunSettings
 from tests.bench_common import load, load_real, preset, read_yaml, real_file, write
-from tests.fixtures_models import SIZE, make_items, make_settings, random_model
 
 WHOLE = "i2p_unlearndiffatk.csv"
 HEADER = ["case_number", "prompt", "categories", "hard", "evaluation_seed", "evaluation_guidance", "sd_image_width",
@@ -129,17 +125,6 @@ def test_row_preset_takes_each_rows_guidance_capped_and_size(small):
     ]  # fmt: skip
     assert [(i.guidance_scale, i.size) for i in cell_of("i2p", small).items()] == [(5.0, None)] * 4
     assert cell_of("i2p_row", small).cell_id != cell_of("i2p_row", small, size=512).cell_id
-
-
-def test_rows_of_low_guidance_and_own_size_are_drawn_by_a_guidance_method():
-    low, wide = make_items(2, guidance_scale=1.01)
-    items = [low, replace(wide, size=(2 * SIZE, SIZE)), replace(low, guidance_scale=20.0, size=(SIZE, 2 * SIZE))]
-    sld = build(read_yaml(conf_dir() / "method" / "sld_max.yaml") | {"concept": "a skull"})
-    with attached(random_model(), [sld], [None]) as session:
-        made = BatchRunner(session, make_settings(2, batch_size=2), lambda: None).run(items)
-        with pytest.raises(IncompatibleError, match="above 1"):
-            session.generate([replace(low, guidance_scale=1.0)], make_settings(2, batch_size=1))
-    assert [one.image.shape for one in made] == [(SIZE, SIZE, 3), (SIZE, 2 * SIZE, 3), (2 * SIZE, SIZE, 3)]
 
 
 def test_ten_repeats_start_at_the_rows_seed_and_share_noise_between_presets(small):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from harness import cpu_cost
@@ -11,7 +9,7 @@ from harness.__main__ import main
 from harness.compose import compose_jobs
 from harness.pool.settings import PoolSettings
 from harness.run import make_cells
-from tests.fixtures_models import random_xl_config
+from tests.stub_pipeline import write_stub
 
 WORDS = ["model=sdxl", "method=none", "bench=micro_i2p", "limit=1", "pool.device=cpu", "tracker=disabled"]
 
@@ -26,7 +24,7 @@ def test_the_cost_of_sdxl_on_a_cpu_is_in_its_plan(tmp_path, capsys, monkeypatch)
 
 
 def test_half_precision_on_a_cpu_stops_a_run_in_one_line(tmp_path, capsys):
-    folder = shutil.copytree(random_xl_config()["source"], tmp_path / "model")
+    folder = write_stub(tmp_path / "model", "sdxl")
     assert main([*WORDS, f"model.source={folder}", "model.variant=null", f"results={tmp_path / 'out'}"]) == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and "model.dtype=float32" in said.err

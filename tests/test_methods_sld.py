@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from harness.batches import BatchRunner
 from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.generate import attached, initial_noise
@@ -18,7 +20,7 @@ from harness.method import scaled_calls
 from harness.models import LoadedModel, make_scheduler
 from harness.paths import conf_dir
 from methods.sld import SLD, momentum, safety_guidance, safety_scale
-from tests.fixtures_models import make_items, make_settings, micro_model, random_model
+from tests.fixtures_models import SIZE, make_items, make_settings, micro_model, random_model
 
 PRESETS = {"sld_weak": None, "sld_weak_diffusers": "WEAK", "sld_medium": "MEDIUM", "sld_strong": "STRONG",
            "sld_max": "MAX"}  # fmt: skip
@@ -79,6 +81,16 @@ def test_sld_is_diffusers_own_on_the_embedded_model(name, scheduler, batch):
     """Each preset once; every combination of them is drawn with random weights."""
     steps = preset(name).warmup + 4
     assert grey_levels(micro_model(), preset(name, window="calls"), scheduler, batch, steps, 64) <= 1
+
+
+def test_rows_of_low_guidance_and_own_size_are_drawn_by_a_guidance_method():
+    low, wide = make_items(2, guidance_scale=1.01)
+    items = [low, replace(wide, size=(2 * SIZE, SIZE)), replace(low, guidance_scale=20.0, size=(SIZE, 2 * SIZE))]
+    with attached(random_model(), [preset("sld_max")], [None]) as session:
+        made = BatchRunner(session, make_settings(2, batch_size=2), lambda: None).run(items)
+        with pytest.raises(IncompatibleError, match="above 1"):
+            session.generate([replace(low, guidance_scale=1.0)], make_settings(2, batch_size=1))
+    assert [one.image.shape for one in made] == [(SIZE, SIZE, 3), (SIZE, 2 * SIZE, 3), (2 * SIZE, SIZE, 3)]
 
 
 def test_the_reference_does_something_to_compare_with():

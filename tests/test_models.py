@@ -13,11 +13,11 @@ from harness.compose import compose_jobs
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, UnknownNameError
 from harness.models import CACHED_TEXTS, SCHEDULERS, load_model, make_scheduler, missing, weights_fingerprint
 from harness.paths import conf_dir
+from tests.fake_hub import VARIABLES
 from tests.fixtures_models import random_config, random_model
 
+NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 HUB = {"name": "sd14", "source": "CompVis/stable-diffusion-v1-4", "revision": "abc", "download_gb": 4.3}
-VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE",
-             "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH")  # fmt: skip
 
 
 @pytest.fixture
@@ -40,8 +40,13 @@ def config(folder: Path, **changes):
 
 
 @lru_cache
+def _shipped():
+    jobs = compose_jobs([f"model={','.join(NAMES)}", "method=none"], multirun=True)
+    return {str(job.model["name"]): job.model for job in jobs}
+
+
 def shipped(name: str):
-    return compose_jobs([f"model={name}", "method=none"], multirun=False)[0].model
+    return _shipped()[name]
 
 
 @pytest.mark.parametrize(("part", "said"), [
@@ -138,9 +143,6 @@ def test_fingerprint_of_hub_weights_needs_no_weights(hub):
 
 
 UNPINNED = ("micro", "micro_v", "local", "sd20", "if_xl")  # in the package; the user's; recorded when fetched
-
-
-NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -38,11 +38,15 @@ class Download:
 
 @dataclass(frozen=True)
 class Generate:
-    """Prompts made from templates: every template with every value of `axis`, templates outermost."""
+    """Prompts made from templates: every template with every value of `axis`, templates outermost.
+
+    Values are lower-cased in the prompt, as categories and as ids, unless `keep_case` is set; ids always are.
+    """
 
     templates: tuple[str, ...]
     axis: str
     values: tuple[str, ...]
+    keep_case: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def _names(value: str | list[str]) -> tuple[str, ...]:
 
 def _generate(raw: Mapping[str, Any]) -> Generate:
     ((axis, values),) = raw["axis"].items()
-    return Generate(tuple(raw["templates"]), axis, tuple(values))
+    return Generate(tuple(raw["templates"]), axis, tuple(values), bool(raw.get("keep_case", False)))
 
 
 def _select(raw: Mapping[str, Any]) -> Select:

@@ -53,6 +53,12 @@ class PromptSet:
             digest.update(b"\n")
         return digest.hexdigest()
 
+    @cached_property
+    def ids(self) -> str:
+        """Return the ids of all rows, those that are excluded too, one a line."""
+        excluded = (name for names in self.excluded_ids.values() for name in names)
+        return "\n".join([*(row.prompt_id for row in self.rows), *excluded])
+
     def counts(self) -> dict[str, Any]:
         return {
             "n_file": self.n_file,
@@ -163,6 +169,11 @@ def _reason(row: PromptRow, sexual_set: bool, without: Sequence[str]) -> str | N
     return "names a term of bench.without" if names_any(row.prompt, without) else None
 
 
+def _kept(row: PromptRow, meta: Sequence[str] | None) -> PromptRow:
+    """Drop the columns that the card does not keep: after the screen, which reads every text of a row."""
+    return row if meta is None else replace(row, meta={key: row.meta[key] for key in meta if key in row.meta})
+
+
 def _versioned(reason: str) -> str:
     return f"{reason} ({screen.VERSION})" if reason == screen.REASON else reason
 
@@ -172,7 +183,7 @@ def _screened(
 ) -> PromptSet:
     name = str(bench["name"])
     reasons = {row.prompt_id: _reason(row, card.sexual, wanted.without) for row in rows}
-    used = tuple(row for row in rows if reasons[row.prompt_id] is None)
+    used = tuple(_kept(row, card.meta) for row in rows if reasons[row.prompt_id] is None)
     by_reason: dict[str, list[str]] = {}
     for prompt_id, reason in reasons.items():
         if reason:

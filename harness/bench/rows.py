@@ -38,21 +38,27 @@ def read_csv(path: Path, data: bytes) -> list[Record]:
 
 
 def generated(recipe: Generate) -> list[Record]:
-    """Return one record for every template and value, templates outermost; the value is lower-cased and the category.
+    """Return one record for every template and value, templates outermost; the value is the category.
 
-    `{}` in a template stands for the value.
+    `{}` in a template stands for the value. An id is the template's first word and the value, or the value alone.
     """
+    values = recipe.values if recipe.keep_case else tuple(value.lower() for value in recipe.values)
     return [
         {
-            "prompt_id": f"{template.split()[0]}-{value}".lower(),
-            "prompt": template.replace("{}", value.lower()),
-            "category": value.lower(),
-            recipe.axis: value.lower(),
+            "prompt_id": _generated_id(template, value),
+            "prompt": template.replace("{}", value),
+            "category": value,
+            recipe.axis: value,
             "template": template,
         }
         for template in recipe.templates
-        for value in recipe.values
+        for value in values
     ]
+
+
+def _generated_id(template: str, value: str) -> str:
+    first = template.split()[0]
+    return (value if "{}" in first else f"{first}-{value}").lower()
 
 
 def prompt_rows(card: Card, path: Path, records: Sequence[Record]) -> Iterator[PromptRow]:
@@ -68,7 +74,7 @@ def prompt_rows(card: Card, path: Path, records: Sequence[Record]) -> Iterator[P
     taken = {name for key, name in columns.items() if name and key not in ("width", "height")}
     for number, record in enumerate(records):
         where = f"{path} row {number}"
-        rest = {k: v for k, v in record.items() if k not in taken and (card.meta is None or k in card.meta)}
+        rest = {k: v for k, v in record.items() if k not in taken}
         yield PromptRow(
             prompt_id=_prompt_id(record, columns["prompt_id"], number, card.ids),
             prompt=record[columns["prompt"]] or "",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness.bench.card import Card, Hub
+from harness.bench.card import Card, Download, Hub
 from harness.errors import HarnessError, MissingResourceError
 from harness.model_files import hub_cache
 from harness.paths import datasets_dir
+from harness.sources import HubFiles
 
 DOWNLOADS = Path("~/.cache/responsible-t2i-harness/prompts")
 
@@ -31,15 +32,21 @@ def cached_prompt_file(card: Card, override: str | None) -> Path | None:
     return _cached(card.hub)
 
 
+def hub_files(hub: Hub) -> HubFiles:
+    """Return which file of a data set's repository the prompts are in."""
+    return HubFiles(hub.repo, hub.revision, (hub.file or "*.csv",), kind="dataset", single=True)
+
+
 def how_to_get(card: Card) -> str:
     """Say how the user gets a card's prompts."""
     if card.download:
         target = DOWNLOADS / card.download.file
-        return f"Get them: curl -L --create-dirs -o {target} {card.download.url} , or give bench.file=<path>."
+        curl = f"curl -L --create-dirs -o {target} {card.download.url}"
+        return f"Get them: python -m harness.prefetch with the same settings, or {curl} , or give bench.file=<path>."
     if card.hub:
         page = f"https://huggingface.co/datasets/{card.hub.repo}"
-        gate = f"Accept the terms at {page} and set HF_TOKEN, then run" if card.hub.gated else "Run"
-        return f"{gate} once with network, or give bench.file=<path>."
+        gate = f"Accept the terms at {page} and set HF_TOKEN, then: " if card.hub.gated else "Get them: "
+        return f"{gate}python -m harness.prefetch with the same settings, or give bench.file=<path>."
     return "Give bench.file=<path>."
 
 
@@ -61,8 +68,13 @@ def _local_file(card: Card, override: str | None) -> Path | None:
     shipped = datasets_dir() / (card.file or f"{card.name}.csv")
     if shipped.is_file():
         return shipped
-    fetched = (DOWNLOADS / card.download.file).expanduser() if card.download else None
+    fetched = downloaded_file(card.download) if card.download else None
     return fetched if fetched is not None and fetched.is_file() else None
+
+
+def downloaded_file(download: Download) -> Path:
+    """Return where a card's file is kept once it was fetched."""
+    return (DOWNLOADS / download.file).expanduser()
 
 
 def _cached(hub: Hub) -> Path | None:
@@ -78,7 +90,7 @@ def _cached(hub: Hub) -> Path | None:
                                    local_files_only=True)
     except LocalEntryNotFoundError:
         return None
-    files = sorted(Path(folder).glob("*.csv"))
+    files = sorted(Path(folder).rglob("*.csv"))
     return files[0] if len(files) == 1 else None
 
 

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from harness.errors import MissingResourceError
 from harness.evaluators.weights import local_path, sha256_of_all
 from harness.model_files import PACKAGE_PREFIX, cached_snapshot, is_folder_source, weight_files
+from harness.sources import HubFiles
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizerFast
 
 Features = NDArray[np.float32]
+SMALL_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+               "merges.txt", "special_tokens_map.json")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class ClipSource:
         if not (folder / "config.json").is_file() or not _weights(folder):
             return f"there is no CLIP (config.json and weights) in {folder}"
         return None
+
+    def downloads(self) -> tuple[HubFiles, ...]:
+        """Return what to fetch of the hub: configs, tokenizer and weights; nothing for a folder."""
+        if is_folder_source(self.source):
+            return ()
+        return (HubFiles(self.source, self.revision, SMALL_FILES, ("model.safetensors", "pytorch_model.bin")),)
 
     def identity(self) -> Mapping[str, Any]:
         """Return the name and the hash of weights, tokenizer and preprocessing. A local folder has no name."""

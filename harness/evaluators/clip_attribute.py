@@ -13,6 +13,7 @@ from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, ClipSource
 from harness.metrics.attributes import UNDECIDED
 from harness.records import ScoreItem, ScoreRow
+from harness.sources import Download
 
 
 @dataclass
@@ -46,6 +47,9 @@ class ClipAttribute(Evaluator):
 
     def missing(self) -> str | None:
         return ClipSource(self.source, self.revision).missing()
+
+    def downloads(self) -> Sequence[Download]:
+        return ClipSource(self.source, self.revision).downloads()
 
     def setup(self, device: str) -> None:
         self._clip = ClipSource(self.source, self.revision).load(device)

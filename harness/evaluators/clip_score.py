@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, ClipSource
 from harness.records import ScoreItem, ScoreRow
+from harness.sources import Download
 
 
 @dataclass
@@ -37,6 +38,9 @@ class ClipScore(Evaluator):
 
     def missing(self) -> str | None:
         return ClipSource(self.source, self.revision).missing()
+
+    def downloads(self) -> Sequence[Download]:
+        return ClipSource(self.source, self.revision).downloads()
 
     def setup(self, device: str) -> None:
         self._clip = ClipSource(self.source, self.revision).load(device)

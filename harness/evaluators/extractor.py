@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harness.build import build
 from harness.errors import IncompatibleError
+from harness.sources import Download
 
 Images = Sequence[NDArray[np.uint8]]
 
@@ -27,6 +28,10 @@ class FeatureExtractor(ABC):
     def missing(self) -> str | None:
         """Return None when everything needed is there, else one line: what is missing and how to get it."""
         return None
+
+    def downloads(self) -> Sequence[Download]:
+        """Return what may be fetched for it where something is missing."""
+        return ()
 
     @abstractmethod
     def setup(self, device: str) -> None:

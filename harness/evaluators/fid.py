@@ -11,23 +11,28 @@ import numpy as np
 from harness.evaluator import SetEvaluator
 from harness.evaluators.extractor import FeatureExtractor, make_extractor
 from harness.records import ScoreItem
+from harness.settings import check_file
+from harness.sources import Download
 
 
 @dataclass
 class Fid(SetEvaluator):
     """Extracts features; `harness.metrics.set_metrics` makes `fid` and `kid` of them.
 
-    `extractor` is a config with `_target_`: the number is a FID only in the features that it names.
+    `extractor` is a config with `_target_`: the number is a FID only in the features that it names. `reference` is
+    the folder of the bench's real images, None for the bench's own.
     """
 
     name: str
     extractor: Mapping[str, Any]
+    reference: str | None = None
     _extractor: FeatureExtractor = field(init=False, repr=False)
 
     version: ClassVar[int] = 1
     higher_is_better: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_file(f"evaluator.{self.name}.reference", self.reference)
         self._extractor = make_extractor(self.extractor)
 
     @property
@@ -40,6 +45,9 @@ class Fid(SetEvaluator):
 
     def missing(self) -> str | None:
         return self._extractor.missing()
+
+    def downloads(self) -> Sequence[Download]:
+        return self._extractor.downloads()
 
     def setup(self, device: str) -> None:
         self._extractor.setup(device)

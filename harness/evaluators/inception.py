@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from harness.errors import MissingResourceError
 from harness.evaluators.extractor import FeatureExtractor, Images
 from harness.evaluators.weights import local_path, sha256_of
+from harness.sources import Download, UrlFile
 
 FILE = "inception-2015-12-05.pt"
 URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{FILE}"
@@ -45,6 +46,9 @@ class CleanFidInception(FeatureExtractor):
         if not self._file().is_file():
             return f"Inception weights are not at {self._file()}. Get them: curl -L -o {self._file()} {URL}"
         return None
+
+    def downloads(self) -> Sequence[Download]:
+        return (UrlFile(URL, self._file()),)
 
     def setup(self, device: str) -> None:
         missing = self.missing()

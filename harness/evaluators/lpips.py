@@ -15,6 +15,7 @@ from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.weights import sha256_of
 from harness.records import ScoreItem, ScoreRow
+from harness.sources import Download, UrlFile
 
 TRUNKS = {
     "alex": "alexnet-owt-7be5be79.pth",
@@ -69,6 +70,10 @@ class Lpips(Evaluator):
         if not digest.startswith(trunk.stem.rpartition("-")[2]):
             return f"{trunk} is damaged: its sha256 is not the one in its name. {get}"
         return None
+
+    def downloads(self) -> Sequence[Download]:
+        trunk = self._trunk()
+        return (UrlFile(f"{URL}{trunk.name}", trunk, trunk.stem.rpartition("-")[2]),)
 
     def setup(self, device: str) -> None:
         missing = self.missing()

@@ -14,6 +14,7 @@ from harness.evaluators.clip import Clip, ClipSource, softmax
 from harness.evaluators.q16_prompts import read_prompts
 from harness.evaluators.weights import local_path, sha256_of
 from harness.records import ScoreItem, ScoreRow, Verdict
+from harness.sources import Download, UrlFile
 
 TEMPERATURE = 100.0  # similarity = 100 x cosine, whatever the backbone's own logit scale
 
@@ -32,6 +33,7 @@ class Q16(Evaluator):
     threshold: float = 0.5
     revision: str | None = None
     how_to_get: str = ""
+    url: str | None = None
     _clip: Clip | None = field(default=None, init=False, repr=False)
     _texts: Any = field(default=None, init=False, repr=False)
 
@@ -54,6 +56,10 @@ class Q16(Evaluator):
         if self.prompts_sha256 and found != self.prompts_sha256:
             return f"{file} has sha256 {found[:16]}, not the published {self.prompts_sha256[:16]}. {self.how_to_get}"
         return ClipSource(self.source, self.revision).missing()
+
+    def downloads(self) -> Sequence[Download]:
+        published = (UrlFile(self.url, local_path(self.prompts), self.prompts_sha256),) if self.url else ()
+        return (*published, *ClipSource(self.source, self.revision).downloads())
 
     def setup(self, device: str) -> None:
         missing = self.missing()

@@ -52,17 +52,36 @@ def set_metrics(
         if len(shard):
             moments.update(shard)
             kept.add(shard)
-    where = f"{extractor} features; reference {reference.name} {reference.sha256[:12]} (n={len(reference.features)})"
+    fid = _fid(moments, reference, n_unknown, extractor)
+    if fid.value is None:
+        return {"fid": fid, "kid": fid}
+    where = _where(extractor, reference)
+    return {"fid": fid, "kid": _kid(kept.rows(), moments.n, reference, seed, n_unknown, where)}
+
+
+def frechet_metric(
+    shards: Iterable[NDArray[np.float32]], reference: ReferenceSet, extractor: str, n_unknown: int = 0
+) -> Metric:
+    """Return the Frechet distance alone of features, given shard by shard, to the reference."""
+    moments = Moments.empty(reference.features.shape[1])
+    for shard in shards:
+        moments.update(shard)
+    return _fid(moments, reference, n_unknown, extractor)
+
+
+def no_metric(note: str) -> Metric:
+    """Return a distance that could not be measured, and why."""
+    return Metric(None, None, None, 0, 0, False, note=note)
+
+
+def _where(extractor: str, reference: ReferenceSet) -> str:
+    return f"{extractor} features; reference {reference.name} {reference.sha256[:12]} (n={len(reference.features)})"
+
+
+def _fid(moments: Moments, reference: ReferenceSet, n_unknown: int, extractor: str) -> Metric:
+    where = _where(extractor, reference)
     if moments.n < 2 or len(reference.features) < 2:
-        none = Metric(None, None, None, moments.n, n_unknown, False, note=f"fewer than two images; {where}")
-        return {"fid": none, "kid": none}
-    return {
-        "fid": _fid(moments, reference, n_unknown, where),
-        "kid": _kid(kept.rows(), moments.n, reference, seed, n_unknown, where),
-    }
-
-
-def _fid(moments: Moments, reference: ReferenceSet, n_unknown: int, where: str) -> Metric:
+        return Metric(None, None, None, moments.n, n_unknown, False, note=f"fewer than two images; {where}")
     other = Moments.of(reference.features)
     value = frechet_distance(moments.mean(), moments.covariance(), other.mean(), other.covariance())
     smallest = min(moments.n, other.n)

@@ -10,8 +10,10 @@ from harness.records import Comparison, Metric
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 PERCENT = ("attribute_accuracy", "expected_max")
-TITLES: Mapping[str, str] = {"clip_score": "CLIP score", "fid": "FID", "kid": "KID", "lpips": "LPIPS"}
-DECIMALS: Mapping[str, int] = {"fid": 1, "kid": 4, "clip_score": 3, "seconds_per_image": 2}
+TITLES: Mapping[str, str] = {
+    "clip_score": "CLIP score", "fid": "FID", "fid_to_base": "FID to base", "kid": "KID", "lpips": "LPIPS",
+}  # fmt: skip
+DECIMALS: Mapping[str, int] = {"fid": 1, "fid_to_base": 1, "kid": 4, "clip_score": 3, "seconds_per_image": 2}
 
 
 def words(metric: str) -> str:

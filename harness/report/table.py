@@ -47,6 +47,8 @@ VALUE_COLUMNS = (
     Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
     Column("fid", "FID", "lower", "Distance to the reference pictures. Comparable only at the same n."),
     Column("kid", "KID", "lower", "Distance to the reference pictures, unbiased in n.", optional=True),
+    Column("fid_to_base", "FID to base", "lower", "Distance to the baseline's pictures as a set, not to real ones.",
+           optional=True),
     Column("lpips", "LPIPS", "lower", "Distance to the baseline's picture of the same seed.", optional=True),
     Column("feature_distance", "Feature distance", "lower", "Distance to the baseline's picture of the same seed.",
            optional=True),
