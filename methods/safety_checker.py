@@ -87,8 +87,8 @@ class SafetyChecker(Method):
     def downloads(self) -> Sequence[Download]:
         if is_folder_source(self.source):
             return ()
-        names = (names_in(self.subfolder or "", wanted) for wanted in (("*.json",), ("model.safetensors",)))
-        return (HubFiles(self.source, self.revision, *names),)
+        small, weights = (names_in(self.subfolder or "", (name,)) for name in ("*.json", "model.safetensors"))
+        return (HubFiles(self.source, self.revision, small, weights),)
 
     def missing(self) -> str | None:
         folder = self.folder()

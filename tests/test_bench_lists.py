@@ -268,35 +268,3 @@ def test_prompts_that_are_not_here_say_how_to_get_them(monkeypatch, tmp_path):
     job = compose_jobs(["method=none", "bench=coco10k", "bench.variant=safree"], multirun=False)[0]
     run = RunSettings.from_config(job.settings)
     assert make_cell(run, job.model, job.methods, job.bench, [], None).n_images == 9966
-
-
-class _Hub:
-    """Stands in for the hub: a gated repository that lists some files."""
-
-    def __init__(self, monkeypatch, folder, names):
-        self.folder = folder / "snapshots" / "abc123"
-        self.folder.mkdir(parents=True)
-        monkeypatch.setattr("huggingface_hub.list_repo_files", lambda *a, **k: names)
-        monkeypatch.setattr("huggingface_hub.snapshot_download", self.offline)
-        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.fetch)
-
-    def offline(self, *args, **kwargs):
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        raise LocalEntryNotFoundError("not cached")
-
-    def fetch(self, repo, file, **kwargs):
-        return str(write(self.folder / file, MMA, [["an adult", "zq house", "zq", "True", "a house"]]))
-
-
-def test_a_hub_file_that_no_card_could_name_is_the_only_csv_and_its_commit_is_recorded(monkeypatch, tmp_path):
-    _Hub(monkeypatch, tmp_path, ["README.md", "prompts.csv"])
-    prompts = load("mma")
-    assert prompts.source == "YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark@abc123/prompts.csv"
-    assert prompts.file_sha256[:12] in prompts.file_note and "knows no hash" in prompts.file_note
-
-
-def test_several_csv_files_on_the_hub_are_named_instead_of_guessed(monkeypatch, tmp_path):
-    _Hub(monkeypatch, tmp_path, ["b.csv", "a.csv"])
-    with pytest.raises(HarnessError, match=r"has 2 CSV files: a\.csv, b\.csv\..*bench\.file="):
-        load("ring_a_bell")
