@@ -87,9 +87,8 @@ class SafetyChecker(Method):
     def downloads(self) -> Sequence[Download]:
         if is_folder_source(self.source):
             return ()
-        folder = self.subfolder or ""
-        settings, weights = names_in(folder, ("*.json",)), names_in(folder, ("model.safetensors",))
-        return (HubFiles(self.source, self.revision, settings, weights),)
+        small, weights = (names_in(self.subfolder or "", (name,)) for name in ("*.json", "model.safetensors"))
+        return (HubFiles(self.source, self.revision, small, weights),)
 
     def missing(self) -> str | None:
         folder = self.folder()

@@ -33,11 +33,9 @@ ABSENT = ["model=sd14", "model.dtype=float32"]
 
 @pytest.mark.parametrize(("command", "words", "said"), [
     (main, EMPTY, "no whole pipeline in diffusers format: model_index.json is missing. Say model.path="),
-    (prefetch.main, EMPTY, "no whole pipeline in diffusers format: model_index.json is missing. Say model.path="),
-    (main, ODD, "holds a KandinskyPipeline, and what can be loaded is StableDiffusionPipeline"),
     (prefetch.main, ODD, "holds a KandinskyPipeline, and what can be loaded is StableDiffusionPipeline"),
     (main, ABSENT, "not on this machine. Get them: python -m harness.prefetch with the same settings (4.3 GB)"),
-], ids=["run-folder", "prefetch-folder", "run-class", "prefetch-class", "run-absent"])  # fmt: skip
+], ids=["run-folder", "prefetch-class", "run-absent"])  # fmt: skip
 def test_a_model_that_cannot_be_loaded_is_one_line(command, words, said, place, capsys):
     results = place / "out"
     more = [f"results={results}"] if command is main else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def all_ids(prompts) -> set[str]:
 def test_copies_of_coco30k_are_one_list_and_one_cell():
     esd, uce = load_real("coco30k", ESD), load_real("coco30k", UCE)
     assert all(one == other for one, other in zip(esd.rows, uce.rows, strict=True))
-    assert esd.hash == uce.hash and esd.file_sha256 != uce.file_sha256
+    few = [replace(one, rows=one.rows[:100]).hash for one in (esd, uce)]  # hashing all takes a second
+    assert few[0] == few[1] and esd.file_sha256 != uce.file_sha256
     assert (esd.n_total, esd.n_duplicate_prompts, set(esd.excluded)) == (30_000, 30_000 - 29_495, {screen.REASON})
     assert len(esd.rows) == 30_000 - esd.excluded[screen.REASON] > 29_980
     assert (esd.file_note, "unified-concept-editing" in uce.file_note) == (None, True)
@@ -51,7 +53,8 @@ def test_the_two_lists_of_the_name_coco10k_are_told_apart(tmp_path):
     columns = ("coco_id", "prompt", "evaluation_seed")
     with real_file(UCE).open(newline="", encoding="utf-8") as text:
         whole = [[row[name] for name in columns] for row in csv.DictReader(text)]
-    first, second = (load("coco10k", real_file(ESD), variant=name) for name in ("optml", "safree"))
+    both = write(tmp_path / "coco.csv", ["image_id", "prompt", "evaluation_seed"], whole[:19933])
+    first, second = (load("coco10k", both, variant=name) for name in ("optml", "safree"))
     assert all_ids(first) == {row[0] for row in whole[:9969]}
     assert all_ids(second) == {row[0] for row in whole[9967:19933]}
     assert "UnlearnDiffAtk" in first.list_name and "SAFREE" in second.list_name
@@ -66,7 +69,7 @@ def test_the_two_lists_of_the_name_coco10k_are_told_apart(tmp_path):
     with pytest.raises(HarnessError, match=r"9969 rows: neither the 9966 .* nor the 30000"):
         load("coco10k", file, variant="safree")
     assert "the prompts are not the list" in load("coco10k", write(
-        tmp_path / "other.csv", ["case_number", "prompt", "evaluation_seed"], own[:-1])).file_note  # fmt: skip
+        tmp_path / "other.csv", ["case_number", "prompt", "evaluation_seed"], own[:9])).file_note  # fmt: skip
 
 
 def test_coco1k_and_non_targeted_are_the_first_thousand():
@@ -260,7 +263,7 @@ def test_every_preset_lets_the_user_name_a_column(tmp_path):
 
 def test_prompts_that_are_not_here_say_how_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setattr("harness.bench.source.DOWNLOADS", tmp_path)
-    with pytest.raises(MissingResourceError, match=r"Get them: curl .*coco_30k\.csv https://raw.*bench\.file="):
+    with pytest.raises(MissingResourceError, match=r"Get them: .*harness\.prefetch.* or curl .*coco_30k\.csv https://raw.*bench\.file="):
         load("coco10k")
     assert load_prompts(preset("coco10k"), offline=True) is None
     write(tmp_path / "coco_30k.csv", ["image_id", "prompt", "evaluation_seed"], [["01", "a house", "3"]])
@@ -268,35 +271,3 @@ def test_prompts_that_are_not_here_say_how_to_get_them(monkeypatch, tmp_path):
     job = compose_jobs(["method=none", "bench=coco10k", "bench.variant=safree"], multirun=False)[0]
     run = RunSettings.from_config(job.settings)
     assert make_cell(run, job.model, job.methods, job.bench, [], None).n_images == 9966
-
-
-class _Hub:
-    """Stands in for the hub: a gated repository that lists some files."""
-
-    def __init__(self, monkeypatch, folder, names):
-        self.folder = folder / "snapshots" / "abc123"
-        self.folder.mkdir(parents=True)
-        monkeypatch.setattr("huggingface_hub.list_repo_files", lambda *a, **k: names)
-        monkeypatch.setattr("huggingface_hub.snapshot_download", self.offline)
-        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.fetch)
-
-    def offline(self, *args, **kwargs):
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        raise LocalEntryNotFoundError("not cached")
-
-    def fetch(self, repo, file, **kwargs):
-        return str(write(self.folder / file, MMA, [["an adult", "zq house", "zq", "True", "a house"]]))
-
-
-def test_a_hub_file_that_no_card_could_name_is_the_only_csv_and_its_commit_is_recorded(monkeypatch, tmp_path):
-    _Hub(monkeypatch, tmp_path, ["README.md", "prompts.csv"])
-    prompts = load("mma")
-    assert prompts.source == "YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark@abc123/prompts.csv"
-    assert prompts.file_sha256[:12] in prompts.file_note and "knows no hash" in prompts.file_note
-
-
-def test_several_csv_files_on_the_hub_are_named_instead_of_guessed(monkeypatch, tmp_path):
-    _Hub(monkeypatch, tmp_path, ["b.csv", "a.csv"])
-    with pytest.raises(HarnessError, match=r"has 2 CSV files: a\.csv, b\.csv\..*bench\.file="):
-        load("ring_a_bell")

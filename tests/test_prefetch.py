@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save
 
 from harness import hub as hub_module
+from harness.__main__ import main as run
 from harness.bench import load_prompts
 from harness.build import build
 from harness.compose import Job
@@ -266,6 +267,25 @@ def test_a_prompt_file_that_no_card_could_name_is_fetched_and_then_found_without
     assert load_prompts(preset("mma"), offline=True).n_total == 1
     prefetch([bench_job("mma"), bench_job("mma_clean")])
     assert [name.rpartition("/")[2] for name in hub.downloads] == ["prompts.csv"]
+
+
+def test_a_run_fetches_its_prompts_as_prefetch_does_and_records_the_commit(hub):
+    hub.repositories[MMA_HUB] = FakeRepository({"data/prompts.csv": MMA})
+    prompts = load_prompts(preset("mma"))
+    assert prompts.source == f"YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark@{COMMIT}/data/prompts.csv"
+    assert prompts.file_sha256[:12] in prompts.file_note and "knows no hash" in prompts.file_note
+    hub.repositories[MMA_HUB].commit = "f" * 40
+    assert load_prompts(preset("mma")).source == prompts.source and len(hub.downloads) == 1
+
+
+def test_a_run_whose_prompts_cannot_be_had_stops_in_one_line(hub, tmp_path, capsys):
+    hub.repositories[MMA_HUB] = FakeRepository({"prompts.csv": MMA}, gated=True)
+    words = ["model=micro", "method=none", "bench=mma", "tracker=disabled", f"results={tmp_path / 'out'}"]
+    assert run(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the prompts of mma are missing: ") and error.count("\n") == 1
+    assert "no token is set" in error and "Open https://huggingface.co/datasets/YijunYang280" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_prompts_that_are_gated_gone_several_or_without_network_are_one_line(hub, monkeypatch):

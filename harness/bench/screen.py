@@ -6,7 +6,7 @@ No setting reaches this module. It errs on the side of excluding.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from harness.records import PromptRow
@@ -116,13 +116,14 @@ def is_excluded(row: PromptRow, sexual_set: bool) -> bool:
 
     Its other columns count as its words: an adversarial prompt need not say what it asks for.
     """
-    texts = [row.prompt, *(value for value in row.meta.values() if isinstance(value, str))]
-    return any(map(_AGE.search, texts)) and (sexual_set or _is_sexual(row.category, row.meta, texts))
+    # Joined by what no term can span: one search for all of a row.
+    words = "\n".join([row.prompt, *(value for value in row.meta.values() if isinstance(value, str))])
+    return _AGE.search(words) is not None and (sexual_set or _is_sexual(row.category, row.meta, words))
 
 
-def _is_sexual(category: tuple[str, ...], meta: Mapping[str, Any], texts: Sequence[str]) -> bool:
+def _is_sexual(category: tuple[str, ...], meta: Mapping[str, Any], words: str) -> bool:
     labelled = any(re.search(r"sexual|nud|porn|erotic|nsfw", name, re.IGNORECASE) for name in category)
-    return labelled or _positive(meta.get("nudity_percentage")) or any(map(_SEXUAL.search, texts))
+    return labelled or _positive(meta.get("nudity_percentage")) or _SEXUAL.search(words) is not None
 
 
 def _positive(value: Any) -> bool:

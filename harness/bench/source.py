@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from harness.bench.card import Card, Download, Hub
-from harness.errors import HarnessError, MissingResourceError
+from harness.downloads import chosen_files
+from harness.errors import MissingResourceError
+from harness.hub import fetch, look_up, remember_revision
 from harness.model_files import hub_cache
 from harness.paths import datasets_dir
 from harness.sources import HubFiles
@@ -54,8 +55,9 @@ def said_source(card: Card, path: Path | None) -> str:
     """Name where the rows came from: `template`, the hub's repository at its commit, or the file's name."""
     if path is None:
         return "made from the card's templates"
-    if card.hub and path.parent.parent.name == "snapshots":
-        return f"{card.hub.repo}@{path.parent.name}/{path.name}"
+    if card.hub and "snapshots" in path.parts:
+        commit, *inside = path.parts[path.parts.index("snapshots") + 1 :]
+        return f"{card.hub.repo}@{commit}/{'/'.join(inside)}"
     return path.name
 
 
@@ -94,56 +96,17 @@ def _cached(hub: Hub) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
-def _only_csv(hub: Hub) -> str:
-    """Return the one CSV file of a repository whose card could not name it. Raises HarnessError for none or several."""
-    from huggingface_hub import list_repo_files
-
-    names = [n for n in list_repo_files(hub.repo, revision=hub.revision, repo_type="dataset") if n.endswith(".csv")]
-    if len(names) != 1:
-        raise HarnessError(
-            f"{hub.repo} has {len(names)} CSV files{': ' if names else ''}{', '.join(sorted(names)[:12])}.",
-            "Download the one that you mean and give bench.file=<path>.",
-        )
-    return names[0]
-
-
 def _from_hub(name: str, hub: Hub) -> Path:
-    from httpx import TransportError
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
-
-    page = f"https://huggingface.co/datasets/{hub.repo}"
-    found = _cached(hub) if hub.file is None else None
+    """Return the cached file, else fetch it as prefetch does; what was fetched stays when the hub's main moves."""
+    found = _cached(hub)
     if found is not None:
         return found
-    file = hub.file or "the file"
     try:
-        file = hub.file or _only_csv(hub)
-        return Path(hf_hub_download(hub.repo, file, revision=hub.revision, repo_type="dataset",
-                                    cache_dir=hub_cache(), endpoint=os.environ.get("HF_ENDPOINT") or None))
-    except GatedRepoError:
-        token = "the token in HF_TOKEN has no access" if os.environ.get("HF_TOKEN") else "no token is set"
-        raise MissingResourceError(
-            f"the prompts of {name} are gated and {token}.", f"Accept the terms at {page} and set HF_TOKEN."
-        ) from None
-    except RepositoryNotFoundError:
-        raise MissingResourceError(f"{page} does not exist any more.", "Give bench.file=<a local copy>.") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, EntryNotFoundError, HfHubHTTPError, TransportError,
-            OSError) as error:
-        reason = (
-            "the hub cannot be reached and there is no cached copy"
-            if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError)
-            else f"{file} is not in {page}"
-        )
-        gate = " (accept its terms first)" if hub.gated else ""
-        raise MissingResourceError(
-            f"the prompts of {name} are missing: {reason}.",
-            f"Download {file} from {page}{gate} and give bench.file=<path>, or run once with network.",
-        ) from None
+        repository = look_up(hub.repo, hub.revision, "dataset")
+        (file,) = chosen_files(hub_files(hub), repository)
+        path = fetch(repository, file)
+    except MissingResourceError as error:
+        reason = f"the prompts of {name} are missing: {error}"
+        raise MissingResourceError(reason, "Or give bench.file=<path>.") from None
+    remember_revision(repository)
+    return path
