@@ -121,10 +121,34 @@ def sdxl() -> Any:
                                      tokenizer(), unet, sd_scheduler("epsilon"), add_watermarker=False)
 
 
-def if_xl() -> Any:
-    """DeepFloyd/IF-I-XL-v1.0; of T5-XXL's 24 layers two, so that 24 GB hold it."""
-    from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+def t5_text() -> Any:
+    """Build T5-XXL's encoder with two of its 24 layers, so that 24 GB hold the rest."""
     from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=2, num_heads=64,
+                                   feed_forward_proj="gated-gelu"))
+
+
+def sd35_medium() -> Any:
+    """stabilityai/stable-diffusion-3.5-medium, with two of T5's layers."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    transformer = SD3Transformer2DModel(
+        sample_size=128, patch_size=2, in_channels=16, out_channels=16, num_layers=24, attention_head_dim=64,
+        num_attention_heads=24, joint_attention_dim=4096, caption_projection_dim=1536, pooled_projection_dim=2048,
+        pos_embed_max_size=384, dual_attention_layers=tuple(range(13)), qk_norm="rms_norm",
+    )  # fmt: skip
+    vae = kl_vae(latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, sample_size=1024,
+                 use_quant_conv=False, use_post_quant_conv=False)
+    texts = (clip_text(768, 12, 12, "quick_gelu", projection=768), clip_text(1280, 32, 20, "gelu", projection=1280))
+    first, second = tokenizer(), tokenizer()
+    return StableDiffusion3Pipeline(transformer, FlowMatchEulerDiscreteScheduler(shift=3.0), vae, texts[0], first,
+                                    texts[1], second, t5_text(), t5_tokenizer())
+
+
+def if_xl() -> Any:
+    """DeepFloyd/IF-I-XL-v1.0, the first stage, with two of T5's layers."""
+    from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
 
     unet = UNet2DConditionModel(
         sample_size=64, in_channels=3, out_channels=6, act_fn="gelu", addition_embed_type="text",
@@ -134,11 +158,9 @@ def if_xl() -> Any:
         up_block_types=(*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
-    text = T5EncoderModel(T5Config(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=2, num_heads=64,
-                                   feed_forward_proj="gated-gelu"))
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True,
                               dynamic_thresholding_ratio=0.95, sample_max_value=1.5)
-    return IFPipeline(t5_tokenizer(), text, unet, scheduler, None, None, None, requires_safety_checker=False)
+    return IFPipeline(t5_tokenizer(), t5_text(), unet, scheduler, None, None, None, requires_safety_checker=False)
 
 
 MODELS: dict[str, FullSize] = {
@@ -146,6 +168,7 @@ MODELS: dict[str, FullSize] = {
     "sd20": FullSize("sd2", sd20, 865_910_724, 128),
     "sdxl": FullSize("sdxl", sdxl, 2_567_463_684, 256, "bfloat16", 5.0),
     "if_xl": FullSize("if", if_xl, 4_304_695_110, 64, "bfloat16", 7.0),
+    "sd35_medium": FullSize("sd3", sd35_medium, 2_243_171_520, 256, "bfloat16", 4.5),
 }
 
 
