@@ -129,6 +129,6 @@ def if_config(stage: int = 1) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def if_model(stage: int = 1) -> LoadedModel:
+def if_model(stage: int) -> LoadedModel:
     """Return the random-weight cascade, loaded once a process."""
     return load_model(if_config(stage))

@@ -106,7 +106,7 @@ def test_guidance_methods_act_on_the_first_stage_and_their_zero_is_none(on, off)
 
 def test_the_variance_stays_the_text_rows():
     seen: list[torch.Tensor] = []
-    model = if_model()
+    model = if_model(1)
     original = model.denoiser.forward
 
     def outer(*args: Any, **kwargs: Any) -> Any:
@@ -127,6 +127,7 @@ def test_the_variance_stays_the_text_rows():
         drawn(SLD("a bomb", warmup=0, scale=5000.0, threshold=1.0, momentum_scale=0.5, momentum_beta=0.7))
     finally:
         del model.denoiser.forward, model.pipe.scheduler.step
+    assert len(seen) == STEPS
     for out, answer in zip(seen, answers, strict=True):
         _, cond, concept = out.split(2)
         assert torch.equal(answer[:, 3:], cond[:, 3:])
