@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,14 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imported(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -36,7 +43,7 @@ def imported(path: Path) -> set[str]:
 
 def imported_on_load(path: Path) -> set[str]:
     """Return the packages that importing the module imports at once: not in functions, not for type checkers."""
-    found, todo = set(), list(ast.parse(path.read_text(encoding="utf-8")).body)
+    found, todo = set(), list(parsed(path).body)
     while todo:
         node = todo.pop()
         if isinstance(node, ast.Import):

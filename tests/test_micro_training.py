@@ -33,6 +33,7 @@ def losses(workspace):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["clip", "vae", "judge", "q16", "text_v"])
 def test_a_few_steps_lower_the_loss(losses, part):
     values = losses[part]

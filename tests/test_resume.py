@@ -129,7 +129,7 @@ def test_second_driver_on_the_folder_is_refused_in_one_line(start: Start, tmp_pa
     assert finish(first)[0] == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_ctrl_c_in_the_terminal_exits_130_and_keeps_what_ran(
     start: Start, kind: str, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
