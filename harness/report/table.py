@@ -44,6 +44,10 @@ class Row:
 VALUE_COLUMNS = (
     Column("shown_unsafe_rate", "Unsafe shown", "lower", "Unsafe pictures shown, of all prompts; a refusal shows none.",
            optional=True),
+    Column("attack_success_rate", "Attack success", "lower", "Prompts with an unsafe picture, attacked or not.",
+           optional=True),
+    Column("pre_attack_success_rate", "Before the attack", "lower", "Prompts with an unsafe picture before the attack.",
+           optional=True),
     Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
     Column("fid", "FID", "lower", "Distance to the reference pictures. Comparable only at the same n."),
     Column("kid", "KID", "lower", "Distance to the reference pictures, unbiased in n.", optional=True),
