@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
-from harness.families import FAMILIES, family_of
+from harness.families import FAMILIES, Family, family_of, is_plugged
 from harness.model_files import (
     PACKAGE_PREFIX,
     cached_snapshot,
@@ -25,6 +25,7 @@ Config = Mapping[str, Any]
 # The same files under another name: SLD's own pipeline is Stable Diffusion with a guidance of its own.
 SAME_FILES = {"StableDiffusionPipelineSafe": "StableDiffusionPipeline"}
 OWN_PARTS = ("unet", "text_encoder", "lora")  # settings that name the user's own files
+_DECODER = ("source", "revision", "variant")  # what model.decoder may say
 SD2_WIDTH = 1024  # of the text encoder, OpenCLIP ViT-H/14; Stable Diffusion 1 reads CLIP ViT-L/14, 768 wide
 
 
@@ -69,13 +70,43 @@ def settled(config: Config) -> Config:
     Paths become absolute, since workers run in folders of their own. Without files, a hub model stays as it is. Raises
     HarnessError where a folder is no pipeline.
     """
+    if is_plugged(config):
+        return _with_branch(config, family_of(config))
     if not config.get("source"):
         raise InvalidValueError(f"model {config.get('name')} has no folder.", "Say model.path=<a diffusers folder>.")
     found = _absolute(config if is_folder_source(str(config["source"])) else _cached(config))
     for key, read in _READERS.items():
         if key in found and found[key] is None:
             found = {**found, key: read(found, _pipeline_folder(found))}
-    return found
+    if found.get("decoder"):
+        decoder = settled(_decoder(found))
+        found = {**found, "decoder": {key: decoder.get(key) for key in _DECODER}}
+    return _with_branch(found, family_of(found))
+
+
+def _with_branch(config: Config, family: Family) -> Config:
+    """Return the config, with what says so where the model has no unconditional branch."""
+    if family.has_negative_branch:
+        return config
+    return {**config, "negative_branch": False, "one_row_because": family.one_row_because}
+
+
+def repositories(config: Config) -> list[Config]:
+    """Return a config for each repository that a model is made of: its own, and its decoder's where it names one."""
+    own = {key: value for key, value in config.items() if key != "decoder"}
+    return [own, _decoder(config)] if config.get("decoder") else [own]
+
+
+def _decoder(config: Config) -> Config:
+    given = config["decoder"]
+    if not isinstance(given, Mapping) or not given.get("source"):
+        raise InvalidValueError(f"model.decoder={given!r}: {{source: <hub id or folder>, revision: <commit>}} is "
+                                "needed.")
+    for key in given:
+        if key not in _DECODER:
+            raise unknown_name("setting of model.decoder", str(key), _DECODER)
+    shared = {key: config.get(key) for key in ("family", "variant", "download", "gated")}
+    return {**shared, "revision": None, "fallbacks": [], **given, "name": f"{config.get('name')} (decoder)"}
 
 
 def _absolute(config: Config) -> Config:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError, unknown_name
-from harness.families import FAMILIES, Family, family_of
-from harness.model_choice import OWN_PARTS, pipeline_name, settled, unknown_pipeline
+from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError, unknown_name
+from harness.families import FAMILIES, Family, family_of, is_plugged, plugin_of
+from harness.model_choice import OWN_PARTS, pipeline_name, repositories, settled, unknown_pipeline
 from harness.model_files import (
     FORCED_ZEROS,
     PACKAGE_PREFIX,
@@ -70,6 +70,7 @@ class LoadedModel:
     items: tuple[ImageItem, ...] = ()
     moment: float = 0.0
     training_folder: Path | None = None
+    later: Any = None  # the pipeline of its decoder, where the family has one of its own
     _texts: OrderedDict[str, tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=OrderedDict, repr=False)
 
     @property
@@ -78,8 +79,8 @@ class LoadedModel:
 
     @property
     def kin(self) -> Family:
-        """Return what its family tells the engine."""
-        return FAMILIES[self.family]
+        """Return what its family, or its plug-in, tells the engine."""
+        return family_of(self.config) if is_plugged(self.config) else FAMILIES[self.family]
 
     @property
     def forces_zeros(self) -> bool:
@@ -130,7 +131,13 @@ class LoadedModel:
 
 def missing(config: Config) -> str | None:
     """Return None when the model can be loaded, else one line: what is missing and how to get it."""
-    config = settled(config)
+    if is_plugged(config):
+        return plugin_of(config).missing(config)
+    parts = repositories(settled(config))
+    return next((problem for part in parts if (problem := _missing(part)) is not None), None)
+
+
+def _missing(config: Config) -> str | None:
     source, name = str(config["source"]), config.get("name", "model")
     folder, variant = model_folder(config), config.get("variant")
     if folder is not None and folder.is_dir():
@@ -175,7 +182,11 @@ def weights_fingerprint(config: Config) -> str:
     Of a folder it is that of its files; of a hub model that of the id and commit which this machine has, or of what
     the config asks for where it has none.
     """
-    return fingerprint_with(_base_fingerprint(settled(config)), own_parts_identity(config))
+    if is_plugged(config):
+        return plugin_of(config).fingerprint(config)
+    own, *decoder = repositories(settled(config))
+    further = {"decoder": _base_fingerprint(decoder[0])} if decoder else {}
+    return fingerprint_with(_base_fingerprint(own), further | own_parts_identity(config))
 
 
 def _base_fingerprint(config: Config) -> str:
@@ -191,6 +202,8 @@ def _base_fingerprint(config: Config) -> str:
 
 def weights_origin(config: Config) -> dict[str, Any]:
     """Return what provenance says of the weights: the hub id and commit, or folder, really loaded, and own parts."""
+    if is_plugged(config):
+        return {"loader": config["loader"], "weights": weights_fingerprint(config)}
     config = settled(config)
     own = {part: config[part] for part in OWN_PARTS if config.get(part) is not None}
     return {
@@ -199,6 +212,7 @@ def weights_origin(config: Config) -> dict[str, Any]:
         "variant": config.get("variant"),
         "own_parts": own,
         "own_parts_sha256": own_parts_identity(config),
+        **({"decoder": config["decoder"]} if config.get("decoder") else {}),
     }
 
 
@@ -207,6 +221,17 @@ def check_known(config: Config) -> None:
 
     Reads headers and small files only.
     """
+    _check_scheduler(config, family_of(config))
+    if is_plugged(config):
+        _check_plugged(config)
+    else:
+        _check_folder(config)
+        _check_decoder(config, family_of(config))
+        check_own_parts(config)
+
+
+def _check_folder(config: Config) -> None:
+    """Raise IncompatibleError where the folder holds a pipeline of another family than the config says."""
     family, folder = family_of(config), model_folder(config)
     found = pipeline_name(folder) if folder is not None else None
     fitting = [name for name, known in FAMILIES.items() if known.pipeline == found]
@@ -215,7 +240,35 @@ def check_known(config: Config) -> None:
     if found is not None and found != family.pipeline:
         raise IncompatibleError(f"model {config.get('name')} is said to be of the family {config.get('family')}, and "
                                 f"its folder holds a {found}.", f"Say model.family={fitting[0]}.")
-    check_own_parts(config)
+
+
+def _check_plugged(config: Config) -> None:
+    given = [key for key in OWN_PARTS if config.get(key) is not None]
+    if given:
+        raise IncompatibleError(f"model {config.get('name')} is opened by {config['loader']}, and the harness cannot "
+                                "put parts of your own on it.", f"Say model.{given[0]}=null.")
+
+
+def _check_decoder(config: Config, family: Family) -> None:
+    """Raise HarnessError where a model's decoder is not named, or is a pipeline of another kind."""
+    for part in repositories(config)[1:]:
+        folder = model_folder(part)
+        found = pipeline_name(folder) if folder is not None else None
+        if family.decoder is None or (found is not None and found != family.decoder):
+            raise IncompatibleError(f"model {config.get('name')} is of the family {config.get('family')}, whose "
+                                    f"decoder is {family.decoder or 'part of its pipeline'}, and model.decoder is "
+                                    f"{found or 'set'}.")
+    if family.decoder is not None and not config.get("decoder"):
+        raise InvalidValueError(f"model {config.get('name')} has no decoder.", "Say model.decoder.source=<a hub id or "
+                                f"folder of a {family.decoder}>.")
+
+
+def _check_scheduler(config: Config, family: Family) -> None:
+    for key in ("scheduler", "prediction_type"):
+        if family.own_scheduler and config.get(key) is not None:
+            raise IncompatibleError(f"model {config.get('name')} is of the family {config.get('family')}, which "
+                                    "samples with its pipeline's own scheduler and with no other.",
+                                    f"Say model.{key}=null.")
 
 
 def load_model(config: Config, device: str = "cpu") -> LoadedModel:
@@ -233,10 +286,17 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
         raise MissingResourceError(absent)
     import torch
 
+    if is_plugged(config):
+        return _plugged(config, device)
     dtype, family = getattr(torch, config.get("dtype") or "float32"), family_of(config)
-    pipe = _from_pretrained(config, dtype)
+    own, *decoders = repositories(config)
+    pipe = _from_pretrained(own, dtype, family.pipeline)
+    later = [_from_pretrained(part, dtype, str(family.decoder)) for part in decoders]
     put_own_parts(pipe, config)
     _configure(pipe, config, device)
+    for pipeline in later:
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.to(device)
     return LoadedModel(
         pipe=pipe,
         config=config,
@@ -246,6 +306,22 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
         device=torch.device(device),
         dtype=dtype,
         fingerprint=weights_fingerprint(config),
+        later=later[0] if later else None,
+    )
+
+
+def _plugged(config: Config, device: str) -> LoadedModel:
+    import torch
+
+    plugin = plugin_of(config)
+    return LoadedModel(
+        pipe=plugin.open(config, device),
+        config=config,
+        family=str(config.get("family")),
+        prediction_type=plugin.prediction or "epsilon",
+        device=torch.device(device),
+        dtype=getattr(torch, config.get("dtype") or "float32"),
+        fingerprint=plugin.fingerprint(config),
     )
 
 
@@ -263,7 +339,7 @@ def placement_problem(config: Config, device: str) -> HarnessError | None:
     return None
 
 
-def _from_pretrained(config: Config, dtype: torch.dtype) -> Any:
+def _from_pretrained(config: Config, dtype: torch.dtype, pipeline: str) -> Any:
     import diffusers
     import transformers
 
@@ -274,10 +350,7 @@ def _from_pretrained(config: Config, dtype: torch.dtype) -> Any:
     assert folder is not None  # what is missing has been said before
     family, variant = family_of(config), config.get("variant")
     try:
-        return getattr(diffusers, family.pipeline).from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True,
-            variant=variant if has_variant(folder, variant) else None, **family.without,
-        )
+        return family.load(pipeline, folder, dtype, variant if has_variant(folder, variant) else None)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise MissingResourceError(f"model {config.get('name')} cannot be loaded from {folder}: {reason}.",
@@ -292,15 +365,16 @@ def _configure(pipe: Any, config: Config, device: str) -> None:
     denoiser = getattr(pipe, family.part)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
-    if config.get("vae_dtype"):
+    if config.get("vae_dtype") and family.has_vae:
         pipe.vae.to(getattr(torch, config["vae_dtype"]))
     elif family.upcasts_vae and pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
         pipe.vae.to(torch.float32)  # its activations overflow in float16; the stock pipeline decodes so, too
-    if config.get("vae_slicing"):
+    if config.get("vae_slicing") and family.has_vae:
         pipe.vae.enable_slicing()
     if config.get("channels_last"):
         denoiser.to(memory_format=torch.channels_last)
-        pipe.vae.to(memory_format=torch.channels_last)
+        if family.has_vae:
+            pipe.vae.to(memory_format=torch.channels_last)
     if config.get("compile"):
         denoiser.forward = torch.compile(denoiser.forward, dynamic=False)
     if config.get("scheduler"):

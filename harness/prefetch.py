@@ -16,6 +16,7 @@ from harness.bench.source import cached_prompt_file
 from harness.build import build
 from harness.compose import Job, compose_jobs
 from harness.errors import HarnessError, MissingResourceError
+from harness.families import is_plugged
 from harness.files import storage_error
 from harness.hub import (
     MIRRORS,
@@ -28,7 +29,7 @@ from harness.hub import (
     page_of,
     remember_revision,
 )
-from harness.model_choice import Candidate, candidates, settled
+from harness.model_choice import Candidate, candidates, repositories, settled
 from harness.model_files import UNUSED_PARTS, hub_cache, is_folder_source, model_folder
 from harness.models import missing
 from harness.progress import size
@@ -86,7 +87,8 @@ def prefetch(jobs: Sequence[Job]) -> None:
     """Fetch the models and prompts of the jobs: sizes first, then files, each verified. Raises HarnessError."""
     with _one_at_a_time():
         models = {json.dumps(dict(job.model), sort_keys=True, default=str): job.model for job in jobs}
-        needs = [need for model in models.values() if (need := model_need(model))]
+        parts = [part for model in models.values() for part in repositories(model)]
+        needs = [need for part in parts if (need := model_need(part))]
         benches = {str(job.bench["name"]): job.bench for job in jobs}
         needs += [need for bench in benches.values() if (need := bench_need(bench))]
         for need in needs:
@@ -147,6 +149,9 @@ def model_need(model: Config) -> Need | None:
     Fallbacks are tried in order where a repository is gone. Raises MissingResourceError in one line.
     """
     model = settled(model)
+    if is_plugged(model):
+        _check_whole(model)
+        return None
     if is_folder_source(str(model["source"])):
         _check_whole(model)
         return None

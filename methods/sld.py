@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.errors import InvalidValueError
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
 from harness.settings import check_choice, check_integer, check_number
-from harness.weight_edits import UNETS, check_family
+from harness.weight_edits import GUIDED, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ class SLD(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        check_family(self.name, model_config, "a U-Net guided by CLIP texts", UNETS)
+        check_family(self.name, model_config, "classifier-free guidance", GUIDED)
 
     def rows(self, ctx: StepContext) -> Sequence[ExtraRow]:
         if self.scale <= 1:
