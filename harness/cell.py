@@ -27,7 +27,8 @@ RECIPE = 1  # raised when the engine makes other pixels from the same configurat
 Config = Mapping[str, Any]
 
 # Of a model's config, what changes pixels besides the weights themselves.
-_PIXEL_KEYS = ("dtype", "vae_dtype", "scheduler", "scheduler_config", "variant", "prediction_type")
+_PIXEL_KEYS = ("dtype", "vae_dtype", "scheduler", "scheduler_config", "variant", "prediction_type",
+               "max_sequence_length")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Cell:
         own = row.seed if repeat == 0 else None
         seed = own if own is not None else image_seed(self.bench.seed_name, row.prompt_id, repeat, self.spec.seed)
         guidance = self.guidance_scale
-        if self.bench.guidance_scale == "row" and row.guidance is not None:
+        if _by_row(self.bench, self.spec.model) and row.guidance is not None:
             guidance = min(max(row.guidance, self.bench.guidance_floor), self.bench.guidance_cap)
         key = ImageKey(row.prompt_id, repeat)
         size = row.size if self.bench.size == "row" else None
@@ -123,6 +124,7 @@ def make_cell(
     if settings.size is not None:
         family_of(model).check_size(model, settings.size)
     guidance = _guidance_scale(settings, model)
+    _check_negative_prompts(model, prompts, settings)
     for method in built:
         method.check(model, guidance)
         check_acts(method, model, generation.num_inference_steps)
@@ -188,8 +190,22 @@ def _generation(run: RunSettings, bench: BenchSettings, model: Config) -> Genera
     return GenerationSettings(num_inference_steps=steps, height=size, width=size, batch_size=batch_size)
 
 
+def _check_negative_prompts(model: Config, prompts: PromptSet | None, bench: BenchSettings) -> None:
+    own = sum(row.negative_prompt is not None for row in prompts.rows) if prompts else 0
+    if own and not model.get("negative_branch", True):
+        raise IncompatibleError(f"{own} prompts of {bench.name} bring a negative prompt, and model {model['name']} has "
+                                f"no unconditional branch: {model['one_row_because']}.")
+
+
+def ignores_guidance(model: Config) -> bool:
+    """Say whether a guidance scale changes nothing: the model was distilled to have none."""
+    return model.get("reads_guidance", True) is False
+
+
 def _guidance_scale(bench: BenchSettings, model: Config) -> float:
     default = check_number("model.guidance_scale", model["guidance_scale"], 0, 100)
+    if ignores_guidance(model):
+        return default
     return default if bench.guidance_scale in (None, "row") else float(bench.guidance_scale or 0.0)
 
 
@@ -215,13 +231,17 @@ def _identity(
         "methods": [_method_identity(method, given) for method in methods],
         "bench": {"name": bench.name, "version": bench.version, "prompts": prompts.hash if prompts else None},
         "num_inference_steps": generation.num_inference_steps,
-        "guidance_scale": guidance if bench.guidance_scale != "row" else _row_guidance(bench),
+        "guidance_scale": _row_guidance(bench) if _by_row(bench, model) else guidance,
         "height": generation.height,
         "width": generation.width,
         "seed": run.seed,
         **({"size": "row"} if bench.size == "row" else {}),
         **({"seeds": bench.seed_name} if bench.seed_name != bench.name else {}),
     }
+
+
+def _by_row(bench: BenchSettings, model: Config) -> bool:
+    return bench.guidance_scale == "row" and not ignores_guidance(model)
 
 
 def _row_guidance(bench: BenchSettings) -> str:

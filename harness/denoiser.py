@@ -33,34 +33,60 @@ def alpha_bar(scheduler: Any, t: float) -> float:
     return float(1 / (1 + sigma**2))
 
 
-def epsilon_slope(prediction_type: str, abar: float) -> float:
-    """Return d eps / d prediction: 1, or sqrt(abar) for v (Salimans & Ho 2022, app. D)."""
-    slopes = {"epsilon": 1.0, "v_prediction": abar**0.5}
+def flow_sigma(scheduler: Any, t: float) -> float:
+    """Return sigma of z = (1 - sigma) x0 + sigma n at timestep `t` of the running steps, one training step below 1.
+
+    At sigma = 1 latents hold nothing of the picture, eps is z whatever is predicted, and no direction could be told
+    in it; what is linear in the predictions is the same at any sigma.
+    """
+    times = scheduler.timesteps.double().cpu().numpy()
+    nearest = int(np.abs(times - t).argmin())
+    return min(float(scheduler.sigmas[nearest]), 1 - 1 / scheduler.config.num_train_timesteps)
+
+
+def noise_level(prediction_type: str, scheduler: Any, t: float) -> float:
+    """Return what the conversions need to know of timestep `t`: abar for v, sigma for flow; nothing for epsilon."""
+    if prediction_type == "epsilon":
+        return 1.0
+    return flow_sigma(scheduler, t) if prediction_type == "flow" else alpha_bar(scheduler, t)
+
+
+def epsilon_slope(prediction_type: str, level: float) -> float:
+    """Return d eps / d prediction: 1, sqrt(abar) for v (Salimans & Ho 2022, app. D), 1 - sigma for flow.
+
+    Flow matching predicts v = n - x0 (Esser et al. 2024), so that z + (1 - sigma) v = n.
+    """
+    slopes = {"epsilon": 1.0, "v_prediction": level**0.5, "flow": 1 - level}
     if prediction_type not in slopes:
         raise IncompatibleError(f"prediction type {prediction_type} is not supported by guidance methods.")
     return slopes[prediction_type]
 
 
-def to_epsilon(prediction: Tensor, z: Tensor, prediction_type: str, abar: float) -> Tensor:
-    """Convert a prediction to noise: eps itself, or eps = sqrt(abar) v + sqrt(1 - abar) z."""
+def latent_share(prediction_type: str, level: float) -> float:
+    """Return d eps / d z at a fixed prediction: 0, sqrt(1 - abar) for v, 1 for flow."""
+    return {"v_prediction": (1 - level) ** 0.5, "flow": 1.0}.get(prediction_type, 0.0)
+
+
+def to_epsilon(prediction: Tensor, z: Tensor, prediction_type: str, level: float) -> Tensor:
+    """Convert a prediction to noise: eps itself, sqrt(abar) v + sqrt(1 - abar) z, or z + (1 - sigma) v for flow."""
     if prediction_type == "epsilon":
         return prediction
-    return epsilon_slope(prediction_type, abar) * prediction + (1 - abar) ** 0.5 * z
+    return epsilon_slope(prediction_type, level) * prediction + latent_share(prediction_type, level) * z
 
 
-def from_epsilon(epsilon: Tensor, z: Tensor, prediction_type: str, abar: float) -> Tensor:
+def from_epsilon(epsilon: Tensor, z: Tensor, prediction_type: str, level: float) -> Tensor:
     """Invert `to_epsilon`: the prediction that a scheduler expects for this noise."""
     if prediction_type == "epsilon":
         return epsilon
-    return (epsilon - (1 - abar) ** 0.5 * z) / epsilon_slope(prediction_type, abar)
+    return (epsilon - latent_share(prediction_type, level) * z) / epsilon_slope(prediction_type, level)
 
 
 def predict_epsilon(model: LoadedModel, scheduler: Any, z: Tensor, t: Tensor, texts: Condition | Tensor) -> Tensor:
     """Run the bare denoiser on `z` (B, C, H, W), scaled by the scheduler, told `texts`; return float32 noise."""
     dtype = next(model.denoiser.parameters()).dtype
     out = model.kin.predict(model, z.to(dtype), t, told(texts).each(lambda value: value.to(dtype)))
-    abar = alpha_bar(scheduler, float(t)) if model.prediction_type != "epsilon" else 1.0
-    return to_epsilon(out.float(), z.float(), model.prediction_type, abar)
+    level = noise_level(model.prediction_type, scheduler, float(t))
+    return to_epsilon(out.float(), z.float(), model.prediction_type, level)
 
 
 @dataclass
@@ -111,14 +137,14 @@ class DenoiserHook:
         n, kin = len(call.items), self.model.kin
         asked = kin.taken(args, kwargs)
         contexts = self._contexts(call, asked.sample[:n], asked.timestep)
-        self.model.items, self.model.moment = tuple(call.items), call.count / len(self.model.pipe.scheduler.timesteps)
+        self.model.items, self.model.moment = tuple(call.items), call.count / kin.calls(self.model.pipe.scheduler)
         call.count += 1
         roles = list(kin.roles) if len(asked.sample) == len(kin.roles) * n else ["cond"]
-        asked = self._edit_texts(contexts, call.bundle, roles, asked)
+        asked = self._edit_texts(contexts, call.bundle, roles, kin.guided(asked, contexts[0].w.flatten()))
         rows = self._rows(contexts)
         roles += [row.role for row in rows]
         self.model.roles = tuple(role for role in roles for _ in range(n))
-        asked = asked.widened(rows, n)
+        asked = asked.widened(rows, n, n * roles.index("cond"))
         out, rest = kin.parted(kin.run(self.original, asked), asked)
         raw = dict(zip(roles, out.split(n), strict=True))
         variance = None if rest is None else dict(zip(roles, rest.split(n), strict=True))["cond"]
@@ -136,7 +162,8 @@ class DenoiserHook:
         scales = [item.guidance_scale for item in call.items]
         w = torch.tensor(scales, dtype=torch.float32, device=z.device).view(-1, 1, 1, 1)
         t = torch.as_tensor(timestep).flatten()[0]
-        n_calls = len(self.model.pipe.scheduler.timesteps)
+        t = t if self.model.kin.t_unit == 1 else t * self.model.kin.t_unit
+        n_calls = self.model.kin.calls(self.model.pipe.scheduler)
         return [
             StepContext(call.count, n_calls, call.n_steps, t, w, z, call.items, self.model, artifact,
                         call.states.setdefault(index, {}))
@@ -187,9 +214,9 @@ class DenoiserHook:
     def _direction(self, contexts: list[StepContext], raw: Mapping[str, Tensor], stock: Tensor) -> Tensor:
         """Let methods edit the direction in epsilon space; return `stock` itself if nobody did."""
         kind, ctx = self.model.prediction_type, contexts[0]
-        abar = alpha_bar(self.model.pipe.scheduler, float(ctx.t)) if kind != "epsilon" else 1.0
-        preds = {role: to_epsilon(row.float(), ctx.z.float(), kind, abar) for role, row in raw.items()}
-        slope = epsilon_slope(kind, abar)
+        level = noise_level(kind, self.model.pipe.scheduler, float(ctx.t))
+        preds = {role: to_epsilon(row.float(), ctx.z.float(), kind, level) for role, row in raw.items()}
+        slope = epsilon_slope(kind, level)
         start = delta = stock.float() * slope
         for method, context in zip(self.methods, contexts, strict=True):
             delta = method.guide(context, preds, delta)

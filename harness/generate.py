@@ -76,6 +76,9 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> tuple[Te
 def bundle_of(model: LoadedModel, items: Sequence[ImageItem]) -> EmbedBundle:
     """Return the text embeddings of a batch, as the stock pipeline of the model's family makes them."""
     cond = encoded_condition(model, [item.prompt for item in items])
+    if not model.kin.has_negative_branch:
+        nothing = cond.each(lambda value: 0 * value)
+        return EmbedBundle(cond.embeds, nothing.embeds, cond.pooled, nothing.pooled)
     uncond = negative_condition(model, [item.negative_prompt for item in items])
     return EmbedBundle(cond.embeds, uncond.embeds, cond.pooled, uncond.pooled)
 

@@ -59,7 +59,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class EmbedBundle:
-    """Text embeddings of a batch: `cond`, `uncond` (B, L, D); pooled ones (B, P) where the family has them."""
+    """Text embeddings of a batch: `cond`, `uncond` (B, L, D); pooled ones (B, P) where the family has them.
+
+    A model without an unconditional branch has zeros for it.
+    """
 
     cond: Tensor
     uncond: Tensor
@@ -163,7 +166,7 @@ class Method:
         if not model_config.get("negative_branch", True):
             raise IncompatibleError(
                 f"method {self.name} edits classifier-free guidance, and model {model_config.get('name')} has no "
-                "unconditional branch."
+                f"unconditional branch: {model_config.get('one_row_because', 'it runs one row an image')}."
             )
         if guidance_scale <= 1:
             raise IncompatibleError(

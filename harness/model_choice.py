@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
-from harness.families import FAMILIES, family_of
+from harness.families import FAMILIES, Family, family_of, is_plugged
 from harness.model_files import (
     PACKAGE_PREFIX,
     cached_snapshot,
@@ -70,6 +70,8 @@ def settled(config: Config) -> Config:
     Paths become absolute, since workers run in folders of their own. Without files, a hub model stays as it is. Raises
     HarnessError where a folder is no pipeline.
     """
+    if is_plugged(config):
+        return _with_branch(config, family_of(config))
     if not config.get("source"):
         raise InvalidValueError(f"model {config.get('name')} has no folder.", "Say model.path=<a diffusers folder>.")
     found = _settled_files(config)
@@ -78,7 +80,14 @@ def settled(config: Config) -> Config:
     for key, read in _READERS.items():
         if key in found and found[key] is None:
             found = {**found, key: read(found, _pipeline_folder(found))}
-    return found
+    return _with_branch(found, family_of(found))
+
+
+def _with_branch(config: Config, family: Family) -> Config:
+    """Return the config, with what says so where the model has no unconditional branch."""
+    if family.has_negative_branch:
+        return config
+    return {**config, "negative_branch": False, "one_row_because": family.one_row_because}
 
 
 def _settled_files(config: Config) -> Config:

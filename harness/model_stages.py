@@ -6,14 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.errors import InvalidValueError, MissingResourceError, unknown_name
-from harness.model_files import UNUSED_PARTS, has_variant, model_folder
-
-if TYPE_CHECKING:
-    import torch
+from harness.errors import InvalidValueError, unknown_name
 
 Config = Mapping[str, Any]
 
@@ -46,7 +41,9 @@ def _stage(config: Config, entry: Any, number: int) -> Config:
     for key in entry:
         if key not in FILES + PIXELS:
             raise unknown_name("setting of model.stages", str(key), FILES + PIXELS)
-    shared = {key: config.get(key) for key in ("download", "dtype", "gated")}
+    if not entry.get("pipeline"):
+        raise InvalidValueError(f"model.stages: stage {number} needs a pipeline, the class in diffusers.")
+    shared = {key: config.get(key) for key in ("family", "download", "dtype", "gated")}
     return {"revision": None, "variant": config.get("variant"), **shared, **entry,
             "name": f"{config.get('name')}, stage {number}"}
 
@@ -64,26 +61,3 @@ def with_stages(config: Config, stages: tuple[Config, ...]) -> Config:
 def stages_identity(config: Config) -> list[dict[str, Any]]:
     """Return what of the further stages changes pixels, beside their weights."""
     return [{key: stage[key] for key in PIXELS if stage.get(key) is not None} for stage in stages_of(config)]
-
-
-def load_stages(config: Config, dtype: torch.dtype, device: str) -> tuple[Any, ...]:
-    """Load the further pipelines from safetensors files. Raises MissingResourceError in one line."""
-    return tuple(_loaded(stage, dtype, device) for stage in stages_of(config))
-
-
-def _loaded(stage: Config, dtype: torch.dtype, device: str) -> Any:
-    import diffusers
-
-    kind, folder, variant = getattr(diffusers, str(stage["pipeline"])), model_folder(stage), stage.get("variant")
-    assert folder is not None  # what is missing has been said before
-    unused = dict.fromkeys((*UNUSED_PARTS, *(stage.get("without") or ())))
-    options = {**unused, "requires_safety_checker": False}
-    taken = {name: value for name, value in options.items() if name in signature(kind.__init__).parameters}
-    try:
-        pipe = kind.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, local_files_only=True,
-                                    variant=variant if has_variant(folder, variant) else None, **taken)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise MissingResourceError(f"{stage['name']} cannot be loaded from {folder}: {reason}.") from error
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)

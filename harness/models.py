@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError, unknown_name
-from harness.families import FAMILIES, Family, family_of
+from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError, unknown_name
+from harness.families import FAMILIES, Family, family_of, is_plugged, plugin_of
 from harness.model_choice import OWN_PARTS, pipeline_name, settled, unknown_pipeline
 from harness.model_files import (
     FORCED_ZEROS,
@@ -24,7 +24,7 @@ from harness.model_files import (
     model_folder,
 )
 from harness.model_parts import check_own_parts, fingerprint_with, own_parts_identity, put_own_parts
-from harness.model_stages import load_stages, stages_of
+from harness.model_stages import stages_of
 
 if TYPE_CHECKING:
     import torch
@@ -80,8 +80,8 @@ class LoadedModel:
 
     @property
     def kin(self) -> Family:
-        """Return what its family tells the engine."""
-        return FAMILIES[self.family]
+        """Return what its family, or its plug-in, tells the engine."""
+        return family_of(self.config) if is_plugged(self.config) else FAMILIES[self.family]
 
     @property
     def forces_zeros(self) -> bool:
@@ -132,6 +132,8 @@ class LoadedModel:
 
 def missing(config: Config) -> str | None:
     """Return None when the model can be loaded, else one line: what is missing and how to get it."""
+    if is_plugged(config):
+        return plugin_of(config).missing(config)
     config = settled(config)
     problems = (missing_pipeline(one) for one in (config, *stages_of(config)))
     return next((problem for problem in problems if problem), None)
@@ -183,6 +185,8 @@ def weights_fingerprint(config: Config) -> str:
     Of a folder it is that of its files; of a hub model that of the id and commit which this machine has, or of what
     the config asks for where it has none. Further stages count.
     """
+    if is_plugged(config):
+        return plugin_of(config).fingerprint(config)
     config = settled(config)
     base, later = _base_fingerprint(config), [_base_fingerprint(stage) for stage in stages_of(config)]
     if later:
@@ -203,6 +207,8 @@ def _base_fingerprint(config: Config) -> str:
 
 def weights_origin(config: Config) -> dict[str, Any]:
     """Return what provenance says of the weights: the hub id and commit, or folder, really loaded, and own parts."""
+    if is_plugged(config):
+        return {"loader": config["loader"], "weights": weights_fingerprint(config)}
     config = settled(config)
     own = {part: config[part] for part in OWN_PARTS if config.get(part) is not None}
     return {
@@ -220,6 +226,17 @@ def check_known(config: Config) -> None:
 
     Reads headers and small files only.
     """
+    _check_scheduler(config, family_of(config))
+    if is_plugged(config):
+        _check_plugged(config)
+    else:
+        _check_folder(config)
+        _check_stages(config, family_of(config))
+        check_own_parts(config)
+
+
+def _check_folder(config: Config) -> None:
+    """Raise IncompatibleError where the folder holds a pipeline of another family than the config says."""
     family, folder = family_of(config), model_folder(config)
     found = pipeline_name(folder) if folder is not None else None
     fitting = [name for name, known in FAMILIES.items() if known.pipeline == found]
@@ -228,7 +245,34 @@ def check_known(config: Config) -> None:
     if found is not None and found != family.pipeline:
         raise IncompatibleError(f"model {config.get('name')} is said to be of the family {config.get('family')}, and "
                                 f"its folder holds a {found}.", f"Say model.family={fitting[0]}.")
-    check_own_parts(config)
+
+
+def _check_plugged(config: Config) -> None:
+    given = [key for key in OWN_PARTS if config.get(key) is not None]
+    if given:
+        raise IncompatibleError(f"model {config.get('name')} is opened by {config['loader']}, and the harness cannot "
+                                "put parts of your own on it.", f"Say model.{given[0]}=null.")
+
+
+def _check_stages(config: Config, family: Family) -> None:
+    """Raise HarnessError where a family's further pipeline is not named, or one is of another class than is said."""
+    stages = stages_of(config)
+    if family.decoder and not stages:
+        raise InvalidValueError(f"model {config.get('name')} has no decoder.", "Say 'model.stages=[{source: <a hub id "
+                                f"or folder>, pipeline: {family.decoder}}}]'.")
+    for stage in stages:
+        folder, said = model_folder(stage), stage.get("pipeline")
+        found = (pipeline_name(folder) if folder is not None else None) or said
+        if found != said or (family.decoder and said != family.decoder):
+            raise IncompatibleError(f"{stage['name']} should be a {family.decoder or said}, and is a {found}.")
+
+
+def _check_scheduler(config: Config, family: Family) -> None:
+    for key in ("scheduler", "prediction_type"):
+        if family.own_scheduler and config.get(key) is not None:
+            raise IncompatibleError(f"model {config.get('name')} is of the family {config.get('family')}, which "
+                                    "samples with its pipeline's own scheduler and with no other.",
+                                    f"Say model.{key}=null.")
 
 
 def load_model(config: Config, device: str = "cpu") -> LoadedModel:
@@ -246,10 +290,16 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
         raise MissingResourceError(absent)
     import torch
 
+    if is_plugged(config):
+        return _plugged(config, device)
     dtype, family = getattr(torch, config.get("dtype") or "float32"), family_of(config)
-    pipe = _from_pretrained(config, dtype)
+    pipe = _from_pretrained(config, dtype, family.pipeline)
+    later = tuple(_from_pretrained(stage, dtype, str(stage["pipeline"])) for stage in stages_of(config))
     put_own_parts(pipe, config)
     _configure(pipe, config, device)
+    for pipeline in later:
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.to(device)
     return LoadedModel(
         pipe=pipe,
         config=config,
@@ -259,7 +309,22 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
         device=torch.device(device),
         dtype=dtype,
         fingerprint=weights_fingerprint(config),
-        later=load_stages(config, dtype, device),
+        later=later,
+    )
+
+
+def _plugged(config: Config, device: str) -> LoadedModel:
+    import torch
+
+    plugin = plugin_of(config)
+    return LoadedModel(
+        pipe=plugin.open(config, device),
+        config=config,
+        family=str(config.get("family")),
+        prediction_type=plugin.prediction or "epsilon",
+        device=torch.device(device),
+        dtype=getattr(torch, config.get("dtype") or "float32"),
+        fingerprint=plugin.fingerprint(config),
     )
 
 
@@ -277,7 +342,7 @@ def placement_problem(config: Config, device: str) -> HarnessError | None:
     return None
 
 
-def _from_pretrained(config: Config, dtype: torch.dtype) -> Any:
+def _from_pretrained(config: Config, dtype: torch.dtype, pipeline: str) -> Any:
     import diffusers
     import transformers
 
@@ -288,10 +353,8 @@ def _from_pretrained(config: Config, dtype: torch.dtype) -> Any:
     assert folder is not None  # what is missing has been said before
     family, variant = family_of(config), config.get("variant")
     try:
-        return getattr(diffusers, family.pipeline).from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True,
-            variant=variant if has_variant(folder, variant) else None, **family.without,
-        )
+        return family.load(pipeline, folder, dtype, variant if has_variant(folder, variant) else None,
+                           tuple(config.get("without") or ()))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise MissingResourceError(f"model {config.get('name')} cannot be loaded from {folder}: {reason}.",

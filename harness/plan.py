@@ -13,7 +13,7 @@ from rich.table import Table
 
 from harness.bench.source import how_to_get
 from harness.build import build
-from harness.cell import Cell
+from harness.cell import Cell, ignores_guidance
 from harness.cpu_cost import cpu_note, cpu_problem, seconds_on_cpu, tflop_per_image
 from harness.errors import HarnessError, MissingResourceError
 from harness.evaluator import Evaluator
@@ -113,7 +113,7 @@ def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool, on_cpu: bo
     notes = _notes(cell)
     if on_cpu:
         problems += [problem for problem in (cpu_problem(cell),) if problem]
-        notes += [note for note in (cpu_note(cell, 2 * cost_factor(cell)),) if note]
+        notes += [note for note in (cpu_note(cell, denoiser_rows(cell)),) if note]
     missing = None
     if cell.prompts:
         done = CellStore(cell.folder).done(verify=verify)
@@ -141,6 +141,9 @@ def _notes(cell: Cell) -> list[str]:
     for config in (config for config in cell.evaluators if config["name"] not in absent):
         problem = reference_problem(cell, config)
         notes += [f"evaluator {config['name']}: no comparison with real images: {problem}"] if problem else []
+    if ignores_guidance(cell.spec.model) and cell.bench.guidance_scale is not None:
+        notes.append(f"model {cell.spec.model['name']} reads no guidance scale: that of {cell.bench.name} changes "
+                     "nothing")
     if cell.prompts:
         notes += cell.prompts.notes()
     return notes
@@ -168,7 +171,7 @@ def _seconds_per_image(cell: Cell, speeds: Mapping[str, float], on_cpu: bool) ->
     base = speeds.get(throughput_key(cell, "none"))
     if base is not None:
         return base * cost_factor(cell), "measured for none, scaled"
-    least = seconds_on_cpu(cell, 2 * cost_factor(cell)) if on_cpu else None
+    least = seconds_on_cpu(cell, denoiser_rows(cell)) if on_cpu else None
     if least is not None:
         return least, "at least, on this CPU"
     table = cell.spec.model.get("throughput")
@@ -180,8 +183,17 @@ def _seconds_per_image(cell: Cell, speeds: Mapping[str, float], on_cpu: bool) ->
 
 
 def cost_factor(cell: Cell) -> float:
-    """Return denoiser rows per step relative to classifier-free guidance."""
-    return (2 + sum(int(build(config).denoiser_rows) for config in cell.spec.methods)) / 2
+    """Return denoiser rows per step relative to those of the bare model: two, or one without a negative branch."""
+    return denoiser_rows(cell) / _own_rows(cell)
+
+
+def denoiser_rows(cell: Cell) -> int:
+    """Return denoiser rows per step and image."""
+    return _own_rows(cell) + sum(int(build(config).denoiser_rows) for config in cell.spec.methods)
+
+
+def _own_rows(cell: Cell) -> int:
+    return 2 if cell.spec.model.get("negative_branch", True) else 1
 
 
 def throughput_key(cell: Cell, method: str) -> str:

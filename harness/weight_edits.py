@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 FAMILIES = ("sd1", "sd2")
 UNETS = ("sd1", "sd2", "sdxl")
-GUIDED = (*UNETS, "if")  # a U-Net with an unconditional row, guided by texts of a fixed length
+GUIDED = (*UNETS, "if", "sd3", "wuerstchen")  # an unconditional row, and pictures as tensors (B, C, h, w)
 _FLOW = "its transformer has no such parts and predicts a velocity on straight paths (flow matching)"
-_WHY = {"sd3": _FLOW, "flux": _FLOW, "sdxl": "it has two text encoders and another U-Net",
-        "if": "it draws pixels in stages from T5 texts"}
+_WHY = {"sd3": _FLOW, "flux": f"{_FLOW}, with guidance distilled into it",
+        "sdxl": "it has two text encoders and another U-Net", "if": "it draws pixels in stages from T5 texts",
+        "wuerstchen": "its text enters a prior of image embeddings, which has no U-Net"}
 
 
 def check_family(name: str, model_config: Mapping[str, Any], needs: str, families: tuple[str, ...] = FAMILIES) -> None:

@@ -76,7 +76,7 @@ class SLD(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        check_family(self.name, model_config, "a denoiser with an unconditional branch", GUIDED)
+        check_family(self.name, model_config, "classifier-free guidance", GUIDED)
 
     def rows(self, ctx: StepContext) -> Sequence[ExtraRow]:
         if self.scale <= 1:

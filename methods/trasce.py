@@ -108,7 +108,7 @@ class TraSCE(Method):
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         name = model_config.get("name")
-        check_family(self.name, model_config, "a denoiser with an unconditional branch", GUIDED)
+        check_family(self.name, model_config, "classifier-free guidance", GUIDED)
         if self.steers and model_config.get("scheduler") == "unipc":
             raise IncompatibleError(_no_unipc(self.name), "Say model.scheduler=ddim.")
         if self.steers and model_config.get("compile"):
@@ -178,13 +178,14 @@ def one_row(concept: Condition | Tensor) -> Condition:
 
 
 def input_scale(ctx: StepContext) -> float:
-    """Return d z / d latents: 1 for DDIM and PNDM, 1 / sqrt(1 + sigma^2) for schedulers whose latents grow with sigma.
+    """Return d z / d latents: 1 / sqrt(1 + sigma^2) for schedulers whose latents grow with sigma, 1 for others.
 
     A step is made in the denoiser's input, so that it weighs as much under every scheduler.
     """
     import torch
 
-    return float(ctx.model.pipe.scheduler.scale_model_input(torch.ones(1), ctx.t))
+    scale = getattr(ctx.model.pipe.scheduler, "scale_model_input", None)  # flow matching has none
+    return 1.0 if scale is None else float(scale(torch.ones(1), ctx.t))
 
 
 def shifts(model: LoadedModel) -> dict[str, Tensor]:

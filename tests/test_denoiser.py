@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from harness.denoiser import alpha_bar, from_epsilon, to_epsilon
 from harness.errors import IncompatibleError
 from harness.families import DenoiserCall
+from harness.families.base import unscaled
 from harness.generate import Generated, attached, initial_noise
 from harness.method import ExtraRow, Method, Refusal, check_composition
 from harness.models import LoadedModel, make_scheduler
@@ -399,7 +401,16 @@ def test_added_conditions_are_widened_with_the_rows():
     pooled = torch.arange(4.0)[:, None].expand(4, 6)
     call = DenoiserCall(torch.zeros(4, 4, 8, 8), torch.full((4,), 7.0), torch.ones(4, 3, 4), pooled,
                         {"time_ids": torch.ones(4, 6)}, {"return_dict": False})
-    wide = call.widened(rows, 2)
+    wide = call.widened(rows, 2, 2)
     assert len(wide.sample) == len(wide.timestep) == len(wide.embeds) == 8
     assert wide.pooled[:, 0].tolist() == [0, 1, 2, 3, 9, 9, 2, 3]
     assert wide.per_row["time_ids"].shape == (8, 6) and wide.shared == call.shared
+    assert call.widened(rows, 2, 0).pooled[:, 0].tolist() == [0, 1, 2, 3, 9, 9, 0, 1]
+
+
+def test_latents_are_unscaled_by_factor_shift_and_the_channels_mean_and_deviation():
+    z = torch.ones(1, 2, 1, 1)
+    assert unscaled(z, SimpleNamespace(scaling_factor=0.5)).flatten().tolist() == [2, 2]
+    assert unscaled(z, SimpleNamespace(scaling_factor=0.5, shift_factor=1.0)).flatten().tolist() == [3, 3]
+    moved = SimpleNamespace(scaling_factor=0.5, latents_mean=[1.0, 2.0], latents_std=[3.0, 4.0], shift_factor=None)
+    assert unscaled(z, moved).flatten().tolist() == [7, 10]

@@ -166,6 +166,7 @@ def test_each_stage_is_another_model_and_its_settings_are_part_of_the_cell():
     ({"stage": "two"}, InvalidValueError, "stages 1 to 3"),
     ({"stages": "here"}, InvalidValueError, "a list is needed"),
     ({"stages": [{"pipeline": "IFSuperResolutionPipeline"}]}, InvalidValueError, "stage 2 needs a source"),
+    ({"stages": [{"source": "x/y"}]}, InvalidValueError, "stage 2 needs a pipeline"),
     ({"stages": [{"source": "x/y", "noise": 3}]}, UnknownNameError, "noise_level"),
 ])  # fmt: skip
 def test_stages_that_are_wrong_are_refused_in_one_line(change, error, said):

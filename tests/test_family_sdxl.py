@@ -336,7 +336,8 @@ def test_a_method_that_cannot_work_on_it_says_why_in_one_line(preset):
 
 @pytest.mark.parametrize(("family", "why"), [("sd3", "velocity"), ("flux", "velocity"), ("if", "pixels")])
 def test_flow_and_pixel_models_are_refused_with_the_reason(family, why):
-    for preset in [*(set(DRAWN) - {"negative_prompt"}), *REFUSED]:
+    works = {"negative_prompt", *(("sld_medium", "sega", "trasce") if family == "sd3" else ())}
+    for preset in [*(set(DRAWN) - works), *REFUSED]:
         with pytest.raises(IncompatibleError, match=rf"model new is {family}: .*{why}"):
             made(preset).check({"name": "new", "family": family}, 7.5)
 
@@ -354,7 +355,8 @@ def test_plan_shows_what_is_refused_before_anything_loads(tmp_path, capsys):
 @pytest.mark.parametrize(("config", "said"), [
     (lambda: random_xl_config() | {"family": "sd1"}, "model.family=sdxl"),
     (lambda: random_config() | {"family": "sdxl"}, "model.family=sd1"),
-    (lambda: random_config() | {"family": "flux"}, "sd1, sd2, sdxl can be loaded"),
+    (lambda: random_config() | {"family": "flux"}, "model.family=sd1"),
+    (lambda: random_config() | {"family": "fluxx"}, "sd1, sd2, sdxl, sd3, flux, wuerstchen can be loaded"),
 ])  # fmt: skip
 def test_a_wrong_family_is_one_line(config, said):
     with pytest.raises(IncompatibleError, match=said):

@@ -8,20 +8,29 @@ from typing import Any
 from harness.errors import IncompatibleError
 from harness.families.base import Batch, DenoiserCall, Family
 from harness.families.deepfloyd import DeepFloydIF
+from harness.families.flux import Flux
+from harness.families.plugin import Plugin, is_plugged, plugin_of
+from harness.families.sd3 import StableDiffusion3
 from harness.families.sdxl import StableDiffusionXL
+from harness.families.wuerstchen import Wuerstchen
 
-__all__ = ["FAMILIES", "Batch", "DenoiserCall", "Family", "family_of"]
+__all__ = ["FAMILIES", "Batch", "DenoiserCall", "Family", "Plugin", "family_of", "is_plugged", "plugin_of"]
 
 FAMILIES: dict[str, Family] = {
     "sd1": Family(),
     "sd2": Family(),
     "sdxl": StableDiffusionXL(),
     "if": DeepFloydIF(),
+    "sd3": StableDiffusion3(),
+    "flux": Flux(),
+    "wuerstchen": Wuerstchen(),
 }
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """Return the family that a model config names. Raises IncompatibleError for one that is not known."""
+    """Return the family that a model config names, or its plug-in. Raises HarnessError for one that is not known."""
+    if is_plugged(config):
+        return plugin_of(config)
     family = str(config.get("family") or "sd1")
     if family not in FAMILIES:
         raise IncompatibleError(f"model {config.get('name')} is of the family {family}, and models of the families "

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
+    import torch
     from torch import Generator, Tensor
 
     from harness.conditions import Condition
@@ -32,24 +35,24 @@ class DenoiserCall:
     per_row: Mapping[str, Tensor]
     shared: Mapping[str, Any]
 
-    def widened(self, rows: Sequence[ExtraRow], n: int) -> DenoiserCall:
+    def widened(self, rows: Sequence[ExtraRow], n: int, cond: int) -> DenoiserCall:
         """Append a block of n images for each of `rows`: latents and whatever else a row has are those of the images.
 
-        The last block of the call is the conditional one; its pooled embeddings serve where a row brings none.
+        `cond` is where the conditional block begins; its pooled embeddings serve where a row brings none.
         """
         import torch
 
         if not rows:
             return self
         texts = [row.embeds.to(self.embeds.dtype).expand(n, *row.embeds.shape[-2:]) for row in rows]
-        more = len(rows)
+        more, own = len(rows), slice(cond, cond + n)
         return replace(
             self,
             sample=torch.cat([self.sample, *[self.sample[:n]] * more]),
             timestep=self._wider_timestep(more, n),
             embeds=torch.cat([self.embeds, *texts]),
-            pooled=None if self.pooled is None else torch.cat([self.pooled, *_pooled_rows(self.pooled, rows, n)]),
-            per_row={key: torch.cat([value, *[value[-n:]] * more]) for key, value in self.per_row.items()},
+            pooled=None if self.pooled is None else torch.cat([self.pooled, *_pooled_rows(self.pooled[own], rows)]),
+            per_row={key: torch.cat([value, *[value[own]] * more]) for key, value in self.per_row.items()},
         )
 
     def _wider_timestep(self, more: int, n: int) -> Any:
@@ -61,9 +64,9 @@ class DenoiserCall:
         return t
 
 
-def _pooled_rows(pooled: Tensor, rows: Sequence[ExtraRow], n: int) -> Iterator[Tensor]:
+def _pooled_rows(cond: Tensor, rows: Sequence[ExtraRow]) -> Iterator[Tensor]:
     for row in rows:
-        yield pooled[-n:] if row.pooled is None else row.pooled.to(pooled.dtype).expand(n, *pooled.shape[1:])
+        yield cond if row.pooled is None else row.pooled.to(cond.dtype).expand(len(cond), *cond.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,14 @@ class Family:
     """
 
     pipeline: ClassVar[str] = "StableDiffusionPipeline"  # its class in diffusers
+    decoder: ClassVar[str | None] = None  # the class of a second pipeline, which makes pictures of what the first draws
+    one_row_because: ClassVar[str] = "its guidance is distilled into it"  # said where it has no unconditional branch
     part: ClassVar[str] = "unet"  # the attribute, and folder, of its denoiser
     roles: ClassVar[tuple[str, ...]] = ("uncond", "cond")  # order of the pipeline's rows under guidance
     prediction: ClassVar[str | None] = None  # null: as its scheduler says
     upcasts_vae: ClassVar[bool] = False  # the stock pipeline decodes a float16 VAE that asks for it in float32
-    own_scheduler: ClassVar[bool] = False  # no other scheduler, or prediction type, than the pipeline's makes sense
+    t_unit: ClassVar[float] = 1  # training steps in one unit of the timestep that the denoiser is told
+    own_scheduler: ClassVar[bool] = False  # it samples with the pipeline's own scheduler and with no other
     default_side: ClassVar[int | None] = None  # of its latents, where the denoiser's config says none
     without: ClassVar[Mapping[str, Any]] = {
         "feature_extractor": None, "safety_checker": None, "requires_safety_checker": False,
@@ -101,6 +107,19 @@ class Family:
 
     def fit_scheduler(self, scheduler: Any) -> None:
         """Set what a scheduler that the user chose must know of the family."""
+    def load(
+        self, pipeline: str, folder: Path, dtype: torch.dtype, variant: str | None, without: Sequence[str] = ()
+    ) -> Any:
+        """Load the pipeline of this class from a local folder, from safetensors files only; `without`: parts unused."""
+        import diffusers
+
+        return getattr(diffusers, pipeline).from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, variant=variant,
+            **{**self.without, **dict.fromkeys(without)})  # fmt: skip
+
+    def calls(self, scheduler: Any) -> int:
+        """Return how many denoiser calls the scheduler's steps make."""
+        return len(scheduler.timesteps)
 
     def encode(self, model: LoadedModel, text: str) -> tuple[Tensor, Tensor | None]:
         """Return the sequence (L, D) of one text and, where the family has one, its pooled vector (P,)."""
@@ -126,6 +145,10 @@ class Family:
         added = dict(shared.pop("added_cond_kwargs", None) or {})
         embeds, pooled = shared.pop("encoder_hidden_states"), added.pop("text_embeds", None)
         return DenoiserCall(sample, timestep, embeds, pooled, added, shared)
+
+    def guided(self, call: DenoiserCall, w: Tensor) -> DenoiserCall:
+        """Return the call with each image's guidance scale (n,) told to the denoiser, where it reads one."""
+        return call
 
     def run(self, forward: Any, call: DenoiserCall) -> Tensor:
         """Call the denoiser's own forward; return its prediction, a row for every row of the call."""
@@ -154,13 +177,17 @@ class Family:
         """Run the hooked pipeline; return its latents."""
         settings = batch.settings
         latents: Tensor = model.pipe(
-            **self.texts(batch.bundle), latents=batch.noise.to(model.device, model.dtype), generator=batch.generators,
-            num_inference_steps=settings.num_inference_steps, height=settings.height, width=settings.width,
-            guidance_scale=max(item.guidance_scale for item in batch.items), output_type="latent",
+            **self.texts(batch.bundle), latents=self.start(model, batch.noise).to(model.device, model.dtype),
+            generator=batch.generators, num_inference_steps=settings.num_inference_steps, height=settings.height,
+            width=settings.width, guidance_scale=max(item.guidance_scale for item in batch.items), output_type="latent",
         ).images  # fmt: skip
         return latents
 
-    def texts(self, bundle: EmbedBundle) -> dict[str, Tensor]:
+    def start(self, model: LoadedModel, noise: Tensor) -> Tensor:
+        """Return noise (B, C, h, w) in the shape that the pipeline takes."""
+        return noise
+
+    def texts(self, bundle: EmbedBundle) -> dict[str, Tensor | None]:
         """Return the embeddings by the names of the pipeline's arguments."""
         pooled = {"pooled_prompt_embeds": bundle.pooled_cond, "negative_pooled_prompt_embeds": bundle.pooled_uncond}
         found = {"prompt_embeds": bundle.cond, "negative_prompt_embeds": bundle.uncond, **pooled}
@@ -175,7 +202,14 @@ class Family:
 
 
 def unscaled(latents: Tensor, vae: Any) -> Tensor:
-    """Return what a VAE decodes: latents divided by its scaling factor, and moved where its config says so."""
+    """Return what a VAE decodes: latents divided by its scaling factor, and moved where its config says so.
+
+    A VAE with a mean and a deviation of each channel takes these, as the stock SDXL pipeline has it.
+    """
+    mean, std = getattr(vae, "latents_mean", None), getattr(vae, "latents_std", None)
+    if mean is not None and std is not None:
+        mean, std = (latents.new_tensor(value).view(1, -1, 1, 1) for value in (mean, std))
+        return latents * std / vae.scaling_factor + mean
     scaled = latents / vae.scaling_factor
     shift = getattr(vae, "shift_factor", None)
     return scaled if shift is None else scaled + shift

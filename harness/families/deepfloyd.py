@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import IncompatibleError
 from harness.families.base import Batch, DenoiserCall, Family
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
+    import torch
     from torch import Tensor
 
     from harness.conditions import Condition
@@ -30,6 +34,18 @@ class DeepFloydIF(Family):
     without: ClassVar[Mapping[str, Any]] = {
         "feature_extractor": None, "safety_checker": None, "requires_safety_checker": False, "watermarker": None,
     }  # fmt: skip
+
+    def load(
+        self, pipeline: str, folder: Path, dtype: torch.dtype, variant: str | None, without: Sequence[str] = ()
+    ) -> Any:
+        """Load the pipeline of a stage, which has some of the parts that none of them uses."""
+        import diffusers
+
+        kind = getattr(diffusers, pipeline)
+        unused = {**self.without, **dict.fromkeys(without)}
+        taken = {name: value for name, value in unused.items() if name in signature(kind.__init__).parameters}
+        return kind.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, local_files_only=True,
+                                    variant=variant, **taken)
 
     def fit_scheduler(self, scheduler: Any) -> None:
         """Tell a scheduler that learns no variance so: the pipeline then drops the U-Net's variance channels."""
