@@ -336,7 +336,7 @@ def test_a_method_that_cannot_work_on_it_says_why_in_one_line(preset):
 
 @pytest.mark.parametrize(("family", "why"), [("sd3", "velocity"), ("flux", "velocity"), ("if", "pixels")])
 def test_flow_and_pixel_models_are_refused_with_the_reason(family, why):
-    works = {"negative_prompt", *(("sld_medium", "sega", "trasce") if family == "sd3" else ())}
+    works = {"negative_prompt", *(("sld_medium", "sega", "trasce") if family in ("sd3", "if") else ())}
     for preset in [*(set(DRAWN) - works), *REFUSED]:
         with pytest.raises(IncompatibleError, match=rf"model new is {family}: .*{why}"):
             made(preset).check({"name": "new", "family": family}, 7.5)
@@ -356,7 +356,7 @@ def test_plan_shows_what_is_refused_before_anything_loads(tmp_path, capsys):
     (lambda: random_xl_config() | {"family": "sd1"}, "model.family=sdxl"),
     (lambda: random_config() | {"family": "sdxl"}, "model.family=sd1"),
     (lambda: random_config() | {"family": "flux"}, "model.family=sd1"),
-    (lambda: random_config() | {"family": "fluxx"}, "sd1, sd2, sdxl, sd3, flux, wuerstchen can be loaded"),
+    (lambda: random_config() | {"family": "fluxx"}, "sd1, sd2, sdxl, if, sd3, flux, wuerstchen can be loaded"),
 ])  # fmt: skip
 def test_a_wrong_family_is_one_line(config, said):
     with pytest.raises(IncompatibleError, match=said):
