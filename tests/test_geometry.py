@@ -39,7 +39,7 @@ PER_FAMILY: dict[str, dict[str, dict[str, Any]]] = {
     "sdxl": {"safree": {"svf": False}, "safree_only": {"svf": False}},
 }
 # Trains all of a U-Net in float32: weights, gradients and two moments are 16 bytes a parameter.
-NEEDS_GB = {("sdxl", "esd_u"): 50}
+NEEDS_GB = {("sd14", "esd_u"): 21, ("sd20", "esd_u"): 21, ("sdxl", "esd_u"): 50}
 
 
 def noise(*shape: int, scale: float = 0.02) -> torch.Tensor:
