@@ -17,6 +17,7 @@ import numpy as np
 from harness.conditions import Condition, told
 from harness.errors import IncompatibleError
 from harness.families import DenoiserCall
+from harness.forwards import forward_replaced
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
 from harness.records import ImageItem
 
@@ -227,14 +228,6 @@ class DenoiserHook:
 def hooked(model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[Artifact | None]
            ) -> Iterator[DenoiserHook]:
     """Wrap the model's denoiser; leaving the context removes the wrapper."""
-    denoiser = model.denoiser
-    own = denoiser.__dict__.get("forward")
     hook = DenoiserHook(model, methods, artifacts)
-    denoiser.forward = hook.forward
-    try:
+    with forward_replaced(model.denoiser, hook.forward):
         yield hook
-    finally:
-        if own is None:
-            del denoiser.forward
-        else:
-            denoiser.forward = own

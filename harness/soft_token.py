@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import IncompatibleError
+from harness.forwards import forward_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,7 @@ def _looked_up(embedding: Any, first: int, vectors: Tensor) -> Iterator[None]:
     """Serve ids from `first` on out of `vectors`, all others as before."""
     import torch
 
-    own, original = embedding.__dict__.get("forward"), embedding.forward
+    original = embedding.forward
 
     def forward(ids: Tensor) -> Tensor:
         soft = ids >= first
@@ -69,14 +70,8 @@ def _looked_up(embedding: Any, first: int, vectors: Tensor) -> Iterator[None]:
         learned = vectors.to(out.device, out.dtype)[(ids - first).clamp(0, len(vectors) - 1)]
         return torch.where(soft.unsqueeze(-1), learned, out)
 
-    embedding.forward = forward
-    try:
+    with forward_replaced(embedding, forward):
         yield
-    finally:
-        if own is None:
-            del embedding.forward
-        else:
-            embedding.forward = own
 
 
 @contextmanager
