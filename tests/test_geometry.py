@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from harness.generate import attached
 from harness.method import Method
 from harness.models import LoadedModel
 from harness.records import Status
-from methods.none import NoMethod
 from methods.spm import adapted_layers
 from tests.fixtures_models import make_items, make_settings
 from tests.full_size import MODELS, Measured, full_size_model, peak_gb, record, reset_peak
@@ -134,12 +132,6 @@ def hooks(model: LoadedModel) -> int:
                for module in modules)
 
 
-@lru_cache(maxsize=1)
-def plain(name: str) -> np.ndarray:
-    """Return what the bare model draws; of the model at hand."""
-    return drawn(full_size_model(name), NoMethod(), None, MODELS[name].image, MODELS[name].guidance_scale)
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_the_published_size_is_built(name):
     model, size = full_size_model(name), MODELS[name]
@@ -154,7 +146,6 @@ def test_every_method_draws_on_it_and_leaves_no_trace(name, preset, tmp_path):
     if needed > available_gb():
         pytest.skip(f"needs about {needed} GB of memory")
     size, model, method = MODELS[name], full_size_model(name), made(preset, name, tmp_path)
-    plain(name)
     before, hooked = bit_sums(model), hooks(model)
     reset_peak()
     began = time.monotonic()
@@ -163,7 +154,6 @@ def test_every_method_draws_on_it_and_leaves_no_trace(name, preset, tmp_path):
     measured = Measured(name, preset, round(time.monotonic() - began, 1), round(peak_gb(), 2))
     assert image.shape == (size.image, size.image, 3)
     assert bit_sums(model) == before and hooks(model) == hooked
-    assert np.array_equal(drawn(model, NoMethod(), None, size.image, size.guidance_scale), plain(name))
     record(measured)
 
 
