@@ -132,7 +132,12 @@ def hooks(model: LoadedModel) -> int:
                for module in modules)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.fixture(scope="module", params=MODELS)
+def name(request: pytest.FixtureRequest) -> str:
+    """Name a model; all of its tests come one after the other, so that it is built once."""
+    return str(request.param)
+
+
 def test_the_published_size_is_built(name):
     model, size = full_size_model(name), MODELS[name]
     assert sum(p.numel() for p in model.denoiser.parameters()) == size.parameters
@@ -140,7 +145,6 @@ def test_the_published_size_is_built(name):
 
 
 @pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset not in NUMBERS_ONLY])
-@pytest.mark.parametrize("name", MODELS)
 def test_every_method_draws_on_it_and_leaves_no_trace(name, preset, tmp_path):
     needed = NEEDS_GB.get((name, preset), 0)
     if needed > available_gb():
