@@ -25,6 +25,7 @@ from methods.none import NoMethod
 from methods.prompt_filter import PromptFilter
 from tests.fixtures_flow import T5_TOKENS, random_flux_config, random_flux_model
 from tests.fixtures_models import SIZE, make_items, make_settings
+from tests.methods_registry import configs
 from tests.test_denoiser import grey_levels, pixels, run
 from tests.test_family_sdxl import told_to_the_denoiser
 
@@ -65,11 +66,9 @@ class Mover(Method):
 
 
 @lru_cache(maxsize=1)
-def jobs() -> dict[str, Job]:
-    """Return jobs of the shipped Flux configs, by method, as the command line composes them."""
-    names = [*WORKING, *REFUSED]
-    words = [f"method={','.join(names)}", "model=flux_dev", "bench=micro_i2p"]
-    return dict(zip(names, compose_jobs(words, multirun=True), strict=True))
+def flux_dev() -> Job:
+    """Return a job of the shipped config, as the command line composes it."""
+    return compose_jobs(["method=none", "model=flux_dev", "bench=micro_i2p"], multirun=False)[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,16 +145,16 @@ def test_a_text_is_t5s_sequence_and_clips_pooled_vector_and_both_cut():
 @pytest.mark.parametrize("preset", REFUSED)
 def test_what_cannot_work_is_refused_with_the_reason_when_planned(preset):
     own = {"concepts": ["a"], "threshold": 0.5} if "filter" in preset else {}
-    method = build({**jobs()[preset].methods[0], **own})
+    method = build({**configs()[preset], **own})
     assert isinstance(method, Method)
     with pytest.raises(IncompatibleError, match=r"no unconditional branch|its transformer has no such parts") as caught:
-        method.check(settled(jobs()[preset].model), 3.5)
+        method.check(settled(flux_dev().model), 3.5)
     assert "flux_dev" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("preset", WORKING)
 def test_what_works_is_planned_with_one_row_a_step(preset, tmp_path):
-    cell = _cell(jobs()[preset], tmp_path)
+    cell = _cell(replace(flux_dev(), methods=(configs()[preset],)), tmp_path)
     assert denoiser_rows(cell) == 1 and cost_factor(cell) == 1
     assert cell.items()[0].guidance_scale == 3.5
 
@@ -166,7 +165,7 @@ def test_a_word_filter_refuses_on_it():
 
 
 def test_a_scale_that_schnell_does_not_read_is_not_in_its_cell_and_the_plan_says_so(tmp_path):
-    job = jobs()["none"]
+    job = flux_dev()
     model = {**job.model, "name": "flux_schnell", "guidance_scale": 0.0, "reads_guidance": False}
     cells = [_cell(replace(job, model=model, bench={**job.bench, "guidance_scale": scale}), tmp_path)
              for scale in (None, 7.5)]
@@ -178,7 +177,7 @@ def test_a_scale_that_schnell_does_not_read_is_not_in_its_cell_and_the_plan_says
 def test_prompts_with_a_negative_prompt_of_their_own_are_refused(tmp_path):
     from harness.bench import load_prompts
 
-    job = jobs()["none"]
+    job = flux_dev()
     prompts = load_prompts(job.bench, offline=True)
     rows = tuple(replace(row, negative_prompt="a hat") for row in prompts.rows[:2])
     with pytest.raises(IncompatibleError, match="2 prompts of micro_i2p bring a negative prompt"):

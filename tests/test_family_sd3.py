@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,13 +13,13 @@ import torch
 
 from harness.__main__ import main
 from harness.build import build
-from harness.compose import compose_jobs
 from harness.conditions import condition, unconditional
 from harness.denoiser import epsilon_slope, flow_sigma, from_epsilon, noise_level, predict_epsilon, to_epsilon
 from harness.errors import HarnessError, IncompatibleError
 from harness.generate import attached
 from harness.method import ExtraRow, Method
 from harness.model_choice import settled
+from harness.model_files import cached_snapshot
 from harness.models import LoadedModel, load_model, make_scheduler, missing, weights_fingerprint
 from harness.prefetch import prefetch
 from harness.records import ImageItem
@@ -30,6 +29,7 @@ from methods.sld import SLD
 from tests.fake_hub import FakeRepository
 from tests.fixtures_flow import T5_TOKENS, random_sd3_config, random_sd3_model
 from tests.fixtures_models import SIZE, make_items, make_settings
+from tests.methods_registry import configs
 from tests.test_denoiser import Failing, grey_levels, pixels, run
 from tests.test_family_sdxl import told_to_the_denoiser
 from tests.test_prefetch import hub, job  # noqa: F401
@@ -44,13 +44,6 @@ DRAWN: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 }
 REFUSED = ("esd_x", "sdd", "concept_ablation", "safedir", "interpret_safe", "uce", "rece", "uce_debias", "safree",
            "hfi", "mace", "spm", "saeuron", "advunlearn", "concept_steerers", "prompt_filter_embedding")  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def configs() -> dict[str, Mapping[str, Any]]:
-    names = [*DRAWN, *REFUSED]
-    jobs = compose_jobs([f"method={','.join(names)}"], multirun=True)
-    return {name: job.methods[0] for name, job in zip(names, jobs, strict=True)}
 
 
 def made(preset: str, **changes: Any) -> Method:
@@ -214,8 +207,10 @@ def test_a_method_that_cannot_work_on_it_says_why_in_one_line(preset):
 
 
 def test_plan_says_what_is_refused_before_anything_loads(tmp_path, capsys):
-    words = ["mode=plan", "bench=micro_i2p", f"results={tmp_path / 'out'}", "model=local",
-             f"model.path={random_sd3_config()['source']}", "model.dtype=float32"]
+    source = random_sd3_config()["source"]
+    capsys.readouterr()  # saving it writes progress bars
+    words = ["mode=plan", "bench=micro_i2p", f"results={tmp_path / 'out'}", "model=local", f"model.path={source}",
+             "model.dtype=float32"]
     assert main([*words, "method=safedir"]) == 2
     error = capsys.readouterr().err
     assert "is sd3: its transformer" in error and error.count("\n") == 1
@@ -239,8 +234,9 @@ def test_prefetch_fetches_three_encoders_and_the_transformer_and_no_loose_file(h
     hub.repositories["models/stabilityai/sd3"] = FakeRepository(files | dict.fromkeys(loose, b"never fetched"))
     asked = random_sd3_config() | {"source": "stabilityai/sd3"}
     prefetch([replace(job(), model=asked)])
-    fetched = {name.split("/", 2)[2] for name in hub.downloads}
-    assert fetched <= files.keys() and missing(asked) is None  # equal files are fetched once
+    snapshot = cached_snapshot("stabilityai/sd3", "main")
+    here = {str(file.relative_to(snapshot)) for file in snapshot.rglob("*") if file.is_file()}
+    assert here == files.keys() and missing(asked) is None
 
 
 def test_a_text_is_two_clip_sequences_side_by_side_then_t5s():
