@@ -17,7 +17,7 @@ test: $(VENV)/.installed  ## the whole default suite
 test-slow: $(VENV)/.installed  ## checks that take minutes: effects on 256 images, memory, training
 	$(BIN)/python -m pytest -m slow
 
-geometry: $(VENV)/.installed  ## every method on random-weight models of the published sizes: 24 GB, most of an hour
+geometry: $(VENV)/.installed  ## every method on random-weight models of the published sizes: 24 GB, hours
 	rm -f build/geometry.jsonl
 	$(BIN)/python -m pytest -m geometry tests/test_geometry.py
 	$(BIN)/python -m tests.full_size

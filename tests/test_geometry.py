@@ -1,6 +1,6 @@
 """Every method on random-weight models of the published sizes: shapes fit, hooks act and go, and what memory it takes.
 
-`make geometry` runs this; it needs 24 GB and most of an hour on two cores. The results' table is in docs/models.md.
+`make geometry` runs this; it needs 24 GB and hours on two cores. The results' table is in docs/models.md.
 """
 
 from __future__ import annotations
