@@ -15,9 +15,10 @@ from harness.build import build
 from harness.errors import IncompatibleError
 from harness.families import family_of
 from harness.method import Method, check_acts, check_composition, check_published, publish_concepts
+from harness.model_checks import check_known
 from harness.model_choice import settled
 from harness.model_stages import stages_identity
-from harness.models import check_known, weights_fingerprint
+from harness.models import weights_fingerprint
 from harness.records import ImageItem, ImageKey, PromptRow, image_seed
 from harness.settings import BenchSettings, RunSettings, check_integer, check_number
 from harness.tasks import CellSpec, GenerationSettings

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError, unknown_name
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError, unknown_name
 from harness.families import FAMILIES, Family, family_of, is_plugged, plugin_of
-from harness.model_choice import OWN_PARTS, pipeline_name, settled, unknown_pipeline
+from harness.model_checks import check_known
+from harness.model_choice import OWN_PARTS, settled
 from harness.model_files import (
     FORCED_ZEROS,
     PACKAGE_PREFIX,
@@ -23,7 +24,7 @@ from harness.model_files import (
     missing_part,
     model_folder,
 )
-from harness.model_parts import check_own_parts, fingerprint_with, own_parts_identity, put_own_parts
+from harness.model_parts import fingerprint_with, own_parts_identity, put_own_parts
 from harness.model_stages import stages_of
 
 if TYPE_CHECKING:
@@ -219,60 +220,6 @@ def weights_origin(config: Config) -> dict[str, Any]:
         "own_parts_sha256": own_parts_identity(config),
         "stages": [{key: stage.get(key) for key in ("source", "revision", "variant")} for stage in stages_of(config)],
     }
-
-
-def check_known(config: Config) -> None:
-    """Raise HarnessError for a model that cannot be loaded, is said to be of another family, or whose parts do not fit.
-
-    Reads headers and small files only.
-    """
-    _check_scheduler(config, family_of(config))
-    if is_plugged(config):
-        _check_plugged(config)
-    else:
-        _check_folder(config)
-        _check_stages(config, family_of(config))
-        check_own_parts(config)
-
-
-def _check_folder(config: Config) -> None:
-    """Raise IncompatibleError where the folder holds a pipeline of another family than the config says."""
-    family, folder = family_of(config), model_folder(config)
-    found = pipeline_name(folder) if folder is not None else None
-    fitting = [name for name, known in FAMILIES.items() if known.pipeline == found]
-    if found is not None and not fitting:
-        raise IncompatibleError(unknown_pipeline(config, found))
-    if found is not None and found != family.pipeline:
-        raise IncompatibleError(f"model {config.get('name')} is said to be of the family {config.get('family')}, and "
-                                f"its folder holds a {found}.", f"Say model.family={fitting[0]}.")
-
-
-def _check_plugged(config: Config) -> None:
-    given = [key for key in OWN_PARTS if config.get(key) is not None]
-    if given:
-        raise IncompatibleError(f"model {config.get('name')} is opened by {config['loader']}, and the harness cannot "
-                                "put parts of your own on it.", f"Say model.{given[0]}=null.")
-
-
-def _check_stages(config: Config, family: Family) -> None:
-    """Raise HarnessError where a family's further pipeline is not named, or one is of another class than is said."""
-    stages = stages_of(config)
-    if family.decoder and not stages:
-        raise InvalidValueError(f"model {config.get('name')} has no decoder.", "Say 'model.stages=[{source: <a hub id "
-                                f"or folder>, pipeline: {family.decoder}}}]'.")
-    for stage in stages:
-        folder, said = model_folder(stage), stage.get("pipeline")
-        found = (pipeline_name(folder) if folder is not None else None) or said
-        if found != said or (family.decoder and said != family.decoder):
-            raise IncompatibleError(f"{stage['name']} should be a {family.decoder or said}, and is a {found}.")
-
-
-def _check_scheduler(config: Config, family: Family) -> None:
-    for key in ("scheduler", "prediction_type"):
-        if family.own_scheduler and config.get(key) is not None:
-            raise IncompatibleError(f"model {config.get('name')} is of the family {config.get('family')}, which "
-                                    "samples with its pipeline's own scheduler and with no other.",
-                                    f"Say model.{key}=null.")
 
 
 def load_model(config: Config, device: str = "cpu") -> LoadedModel:

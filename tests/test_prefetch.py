@@ -13,8 +13,9 @@ from harness.bench import load_prompts
 from harness.build import build
 from harness.compose import Job
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError
+from harness.model_checks import check_known
 from harness.model_choice import settled
-from harness.models import check_known, load_model, missing, weights_fingerprint, weights_origin
+from harness.models import load_model, missing, weights_fingerprint, weights_origin
 from harness.paths import conf_dir
 from harness.prefetch import main, prefetch
 from tests.bench_common import preset, read_yaml
