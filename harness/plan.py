@@ -57,7 +57,7 @@ class CellPlan:
     @property
     def work(self) -> float | None:
         """Return the TFLOP of the missing images; None where the model's config does not say."""
-        tflop = tflop_per_image(self.cell, 2 * cost_factor(self.cell))
+        tflop = tflop_per_image(self.cell, denoiser_rows(self.cell))
         return None if tflop is None or self.n_missing is None else tflop * self.n_missing
 
     @property
@@ -177,7 +177,7 @@ def _seconds_per_image(cell: Cell, speeds: Mapping[str, float], on_cpu: bool) ->
     table, factor = cell.spec.model.get("throughput"), cost_factor(cell)
     if table:
         return cell.spec.settings.num_inference_steps * factor / float(table["steps_per_second"]), table["hardware"]
-    work = tflop_per_image(cell, 2 * factor)
+    work = tflop_per_image(cell, denoiser_rows(cell))
     if work is None:
         return None, "no figure"
     return 3600 * TABLE[0].hours(work), f"table: {TABLE[0].gpu}, {TABLE[0].setting}, by its work"

@@ -7,6 +7,7 @@ import pytest
 from harness import cpu_cost
 from harness.__main__ import main
 from harness.compose import compose_jobs
+from harness.plan import denoiser_rows
 from harness.pool.settings import PoolSettings
 from harness.run import make_cells
 from tests.stub_pipeline import write_stub
@@ -46,3 +47,9 @@ def test_a_cluster_is_not_taken_for_a_cpu(monkeypatch):
     assert not PoolSettings(device="auto", address="head:6379").uses_cpu
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert not PoolSettings().uses_cpu
+
+
+def test_a_model_without_an_unconditional_branch_costs_one_row_a_step():
+    cells = {name: make_cells(compose_jobs([f"model={name}", "method=none", "mode=plan"], multirun=False)).cells[0]
+             for name in ("flux_schnell", "sd35_medium")}
+    assert {name: denoiser_rows(one) for name, one in cells.items()} == {"flux_schnell": 1, "sd35_medium": 2}
