@@ -26,7 +26,7 @@ COMMAND = "python -m harness.micro.attacks"
 MODEL = {"name": "micro", "family": "sd1", "source": f"{SOURCE}pipeline", "dtype": "float32"}
 SEED = 13
 # Of each hazard's pairs: which make the concept vectors, and which are searched from.
-VECTOR_PAIRS, RING_A_BELL_PAIRS, MMA_PAIRS = (0, 19), (19, 7), (43, 20)
+VECTOR_PAIRS, RING_A_BELL_PAIRS, MMA_PAIRS = (0, 19), (19, 24), (43, 20)
 
 
 @dataclass(frozen=True)
