@@ -35,7 +35,10 @@ def model_folder(config: Config) -> Path | None:
 
 def _package_folder(path: str) -> Path:
     package, _, rest = path.partition("/")
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except ModuleNotFoundError:  # of a parent
+        spec = None
     locations = list(spec.submodule_search_locations or ()) if spec else []
     return Path(locations[0], rest) if locations else Path(path)
 

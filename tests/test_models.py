@@ -142,6 +142,12 @@ def test_fingerprint_of_hub_weights_needs_no_weights(hub):
     assert one == weights_fingerprint(HUB | {"dtype": "float32", "name": "again"})
 
 
+@pytest.mark.parametrize("package", ["nowhere", "nowhere.at.all"])
+def test_a_package_that_is_not_there_is_said_in_one_line(package):
+    said = missing({"name": "mine", "source": f"pkg://{package}/weights"})
+    assert said is not None and said.startswith("weights of mine are missing") and "\n" not in said
+
+
 UNPINNED = ("micro", "micro_v", "local", "sd20", "if_xl", "wuerstchen", "paella")  # no commit that could be named
 
 
