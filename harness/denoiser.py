@@ -150,10 +150,10 @@ class DenoiserHook:
         raw = dict(zip(roles, out.split(n), strict=True))
         variance = None if rest is None else dict(zip(roles, rest.split(n), strict=True))["cond"]
         if "uncond" not in raw:
-            return kin.answer(raw["cond"], variance)
+            return kin.answer(kin.joined(raw["cond"], variance))
         self._current = None  # `guide` may run the denoiser itself, unwrapped
         try:
-            return kin.answer(self._followed(call, contexts, raw), variance)
+            return kin.answer(kin.joined(self._followed(call, contexts, raw), variance))
         finally:
             self._current = call
 

@@ -161,8 +161,12 @@ class Family:
         """Split a prediction into what guidance edits, with the channels of the latents, and a learned variance."""
         return prediction, None
 
-    def answer(self, prediction: Tensor, variance: Tensor | None = None) -> Any:
-        """Return a prediction as the pipeline expects it from its denoiser; `variance` (B, C, h, w) is every row's."""
+    def joined(self, prediction: Tensor, variance: Tensor | None) -> Tensor:
+        """Undo `parted`; `variance` (B, C, h, w) is that of every row of the batch."""
+        return prediction
+
+    def answer(self, prediction: Tensor) -> Any:
+        """Return a prediction as the pipeline expects it from its denoiser."""
         return (prediction,)
 
     def check_size(self, config: Mapping[str, Any], size: int | str) -> None:

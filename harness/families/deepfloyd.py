@@ -69,12 +69,11 @@ class DeepFloydIF(Family):
         channels = call.sample.shape[1]
         return prediction[:, :channels], prediction[:, channels:]
 
-    def answer(self, prediction: Tensor, variance: Tensor | None = None) -> Any:
+    def joined(self, prediction: Tensor, variance: Tensor | None) -> Tensor:
         import torch
 
-        if variance is None:
-            return (prediction,)
-        return (torch.cat([prediction, variance.repeat(len(prediction) // len(variance), 1, 1, 1)], dim=1),)
+        assert variance is not None
+        return torch.cat([prediction, variance.repeat(len(prediction) // len(variance), 1, 1, 1)], dim=1)
 
     def check_size(self, config: Mapping[str, Any], size: int | str) -> None:
         if size != config["size"]:

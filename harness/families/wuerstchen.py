@@ -78,7 +78,7 @@ class Wuerstchen(Family):
         out: Tensor = forward(call.sample, r=call.timestep, c=call.embeds)
         return out
 
-    def answer(self, prediction: Tensor, variance: Tensor | None = None) -> Any:
+    def answer(self, prediction: Tensor) -> Any:
         return prediction
 
     def noise_shape(self, model: LoadedModel, height: int, width: int) -> tuple[int, int, int]:
