@@ -30,10 +30,12 @@ TABLE = (
 )
 
 
-def gpu_line(work: float) -> str:
-    """Say what so much work, in TFLOP, takes on each GPU of the table."""
+def gpu_line(work: float, n_unknown: int = 0) -> str:
+    """Say what so much work, in TFLOP, takes on each GPU of the table; `n_unknown` cells come on top of it."""
     hours = "; ".join(f"{row.gpu}, {row.setting}: {hours_text(row.hours(work))}" for row in TABLE)
-    return f"GPU-hours: {hours} (published throughput, {SOURCE}; other models and methods by their work; no scoring)"
+    without = f"; cells of unknown work, not counted: {n_unknown}" if n_unknown else ""
+    return (f"GPU-hours: {hours} (published throughput, {SOURCE}; other models and methods by their work; no scoring"
+            f"{without})")
 
 
 def hours_text(hours: float) -> str:

@@ -231,8 +231,9 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     for problem in dict.fromkeys(problem for entry in plan.cells for problem in entry.problems):
         console.print(f"cannot run: {problem}", highlight=False, soft_wrap=True, markup=False)
-    work = sum(entry.work or 0.0 for entry in plan.cells)
-    for line in [*([gpu_line(work)] if work else []), *fetch_lines(plan)] if full else []:
+    known = [entry.work for entry in plan.cells if entry.work is not None]
+    gpu = [gpu_line(sum(known), len(plan.cells) - len(known))] if any(known) else []
+    for line in [*gpu, *fetch_lines(plan)] if full else []:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     total = sum(entry.n_images or 0 for entry in plan.cells)
     console.print(

@@ -68,3 +68,29 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     for folder in mounted:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point the hub's cache to an empty folder, without any token; return the folder."""
+    from tests.fake_hub import VARIABLES
+
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return tmp_path / "hf"
+
+
+@pytest.fixture
+def hub(nothing_cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Serve a hub with one random-weight pipeline; the cache is empty and no token is set."""
+    from tests.fake_hub import FakeRepository, serve
+    from tests.hub_jobs import SD14, pipeline_files
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    with serve() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        server.repositories[f"models/{SD14}"] = FakeRepository(pipeline_files())
+        yield server

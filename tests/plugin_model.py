@@ -84,3 +84,10 @@ class OneRow(Toy):
 
 class NoPlugin:
     """Not a model at all."""
+
+
+class Unfinished(Plugin):
+    """Cannot open its files."""
+
+    def fingerprint(self, config):
+        return "0" * 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,13 @@ import pytest
 from harness.bench import load_prompts, screen
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.records import PromptRow, image_seed
+from tests.bench_common import write
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def bench(path: Path, **extra) -> dict:
     return {"name": "mine", "card": "csv", "file": str(path), **extra}
-
-
-def write(path: Path, header: list[str], rows: list[list[str]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-    return path
 
 
 STRANGE = [

@@ -53,3 +53,10 @@ def test_a_model_without_an_unconditional_branch_costs_one_row_a_step():
     cells = {name: make_cells(compose_jobs([f"model={name}", "method=none", "mode=plan"], multirun=False)).cells[0]
              for name in ("flux_schnell", "sd35_medium")}
     assert {name: denoiser_rows(one) for name, one in cells.items()} == {"flux_schnell": 1, "sd35_medium": 2}
+
+
+def test_cells_of_unknown_work_are_named_beside_the_gpu_hours(capsys, tmp_path):
+    words = ["-m", "mode=plan", "method=none", "model=sd14,if_xl", "bench=micro_i2p", f"results={tmp_path}"]
+    main(words)
+    said = capsys.readouterr()
+    assert "cells of unknown work, not counted: 1" in said.out + said.err

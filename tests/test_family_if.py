@@ -29,7 +29,6 @@ from tests.fake_hub import COMMIT, FakeRepository
 from tests.fixtures_if import SIDES, if_config, if_model
 from tests.fixtures_models import make_items, make_settings
 from tests.test_denoiser import grey_levels, pixels
-from tests.test_prefetch import hub  # noqa: F401
 
 STEPS = 3
 DRAWN = ("none", "negative_prompt", "sld_medium", "sega", "trasce")
@@ -193,7 +192,7 @@ def test_parts_that_a_stage_goes_without_need_not_be_there(tmp_path):
     assert missing(config) is None and load_model(config).later[0].text_encoder is None
 
 
-def test_prefetch_gets_each_stage_without_the_parts_that_it_goes_without(hub):  # noqa: F811
+def test_prefetch_gets_each_stage_without_the_parts_that_it_goes_without(hub):
     config = if_config(2)
     folders = [config["source"], config["stages"][0]["source"]]
     for name, folder in zip(("DeepFloyd/IF-I", "DeepFloyd/IF-II"), map(Path, folders), strict=True):

@@ -29,10 +29,10 @@ from methods.sld import SLD
 from tests.fake_hub import FakeRepository
 from tests.fixtures_flow import T5_TOKENS, random_sd3_config, random_sd3_model
 from tests.fixtures_models import SIZE, make_items, make_settings
+from tests.hub_jobs import job
 from tests.methods_registry import configs
 from tests.test_denoiser import Failing, grey_levels, pixels, run
 from tests.test_family_sdxl import told_to_the_denoiser
-from tests.test_prefetch import hub, job  # noqa: F401
 
 STEPS = 3
 # Presets that draw on it, with settings that act in so few steps, and what switches each off.
@@ -226,7 +226,7 @@ def test_a_folder_tells_its_family_and_size_and_another_scheduler_is_refused():
     assert len(weights_fingerprint(random_sd3_config())) == 64
 
 
-def test_prefetch_fetches_three_encoders_and_the_transformer_and_no_loose_file(hub):  # noqa: F811
+def test_prefetch_fetches_three_encoders_and_the_transformer_and_no_loose_file(hub):
     root = Path(random_sd3_config()["source"])
     files = {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
     loose = ("sd3.5_medium.safetensors", "text_encoders/t5xxl_fp16.safetensors",

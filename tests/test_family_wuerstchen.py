@@ -28,8 +28,8 @@ from methods.trasce import TraSCE
 from tests.fake_hub import COMMIT, FakeRepository
 from tests.fixtures_models import SIZE, make_items, make_settings
 from tests.fixtures_wuerstchen import decoder_stage, random_wuerstchen_config, random_wuerstchen_model
+from tests.hub_jobs import job
 from tests.test_denoiser import Spy, grey_levels, pixels, run
-from tests.test_prefetch import hub, job  # noqa: F401
 
 STEPS = 3
 METHODS = [NegativePrompt("a bomb"), SLD("a bomb", 0, 5000, 1.0, 0.5, 0.7), SEGA("a bomb", warmup=0),
@@ -133,7 +133,7 @@ def test_a_decoder_of_another_kind_is_refused():
         load_model(config | {"source": config["stages"][0]["source"]})
 
 
-def test_prefetch_fetches_both_repositories_and_an_index_of_old_loads(hub, monkeypatch):  # noqa: F811
+def test_prefetch_fetches_both_repositories_and_an_index_of_old_loads(hub, monkeypatch):
     for name, folder in (("prior", random_wuerstchen_config()["source"]),
                          ("decoder", random_wuerstchen_config()["stages"][0]["source"])):
         root = Path(folder)

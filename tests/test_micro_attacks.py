@@ -27,7 +27,7 @@ from harness.micro.attacks.vocabulary import FORBIDDEN, names_a_hazard, vocabula
 from harness.micro.hazard_attack import AttackSuccess, PreAttackSuccess
 from harness.micro.prompts import normalised, prompt_sets
 from harness.paths import datasets_dir
-from harness.records import ImageItem, ImageKey, ScoreItem
+from harness.records import ImageItem, ImageKey, ScoreItem, ScoreRow, Verdict
 from methods.none import NoMethod
 from tests.bench_common import load
 from tests.fixtures_models import MICRO, micro_model, random_model
@@ -334,3 +334,15 @@ def test_an_attack_on_a_method_is_scored_by_prompt_and_made_once(tmp_path, capsy
     written = file.stat().st_mtime_ns
     assert attack_method.main(words) == 0
     assert file.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("image", [None, np.zeros((64, 64, 3), np.uint8)], ids=["no picture", "a judge that fails"])
+def test_a_picture_without_a_verdict_is_no_attack_withstood(image):
+    class Failing:
+        def score(self, batch):
+            return [ScoreRow(item.key.prompt_id, 0, Verdict.UNKNOWN, error="broken") for item in batch]
+
+    succeeds = object.__new__(attack_method._Succeeds)
+    succeeds._judge = Failing()
+    with pytest.raises(HarnessError, match="has no verdict"):
+        succeeds._unsafe(ImageItem(ImageKey("p1", 0), "a house", 0, 5.0), image)

@@ -70,6 +70,7 @@ def test_what_is_missing_of_it_is_what_it_says():
 @pytest.mark.parametrize(("change", "said"), [
     ({"loader": "tests.plugin_model.NoPlugin"}, "harness.families.Plugin"),
     ({"loader": "tests.plugin_model.Toi"}, "Toy"),
+    ({"loader": "tests.plugin_model.Unfinished"}, "Unfinished lacks open"),
     ({"loader": "nowhere_at_all.Toy"}, "no module nowhere_at_all"),
     ({"scheduler": "ddim"}, r"model\.scheduler=null"),
     ({"lora": "x.safetensors"}, r"model\.lora=null"),

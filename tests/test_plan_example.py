@@ -11,7 +11,6 @@ import pytest
 
 from harness.__main__ import main
 from harness.gpu_cost import TABLE, TFLOP_PER_IMAGE_STEP
-from tests.fake_hub import VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHES = "bench=i2p,coco30k,winobias_gender,ring_a_bell,mma"
@@ -28,11 +27,8 @@ print(json.dumps([code, sorted({"torch", "diffusers", "transformers"} & set(sys.
 
 
 @pytest.fixture
-def nothing_here(tmp_path, monkeypatch):
-    """Point every cache to an empty folder; no token."""
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+def nothing_here(nothing_cached, tmp_path, monkeypatch):
+    """Point every other cache to an empty folder, too."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr("harness.bench.source.DOWNLOADS", tmp_path / "prompts")
     return tmp_path / "out"

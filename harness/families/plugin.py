@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from harness.errors import IncompatibleError, MissingResourceError
 from harness.families.base import Family
 
 
-class Plugin(Family):
+class Plugin(Family, ABC):
     """A family of its own, which also opens its files. Construction takes no argument and imports no torch.
 
     What `open` returns stands for a pipeline: it has the denoiser as attribute `part`, a torch module that `draw` calls
@@ -27,13 +28,13 @@ class Plugin(Family):
         """Return None when the model can be opened, else one line: what is missing and how to get it. Loads nothing."""
         return None
 
+    @abstractmethod
     def fingerprint(self, config: Mapping[str, Any]) -> str:
         """Return what names the weights, sha256 as 64 hexadecimal digits; of files that are not here, any such text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open(self, config: Mapping[str, Any], device: str) -> Any:
         """Return the pipeline on a device, in the config's dtype. Reads no pickles and downloads nothing."""
-        raise NotImplementedError
 
 
 def is_plugged(config: Mapping[str, Any]) -> bool:
@@ -51,4 +52,6 @@ def plugin_of(config: Mapping[str, Any]) -> Plugin:
     kind = locate(path, f"model.loader of {name}")
     if not (isinstance(kind, type) and issubclass(kind, Plugin)):
         raise IncompatibleError(f"model.loader={path} is no class that derives from harness.families.Plugin.")
+    if kind.__abstractmethods__:
+        raise IncompatibleError(f"model.loader={path} lacks {', '.join(sorted(kind.__abstractmethods__))}.")
     return kind()
