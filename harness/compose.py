@@ -235,11 +235,20 @@ class _Composer:
         names = config["evaluators"]
         if names is None:
             names = [*(config["bench"].get("evaluators") or []), *(config["model"].get("evaluators") or [])]
+        names = self._with_parts(names)
         for override in overrides:
             name = override.key_or_group.removeprefix(EVALUATOR_PREFIX).split(".")[0]
             if name not in names:
                 raise unknown_name("evaluator of this cell", name, names)
-        return tuple(self._evaluator(name, overrides) for name in dict.fromkeys(names))
+        return tuple(self._evaluator(name, overrides) for name in names)
+
+    def _with_parts(self, names: Sequence[str]) -> list[str]:
+        """Return the evaluators, those that a composite combines before it."""
+        found: list[str] = []
+        for name in names:
+            found += self._with_parts(self._evaluator(name, ()).get("parts") or [])
+            found.append(name)
+        return list(dict.fromkeys(found))
 
     def _evaluator(self, name: str, overrides: Sequence[Override]) -> Config:
         _check_group("evaluator", name, self.search)

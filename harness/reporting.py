@@ -15,9 +15,10 @@ from rich.console import Console
 from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
 from harness.build import build
 from harness.cell import Cell, cell_config, cell_settings, plain
-from harness.evaluator import Evaluator
-from harness.features import EvaluatorKey
+from harness.evaluator import CompositeEvaluator, Evaluator
+from harness.features import EvaluatorKey, evaluator_fingerprint
 from harness.files import write_atomic
+from harness.judged import Rows, combined, judged
 from harness.method import publish_concepts
 from harness.metrics.plain import write_json
 from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, set_metrics
@@ -91,15 +92,18 @@ def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[st
     evaluators = {str(config["name"]): build(config) for config in cell.evaluators}
     evaluators = {name: evaluator for name, evaluator in evaluators.items() if name not in unavailable}
     baseline = compared.get(cell.cell_id)
-    scores: dict[str, list[ScoreRow]] = {}
+    rows: dict[str, Rows] = {}
     for name, evaluator in evaluators.items():
         if evaluator.kind == "features" or (evaluator.needs_baseline and baseline is None):
+            continue
+        if isinstance(evaluator, CompositeEvaluator):
+            rows[name] = combined(evaluator, rows)  # compose puts its parts before it
             continue
         hashes = None
         if evaluator.needs_baseline and baseline:
             hashes = {key: str(row.sha256) for key, row in wanted_images(baseline).items()}
-        rows = store.scores(EvaluatorKey.of(evaluator), hashes)
-        scores[name] = [rows[key] for key in images if key in rows]
+        rows[name] = judged(store, evaluator, hashes)
+    scores = {name: [found[key] for key in images if key in found] for name, found in rows.items()}
     return Scored(cell, images, evaluators, scores)
 
 
@@ -198,7 +202,8 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
         name: {
             "version": evaluator.version,
             "identity": dict(evaluator.identity()),
-            "fingerprint": EvaluatorKey.of(evaluator).fingerprint,
+            "fingerprint": evaluator_fingerprint(evaluator),
+            "scores": _stored(evaluator),
             "status": "ok",
             "note": None,
         }
@@ -209,6 +214,14 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
         for name, reason in unavailable.items()
     }
     return found
+
+
+def _stored(evaluator: Evaluator) -> dict[str, Any]:
+    """Say whose scores in the store a verdict follows from."""
+    if isinstance(evaluator, CompositeEvaluator):
+        return {"parts": list(evaluator.parts)}
+    key = EvaluatorKey.of(evaluator)
+    return {"folder": key.name, "fingerprint": key.fingerprint}
 
 
 def _training(cell: Cell) -> dict[str, Any]:

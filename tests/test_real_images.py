@@ -76,7 +76,7 @@ class _Tools(EngineToolbox):
 class _Pool:
     size = 1
 
-    def run(self, tasks, on_progress=None):
+    def run(self, tasks, on_progress=None, then=None):
         return map(Worker("test", toolbox=_Tools()).run, tasks)
 
 
