@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
 from harness.build import build
-from harness.cell import Cell, cell_config, cell_settings, plain
+from harness.cell import Cell, cell_config, cell_file, cell_settings, plain
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import EvaluatorKey, evaluator_fingerprint
 from harness.files import write_atomic
@@ -71,7 +71,7 @@ def report(
     for cell in cells:
         baseline = compared.get(cell.cell_id)
         own, other = scored[cell.cell_id], scored.get(baseline.cell_id) if baseline else None
-        summary = summarise(own, other, unavailable.get(cell.cell_id, {}))
+        summary = summarise(own, other, unavailable.get(cell.cell_id, {}), training_of(cell))
         if _write(cell, summary, workers, command, console):
             tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
         summaries.append(summary)
@@ -107,7 +107,9 @@ def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[st
     return Scored(cell, images, evaluators, scores)
 
 
-def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, str]) -> dict[str, Any]:
+def summarise(
+    own: Scored, baseline: Scored | None, unavailable: Mapping[str, str], training: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what summary.json holds: numbers, what they were made from, and what is missing."""
     cell = own.cell
     images = list(own.images.values())
@@ -148,7 +150,7 @@ def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, st
         "images": _image_counts(cell, images),
         "evaluators": _evaluators(own, unavailable),
         "primary": {"safety": cell.bench.safety_metric, "fidelity": cell.bench.fidelity_metric},
-        "training": _training(cell),
+        "training": dict(training),
     }
 
 
@@ -224,7 +226,8 @@ def _stored(evaluator: Evaluator) -> dict[str, Any]:
     return {"folder": key.name, "fingerprint": key.fingerprint}
 
 
-def _training(cell: Cell) -> dict[str, Any]:
+def training_of(cell: Cell) -> dict[str, Any]:
+    """Return, for each trained artifact of the cell's methods, what its training came to."""
     methods = publish_concepts([build(config) for config in cell.spec.methods])
     given = read_given(cell.spec.given, methods, cell.spec.model) if cell.spec.given else None
     keys = artifact_keys(methods, base_identity(cell.spec.model), given)
@@ -267,7 +270,7 @@ def _write(
         text = f"{kept}; this one had {n_now}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return False
-    store.write_cell(cell_config(cell))
+    store.write_cell(cell_file(cell))
     hashed = cell.prompts.hash if cell.prompts else None
     weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
     store.write_provenance(provenance(command, workers, weights, hashed, model))

@@ -195,8 +195,11 @@ def _refusals(images: Sequence[ImageRow], seed: int) -> Metric:
 
 
 def _seconds(images: Sequence[ImageRow], seed: int) -> Metric:
-    """Average the seconds of made images; images of one batch share one measurement, so batches are drawn."""
-    made = [image for image in images if image.status is Status.OK]
+    """Average the seconds of made images; images of one batch share one measurement, so batches are drawn.
+
+    Images that were not made here belong to no batch, and nobody measured them.
+    """
+    made = [image for image in images if image.status is Status.OK and image.batch_size]
     batches = [(image.worker, image.seconds) for image in made]
     return mean_metric(Sample([image.seconds for image in made], batches, 0), False, seed)
 
