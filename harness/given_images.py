@@ -1,10 +1,9 @@
-"""Images that someone else's script made, taken in as a cell: found by name, linked, hashed, never changed."""
+"""Images that someone else's script made, taken in as a cell: found by name, hashed, copied, never changed."""
 
 from __future__ import annotations
 
-import os
+import hashlib
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,8 @@ from typing import Any
 from harness.bench import PromptSet, find_card, load_prompts
 from harness.cell import Cell, canonical_hash
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
-from harness.files import sha256_file
+from harness.files import free_space, sha256_file, write_atomic
+from harness.progress import size
 from harness.records import ImageKey, ImageRow, PromptRow, Status
 from harness.settings import BenchSettings
 from harness.store import CellStore, attempt_id
@@ -153,36 +153,32 @@ def _hashes(files: Mapping[ImageKey, Path]) -> dict[ImageKey, str]:
 
 
 def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKey, str]) -> None:
-    """Link the images into the cell's folder and write their rows, unless that was done before."""
+    """Copy the images into the cell's folder and write their rows, unless that was done before.
+
+    Copied, because the script that made them may write over them. Raises HarnessError where the disk is too small.
+    """
     store = CellStore(cell.folder)
     known = store.done(verify=False)
+    need, free = sum(file.stat().st_size for key, file in files.items() if key not in known), free_space(cell.folder)
+    if need > free:
+        raise HarnessError(f"the images take {size(need)} and {size(free)} are free in {cell.folder}.",
+                           "Give results=<another folder>.")
     prompts = {row.prompt_id: row for row in cell.rows}
     rows = []
     for key, file in files.items():
         if key in known:
             continue
         inside = str(Path(key.relative_path).with_suffix(file.suffix.lower()))
-        size = _link(file, cell.folder / inside)
-        rows.append(_row(key, prompts[key.prompt_id], inside, hashes[key], size))
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != hashes[key]:
+            raise HarnessError(f"{file} changed while it was read.", "Run the command again when nothing writes there.")
+        write_atomic(cell.folder / inside, data)
+        rows.append(_row(key, prompts[key.prompt_id], inside, hashes[key], len(data)))
     if rows:
         store.append_images(attempt_id("given"), rows)
 
 
-def _link(file: Path, place: Path) -> int:
-    """Make `place` another name of the file, or a copy where file systems differ; return its size in bytes."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.part")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(file, temporary)
-    except OSError:
-        shutil.copyfile(file, temporary)
-    os.replace(temporary, place)
-    temporary.unlink(missing_ok=True)  # a link onto the same file is left where it was
-    return place.stat().st_size
-
-
-def _row(key: ImageKey, prompt: PromptRow, file: str, sha256: str, size: int) -> ImageRow:
+def _row(key: ImageKey, prompt: PromptRow, file: str, sha256: str, n_bytes: int) -> ImageRow:
     return ImageRow(
         prompt_id=key.prompt_id,
         repeat=key.repeat,
@@ -192,7 +188,7 @@ def _row(key: ImageKey, prompt: PromptRow, file: str, sha256: str, size: int) ->
         guidance_scale=prompt.guidance or 0.0,
         file=file,
         sha256=sha256,
-        bytes=size,
+        bytes=n_bytes,
         status=Status.OK,
         error=None,
         seconds=0.0,
