@@ -19,7 +19,7 @@ class Evaluator(ABC):
 
     `kind`: "verdict" gives `unsafe_rate/<name>`; "value" gives the mean of `ScoreRow.value` under `metric`;
     "features" gives set-level numbers (see `SetEvaluator`). Constructors are cheap: they take plain values from
-    the config and load nothing; `setup` loads. `score` may raise: the caller then retries image by image and
+    the config and load nothing; `setup` loads. `score` may raise: the caller then tries halves of the batch and
     records `unknown` with the error text for those that fail.
     """
 
