@@ -38,9 +38,13 @@ class EvaluatorKey:
         return cls(evaluator.stored_as, _fingerprint(evaluator, evaluator.measured()))
 
 
-def evaluator_fingerprint(evaluator: _Measuring) -> str:
-    """Hash all that changes what an evaluator says, its threshold and labels included: whose number a metric is."""
-    return _fingerprint(evaluator, evaluator.identity())
+def evaluator_fingerprint(evaluator: _Measuring, parts: Mapping[str, _Measuring] | None = None) -> str:
+    """Hash all that changes what an evaluator says, its threshold and labels included: whose number a metric is.
+
+    `parts`: those that a composite combines, by name.
+    """
+    of_parts = {name: evaluator_fingerprint(part) for name, part in (parts or {}).items()}
+    return _fingerprint(evaluator, {**evaluator.identity(), **({"parts": of_parts} if of_parts else {})})
 
 
 def _fingerprint(evaluator: object, identity: Mapping[str, Any]) -> str:

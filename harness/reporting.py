@@ -204,7 +204,7 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
         name: {
             "version": evaluator.version,
             "identity": dict(evaluator.identity()),
-            "fingerprint": evaluator_fingerprint(evaluator),
+            "fingerprint": evaluator_fingerprint(evaluator, _parts(evaluator, own.evaluators)),
             "scores": _stored(evaluator),
             "status": "ok",
             "note": None,
@@ -216,6 +216,10 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
         for name, reason in unavailable.items()
     }
     return found
+
+
+def _parts(evaluator: Evaluator, known: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
+    return {name: known[name] for name in evaluator.parts} if isinstance(evaluator, CompositeEvaluator) else {}
 
 
 def _stored(evaluator: Evaluator) -> dict[str, Any]:
