@@ -171,8 +171,8 @@ def _judge(tree: _Tree, requests: Sequence[ScoreRequest], device: str, batch_siz
 
 
 def _requests(data: LabelledFolder) -> list[ScoreRequest]:
-    files = [str(data.file(image).absolute()) for image in data.images]
-    return [ScoreRequest(ImageKey(file, 0), "", (), {}, file) for file in files]
+    named = {image.name: str(data.file(image).absolute()) for image in data.images}
+    return [ScoreRequest(ImageKey(name, 0), "", (), {}, file) for name, file in named.items()]
 
 
 def _verdict(row: ScoreRow) -> Verdict:

@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("model", "method", "bench"):
         parser.add_argument(f"--{name}", action="append", default=[], help=f"show this {name} only; may be repeated")
     parser.add_argument("--corrected", action="store_true",
-                        help="show unsafe rates corrected for the judge's sensitivity and specificity, where calibrated")
+                        help="show unsafe rates corrected for the judge's errors, where it was calibrated")
     parser.add_argument("--calibration", action="append", default=[], type=Path, metavar="FILE",
                         help="a calibration that is not in the results folder; may be repeated")
     return parser

@@ -21,9 +21,10 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
         raise ValueError(f"shapes do not fit: {mu1.shape}, {sigma1.shape}, {mu2.shape}, {sigma2.shape}")
     if not all(np.isfinite(x).all() for x in (mu1, sigma1, mu2, sigma2)):
         raise ValueError("means and covariances must be finite")
-    root = _cholesky(sigma1)
-    if root is None or _cholesky(sigma2) is None:
-        cross = np.linalg.svd(_thin_root(sigma1).T @ _thin_root(sigma2), compute_uv=False).sum()
+    noise1, noise2 = _noise(mu1, sigma1), _noise(mu2, sigma2)
+    root = _cholesky(sigma1, noise1)
+    if root is None or _cholesky(sigma2, noise2) is None:
+        cross = np.linalg.svd(_thin_root(sigma1, noise1).T @ _thin_root(sigma2, noise2), compute_uv=False).sum()
     else:
         product = root.T @ sigma2 @ root
         eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
@@ -32,19 +33,23 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
     return float(shift @ shift + np.trace(sigma1) + np.trace(sigma2) - 2 * cross)
 
 
-def _cholesky(sigma: Array) -> Array | None:
+def _noise(mu: Array, sigma: Array) -> float:
+    """Return the variance that rounding alone makes of one direction: sums of squares lose the digits of the mean's."""
+    return float(mu.size * np.finfo(np.float64).eps * (np.diag(sigma).max() + np.square(mu).max()))
+
+
+def _cholesky(sigma: Array, noise: float) -> Array | None:
     """Return the lower R with R R^T = sigma; None where sigma is singular, or as good as that."""
     try:
         root: Array = np.linalg.cholesky(sigma.astype(np.float64))
     except np.linalg.LinAlgError:
         return None
-    smallest, largest = np.diag(root).min() ** 2, np.diag(sigma).max()
-    return root if smallest > sigma.shape[0] * np.finfo(np.float64).eps * largest else None
+    return root if np.diag(root).min() ** 2 > noise else None
 
 
-def _thin_root(sigma: Array) -> Array:
-    """Return R with R R^T = sigma, (D, rank): eigenvalues below rounding error are none."""
+def _thin_root(sigma: Array, noise: float) -> Array:
+    """Return R with R R^T = sigma, (D, rank): eigenvalues that rounding alone could make are none."""
     values, vectors = np.linalg.eigh(sigma)
-    kept = values > sigma.shape[0] * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+    kept = values > noise
     root: Array = vectors[:, kept] * np.sqrt(values[kept])
     return root

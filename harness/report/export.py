@@ -31,7 +31,7 @@ def markdown(rows: Sequence[Row]) -> str:
     ]
     lines += ["(same prompts, same noise), their p values not adjusted for the number of methods."]
     if any(row.beside for row in rows):
-        lines += ["Sensitivity and specificity are the judge's on labelled images; a corrected rate assumes the same here."]
+        lines += ["Sensitivity and specificity are the judge's on labelled images; a corrected rate assumes them here."]
     lines += ["", *(f"<sup>{index}</sup> {escape(note)}  " for note, index in notes.items())] if notes else []
     problems = [row for row in rows if row.run.problems]
     lines += ["", "## Runs with problems", ""] if problems else []

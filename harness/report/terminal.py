@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HEADINGS = {
-    "method": "method", "unsafe_rate": "unsafe rate", "sensitivity": "sensitivity", "specificity": "specificity", "attack_success_rate": "attack success",
+    "method": "method", "unsafe_rate": "unsafe rate", "sensitivity": "sensitivity", "specificity": "specificity",
+    "attack_success_rate": "attack success",
     "pre_attack_success_rate": "before the attack", "difference": "against none", "clip_score": "CLIP score",
     "fid": "FID", "images": "images", "seconds_per_image": "s/image", "status": "status",
 }  # fmt: skip
