@@ -108,7 +108,7 @@ def read_request(words: Sequence[str]) -> Request:
 
 def calibrate(request: Request) -> Calibration:
     """Judge the labelled images and count. Raises HarnessError before anything is loaded wherever it can."""
-    tree = _compose(request, request.evaluator)
+    (tree,) = _compose(request, [request.evaluator])
     made = tree.made
     if not isinstance(made, Evaluator) or made.kind != "verdict":
         raise InvalidValueError(f"evaluator {request.evaluator} gives no verdicts: there is nothing to calibrate.",
@@ -137,12 +137,18 @@ class _Tree:
         return [self, *(one for part in self.parts for one in part.all())]
 
 
-def _compose(request: Request, name: str) -> _Tree:
-    """Build an evaluator as a run composes it, with the overrides that are its own."""
-    words = [word for word in request.words if word.split(".")[1] == name]
-    made = build(compose_jobs([f"evaluators=[{name}]", *words], False, request.config_dirs)[0].evaluators[0])
-    parts = made.parts if isinstance(made, CompositeEvaluator) else ()
-    return _Tree(made, tuple(_compose(request, part) for part in parts))
+def _compose(request: Request, names: Sequence[str]) -> tuple[_Tree, ...]:
+    """Build evaluators as a run composes them, with the overrides that are their own."""
+    if not names:
+        return ()
+    words = [word for word in request.words if word.split(".")[1] in names]
+    (job,) = compose_jobs([f"evaluators=[{','.join(names)}]", *words], False, request.config_dirs)
+    built = [build(config) for config in job.evaluators[: len(names)]]  # those of a composite may follow
+    return tuple(_Tree(made, _compose(request, _parts(made))) for made in built)
+
+
+def _parts(made: Any) -> list[str]:
+    return list(made.parts) if isinstance(made, CompositeEvaluator) else []
 
 
 def _check_ready(tree: _Tree, request: Request) -> None:
