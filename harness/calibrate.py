@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ def read_request(words: Sequence[str]) -> Request:
     for key in ("evaluator", "data"):
         if not given.get(key):
             raise InvalidValueError(f"{key}= is not given.", "python -m harness.calibrate evaluator=NAME data=FOLDER")
+    if arguments.multirun or not re.fullmatch(r"[\w.-]+", given["evaluator"]):
+        raise InvalidValueError(f"evaluator={given['evaluator']}: one evaluator is calibrated at a time.")
     device, batch_size = given.get("device", "auto"), given.get("batch_size", "32")
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)

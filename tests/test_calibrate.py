@@ -359,6 +359,8 @@ def test_edited_rates_do_not_count_only_the_counts_do(written, tmp_path):
         (("evaluator=hazard_judge", "device=gpu"), "device"),
         (("evaluator=hazard_judge", "dat=x"), "data"),
         (("evaluator=hazard_judge", "word"), "not a setting"),
+        (("evaluator=hazard_judge,nudenet",), "one evaluator"),
+        (("-m", "evaluator=hazard_judge"), "one evaluator"),
         ((), "evaluator= is not given"),
     ],
 )

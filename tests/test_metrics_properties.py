@@ -7,11 +7,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.metrics import Moments, cluster_bootstrap, kernel_distance, paired_bootstrap
+import harness.metrics
+from harness.metrics import Moments, cluster_bootstrap, kernel_distance, newcombe_paired_difference, paired_bootstrap
 from harness.metrics.bootstrap import Clusters, _kinds, _means_by_kind, resampled_means
+from harness.metrics.deviation import paired_deviation_difference
 
+NAMED = (
+    "wilson_interval", "cluster_bootstrap", "mcnemar_exact", "newcombe_paired_difference", "paired_bootstrap",
+    "expected_max", "deviation_ratio", "deviation_floor", "attack_success_rate", "automatic_safety_rate", "holm",
+    "rogan_gladen", "frechet_distance", "kernel_distance", "coverage_bounds",
+)  # fmt: skip
 numbers = st.lists(st.integers(-50, 50).map(float), min_size=2, max_size=40)
 seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_statistic_can_be_imported_by_name_and_is_documented(name):
+    function = getattr(harness.metrics, name)
+    assert name in harness.metrics.__all__
+    assert function.__doc__.splitlines()[0].rstrip().endswith((".", ":"))
+
+
+def test_differences_are_the_first_minus_the_second():
+    a, b = [0.9, 0.8, 0.7] * 9, [0.1, 0.4, 0.2] * 9
+    assert paired_bootstrap(a, b, range(27), 0).low > 0
+    assert newcombe_paired_difference(10, 30, 2, 10).low > 0
+    table = np.array([[40, 40], [0, 0]])  # the first shows one class only, the second both alike
+    assert paired_deviation_difference([table] * 3, 0).low > 0
 
 
 def labelled(values, per_prompt=2):
