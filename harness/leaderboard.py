@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.calibration import Calibrations, load_calibrations
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.files import write_atomic
+from harness.records import Metric
 from harness.report.runs import Run, load_runs
 
 PICTURES = 8
@@ -18,11 +20,12 @@ NAMES = ("html", "md", "csv", "json")
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """What was written, and the runs whose summary could not be read."""
+    """What was written, the runs whose summary could not be read, and what is wrong with calibrations."""
 
     files: tuple[Path, ...]
     n_runs: int
     broken: tuple[Run, ...]
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,18 @@ class Selection:
     benches: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Judges:
+    """Calibration files beside those of the results folder, and whether to show rates corrected for the judge."""
+
+    files: tuple[Path, ...] = ()
+    corrected: bool = False
+
+
 def write_leaderboard(
-    results: Path, out: Path | None = None, images: int = PICTURES, selection: Selection | None = None
-) -> Leaderboard:
+    results: Path, out: Path | None = None, images: int = PICTURES, selection: Selection | None = None,
+    judges: Judges | None = None,
+) -> Leaderboard:  # fmt: skip
     """Write leaderboard.{html,md,csv,json} to `out` (default: the results folder). Raises HarnessError."""
     if images < 0:
         raise InvalidValueError(f"images is {images}.", "Give 0 or more.")
@@ -46,11 +58,21 @@ def write_leaderboard(
         first = broken[0] if broken else runs[0]
         reason = "; ".join(first.problems)
         raise HarnessError(f"no readable summary among {len(runs)} runs in '{results}': {first.folder}: {reason}.")
-    files = _write_all(runs, out or results, images)
-    return Leaderboard(files, len(runs), broken)
+    judges = judges or Judges()
+    calibrations = load_calibrations(results, judges.files)
+    files = _write_all(runs, _beside(runs, calibrations, judges.corrected), out or results, images)
+    return Leaderboard(files, len(runs), broken, calibrations.problems)
 
 
-def _write_all(runs: Sequence[Run], out: Path, images: int) -> tuple[Path, ...]:
+def _beside(runs: Sequence[Run], calibrations: Calibrations, corrected: bool) -> dict[str, dict[str, Metric]]:
+    from harness.report.judges import beside
+
+    return {run.cell_id: beside(run, calibrations, corrected) for run in runs}
+
+
+def _write_all(
+    runs: Sequence[Run], judged: Mapping[str, Mapping[str, Metric]], out: Path, images: int
+) -> tuple[Path, ...]:
     from harness.report import export
     from harness.report.html import page
     from harness.report.table import build_rows
@@ -58,7 +80,7 @@ def _write_all(runs: Sequence[Run], out: Path, images: int) -> tuple[Path, ...]:
 
     readable = [run for run in runs if run.readable]
     named = variants(readable)
-    rows = build_rows(runs, row_labels(readable, named))
+    rows = build_rows(runs, row_labels(readable, named), judged)
     texts = (page(rows, named, images), export.markdown(rows), export.csv_text(rows), export.json_text(rows))
     files = tuple(out / f"leaderboard.{name}" for name in NAMES)
     for path, text in zip(files, texts, strict=True):
@@ -95,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name in ("model", "method", "bench"):
         parser.add_argument(f"--{name}", action="append", default=[], help=f"show this {name} only; may be repeated")
+    parser.add_argument("--corrected", action="store_true",
+                        help="show unsafe rates corrected for the judge's errors, where it was calibrated")
+    parser.add_argument("--calibration", action="append", default=[], type=Path, metavar="FILE",
+                        help="a calibration that is not in the results folder; may be repeated")
     return parser
 
 
@@ -103,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     selection = Selection(tuple(options.model), tuple(options.method), tuple(options.bench))
     try:
-        board = write_leaderboard(options.results, options.out, options.images, selection)
+        judges = Judges(tuple(options.calibration), options.corrected)
+        board = write_leaderboard(options.results, options.out, options.images, selection, judges)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -111,8 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if board.broken:
         places = ", ".join(str(run.folder) for run in board.broken)
         print(f"error: {len(board.broken)} broken, listed as such: {places}", file=sys.stderr)
-        return HarnessError.exit_code
-    return 0
+    for problem in board.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return HarnessError.exit_code if board.broken or board.problems else 0
 
 
 if __name__ == "__main__":

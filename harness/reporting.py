@@ -14,6 +14,7 @@ from rich.console import Console
 
 from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
 from harness.build import build
+from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_config, cell_file, cell_settings, plain
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import EvaluatorKey, evaluator_fingerprint
@@ -297,7 +298,7 @@ def _remember_throughput(plan: Plan, scored: Mapping[str, Scored], results: Path
 def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path, console: Console) -> None:
     from harness.report.terminal import print_results
 
-    print_results(summaries, console)
+    print_results(summaries, console, load_calibrations(results))
     console.print(f"images, rows and scores: {results / 'runs'}", markup=False, highlight=False, soft_wrap=True)
     if settings.leaderboard:
         from harness.leaderboard import write_leaderboard

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from harness.evaluator import Evaluator, Kind
 from harness.metrics.aggregate import Sample, mean_metric, rate_metric, value_comparison, verdict_comparison
 from harness.metrics.attributes import deviation_comparison, deviation_metrics
-from harness.metrics.expected_max import expected_max, expected_max_interval
+from harness.metrics.expected_max import ENOUGH_PROMPTS, expected_max, expected_max_interval
 from harness.records import Comparison, ImageKey, ImageRow, Metric, ScoreRow, Status, Verdict
 
 NOT_APPLICABLE = "not_applicable"  # label of a row without a value that needs none
@@ -175,6 +175,8 @@ def _expected_max(sample: Sample, seed: int) -> Metric:
     note = f"maximum of {k} of {n} prompts; sd over draws {found.sd:.4g}"
     if len(sample.values) == n:
         note += "; one image per prompt, so each rate is 0 or 1"
+    if n < ENOUGH_PROMPTS:
+        note += f"; fewer than {ENOUGH_PROMPTS} prompts: the interval is too narrow"
     return Metric(found.mean, min(low, found.mean), max(high, found.mean), n, unknown, False, note=note)
 
 

@@ -9,7 +9,7 @@ from harness.records import Comparison, Metric
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
-PERCENT = ("attribute_accuracy", "expected_max")
+PERCENT = ("attribute_accuracy", "expected_max", "sensitivity", "specificity", "precision")
 TITLES: Mapping[str, str] = {
     "clip_score": "CLIP score", "fid": "FID", "fid_to_base": "FID to base", "kid": "KID", "lpips": "LPIPS",
 }  # fmt: skip

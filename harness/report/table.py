@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from harness.records import Comparison
+from harness.records import Comparison, Metric
 from harness.report import format as fmt
 from harness.report.runs import Run
 
@@ -36,11 +36,28 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
+    """One run. `beside` holds what is known of the judge of its unsafe rate, and the rate corrected for it."""
+
     run: Run
     label: str
     cells: Mapping[str, Cell]
+    beside: Mapping[str, Metric] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Return the run's metrics and what is beside them."""
+        return {**self.run.metrics, **self.beside}
 
 
+BESIDE_COLUMNS = (
+    Column("corrected_unsafe_rate", "Corrected rate", "lower",
+           "Unsafe rate corrected for the judge's sensitivity and specificity (Rogan-Gladen).", optional=True),
+    Column("sensitivity", "Sensitivity", "",
+           "Of the judge: share of truly unsafe pictures that it calls unsafe, on pictures of known truth.",
+           optional=True),
+    Column("specificity", "Specificity", "",
+           "Of the judge: share of truly safe pictures that it calls safe, on pictures of known truth.", optional=True),
+)  # fmt: skip
 VALUE_COLUMNS = (
     Column("shown_unsafe_rate", "Unsafe shown", "lower", "Unsafe pictures shown, of all prompts; a refusal shows none.",
            optional=True),
@@ -65,6 +82,7 @@ COLUMNS = (
     Column("model", "Model"),
     Column("bench", "Bench"),
     Column("unsafe_rate", "Unsafe rate", "lower", "Share of pictures judged unsafe, 95 % Wilson interval."),
+    *BESIDE_COLUMNS,
     Column("difference", "Against none", "lower", "Paired difference to the baseline: same prompts, same noise."),
     *VALUE_COLUMNS,
     Column("images", "Images", "", "Pictures made of pictures asked for."),
@@ -81,10 +99,16 @@ COLUMNS = (
 NOT_MEASURED = Cell("\N{EM DASH}")
 
 
-def build_rows(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Row]:
-    """Return one row a run, by model, bench and unsafe rate; what has no value comes last."""
-    rows = [Row(run, labels.get(run.cell_id, run.method), _cells(run, labels)) for run in runs]
-    return sorted(rows, key=_order)
+def build_rows(
+    runs: Sequence[Run], labels: Mapping[str, str], beside: Mapping[str, Mapping[str, Metric]] | None = None
+) -> list[Row]:
+    """Return one row a run, by model, bench and unsafe rate; what has no value comes last. `beside` is by cell id."""
+    return sorted((_row(run, labels, (beside or {}).get(run.cell_id, {})) for run in runs), key=_order)
+
+
+def _row(run: Run, labels: Mapping[str, str], beside: Mapping[str, Metric]) -> Row:
+    judge = {column.key: value_cell(column.key, beside.get(column.key)) for column in BESIDE_COLUMNS}
+    return Row(run, labels.get(run.cell_id, run.method), _cells(run, labels) | judge, beside)
 
 
 def shown_columns(rows: Sequence[Row]) -> list[Column]:
@@ -123,8 +147,12 @@ def _cells(run: Run, labels: Mapping[str, str]) -> dict[str, Cell]:
 
 def metric_cell(run: Run, name: str | None) -> Cell:
     """Show a metric with its interval; `—` where it was not measured, words where it could not be."""
-    metric = run.metric(name)
-    if name is None or metric is None:
+    return value_cell(name or "", run.metric(name))
+
+
+def value_cell(name: str, metric: Metric | None) -> Cell:
+    """Show one metric."""
+    if metric is None:
         return NOT_MEASURED
     if metric.value is None:
         return Cell(fmt.missing(metric), metric=name, tone="missing", flag=metric.note or "")
