@@ -194,7 +194,8 @@ def _rewrite(
         store.write_cell(cell_file(cell))
         store.write_summary(plain(summary))
         weights = str(cell.identity["model"]["weights"])
-        made = store.read_provenance() or provenance(command, workers, weights, cell.prompts and cell.prompts.hash)
+        hashed = cell.prompts.hash if cell.prompts else None
+        made = store.read_provenance() or provenance(command, workers, weights, hashed)
         judged = {"command": command, "when": datetime.now(UTC).isoformat(timespec="seconds")}
         store.write_provenance({**made, "judged_again": [*made.get("judged_again", []), judged]})
 

@@ -49,8 +49,8 @@ class InlinePool(Pool):
                 signals.refuse_to_go_on()
 
     def workers(self) -> list[Mapping[str, Any]]:
-        own = [self._worker.hello()] if self._worker is not None else []
-        return [*own, self._judge.worker.hello()] if self._judge else own
+        workers = [self._worker, self._judge.worker if self._judge else None]
+        return [worker.hello() for worker in workers if worker is not None]
 
     def close(self) -> None:
         if self._judge is not None:
@@ -83,7 +83,7 @@ class InlinePool(Pool):
         return self._worker, self._judge
 
     def _stop(self) -> None:
-        for worker in (self._worker, self._judge and self._judge.worker):
+        for worker in (self._worker, self._judge.worker if self._judge else None):
             if worker is not None:
                 worker.stop()
 

@@ -119,8 +119,9 @@ def _rows(
     except HarnessError:
         evaluator = None
     if "parts" in stored:
-        whole = isinstance(evaluator, CompositeEvaluator) and all(part in known for part in evaluator.parts)
-        return combined(evaluator, known) if whole else {}
+        if not isinstance(evaluator, CompositeEvaluator) or any(part not in known for part in evaluator.parts):
+            return {}
+        return combined(evaluator, known)
     if not stored.get("fingerprint"):
         return {}
     rows = store.scores(EvaluatorKey(str(stored["folder"]), str(stored["fingerprint"])))
