@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -258,6 +259,18 @@ def test_hub_weights_are_found_in_the_cache(clip_folder, monkeypatch, tmp_path):
 def test_folder_without_weights_is_missing(clip_folder, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert "no CLIP" in ClipSource(str(tmp_path)).missing()
+
+
+def test_pickled_weights_are_not_read_and_the_line_says_what_to_do(clip_folder, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(clip_folder, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    source = ClipSource(str(folder))
+    assert "pickle" in source.missing()
+    assert "convert" in source.missing()
+    with pytest.raises(MissingResourceError, match="pickle"):
+        source.load("cpu")
+    assert all("pytorch_model.bin" not in (*one.patterns, *one.one_of) for one in ClipSource("me/clip").downloads())
 
 
 def test_identity_names_the_weights_and_every_setting(clip_folder, tmp_path):
