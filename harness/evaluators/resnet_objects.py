@@ -172,4 +172,7 @@ class Classifier:
         pictures = [Image.fromarray(image) for image in images]
         pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"].to(self._network.device)
         with torch.inference_mode():
-            return softmax(self._network(pixels).logits.float().cpu().numpy())
+            logits = self._network(pixels).logits.float()
+        if not bool(torch.isfinite(logits).all()):  # argmax would still name a class
+            raise ValueError("the classifier's logits are not finite")
+        return softmax(logits.cpu().numpy())
