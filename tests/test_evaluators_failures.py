@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,11 @@ def read(file):
 FILES = sorted((Path(__file__).parents[1] / "conf" / "evaluator").glob("*.yaml"))
 MADE = {file: build(read(file)) for file in FILES}
 COMPOSITES = [file for file in FILES if isinstance(MADE[file], CompositeEvaluator)]
-JUDGES = [file for file in FILES if file not in COMPOSITES]
-WITH_WEIGHTS = [file for file in JUDGES if file.stem != "degenerate"]
+STORED = {(MADE[file].stored_as, json.dumps(dict(MADE[file].measured()), sort_keys=True)): file
+          for file in reversed(FILES) if file not in COMPOSITES}  # fmt: skip
+JUDGES = sorted(STORED.values())
+SHARING = [file for file in FILES if file not in COMPOSITES and file not in JUDGES]  # what the first of them stored
+WITH_WEIGHTS = [file for file in (*JUDGES, *SHARING) if file.stem != "degenerate"]
 
 
 def stem(file):
@@ -225,6 +229,12 @@ def test_missing_weights_are_one_line_and_nothing_is_judged(file, monkeypatch, t
     with pytest.raises(MissingResourceError) as error:
         evaluator.setup("cpu")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", SHARING, ids=stem)
+def test_an_evaluator_that_reads_what_another_stored_leaves_failures_unknown(file):
+    failed = ScoreRow("p", 0, Verdict.UNKNOWN if MADE[file].kind == "verdict" else None, error="damaged")
+    assert MADE[file].decide(failed) == failed
 
 
 @pytest.mark.parametrize("file", COMPOSITES, ids=stem)

@@ -54,8 +54,7 @@ def network_input(image: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
     height, width = image.shape[:2]
     longer = max(height, width)
     square = cv2.copyMakeBorder(image, 0, longer - height, 0, longer - width, cv2.BORDER_CONSTANT)
-    blob: NDArray[np.float32] = cv2.dnn.blobFromImage(square, 1 / 255.0, (side, side), (0, 0, 0), swapRB=True)
-    return blob
+    return np.asarray(cv2.dnn.blobFromImage(square, 1 / 255.0, (side, side), (0, 0, 0), swapRB=True), np.float32)
 
 
 def decode(output: NDArray[np.float32], width: int, height: int, side: int) -> Found:
