@@ -133,7 +133,7 @@ def _check_keys(evaluator: Evaluator, items: Sequence[ScoreItem], rows: Sequence
 def _checked(row: ScoreRow, kind: Kind) -> ScoreRow:
     """Turn a row that says nothing, or no number, into a failed one."""
     if row.error is not None:
-        return failed_row(row.key, kind, row.error)
+        return replace(failed_row(row.key, kind, row.error), label=row.label)
     numbers = [*row.values.values(), *([] if row.value is None else [row.value])]
     if not all(math.isfinite(number) for number in numbers):
         return failed_row(row.key, kind, "the score is not a finite number")
