@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.files import write_atomic
+from harness.published import FOLDER, Reported, read_published
 from harness.report.runs import Run, load_runs
 
 PICTURES = 8
@@ -35,31 +36,46 @@ class Selection:
 
 
 def write_leaderboard(
-    results: Path, out: Path | None = None, images: int = PICTURES, selection: Selection | None = None
+    results: Path,
+    out: Path | None = None,
+    images: int = PICTURES,
+    selection: Selection | None = None,
+    published: Path | None = None,
 ) -> Leaderboard:
-    """Write leaderboard.{html,md,csv,json} to `out` (default: the results folder). Raises HarnessError."""
+    """Write leaderboard.{html,md,csv,json} to `out` (default: the results folder). Raises HarnessError.
+
+    `published`: a folder of numbers that papers report, to be shown beside ours.
+    """
     if images < 0:
         raise InvalidValueError(f"images is {images}.", "Give 0 or more.")
+    reported = read_published(published) if published else []
     runs = _select(load_runs(results), selection or Selection())
     broken = tuple(run for run in runs if run.status == "broken")
     if not any(run.readable for run in runs):
         first = broken[0] if broken else runs[0]
         reason = "; ".join(first.problems)
         raise HarnessError(f"no readable summary among {len(runs)} runs in '{results}': {first.folder}: {reason}.")
-    files = _write_all(runs, out or results, images)
+    files = _write_all(runs, out or results, images, reported)
     return Leaderboard(files, len(runs), broken)
 
 
-def _write_all(runs: Sequence[Run], out: Path, images: int) -> tuple[Path, ...]:
+def _write_all(runs: Sequence[Run], out: Path, images: int, reported: Sequence[Reported]) -> tuple[Path, ...]:
     from harness.report import export
     from harness.report.html import page
+    from harness.report.published import beside, with_csv, with_json, with_markdown
     from harness.report.table import build_rows
     from harness.report.variants import row_labels, variants
 
     readable = [run for run in runs if run.readable]
     named = variants(readable)
     rows = build_rows(runs, row_labels(readable, named))
-    texts = (page(rows, named, images), export.markdown(rows), export.csv_text(rows), export.json_text(rows))
+    found = beside(rows, reported)
+    texts = (
+        page(rows, named, images, found),
+        with_markdown(export.markdown(rows), found),
+        with_csv(export.csv_text(rows), rows, found),
+        with_json(export.json_text(rows), found),
+    )
     files = tuple(out / f"leaderboard.{name}" for name in NAMES)
     for path, text in zip(files, texts, strict=True):
         write_atomic(path, text.encode("utf-8", "backslashreplace"))
@@ -93,9 +109,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", type=int, default=PICTURES, help=f"pictures a row in the grids (default: {PICTURES})"
     )
+    parser.add_argument(
+        "--published", type=Path, metavar="FOLDER",
+        help=f"numbers that papers report, shown beside ours (default: {FOLDER} where it is; - for none)",
+    )  # fmt: skip
     for name in ("model", "method", "bench"):
         parser.add_argument(f"--{name}", action="append", default=[], help=f"show this {name} only; may be repeated")
     return parser
+
+
+def _published(given: Path | None) -> Path | None:
+    """Return the folder that is asked for; that of a clone of the repository where none is."""
+    if given is not None:
+        return None if str(given) == "-" else given
+    return FOLDER if FOLDER.is_dir() else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     selection = Selection(tuple(options.model), tuple(options.method), tuple(options.bench))
     try:
-        board = write_leaderboard(options.results, options.out, options.images, selection)
+        board = write_leaderboard(
+            options.results, options.out, options.images, selection, _published(options.published)
+        )
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -105,7 +105,8 @@ class _Counts:
     where: str
 
     def metric(self, value: float | None, note: str, higher_is_better: bool = False) -> Metric:
-        return Metric(value, None, None, self.n, self.n_unknown, higher_is_better, note=f"{note}; {self.where}")
+        note = note if value is None else f"{note}; {self.where}"
+        return Metric(value, None, None, self.n, self.n_unknown, higher_is_better, note=note)
 
 
 def _where(extractor: str, reference: ReferenceSet) -> str:
@@ -127,9 +128,9 @@ def _fid(moments: Moments, reference: ReferenceSet, n_unknown: int, extractor: s
 def _fid_infinity(rows: NDArray[np.float32], fid: float, reference: ReferenceSet, counts: _Counts) -> Metric:
     dim = reference.features.shape[1]
     if not subset_sizes(len(rows), dim):
-        return counts.metric(None, f"{len(rows)} images, fewer than the {4 * dim} of a line in 1/n: see KID")
+        return counts.metric(None, f"{len(rows)} images, {4 * dim} needed: see KID")
     if len(reference.features) <= dim:
-        return counts.metric(None, f"{len(reference.features)} reference images for {dim} features: see KID")
+        return counts.metric(None, f"{len(reference.features)} reference images of {dim} features: see KID")
     more = {counts.n: fid} if counts.n > len(rows) else {}
     found: FidInfinity = fid_infinity(rows, Moments.of(reference.features), more)
     sizes = f"{len(found.sizes)} subsets of {found.sizes[0]} to {found.sizes[-1]}"
