@@ -47,6 +47,10 @@ class Evaluator(ABC):
         """Turn a stored row into this evaluator's verdict: a pure function of `row.values`, so it needs no image."""
         return row
 
+    def note(self, rows: Sequence[ScoreRow]) -> str:
+        """Say in a few words by which convention the metric of these rows was made; empty where its name says all."""
+        return ""
+
     def missing(self) -> str | None:
         """Return None when everything needed is there, else one line: what is missing and how to get it."""
         return None

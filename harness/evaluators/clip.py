@@ -106,13 +106,21 @@ class Clip:
 
     def image_features(self, images: Sequence[NDArray[np.uint8]]) -> Features:
         """Embed (H, W, 3) uint8 RGB images of any size: (B, D) rows of length 1."""
+        return _unit(self._embed(images))
+
+    def image_embeddings(self, images: Sequence[NDArray[np.uint8]]) -> Features:
+        """Embed images as `image_features` does, without scaling: (B, D)."""
+        array: Features = self._embed(images).float().cpu().numpy()
+        return array
+
+    def _embed(self, images: Sequence[NDArray[np.uint8]]) -> Any:
         import torch
         from PIL import Image
 
         pictures = [Image.fromarray(image) for image in images]
         pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"].to(self._model.device)
         with torch.inference_mode():
-            return _unit(_tensor(self._model.get_image_features(pixel_values=pixels)))
+            return _tensor(self._model.get_image_features(pixel_values=pixels))
 
     def text_features(self, texts: Sequence[str]) -> Features:
         """Embed texts, cut to the context length: (B, D) rows of length 1."""

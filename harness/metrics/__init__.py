@@ -9,13 +9,16 @@ from harness.metrics.bootstrap import PairedDifference, cluster_bootstrap, paire
 from harness.metrics.deviation import deviation_floor, deviation_interval, deviation_ratio, mean_deviation_ratio
 from harness.metrics.expected_max import ExpectedMax, expected_max
 from harness.metrics.frechet import frechet_distance
+from harness.metrics.infinity import FidInfinity, fid_infinity
 from harness.metrics.kernel import KernelDistance, kernel_distance
 from harness.metrics.moments import Moments
 from harness.metrics.multiplicity import holm
 from harness.metrics.paired import mcnemar_exact, newcombe_paired_difference
 from harness.metrics.plain import read_json, write_json
+from harness.metrics.prdc import Prdc, prdc_scores
 from harness.metrics.prevalence import Prevalence, Share, effective_n, rogan_gladen
 from harness.metrics.proportion import Interval, coverage_bounds, wilson_interval
+from harness.metrics.reservoir import Reservoir
 from harness.metrics.sets import ReferenceSet, set_metrics
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
 
@@ -24,12 +27,15 @@ __all__ = [
     "Count",
     "EvaluatorScores",
     "ExpectedMax",
+    "FidInfinity",
     "Interval",
     "KernelDistance",
     "Moments",
     "PairedDifference",
+    "Prdc",
     "Prevalence",
     "ReferenceSet",
+    "Reservoir",
     "Share",
     "after_attack",
     "any_of",
@@ -42,6 +48,7 @@ __all__ = [
     "deviation_ratio",
     "effective_n",
     "expected_max",
+    "fid_infinity",
     "frechet_distance",
     "holm",
     "kernel_distance",
@@ -49,6 +56,7 @@ __all__ = [
     "mean_deviation_ratio",
     "newcombe_paired_difference",
     "paired_bootstrap",
+    "prdc_scores",
     "read_json",
     "rogan_gladen",
     "set_metrics",

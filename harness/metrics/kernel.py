@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,7 @@ def kernel_distance(
 
     (N, D) features against (M, D). Subsets hold min(N, M, subset_size) rows, drawn without replacement.
     """
-    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    first, second = np.asarray(x), np.asarray(y)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         raise ValueError(f"expected features of one width, got {first.shape} and {second.shape}")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
@@ -35,8 +35,8 @@ def kernel_distance(
     return KernelDistance(float(np.mean(values)), float(np.std(values)))
 
 
-def _subset(features: NDArray[np.float64], m: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    return features[rng.choice(len(features), m, replace=False)]
+def _subset(features: NDArray[Any], m: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    return features[rng.choice(len(features), m, replace=False)].astype(np.float64)
 
 
 def _mmd2(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

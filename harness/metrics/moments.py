@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+BLOCK_ROWS = 4096
 
 @dataclass
 class Moments:
@@ -26,9 +27,12 @@ class Moments:
 
     @classmethod
     def of(cls, features: ArrayLike) -> Moments:
-        """Accumulate (N, D) features at once."""
+        """Accumulate (N, D) features, a block of rows at a time: float64 copies stay small."""
         array = np.asarray(features)
-        return cls.empty(array.shape[1]).update(array)
+        made = cls.empty(array.shape[1])
+        for start in range(0, len(array), BLOCK_ROWS):
+            made.update(array[start : start + BLOCK_ROWS])
+        return made
 
     @property
     def dim(self) -> int:

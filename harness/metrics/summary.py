@@ -18,19 +18,23 @@ EXPECTED_MAX_DRAW = 25  # prompts a draw, as in I2P
 
 @dataclass(frozen=True)
 class EvaluatorScores:
-    """One evaluator's score rows of a cell. `classes` are the labels that a deviation ratio counts."""
+    """One evaluator's score rows of a cell. `classes` are the labels that a deviation ratio counts.
+
+    `note` names the convention of a value.
+    """
 
     kind: Kind
     metric: str
     higher_is_better: bool
     rows: Sequence[ScoreRow]
     classes: tuple[str, ...] = ()
+    note: str = ""
 
     @classmethod
     def of(cls, evaluator: Evaluator, rows: Sequence[ScoreRow]) -> EvaluatorScores:
         """Pair an evaluator with its rows."""
         classes = tuple(str(name) for name in evaluator.identity().get("classes", ()))
-        return cls(evaluator.kind, evaluator.metric, evaluator.higher_is_better, rows, classes)
+        return cls(evaluator.kind, evaluator.metric, evaluator.higher_is_better, rows, classes, evaluator.note(rows))
 
     def by_key(self) -> dict[ImageKey, ScoreRow]:
         """Index the rows; of two rows of one image the later counts."""
@@ -158,6 +162,7 @@ def _value_metric(images: Sequence[ImageRow], own: EvaluatorScores, seed: int) -
         else:
             unknown += 1
     notes = [*_refused_note(refused), *([f"{skipped} not applicable"] if skipped else [])]
+    notes += [own.note] if own.note else []
     make = rate_metric if own.metric.endswith("_rate") else mean_metric
     return make(Sample(values, prompts, unknown, notes), own.higher_is_better, seed)
 

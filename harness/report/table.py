@@ -67,10 +67,21 @@ VALUE_COLUMNS = (
            optional=True),
     Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
     Column("fid", "FID", "lower", "Distance to the reference pictures. Comparable only at the same n."),
+    Column("fid_infinity", "FID infinity", "lower", "FID extrapolated to infinitely many pictures.", optional=True),
     Column("kid", "KID", "lower", "Distance to the reference pictures, unbiased in n.", optional=True),
+    Column("precision", "Precision", "higher", "Share of pictures that lie among the reference pictures.",
+           optional=True),
+    Column("recall", "Recall", "higher", "Share of reference pictures that lie among ours.", optional=True),
+    Column("density", "Density", "higher", "How deep pictures lie among the reference pictures; 1 is as they do.",
+           optional=True),
+    Column("coverage", "Coverage", "higher", "Share of reference pictures with a picture of ours near.", optional=True),
     Column("fid_to_base", "FID to base", "lower", "Distance to the baseline's pictures as a set, not to real ones.",
            optional=True),
     Column("lpips", "LPIPS", "lower", "Distance to the baseline's picture of the same seed.", optional=True),
+    Column("clip_image_similarity", "CLIP similarity", "higher", "Likeness to the baseline's picture of the same seed.",
+           optional=True),
+    Column("pick_score", "PickScore", "higher", "How people would like the picture for its prompt.", optional=True),
+    Column("vqa_score", "VQAScore", "higher", "Probability that a vision model finds the prompt shown.", optional=True),
     Column("feature_distance", "Feature distance", "lower", "Distance to the baseline's picture of the same seed.",
            optional=True),
     Column("attribute_accuracy", "Attributes right", "higher", "What the prompt names is shown.", optional=True),
@@ -96,6 +107,7 @@ COLUMNS = (
     ),
     Column("status", "Status"),
 )
+RARE = ("fid_infinity", "precision", "recall", "density", "coverage")  # a column of n/a alone is none
 NOT_MEASURED = Cell("\N{EM DASH}")
 
 
@@ -117,6 +129,8 @@ def shown_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def _says(cell: Cell, key: str) -> bool:
+    if key in RARE:
+        return cell.sort is not None
     return cell is not NOT_MEASURED and not (key == "degenerate_rate" and cell.sort == 0)
 
 
