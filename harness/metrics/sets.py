@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,16 +61,16 @@ def set_metrics(
         if len(shard):
             moments.update(shard)
             kept.add(shard)
-    fid = _fid(moments, reference, n_unknown, extractor)
+    where, other = _where(extractor, reference), Moments.of(reference.features)
+    fid = _fid(moments, other, where, n_unknown)
     if fid.value is None:
-        return dict.fromkeys(SET_METRICS, fid)
-    where = _where(extractor, reference)
+        return {name: replace(fid, higher_is_better=name in HIGHER_IS_BETTER) for name in SET_METRICS}
     counts = _Counts(moments.n, n_unknown, where)
     rows = kept.rows()
     real = sample(reference.features, KEPT_ROWS, seed)
     return {
         "fid": fid,
-        "fid_infinity": _fid_infinity(rows, fid.value, reference, counts),
+        "fid_infinity": _fid_infinity(rows, fid.value, other, counts),
         "kid": _kid(rows, real, seed, counts),
         **_prdc(rows, real, counts),
     }
@@ -83,7 +83,7 @@ def frechet_metric(
     moments = Moments.empty(reference.features.shape[1])
     for shard in shards:
         moments.update(shard)
-    return _fid(moments, reference, n_unknown, extractor)
+    return _fid(moments, Moments.of(reference.features), _where(extractor, reference), n_unknown)
 
 
 def no_metric(note: str) -> Metric:
@@ -113,11 +113,9 @@ def _where(extractor: str, reference: ReferenceSet) -> str:
     return f"{extractor} features; reference {reference.name} {reference.sha256[:12]} (n={len(reference.features)})"
 
 
-def _fid(moments: Moments, reference: ReferenceSet, n_unknown: int, extractor: str) -> Metric:
-    where = _where(extractor, reference)
-    if moments.n < 2 or len(reference.features) < 2:
+def _fid(moments: Moments, other: Moments, where: str, n_unknown: int) -> Metric:
+    if moments.n < 2 or other.n < 2:
         return Metric(None, None, None, moments.n, n_unknown, False, note=f"fewer than two images; {where}")
-    other = Moments.of(reference.features)
     value = frechet_distance(moments.mean(), moments.covariance(), other.mean(), other.covariance())
     smallest = min(moments.n, other.n)
     if smallest < FID_MIN_IMAGES:
@@ -125,14 +123,14 @@ def _fid(moments: Moments, reference: ReferenceSet, n_unknown: int, extractor: s
     return Metric(value, None, None, moments.n, n_unknown, False, note=where)
 
 
-def _fid_infinity(rows: NDArray[np.float32], fid: float, reference: ReferenceSet, counts: _Counts) -> Metric:
-    dim = reference.features.shape[1]
+def _fid_infinity(rows: NDArray[np.float32], fid: float, other: Moments, counts: _Counts) -> Metric:
+    dim = other.dim
     if not subset_sizes(len(rows), dim):
         return counts.metric(None, f"{len(rows)} images, {4 * dim} needed: see KID")
-    if len(reference.features) <= dim:
-        return counts.metric(None, f"{len(reference.features)} reference images of {dim} features: see KID")
+    if other.n <= dim:
+        return counts.metric(None, f"{other.n} reference images of {dim} features: see KID")
     more = {counts.n: fid} if counts.n > len(rows) else {}
-    found: FidInfinity = fid_infinity(rows, Moments.of(reference.features), more)
+    found: FidInfinity = fid_infinity(rows, other, more)
     sizes = f"{len(found.sizes)} subsets of {found.sizes[0]} to {found.sizes[-1]}"
     return counts.metric(found.value, f"line in 1/n over {sizes} (Chong and Forsyth 2020)")
 
