@@ -252,6 +252,8 @@ def test_output_that_is_not_finite_is_no_safe_image(evaluator, tmp_path, monkeyp
     rows = score_requests(evaluator, requests, 8)
     assert seen
     assert [row.verdict is Verdict.UNKNOWN for row in rows] == [False, True, False]
+    with pytest.raises(ValueError, match="not finite"):
+        evaluator.score([item(0, np.full((8, 8, 3), 255, np.uint8))])
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.0, PACKAGE_FLOOR - 1e-6, 1.0, None])
