@@ -59,11 +59,11 @@ def test_symmetry_scale_shift_and_rotation(seed, n, scale):
     value = distance(x, y)
     rotation, _ = np.linalg.qr(rng.normal(size=(12, 12)))
     assert value >= 0
-    assert distance(y, x) == pytest.approx(value, rel=1e-9)
-    assert distance(scale * x, scale * y) == pytest.approx(scale**2 * value, rel=1e-9)
-    assert distance(x + 3, y + 3) == pytest.approx(value, rel=1e-8)
-    assert distance(x @ rotation, y @ rotation) == pytest.approx(value, rel=1e-8)
-    assert distance(rng.permutation(x), y) == pytest.approx(value, rel=1e-9)
+    assert distance(y, x) == pytest.approx(value, rel=1e-7)
+    assert distance(scale * x, scale * y) == pytest.approx(scale**2 * value, rel=1e-7)
+    assert distance(x + 3, y + 3) == pytest.approx(value, rel=1e-7)
+    assert distance(x @ rotation, y @ rotation) == pytest.approx(value, rel=1e-7)
+    assert distance(rng.permutation(x), y) == pytest.approx(value, rel=1e-7)
 
 
 def test_what_is_no_gaussian_is_refused():

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+PIVOT_ERROR = 100  # a Cholesky pivot gathers the rounding errors of all before it
 
 
 def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> float:
@@ -52,7 +53,7 @@ def _cholesky(sigma: Array, noise: float) -> Array | None:
         root: Array = np.linalg.cholesky(sigma.astype(np.float64))
     except np.linalg.LinAlgError:
         return None
-    return root if np.diag(root).min() ** 2 > noise else None
+    return root if np.diag(root).min() ** 2 > PIVOT_ERROR * noise else None
 
 
 def _thin_root(sigma: Array, noise: float) -> Array:
