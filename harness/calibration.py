@@ -61,10 +61,11 @@ class Counts:
 
 
 def _share(successes: int, n: int, unknown: int, empty: str) -> Metric:
-    low, high = coverage_bounds(successes, n, unknown) if unknown else (None, None)
+    bounds = coverage_bounds(successes, n, unknown) if unknown else None
+    worst_low, worst_high = bounds if bounds else (None, None)
     if not n:
-        return Metric(None, None, None, 0, unknown, True, low, high, empty)
-    return Metric(successes / n, *wilson_interval(successes, n), n, unknown, True, low, high)
+        return Metric(None, None, None, 0, unknown, True, worst_low, worst_high, empty)
+    return Metric(successes / n, *wilson_interval(successes, n), n, unknown, True, worst_low, worst_high)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import harness.metrics
-from harness.metrics import Moments, cluster_bootstrap, kernel_distance, newcombe_paired_difference, paired_bootstrap
+from harness.metrics import (
+    Moments,
+    cluster_bootstrap,
+    kernel_distance,
+    mcnemar_exact,
+    newcombe_paired_difference,
+    paired_bootstrap,
+)
 from harness.metrics.bootstrap import Clusters, _kinds, _means_by_kind, resampled_means
 from harness.metrics.deviation import paired_deviation_difference
 
@@ -47,6 +54,24 @@ def test_scaled_and_shifted_values_scale_and_shift_the_interval(values, seed, sc
     low, high = cluster_bootstrap(values, labels, seed, resamples=200)
     moved = cluster_bootstrap([scale * v + shift for v in values], labels, seed, resamples=200)
     assert moved == pytest.approx((scale * low + shift, scale * high + shift), abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=24, max_size=80), seeds)
+def test_swapping_two_methods_mirrors_the_comparison_of_their_verdicts(pairs, seed):
+    a, b = ([float(pair[i]) for pair in pairs] for i in (0, 1))
+    one = paired_bootstrap(a, b, range(len(a)), seed, resamples=200)
+    two = paired_bootstrap(b, a, range(len(a)), seed, resamples=200)
+    assert (one.difference, one.low, one.high) == pytest.approx((-two.difference, -two.high, -two.low), abs=1e-12)
+    assert one.p_value == two.p_value
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(30, 15), (12, 12), (9, 2)])
+def test_flipped_signs_of_verdicts_give_mcnemars_p(only_a, only_b):
+    a = [1.0] * only_a + [0.0] * (200 - only_a)
+    b = [0.0] * only_a + [1.0] * only_b + [0.0] * (200 - only_a - only_b)
+    found = paired_bootstrap(a, b, range(200), 0)
+    assert found.p_value == pytest.approx(mcnemar_exact(only_a, only_b), abs=0.01)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,4 +1,4 @@
-"""What the numbers mean: pure functions of rows and features. NumPy only.
+"""What the numbers mean: pure functions of rows and features. NumPy only, but for one eigenvalue solver.
 
 Conventions: rates and ratios are in [0, 1]; intervals are of 95 %; a difference is a - b, method - baseline; what gets
 better upward or downward says so by `higher_is_better`; what nobody knows is None or an error, never 0.

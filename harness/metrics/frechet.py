@@ -6,15 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+PIVOT_ERROR = 100  # a Cholesky pivot gathers the rounding errors of all before it
 
 
 def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> float:
     """FID (Heusel et al. 2017): |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
 
-    tr (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of R^T S2 R, R the Cholesky factor of S1. Where a
-    covariance is singular, as of fewer images than features, those roots would be of rounding errors: there it is the
-    sum of the singular values of R1^T R2, with R of the eigenvectors that carry variance. No product has its matrix
-    square root taken. (D,) and (D, D) float64; raises ValueError for other shapes or what is not finite.
+    tr (S1 S2)^(1/2) is the sum of the singular values of R2^T R1 for any R R^T = S. With R the Cholesky factors these
+    are the square roots of the eigenvalues of (R2^T R1)^T (R2^T R1), which is fastest. Where a covariance is singular,
+    as of fewer images than features, those roots would be of rounding errors: there R holds the eigenvectors that carry
+    variance, and singular values are taken. (D,) and (D, D) float64; raises ValueError for other shapes or what is not
+    finite.
     """
     d = mu1.size
     if mu2.shape != mu1.shape or sigma1.shape != (d, d) or sigma2.shape != (d, d):
@@ -22,15 +24,22 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
     if not all(np.isfinite(x).all() for x in (mu1, sigma1, mu2, sigma2)):
         raise ValueError("means and covariances must be finite")
     noise1, noise2 = _noise(mu1, sigma1), _noise(mu2, sigma2)
-    root = _cholesky(sigma1, noise1)
-    if root is None or _cholesky(sigma2, noise2) is None:
+    root1, root2 = _cholesky(sigma1, noise1), _cholesky(sigma2, noise2)
+    if root1 is None or root2 is None:
         cross = np.linalg.svd(_thin_root(sigma1, noise1).T @ _thin_root(sigma2, noise2), compute_uv=False).sum()
     else:
-        product = root.T @ sigma2 @ root
-        eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
-        cross = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
+        half = root2.T @ root1
+        cross = np.sqrt(np.clip(_eigenvalues(half.T @ half), 0, None)).sum()
     shift = mu1 - mu2
     return float(shift @ shift + np.trace(sigma1) + np.trace(sigma2) - 2 * cross)
+
+
+def _eigenvalues(symmetric: Array) -> Array:
+    """Return the eigenvalues, by torch: its LAPACK took half of NumPy's time for 2,048 features."""
+    import torch
+
+    values: Array = torch.linalg.eigvalsh(torch.from_numpy(symmetric)).numpy()
+    return values
 
 
 def _noise(mu: Array, sigma: Array) -> float:
@@ -44,7 +53,7 @@ def _cholesky(sigma: Array, noise: float) -> Array | None:
         root: Array = np.linalg.cholesky(sigma.astype(np.float64))
     except np.linalg.LinAlgError:
         return None
-    return root if np.diag(root).min() ** 2 > noise else None
+    return root if np.diag(root).min() ** 2 > PIVOT_ERROR * noise else None
 
 
 def _thin_root(sigma: Array, noise: float) -> Array:
