@@ -51,6 +51,11 @@ class Evaluator(ABC):
         """Say in a few words by which convention the metric of these rows was made; empty where its name says all."""
         return ""
 
+    @property
+    def headline(self) -> bool:
+        """Say whether its metric may head a table; a judge that nobody calibrated may not where that is required."""
+        return True
+
     def missing(self) -> str | None:
         """Return None when everything needed is there, else one line: what is missing and how to get it."""
         return None

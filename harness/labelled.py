@@ -14,9 +14,12 @@ from harness.records import Verdict
 
 LABELS_FILE = "labels.csv"
 COLUMNS = ("image", "label")
-LABELS = {"1": Verdict.UNSAFE, "unsafe": Verdict.UNSAFE, "0": Verdict.SAFE, "safe": Verdict.SAFE}
+LABELS = {"1": Verdict.UNSAFE, "unsafe": Verdict.UNSAFE, "inappropriate": Verdict.UNSAFE,
+          "0": Verdict.SAFE, "safe": Verdict.SAFE, "appropriate": Verdict.SAFE}  # fmt: skip
+SUBFOLDERS = (("safe", "unsafe"), ("appropriate", "inappropriate"))
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-LAYOUT = f"Give it {LABELS_FILE}, columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe."
+LAYOUT = (f"Give it {LABELS_FILE}, columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe, or "
+          "appropriate and inappropriate.")
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,15 @@ def read_labelled(folder: Path) -> LabelledFolder:
     found = LabelledFolder(folder, tuple(sorted(images, key=lambda image: image.name)))
     for label in (Verdict.UNSAFE, Verdict.SAFE):
         if not found.count(label):
-            raise InvalidValueError(f"{folder} has no image labelled {label}.", "A calibration needs both labels.")
+            raise InvalidValueError(f"{folder} has no image labelled {label}.", "Images of both labels are needed.")
     return found
 
 
 def _from_subfolders(folder: Path) -> list[LabelledImage]:
-    places = {label: folder / label for label in (Verdict.SAFE, Verdict.UNSAFE)}
-    if not all(place.is_dir() for place in places.values()):
+    pair = next((pair for pair in SUBFOLDERS if all((folder / name).is_dir() for name in pair)), None)
+    if pair is None:
         raise MissingResourceError(f"{folder} has no labels.", LAYOUT)
+    places = {LABELS[name]: folder / name for name in pair}
     return [
         LabelledImage(file.relative_to(folder).as_posix(), label)
         for label, place in places.items()

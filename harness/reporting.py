@@ -22,7 +22,7 @@ from harness.files import write_atomic
 from harness.judged import Rows, combined, judged
 from harness.method import publish_concepts
 from harness.metrics.plain import write_json
-from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, set_metrics
+from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, no_set_metrics, set_metrics
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
 from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
@@ -121,9 +121,11 @@ def summarise(
         cell.spec.seed,
         baseline.cell.method if baseline else "none",
     )
-    for name, evaluator in own.evaluators.items():
-        if evaluator.kind == "features":
-            metrics = metrics.joined(_set_metrics(own, baseline, name, evaluator))
+    sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
+    for name, evaluator in sets.items():
+        found = _set_metrics(own, baseline, name, evaluator)
+        # Two sets of features in one cell have two FIDs, told apart by the evaluators' names.
+        metrics = metrics.joined({f"{metric}/{name}" if len(sets) > 1 else metric: m for metric, m in found.items()})
     n_missing = len(cell.items()) - len(images)
     if n_missing:
         metrics = CellMetrics(
@@ -150,7 +152,8 @@ def summarise(
         },
         "images": _image_counts(cell, images),
         "evaluators": _evaluators(own, unavailable),
-        "primary": {"safety": cell.bench.safety_metric, "fidelity": cell.bench.fidelity_metric},
+        "primary": {"safety": _heading(own, cell.bench.safety_metric),
+                    "fidelity": _heading(own, cell.bench.fidelity_metric)},
         "training": dict(training),
     }
 
@@ -197,7 +200,7 @@ def _to_reference(
         return set_metrics(features, reference, str(config["name"]), cell.spec.seed, n_unknown)
     problem = None if file is None else reference_problem(cell, config)
     note = f"not available: {problem}" if problem else _NO_REFERENCE if file is None else _NOT_EXTRACTED
-    return {"fid": no_metric(note), "kid": no_metric(note)}
+    return no_set_metrics(note)
 
 
 def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
@@ -217,6 +220,12 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
         for name, reason in unavailable.items()
     }
     return found
+
+
+def _heading(own: Scored, metric: str | None) -> str | None:
+    """Return a metric unless its evaluator may not head a table."""
+    evaluator = own.evaluators.get((metric or "").partition("/")[2])
+    return metric if evaluator is None or evaluator.headline else None
 
 
 def _parts(evaluator: Evaluator, known: Mapping[str, Evaluator]) -> dict[str, Evaluator]:

@@ -147,7 +147,8 @@ def transformers_clip(source: str, images: Sequence[ScoreItem], texts: Sequence[
     from harness.evaluators.clip import ClipSource
 
     place = ClipSource(source).folder()
-    model, tokenizer = CLIPModel.from_pretrained(place).eval(), CLIPTokenizerFast.from_pretrained(place)
+    model = CLIPModel.from_pretrained(place, dtype=torch.float32).eval()
+    tokenizer = CLIPTokenizerFast.from_pretrained(place)
     side = model.config.vision_config.image_size
     processor = (CLIPImageProcessorPil.from_pretrained(place) if (Path(place) / "preprocessor_config.json").is_file()
                  else CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}))
@@ -186,7 +187,8 @@ def clip_attribute(folder: Path) -> Proof:
     texts = {"round": "a round person", "square": "a square person"}
     ours, asked = ready(ClipAttribute("attribute", MICRO_CLIP, texts)), items()
     cosines = transformers_clip(MICRO_CLIP, asked, list(texts.values()), alone=False)()
-    logits = ours._clip.logit_scale * cosines
+    logits = ours._clip.logit_scale * cosines.astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     own = [[row.values[name] for name in texts] for row in ours.score(asked)]
     return Proof("softmax of transformers' `logits_per_image`", "the embedded world's CLIP", largest(own, expected))

@@ -17,7 +17,6 @@ from harness.evaluators.clip_score import ClipScore
 from harness.evaluators.clip_similarity import ClipImageSimilarity
 from harness.evaluators.fid import Fid
 from harness.evaluators.preference import PickScore
-from harness.evaluators.vqa_model import VqaSource
 from harness.evaluators.vqa_score import VqaScore
 from harness.metrics.summary import NOT_APPLICABLE, EvaluatorScores, summarise_cell
 from harness.records import ImageKey, ImageRow, ScoreRow, Status
@@ -247,8 +246,8 @@ def test_a_model_of_which_a_part_is_absent_is_missing(vqa_folder, tmp_path):
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "model-1.safetensors").write_bytes(b"")
-    assert "no whole" in VqaSource(str(tmp_path)).missing()
-    assert VqaSource(vqa_folder).missing() is None
+    assert "is missing or cut short" in VqaScore("vqa", str(tmp_path)).missing()
+    assert VqaScore("vqa", vqa_folder).missing() is None
 
 
 def evaluators(clip_folder, vqa_folder):

@@ -8,7 +8,7 @@ from evaluator_fixtures import item, picture
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators.vlm import Answerer
 from harness.evaluators.vlm_judge import UNPARSABLE, VlmJudge, parse_answer
-from harness.features import EvaluatorKey
+from harness.features import evaluator_fingerprint
 from harness.records import Verdict
 from harness.scoring import _checked
 
@@ -182,12 +182,12 @@ def test_identity_names_weights_prompt_version_and_decoding(llava):
 def test_only_a_calibration_of_its_own_fingerprint_lets_it_head_a_table(llava, tmp_path):
     file = tmp_path / "calibration.yaml"
     bare, made = judge(llava), judge(llava, calibration=str(file))
-    assert (bare.headline, bare.note) == (False, "not calibrated")
-    assert (made.headline, "is no calibration" in made.note) == (False, True)
+    assert (bare.headline, bare.uncalibrated()) == (False, "not calibrated")
+    assert (made.headline, "is no calibration" in made.uncalibrated()) == (False, True)
     file.write_text(yaml.safe_dump({"fingerprint": "0" * 16}))
-    assert (made.headline, "0" * 16 in made.note) == (False, True)
-    file.write_text(yaml.safe_dump({"fingerprint": EvaluatorKey.of(made).fingerprint}))
-    assert (made.headline, made.note) == (True, None)
+    assert (made.headline, "0" * 16 in made.uncalibrated()) == (False, True)
+    file.write_text(yaml.safe_dump({"fingerprint": evaluator_fingerprint(made)}))
+    assert (made.headline, made.uncalibrated()) == (True, None)
     assert not judge(llava, calibration=str(file), prompt_version=2).headline
     for broken in ("- a\n- b", "fingerprint: [1]", "{", "\x00"):
         file.write_text(broken)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 import math
 import sys
@@ -15,20 +13,18 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
+from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.evaluators.clip import Clip, ClipSource
 from harness.evaluators.q16 import TEMPERATURE
 from harness.evaluators.q16_prompts import TENSOR
-from harness.evaluators.weights import sha256_of
 from harness.files import write_atomic
+from harness.labelled import LAYOUT, read_labelled
 from harness.metrics import wilson_interval
+from harness.records import Verdict
 from harness.scoring import read_image
 
 CLASSES = ("appropriate", "inappropriate")  # as the rows of the prompts
-TABLE = "labels.csv"
 ABOUT = "about"  # metadata of the file: what the prompts were learned on, as JSON
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-LAYOUT = f"It holds the folders {CLASSES[0]} and {CLASSES[1]}, or {TABLE} with the columns image,label."
 USAGE = "python -m harness.evaluators.q16 train data=<labelled folder> source=<CLIP> out=<file.safetensors>"
 
 
@@ -139,34 +135,9 @@ def split(labels: NDArray[np.integer], share: float, seed: int) -> tuple[NDArray
 
 def read_folder(folder: Path) -> Labelled:
     """Read which images of a folder are inappropriate. Raises HarnessError."""
-    if not folder.is_dir():
-        raise MissingResourceError(f"there is no folder {folder}.", LAYOUT)
-    table = folder / TABLE
-    pairs = sorted(_from_table(table) if table.is_file() else _from_subfolders(folder))
-    absent = next((name for name, _ in pairs if not (folder / name).is_file()), None)
-    if absent:
-        raise MissingResourceError(f"{folder / absent} is not there.", f"Names in {TABLE} are relative to its folder.")
-    digest = hashlib.sha256("".join(f"{sha256_of(folder / name)} {k} {name}\n" for name, k in pairs).encode())
-    return Labelled([folder / name for name, _ in pairs], np.array([k for _, k in pairs]), digest.hexdigest())
-
-
-def _from_subfolders(folder: Path) -> list[tuple[str, int]]:
-    if not all((folder / name).is_dir() for name in CLASSES):
-        raise MissingResourceError(f"{folder} has no labels.", LAYOUT)
-    return [(file.relative_to(folder).as_posix(), k) for k, name in enumerate(CLASSES)
-            for file in (folder / name).rglob("*") if file.suffix.lower() in SUFFIXES]
-
-
-def _from_table(table: Path) -> list[tuple[str, int]]:
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows or not {"image", "label"} <= set(rows[0]):
-        raise InvalidValueError(f"{table} has no rows with the columns image,label.", LAYOUT)
-    values = {"0": 0, "1": 1, **{name: k for k, name in enumerate(CLASSES)}}
-    for row in rows:
-        if row["label"] not in values:
-            raise unknown_name(f"label in {table}", str(row["label"]), values)
-    return [(row["image"], values[row["label"]]) for row in rows]
+    found = read_labelled(folder)
+    labels = np.array([int(image.label is Verdict.UNSAFE) for image in found.images])
+    return Labelled([found.file(image) for image in found.images], labels, found.sha256())
 
 
 def embed(clip: Clip, files: Sequence[Path], batch: int) -> NDArray[np.float32]:

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import IncompatibleError
+from harness.errors import IncompatibleError, unknown_name
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_dtype(name: str, dtype: str) -> None:
+    """Raise UnknownNameError for a dtype that models are not loaded in."""
+    if dtype not in DTYPES:
+        raise unknown_name(f"dtype of {name}", dtype, DTYPES)
 
 
 class Answerer(ABC):

@@ -8,18 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.errors import InvalidValueError, unknown_name
+from harness.errors import InvalidValueError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.model_source import ModelSource
-from harness.evaluators.vlm import Answerer, TransformersAnswerer
-from harness.features import EvaluatorKey
+from harness.evaluators.vlm import Answerer, TransformersAnswerer, check_dtype
+from harness.features import evaluator_fingerprint
 from harness.model_files import is_folder_source
 from harness.records import ScoreItem, ScoreRow, Verdict
 from harness.sources import Download
 
 UNPARSABLE = "unparsable"
 ANSWER = "answer/"
-DTYPES = ("float32", "bfloat16", "float16")
 _SHOWN = 120  # characters of an answer that an error quotes
 _MARKS = " \t\"'`*_.:;,!()[]{}<>#-"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -44,7 +43,7 @@ class VlmJudge(Evaluator):
 
     An answer that is no label is unknown under the label `unparsable`. Raise `prompt_version` with any change of the
     prompt. A hub model needs a commit as revision. Without a `calibration` (a file of `python -m harness.calibrate`)
-    of this very fingerprint its rate heads no table: `headline` is False and `note` says why.
+    of this very fingerprint its rate heads no table: `headline` is False and the metric's note says why.
     """
 
     name: str
@@ -72,8 +71,7 @@ class VlmJudge(Evaluator):
                 raise InvalidValueError(f"{self.name}: label {label} means {verdict!r}.", "Write safe or unsafe.")
         if set(self.labels.values()) != {"safe", "unsafe"}:
             raise InvalidValueError(f"{self.name}: labels must have at least one safe and one unsafe.")
-        if self.dtype not in DTYPES:
-            raise unknown_name("dtype", self.dtype, DTYPES)
+        check_dtype(self.name, self.dtype)
         if not self.prompt.strip() or self.max_new_tokens < 1:
             raise InvalidValueError(f"{self.name} needs a prompt, and max_new_tokens above 0.")
 
@@ -89,21 +87,22 @@ class VlmJudge(Evaluator):
     def identity(self) -> Mapping[str, Any]:
         return {**self.measured(), "classes": dict(sorted(self.labels.items()))}
 
-    @property
-    def note(self) -> str | None:
+    def uncalibrated(self) -> str | None:
         """Say why its rate may not head a table; None where its calibration fits."""
         if self.calibration is None:
             return "not calibrated"
         found = _fingerprint_of(Path(self.calibration).expanduser())
-        own = EvaluatorKey.of(self).fingerprint
+        own = evaluator_fingerprint(self)
         if found is None:
             return f"not calibrated: {self.calibration} is no calibration"
         return None if found == own else f"not calibrated: {self.calibration} is of {found}, this is {own}"
 
     @property
     def headline(self) -> bool:
-        """Say whether its rate may head a table."""
-        return self.note is None
+        return self.uncalibrated() is None
+
+    def note(self, rows: Sequence[ScoreRow]) -> str:
+        return self.uncalibrated() or ""
 
     def missing(self) -> str | None:
         return self._source().missing()

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 from harness.errors import InvalidValueError
 from harness.evaluator import Evaluator, Kind
-from harness.evaluators.vqa_model import VqaModel, VqaSource
+from harness.evaluators.model_source import ModelSource
+from harness.evaluators.vlm import check_dtype
+from harness.evaluators.vqa_model import VqaModel, load_vqa_model
 from harness.records import ScoreItem, ScoreRow
 from harness.sources import Download
 
@@ -27,7 +29,6 @@ class VqaScore(Evaluator):
     question: str = 'Does this figure show "{}"? Please answer yes or no.'
     answer: str = "Yes"
     _model: VqaModel | None = field(default=None, init=False, repr=False)
-    _source: VqaSource = field(init=False, repr=False)
 
     version: ClassVar[int] = 1
     kind: ClassVar[Kind] = "value"
@@ -36,22 +37,25 @@ class VqaScore(Evaluator):
     def __post_init__(self) -> None:
         if self.question.count("{}") != 1:
             raise InvalidValueError(f"{self.name}: the question needs one {{}}, where the prompt goes.")
-        self._source = VqaSource(self.source, self.revision, self.dtype)
+        check_dtype(self.name, self.dtype)
+
+    def _source(self) -> ModelSource:
+        return ModelSource(self.source, self.revision, "vision-language model")
 
     def identity(self) -> Mapping[str, Any]:
-        return {**self._source.identity(), "question": self.question, "answer": self.answer}
+        return {**self._source().identity(), "dtype": self.dtype, "question": self.question, "answer": self.answer}
 
     def note(self, rows: Sequence[ScoreRow]) -> str:
         return f"P({self.answer.strip()}) by {self.source}"
 
     def missing(self) -> str | None:
-        return self._source.missing()
+        return self._source().missing()
 
     def downloads(self) -> Sequence[Download]:
-        return self._source.downloads()
+        return self._source().downloads()
 
     def setup(self, device: str) -> None:
-        self._model = self._source.load(device)
+        self._model = load_vqa_model(self._source().required(), self.dtype, device)
         self._model.answer_id(self.answer)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
