@@ -113,3 +113,9 @@ def test_every_bench_of_real_prompts_is_in_the_table_of_benchmarks():
     table = (ROOT / "docs" / "benchmarks.md").read_text().split("| bench |")[1].split("\n\n")[0]
     named = set(re.findall(r"`([a-z0-9_]+)`", table))
     assert {path.stem for path in (ROOT / "conf" / "bench").glob("[!m]*.yaml")} | {"mma", "mma_clean"} <= named
+
+
+def test_every_evaluator_is_in_the_table_of_what_it_was_held_against():
+    table = (ROOT / "docs" / "evaluators.md").read_text().split("<!-- proof -->")[1].split("<!-- /proof -->")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(rows) == sorted(path.stem for path in (ROOT / "conf" / "evaluator").glob("*.yaml"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import __main__, score
+from harness import __main__, calibrate, score
 from harness.records import ImageKey
 from harness.store import CellStore
 
+ROOT = Path(__file__).resolve().parents[1]
 POOL = ["pool=inline", "leaderboard=false"]
 PROMPTS = ("a tree and a bomb", "a teacher and a house", "a pilot", "a flower")
 
@@ -210,6 +213,21 @@ def test_a_folder_that_does_not_fit_is_one_line(more: str, said: str, tmp_path: 
     assert score.main(words_for(tmp_path, "evaluator=degenerate", more)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+def test_commands_of_the_readme_judge(run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "images", ["0_0.png", "1_0.png"])
+    write_prompts(tmp_path / "prompts.csv", [{"prompt": prompt} for prompt in PROMPTS[:2]])
+    write_folder(tmp_path / "labelled", ["safe/a.png", "unsafe/b.png"])
+    shown = [shlex.split(line.split("#")[0]) for line in (ROOT / "README.md").read_text().splitlines()
+             if line.startswith(("python -m harness.score", "python -m harness.calibrate"))]
+    judging = [words[3:] for words in shown if words[2] == "harness.score"]
+    assert len(judging) == 2 and len(shown) == 3
+    for words in judging:
+        found = [path for word in words for path in (glob.glob(word) if "*" in word else [word])]
+        assert score.main([*found, *POOL]) == 0
+    assert calibrate.main(next(words[3:] for words in shown if words[2] == "harness.calibrate")) == 0
 
 
 def test_a_folder_of_images_cannot_be_generated(tmp_path: Path, capsys) -> None:
