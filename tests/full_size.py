@@ -166,9 +166,9 @@ def if_xl() -> Any:
 MODELS: dict[str, FullSize] = {
     "sd14": FullSize("sd1", sd14, 859_520_964, 128),
     "sd20": FullSize("sd2", sd20, 865_910_724, 128),
-    "sdxl": FullSize("sdxl", sdxl, 2_567_463_684, 256, "bfloat16", 5.0),
+    "sdxl": FullSize("sdxl", sdxl, 2_567_463_684, 128, "bfloat16", 5.0),
     "if_xl": FullSize("if", if_xl, 4_304_695_110, 64, "bfloat16", 7.0),
-    "sd35_medium": FullSize("sd3", sd35_medium, 2_243_171_520, 256, "bfloat16", 4.5),
+    "sd35_medium": FullSize("sd3", sd35_medium, 2_243_171_520, 128, "bfloat16", 4.5),
 }
 
 
@@ -186,6 +186,9 @@ def full_size_model(name: str) -> LoadedModel:
     finally:
         torch.set_default_dtype(before)
     pipe.set_progress_bar_config(disable=True)
+    denoiser = getattr(pipe, FAMILIES[size.family].part)
+    # Methods train at the size that a denoiser says it is for: the reduced one here.
+    denoiser.register_to_config(sample_size=size.image // getattr(pipe, "vae_scale_factor", 1))
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.to(dtype).eval()
