@@ -74,10 +74,14 @@ class WorkingCopy:
     """Float32 copies of some of the denoiser's parameters. Gradients flow to them and to nothing else."""
 
     def __init__(self, model: LoadedModel, names: Sequence[str]) -> None:
+        import torch
+
         own = dict(model.denoiser.named_parameters())
         self.model = model
-        self.start = {name: own[name].detach().float() for name in names}
-        self.parameters = {name: value.clone().requires_grad_() for name, value in self.start.items()}
+        # In the model's own precision and memory: nothing writes to them while the copy is trained.
+        self.start = {name: own[name].detach() for name in names}
+        self.parameters = {name: value.to(torch.float32, copy=True).requires_grad_()
+                           for name, value in self.start.items()}
 
     def denoise(self, z: Tensor, t: Tensor, texts: Condition | Tensor) -> Tensor:
         """Run the denoiser with these parameters in place of its own; return its prediction, float32."""
@@ -97,7 +101,8 @@ class WorkingCopy:
 
     def deltas(self) -> dict[str, Tensor]:
         """Return trained minus own, float32, on the CPU."""
-        return {f"{name}{SUFFIX}": (value.detach() - self.start[name]).cpu() for name, value in self.parameters.items()}
+        return {f"{name}{SUFFIX}": (value.detach() - self.start[name].float()).cpu()
+                for name, value in self.parameters.items()}
 
 
 def frozen_denoise(model: LoadedModel) -> Denoise:

@@ -9,6 +9,8 @@ Tokenizers are the embedded world's (its ids are valid in every vocabulary), bec
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -166,9 +168,9 @@ def if_xl() -> Any:
 MODELS: dict[str, FullSize] = {
     "sd14": FullSize("sd1", sd14, 859_520_964, 128),
     "sd20": FullSize("sd2", sd20, 865_910_724, 128),
-    "sdxl": FullSize("sdxl", sdxl, 2_567_463_684, 256, "bfloat16", 5.0),
+    "sdxl": FullSize("sdxl", sdxl, 2_567_463_684, 128, "bfloat16", 5.0),
     "if_xl": FullSize("if", if_xl, 4_304_695_110, 64, "bfloat16", 7.0),
-    "sd35_medium": FullSize("sd3", sd35_medium, 2_243_171_520, 256, "bfloat16", 4.5),
+    "sd35_medium": FullSize("sd3", sd35_medium, 2_243_171_520, 128, "bfloat16", 4.5),
 }
 
 
@@ -186,6 +188,9 @@ def full_size_model(name: str) -> LoadedModel:
     finally:
         torch.set_default_dtype(before)
     pipe.set_progress_bar_config(disable=True)
+    denoiser = getattr(pipe, FAMILIES[size.family].part)
+    # Methods train at the size that a denoiser says it is for: the reduced one here.
+    denoiser.register_to_config(sample_size=size.image // getattr(pipe, "vae_scale_factor", 1))
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.to(dtype).eval()
@@ -197,7 +202,9 @@ def full_size_model(name: str) -> LoadedModel:
 
 
 def reset_peak() -> None:
-    """Let the kernel count the peak of resident memory from now on (Linux)."""
+    """Let the kernel count the peak of resident memory from now on (Linux); what was freed before goes back first."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 
