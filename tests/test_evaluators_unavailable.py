@@ -55,7 +55,7 @@ def test_a_summary_says_not_available_and_holds_no_number_of_it(cell):
                    None, 1.0, 1, "test")  # fmt: skip
     store.append_images(attempt_id("test"), [row])
     skip = unavailable(cell)
-    summary = summarise(read_scores(cell, skip, {}), None, skip)
+    summary = summarise(read_scores(cell, skip, {}), None, skip, {})
     for name in NEEDING:
         assert summary["evaluators"][name]["status"] == "not available"
         assert summary["evaluators"][name]["note"] == skip[name]
