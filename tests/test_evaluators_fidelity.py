@@ -10,7 +10,7 @@ import yaml
 from evaluator_fixtures import item, picture, random_clip, random_vqa
 
 from harness.build import build
-from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError
+from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators.clip import ClipSource
 from harness.evaluators.clip_features import ClipFeatures
 from harness.evaluators.clip_score import ClipScore
@@ -217,7 +217,7 @@ def test_an_answer_of_several_tokens_and_a_question_without_its_place_are_refuse
         VqaScore("v", vqa_folder, dtype="float32", answer="Yes No").setup("cpu")
     with pytest.raises(InvalidValueError, match="where the prompt goes"):
         VqaScore("v", vqa_folder, question="Is it so?")
-    with pytest.raises(InvalidValueError, match="bfloat16"):
+    with pytest.raises(UnknownNameError, match="bfloat16"):
         VqaScore("v", vqa_folder, dtype="int8")
 
 
@@ -226,7 +226,7 @@ def test_a_question_of_other_words_is_another_identity(vqa_folder):
     changed = [replace(base, question="Is it {}?"), replace(base, answer="No"), replace(base, dtype="float16")]
     assert all(dict(one.identity()) != dict(base.identity()) for one in changed)
     assert base.identity()["model"] == "local"
-    assert base.identity()["weights_sha256"]
+    assert base.identity()["files_sha256"]
 
 
 @pytest.mark.parametrize("name", ["clip_image_similarity", "pick_score", "vqa_score", "fid_clip", *CONVENTIONS])

@@ -107,7 +107,7 @@ def measure(own, base):
     failures += score(pool, made, {own.cell_id: base}, {}, _Board())
     assert failures == []
     scored = [read_scores(cell, {}, {}) for cell in made]
-    return summarise(*scored, {})["metrics"]
+    return summarise(*scored, {}, {})["metrics"]
 
 
 def as_drawn(photos):
