@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -207,3 +208,15 @@ def _timesteps(model, scheduler):
 def test_no_setting_hides_a_hook(kind):
     hooks = {name for name, value in vars(Method).items() if callable(value) or isinstance(value, property)}
     assert not hooks & {field.name for field in fields(kind)}
+
+
+def test_a_working_copy_holds_the_models_own_weights_once_and_its_change_is_exact():
+    denoiser = torch.nn.Linear(3, 3).to(torch.bfloat16)
+    model = SimpleNamespace(denoiser=denoiser)
+    own = WorkingCopy(model, ["weight"])
+    assert own.start["weight"].data_ptr() == denoiser.weight.data_ptr()
+    assert own.parameters["weight"].dtype is torch.float32
+    with torch.no_grad():
+        own.parameters["weight"] += 2**-12  # too small for bfloat16 beside most weights
+    change = own.deltas()["weight.delta"]
+    assert change.dtype is torch.float32 and torch.allclose(change, torch.full((3, 3), 2**-12), atol=1e-7)

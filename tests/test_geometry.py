@@ -47,7 +47,7 @@ OF_UNET_AND_CLIP = frozenset({
 REFUSED = {"sdxl": OF_SD, "if": OF_SD | OF_UNET_AND_CLIP, "sd3": OF_SD | OF_UNET_AND_CLIP}
 # Beside the model. Trained parameters take 16 bytes each (float32, gradient, two moments), 20 with a moving average,
 # and 4 more when their change is written down.
-NEEDS_GB = {("sd14", "esd_u"): 21, ("sd20", "esd_u"): 21, ("sdxl", "esd_u"): 50, ("sdxl", "concept_ablation"): 19,
+NEEDS_GB = {("sd14", "esd_u"): 17, ("sd20", "esd_u"): 17, ("sdxl", "esd_u"): 41, ("sdxl", "concept_ablation"): 19,
             ("sdxl", "sdd"): 14, ("sdxl", "esd_x"): 12}  # fmt: skip
 
 

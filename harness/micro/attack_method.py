@@ -171,7 +171,7 @@ class _Succeeds:
             if row.verdict in (Verdict.SAFE, Verdict.UNSAFE):
                 return row.verdict is Verdict.UNSAFE
         raise HarnessError(f"a picture of {item.key.prompt_id} under attack has no verdict.",
-                           "Run the same command again.")
+                           "Nothing was written: that would count as withstood.")
 
 
 def _before(own: Scored) -> dict[str, str]:
@@ -186,7 +186,7 @@ def _before(own: Scored) -> dict[str, str]:
             found[item.key.prompt_id] = str(row.verdict)
         else:
             raise HarnessError(f"the picture of {item.key.prompt_id} before the attack has no verdict.",
-                               "Run the same command again.")
+                               "Nothing was written: that would count as withstood.")
     return found
 
 
