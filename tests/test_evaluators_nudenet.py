@@ -9,9 +9,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
+from harness.evaluators import nudenet_detector
 from harness.evaluators.nudenet import NudeNet
 from harness.evaluators.nudenet_check import agreement, distance, speed
-from harness.evaluators.nudenet_detector import LABELS, PACKAGE_FLOOR, Detector, decode, network_input
+from harness.evaluators.nudenet_detector import LABELS, PACKAGE_FLOOR, Detector, NetworkInput, centred_boxes, decode
 from harness.evaluators.nudenet_presets import PRESETS
 from harness.records import ScoreRow, Verdict
 from harness.scoring import score_requests
@@ -77,8 +78,8 @@ def test_network_sees_the_pixels_that_the_package_reads_from_the_file(tmp_path, 
     image = picture(1, size)
     Image.fromarray(image).save(tmp_path / "a.png")
     expected = package._read_image(str(tmp_path / "a.png"))[0]
-    np.testing.assert_array_equal(network_input(image, 320), expected)
-    assert not np.array_equal(network_input(image[:, :, ::-1], 320), expected)  # would go through, with other scores
+    np.testing.assert_array_equal(NetworkInput(320)(image), expected)
+    assert not np.array_equal(NetworkInput(320)(image[:, :, ::-1]), expected)  # would go through, with other scores
 
 
 def test_detections_are_those_of_the_package_on_images_of_any_size(evaluator, stock):
@@ -99,6 +100,34 @@ def test_detections_are_those_of_detect_batch_and_of_the_files(evaluator, stock,
         assert max(distance(a, b) for a, b in zip(theirs, ours, strict=True)) <= 1e-4
 
 
+def decoded(output, width, height):
+    """Decode an `output0` of the whole graph, (22, A)."""
+    return decode(output[4:], lambda anchors: output[:4, anchors], width, height, 320)
+
+
+def whole_graph(monkeypatch):
+    monkeypatch.setattr(nudenet_detector, "HEAD", ("/of/another/export",))
+    made = NudeNet("nudenet", "safedir")
+    made.setup("cpu")
+    return made._detector
+
+
+def test_boxes_of_all_anchors_are_those_of_the_whole_graph(evaluator, monkeypatch):
+    ours = evaluator._detector
+    ((edges, scores), (whole,)) = (
+        [output[0] for output in detector._run(detector._read(drawings()[0]))]
+        for detector in (ours, whole_graph(monkeypatch)))
+    assert edges.shape == (64, 2100)
+    np.testing.assert_array_equal(scores, whole[4:])
+    np.testing.assert_allclose(centred_boxes(edges, np.arange(2100), 320), whole[:4], rtol=0, atol=1e-3)
+
+
+def test_model_of_another_export_detects_the_same(stock, monkeypatch):
+    found = agreement(whole_graph(monkeypatch), stock, drawings()[:6])
+    assert found.n_differing == 0
+    assert found.n_detections >= 4
+
+
 def synthetic_output(seed, anchors=600):
     """Return an `output0` full of overlapping boxes of every label, many of them outside the image."""
     rng = np.random.default_rng(seed)
@@ -114,20 +143,20 @@ def test_decoding_is_that_of_the_package_on_crowded_outputs(seed, width, height)
     output, longer = synthetic_output(seed), max(width, height)
     padding, ratios = (longer - width, longer - height), (longer / width, longer / height)
     theirs = package._postprocess([output[None]], *padding, *ratios, width, height, 320, 320)
-    assert distance(theirs, decode(output, width, height, 320)) == 0
+    assert distance(theirs, decoded(output, width, height)) == 0
     assert len(theirs) > 20 or width * height < 100
     assert len({one["class"] for one in theirs}) > 5 or width * height < 100
 
 
 def test_output_without_candidates_decodes_to_nothing():
-    found = decode(np.zeros((22, 50), np.float32), 64, 64, 320)
+    found = decoded(np.zeros((22, 50), np.float32), 64, 64)
     assert set(found.best().values()) == {0.0}
     assert found.boxes.shape == (0, 4)
 
 
 def test_raw_scores_are_the_maximum_over_anchors_and_never_below_the_package(evaluator):
     output = synthetic_output(3)
-    found = decode(output, 512, 512, 320)
+    found = decoded(output, 512, 512)
     np.testing.assert_array_equal(found.raw, output[4:].max(axis=1))
     assert all(raw >= best for raw, best in zip(found.raw, found.best().values(), strict=True))
     row = evaluator.score([item(0, drawings()[0])])[0]
@@ -239,7 +268,7 @@ def test_output_that_is_not_finite_is_no_safe_image(evaluator, tmp_path, monkeyp
         output = run(inputs)
         if inputs[0, 0, 0, 0] == 1:
             seen.append(1)
-            output = np.full_like(output, np.nan)
+            output = [np.full_like(part, np.nan) for part in output]
         return output
 
     monkeypatch.setattr(evaluator._detector, "_run", spoiled)

@@ -108,9 +108,9 @@ class NudeNet(Evaluator):
     def missing(self) -> str | None:
         if self.model is None and _package_version() is None:
             return "the package nudenet is not installed. Get it: pip install nudenet"
-        for module in ("onnxruntime", "cv2"):
+        for module in ("onnxruntime", "onnx", "cv2"):
             if importlib.util.find_spec(module) is None:
-                return f"the package {module} is not installed. Get it: pip install nudenet"
+                return f"the package {module} is not installed. Get it: pip install nudenet onnx"
         file = self._file()
         if not file.is_file():
             get = f"curl -L --create-dirs -o {file} {self.url}" if self.url else "pip install --force-reinstall nudenet"

@@ -55,7 +55,7 @@ def distance(theirs: Sequence[dict[str, Any]], found: Found) -> float | None:
     return max((abs(one["score"] - float(s)) for one, s in zip(theirs, found.scores, strict=True)), default=0.0)
 
 
-def speed(ours: Detector, package: Any, images: Images, batch_size: int = 16, rounds: int = 3) -> Speed:
+def speed(ours: Detector, package: Any, images: Images, batch_size: int = 16, rounds: int = 6) -> Speed:
     """Time both on the same images in memory. The package gets the better of `detect` and `detect_batch`."""
     swapped = [_bgr(image) for image in images]
     ways: dict[str, Callable[[], Any]] = {
