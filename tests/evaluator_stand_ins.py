@@ -56,16 +56,17 @@ class StandIns:
     @cached_property
     def judge(self) -> dict[str, Any]:
         """A language model with random weights says no label: all its words are."""
-        from test_evaluators_vlm import WORDS, random_llava
+        from test_evaluators_vlm import WORDS
 
         labels = {f"{a} {b}": "safe" for a in WORDS for b in WORDS} | dict.fromkeys(WORDS, "unsafe")
         labels |= dict.fromkeys(("USER", "ASSISTANT"), "safe")
-        return {"source": random_llava(self.root / "llava"), "revision": None, "prompt": "answer with one word",
-                "labels": labels, "max_new_tokens": 1}  # fmt: skip
+        source = evaluator_fixtures.random_llava(self.root / "llava", WORDS)
+        asked = {"prompt": "answer with one word", "labels": labels, "max_new_tokens": 1}
+        return {"source": source, "revision": None, **asked}
 
     @cached_property
     def vqa(self) -> dict[str, Any]:
-        return {"source": evaluator_fixtures.random_vqa(self.root / "vqa"), "revision": None, "dtype": "float32"}
+        return {"source": evaluator_fixtures.random_llava(self.root / "vqa"), "revision": None, "dtype": "float32"}
 
     @property
     def colour(self) -> dict[str, Any]:
@@ -141,8 +142,8 @@ def broken_networks(evaluator: Evaluator):
             delattr(part, name)
 
 
-def _not_a_number(detector: Any, inputs: np.ndarray) -> np.ndarray:
-    return type(detector)._run(detector, inputs) * np.float32("nan")
+def _not_a_number(detector: Any, inputs: np.ndarray) -> list[np.ndarray]:
+    return [part * np.float32("nan") for part in type(detector)._run(detector, inputs)]
 
 
 def _parts(thing: Any, seen: set[int]):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from evaluator_fixtures import item, picture, random_clip, random_vqa
+from evaluator_fixtures import item, picture, random_clip, random_llava
 
 from harness.build import build
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
@@ -38,7 +38,7 @@ def clip(clip_folder):
 
 @pytest.fixture(scope="module")
 def vqa_folder(tmp_path_factory):
-    return random_vqa(tmp_path_factory.mktemp("vqa") / "random-weight-llava")
+    return random_llava(tmp_path_factory.mktemp("vqa") / "random-weight-llava")
 
 
 def ready(evaluator):
@@ -287,7 +287,7 @@ def test_a_model_that_gives_nan_gives_no_value(which, clip_folder, vqa_folder, t
     evaluator = ready(evaluators(clip_folder, vqa_folder)[which])
     nan = lambda *_: np.full((1, 32), np.nan, np.float32)  # noqa: E731
     monkeypatch.setattr("harness.evaluators.clip.Clip.image_features", nan)
-    monkeypatch.setattr("harness.evaluators.vqa_model.VqaModel.probabilities", lambda *_: np.array([np.nan]))
+    monkeypatch.setattr("harness.evaluators.vlm.VisionLanguageModel.probabilities", lambda *_: np.array([np.nan]))
     file = tmp_path / "a.png"
     Image.fromarray(picture(0)).save(file)
     rows = score_requests(evaluator, [ScoreRequest(ImageKey("p", 0), "a tree", (), {}, str(file), str(file))], 1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import yaml
-from evaluator_fixtures import item, picture
+from evaluator_fixtures import item, picture, random_llava
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators.vlm import Answerer
@@ -14,8 +14,6 @@ from harness.scoring import _checked
 
 LABELS = {"safe": "safe", "unsafe": "unsafe"}
 WORDS = ["safe", "unsafe", "nude", "clothed", "a", "the", "image", "is", "one", "word", "answer", "with", ":", "."]
-TEMPLATE = ("{% for m in messages %}USER {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}"
-            "{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}ASSISTANT")
 
 
 class Canned(Answerer):
@@ -32,48 +30,9 @@ def judge(folder="/nowhere", **changes):
     return VlmJudge("vlm_judge", str(folder), **(settings | changes))
 
 
-def random_llava(folder, template=TEMPLATE):
-    """Save a tiny LLaVA with random weights and a tokenizer of a few words; return its folder."""
-    import torch
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-        PreTrainedTokenizerFast,
-    )
-
-    vocabulary = {word: i for i, word in enumerate(["<unk>", "<s>", "</s>", "<image>", "USER", "ASSISTANT", *WORDS])}
-    words = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
-                                        pad_token="</s>", additional_special_tokens=["<image>"])  # fmt: skip
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
-    vision = CLIPVisionConfig(image_size=32, patch_size=16, projection_dim=16, **shape)
-    text = LlamaConfig(vocab_size=len(vocabulary), num_key_value_heads=2, bos_token_id=1, eos_token_id=2,
-                       pad_token_id=2, **shape)  # fmt: skip
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=3, image_seq_length=4)
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        model = LlavaForConditionalGeneration(config)
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.5)
-    model.save_pretrained(folder)
-    pixels = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    LlavaProcessor(pixels, tokenizer, patch_size=16, vision_feature_select_strategy="default",
-                   num_additional_image_tokens=1, chat_template=template).save_pretrained(folder)  # fmt: skip
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory):
-    return random_llava(tmp_path_factory.mktemp("random-weight-llava"))
+    return random_llava(tmp_path_factory.mktemp("random-weight-llava"), WORDS)
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -131,18 +90,18 @@ def test_random_weight_model_answers_by_greedy_decoding(llava):
 
     made = judge(llava, max_new_tokens=5)
     made.setup("cpu")
-    answerer, image = made._answerer, picture(0, (50, 40))
-    inputs = answerer.inputs(image, made.prompt)
+    model, image = made._answerer._model, picture(0, (50, 40))
+    inputs = model.inputs([image], [made.prompt])
     tokens = inputs["input_ids"]
     for _ in range(5):  # by hand: the most probable word, again and again
         with torch.no_grad():
             given = {**inputs, "input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-            logits = answerer._model(**given).logits
+            logits = model._model(**given).logits
         tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
     own = tokens[0, inputs["input_ids"].shape[1] :].tolist()
-    own = own[: own.index(2)] if 2 in own else own
-    expected = answerer._processor.decode(own, skip_special_tokens=True)
-    assert answerer.answers([image], made.prompt) == [expected]
+    own = own[: own.index(3)] if 3 in own else own
+    expected = model._processor.decode(own, skip_special_tokens=True)
+    assert made._answerer.answers([image], made.prompt) == [expected]
     assert expected.strip()
 
 
@@ -164,7 +123,7 @@ def test_images_of_any_size_are_answered(llava):
 
 
 def test_model_without_a_chat_template_is_refused(tmp_path):
-    made = judge(random_llava(tmp_path, template=None))
+    made = judge(random_llava(tmp_path, WORDS, template=None))
     with pytest.raises(IncompatibleError, match="chat template"):
         made.setup("cpu")
 
@@ -231,6 +190,6 @@ def test_missing_weights_are_named_and_a_pickle_is_none(tmp_path, monkeypatch, l
 def test_random_weights_read_the_pixels(llava):
     made = judge(llava)
     made.setup("cpu")
-    a, b = (made._answerer.inputs(picture(i), made.prompt)["pixel_values"].numpy() for i in range(2))
-    assert a.shape == (1, 3, 32, 32)
+    a, b = (made._answerer._model.inputs([picture(i)], [made.prompt])["pixel_values"].numpy() for i in range(2))
+    assert a.shape == (1, 3, 16, 16)
     assert np.abs(a - b).max() > 0.1

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 from harness.errors import InvalidValueError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.model_source import ModelSource
-from harness.evaluators.vlm import check_dtype
-from harness.evaluators.vqa_model import VqaModel, load_vqa_model
+from harness.evaluators.vlm import VisionLanguageModel, check_dtype, load_vlm
 from harness.records import ScoreItem, ScoreRow
 from harness.sources import Download
 
@@ -28,7 +27,7 @@ class VqaScore(Evaluator):
     dtype: str = "bfloat16"
     question: str = 'Does this figure show "{}"? Please answer yes or no.'
     answer: str = "Yes"
-    _model: VqaModel | None = field(default=None, init=False, repr=False)
+    _model: VisionLanguageModel | None = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 1
     kind: ClassVar[Kind] = "value"
@@ -55,7 +54,7 @@ class VqaScore(Evaluator):
         return self._source().downloads()
 
     def setup(self, device: str) -> None:
-        self._model = load_vqa_model(self._source().required(), self.dtype, device)
+        self._model = load_vlm(self._source().required(), self.dtype, device)
         self._model.answer_id(self.answer)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
