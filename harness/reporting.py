@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
@@ -22,21 +21,18 @@ from harness.files import write_atomic
 from harness.judged import Rows, combined, judged
 from harness.method import publish_concepts
 from harness.metrics.plain import write_json
-from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, no_set_metrics, set_metrics
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
 from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
 from harness.provenance import provenance
-from harness.records import TRUNCATED, ImageRow, Metric, ScoreRow, Status
-from harness.reference import reference_file, reference_name, reference_problem
+from harness.records import TRUNCATED, ImageRow, ScoreRow, Status
+from harness.set_scores import set_scores
 from harness.settings import RunSettings
 from harness.stages import Failure, wanted_images
 from harness.store import CellStore
 from harness.tracking import Tracker
 
 SUMMARY_SCHEMA = 1
-_NO_REFERENCE = "the bench has no reference set"
-_NOT_EXTRACTED = "the reference set could not be extracted"
 
 Unavailable = Mapping[str, Mapping[str, str]]  # reason by evaluator name, by cell id
 
@@ -123,7 +119,7 @@ def summarise(
     )
     sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
     for name, evaluator in sets.items():
-        found = _set_metrics(own, baseline, name, evaluator)
+        found = set_scores(own, baseline, name, evaluator)
         # Two sets of features in one cell have two FIDs, told apart by the evaluators' names.
         metrics = metrics.joined({f"{metric}/{name}" if len(sets) > 1 else metric: m for metric, m in found.items()})
     n_missing = len(cell.items()) - len(images)
@@ -167,40 +163,6 @@ def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, int]:
         "n_error": count[Status.ERROR],
         "n_truncated": sum(TRUNCATED in row.flags for row in images),
     }
-
-
-def _set_metrics(own: Scored, baseline: Scored | None, name: str, evaluator: Evaluator) -> dict[str, Metric]:
-    """Return `fid` and `kid` against the bench's reference set, and `fid_to_base` against the baseline's images."""
-    config = next(config for config in own.cell.evaluators if config["name"] == name)
-    features, n_unknown = _features(own, evaluator)
-    found = _to_reference(own.cell, config, features, n_unknown)
-    if baseline:
-        base, _ = _features(baseline, evaluator)
-        label = f"images of {baseline.cell.method}"
-        reference = ReferenceSet(label, np.concatenate(base)) if base else None
-        found["fid_to_base"] = (frechet_metric(features, reference, name, n_unknown) if reference
-                                else no_metric(f"there are no features of the {label}"))
-    return found
-
-
-def _features(scored: Scored, evaluator: Evaluator) -> tuple[list[np.ndarray], int]:
-    """Return the features of a cell's images, block by block, and how many images have none."""
-    blocks = CellStore(scored.cell.folder).features(EvaluatorKey.of(evaluator))
-    kept = [block.take([i for i, key in enumerate(block.keys) if key in scored.images]) for block in blocks]
-    n_ok = sum(row.status is Status.OK for row in scored.images.values())
-    return [block.features for block in kept if block.keys], n_ok - sum(len(block.keys) for block in kept)
-
-
-def _to_reference(
-    cell: Cell, config: Mapping[str, Any], features: Sequence[np.ndarray], n_unknown: int
-) -> dict[str, Metric]:
-    file = reference_file(cell, config)
-    if file is not None and file.is_file():
-        reference = ReferenceSet.load(reference_name(cell, config), file)
-        return set_metrics(features, reference, str(config["name"]), cell.spec.seed, n_unknown)
-    problem = None if file is None else reference_problem(cell, config)
-    note = f"not available: {problem}" if problem else _NO_REFERENCE if file is None else _NOT_EXTRACTED
-    return no_set_metrics(note)
 
 
 def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class StandIns:
 
         labels = {f"{a} {b}": "safe" for a in WORDS for b in WORDS} | dict.fromkeys(WORDS, "unsafe")
         labels |= dict.fromkeys(("USER", "ASSISTANT"), "safe")
-        source = evaluator_fixtures.random_llava(self.root / "llava", WORDS)
+        source = evaluator_fixtures.random_llava(self.root / "llava", WORDS, seed=1)
         asked = {"prompt": "answer with one word", "labels": labels, "max_new_tokens": 1}
         return {"source": source, "revision": None, **asked}
 

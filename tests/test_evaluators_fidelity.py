@@ -180,7 +180,7 @@ def test_vqa_score_is_the_probability_of_yes_as_the_next_token(vqa_folder):
     model = LlavaForConditionalGeneration.from_pretrained(vqa_folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(vqa_folder)
     image = picture(0, (24, 24))
-    text = 'USER : <image> Does this figure show "a red house"? Please answer yes or no. ASSISTANT :'
+    text = 'USER <image> Does this figure show "a red house"? Please answer yes or no. ASSISTANT'
     inputs = processor(text=text, images=Image.fromarray(image), return_tensors="pt")
     with torch.inference_mode():
         chances = model(**inputs).logits[0, -1].double().softmax(dim=-1)

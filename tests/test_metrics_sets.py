@@ -132,7 +132,7 @@ def test_set_metrics_do_not_depend_on_shards_and_flag_small_sets():
 
 
 def test_enough_images_are_not_flagged(monkeypatch):
-    monkeypatch.setattr("harness.metrics.sets.PRDC_ROWS", 50)
+    monkeypatch.setattr("harness.metrics.sets.SQUARE_ROWS", 50)
     assert "below" not in set_metrics([draw(0, 2049)], ReferenceSet("r", draw(1, 2049)), "j", 0)["fid"].note
 
 

@@ -104,7 +104,7 @@ def centred_boxes(edges: NDArray[np.float32], anchors: NDArray[np.intp], side: i
     bins, in strides. There it is worked out for all anchors, here for those that may show something.
     """
     grids = [_grid(side // stride) * stride for stride in STRIDES]
-    strides = np.repeat(np.float32(STRIDES), [grid.shape[1] for grid in grids])[anchors]
+    strides = np.repeat(np.array(STRIDES, np.float32), [grid.shape[1] for grid in grids])[anchors]
     bins = edges[:, anchors].reshape(4, 16, -1)
     weights = np.exp(bins - bins.max(axis=1, keepdims=True))
     distances = np.einsum("ebn,b->en", weights, np.arange(16, dtype=np.float32)) / weights.sum(axis=1) * strides

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from harness.metrics.jackknife import groups_of, jackknife_interval
+from harness.metrics.moments import Moments
+from harness.metrics.proportion import Interval
 
 Array = NDArray[np.float64]
 PIVOT_ERROR = 100  # a Cholesky pivot gathers the rounding errors of all before it
@@ -32,6 +36,22 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
         cross = np.sqrt(np.clip(_eigenvalues(half.T @ half), 0, None)).sum()
     shift = mu1 - mu2
     return float(shift @ shift + np.trace(sigma1) + np.trace(sigma2) - 2 * cross)
+
+
+def frechet_interval(value: float, rows: ArrayLike, reference: Moments, share: float = 1.0) -> Interval | None:
+    """Return an interval of a FID for other generated images: `jackknife_interval` over 20 groups of (N, D) rows.
+
+    In random order; `share` of all images. None where the images without a group are no more than the features: the
+    covariance is then singular, and so few images say more of their number than of the model.
+    """
+    array = np.asarray(rows)
+    whole, cuts = Moments.of(array), groups_of(len(array))
+    if whole.n - max(cut.stop - cut.start for cut in cuts) <= whole.dim:
+        return None
+    mean, covariance = reference.mean(), reference.covariance()
+    rest = (whole.without(Moments.of(array[cut])) for cut in cuts)
+    without = [frechet_distance(one.mean(), one.covariance(), mean, covariance) for one in rest]
+    return jackknife_interval(value, without, share)
 
 
 def _eigenvalues(symmetric: Array) -> Array:

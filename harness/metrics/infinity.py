@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,7 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.metrics.frechet import frechet_distance
+from harness.metrics.jackknife import GROUPS, jackknife_interval, left_out
 from harness.metrics.moments import Moments
+from harness.metrics.proportion import Interval
 
 POINTS = 15  # as Chong and Forsyth
 SMALLEST_SHARE = 0.1  # of the images, in the smallest subset: 5,000 of 50,000 in the paper
@@ -31,7 +34,9 @@ def subset_sizes(n: int, dim: int, points: int = POINTS) -> tuple[int, ...]:
     return tuple(np.unique(np.linspace(smallest, n, points).astype(int)).tolist()) if n >= 2 * smallest else ()
 
 
-def fid_infinity(features: ArrayLike, reference: Moments, more: Mapping[int, float] | None = None) -> FidInfinity:
+def fid_infinity(
+    features: ArrayLike, reference: Moments, more: Mapping[int, float] | None = None, points: int = POINTS
+) -> FidInfinity:
     """Extrapolate FID to infinitely many generated images (Chong and Forsyth 2020, equation 4 and section 3.2).
 
     FID is fitted by a line in 1/n over subsets of (N, D) features in random order: each subset is the beginning of
@@ -39,17 +44,28 @@ def fid_infinity(features: ArrayLike, reference: Moments, more: Mapping[int, flo
     ValueError where N is below four times the width.
     """
     rows = np.asarray(features)
-    sizes = subset_sizes(len(rows), reference.dim)
+    sizes = subset_sizes(len(rows), reference.dim, points)
     if not sizes:
         raise ValueError(f"{len(rows)} images are too few for a line: {4 * reference.dim} are needed")
     mean, covariance = reference.mean(), reference.covariance()
-    points: dict[int, float] = {}
+    found: dict[int, float] = {}
     moments, done = Moments.empty(reference.dim), 0
     for size in sizes:
         moments.update(rows[done:size])
-        points[size], done = frechet_distance(moments.mean(), moments.covariance(), mean, covariance), size
-    points |= more or {}
-    return FidInfinity(intercept(points), tuple(sorted(points)))
+        found[size], done = frechet_distance(moments.mean(), moments.covariance(), mean, covariance), size
+    found |= more or {}
+    return FidInfinity(intercept(found), tuple(sorted(found)))
+
+
+def fid_infinity_interval(value: float, features: ArrayLike, reference: Moments) -> Interval | None:
+    """Return an interval of FID-infinity for other generated images: `jackknife_interval` over 20 groups of them.
+
+    Lines without a group have 3 points. None where there are too few images for a line without a group.
+    """
+    rows = np.asarray(features)
+    if not subset_sizes(len(rows) - math.ceil(len(rows) / GROUPS), reference.dim):
+        return None
+    return jackknife_interval(value, left_out(rows, lambda part: fid_infinity(part, reference, points=3).value))
 
 
 def intercept(points: Mapping[int, float]) -> float:

