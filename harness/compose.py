@@ -257,9 +257,13 @@ class _Composer:
         for override in overrides:
             key = override.key_or_group.removeprefix(f"{EVALUATOR_PREFIX}{name}.")
             if key != override.key_or_group:
-                if key not in config:
-                    raise unknown_name(f"setting of evaluator {name}", key, map(str, config))
-                config[key] = override.value()
+                *parents, last = key.split(".")
+                inner: Any = config
+                for part in parents:
+                    inner = inner.get(part) if isinstance(inner, dict) else None
+                if not isinstance(inner, dict) or last not in inner:
+                    raise unknown_name(f"setting of evaluator {name}", key, _keys(config))
+                inner[last] = override.value()
         return {str(key): value for key, value in config.items()}
 
     def _refuse_key(self, key: str, config: DictConfig) -> NoReturn:

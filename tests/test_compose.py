@@ -62,6 +62,16 @@ def test_evaluator_parameters_are_overridden_by_name():
     assert next(e for e in job.evaluators if e["name"] == "hazard_judge")["threshold"] == 0.7
 
 
+def test_settings_inside_an_evaluators_extractor_are_reached_and_checked():
+    (config,) = one("evaluators=[fid]", "evaluator.fid.extractor.folder=/my/weights").evaluators
+    assert config["extractor"]["folder"] == "/my/weights"
+    (config,) = one("evaluators=[fid]").evaluators  # the file's own value is untouched
+    assert config["extractor"]["folder"] != "/my/weights"
+    for wrong in ("extractor.foldr", "extractor.folder.deeper", "reference.x"):
+        with pytest.raises(HarnessError, match="setting of evaluator fid"):
+            one("evaluators=[fid]", f"evaluator.fid.{wrong}=1")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
