@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -203,9 +204,10 @@ class _Composer:
 
     def _compose_file(self, name: str) -> DictConfig:
         own = next((folder for folder in self.config_dirs if (folder / f"{name}.yaml").is_file()), None)
-        if own is None or (conf_dir() / f"{name}.yaml").is_file():
+        shipped = conf_dir() / f"{name}.yaml"
+        if own is None or shipped.is_file():
             with _one_line():
-                return compose(name, overrides=self.search)
+                return _plain_file(shipped, name) or compose(name, overrides=self.search)
         GlobalHydra.instance().clear()  # Hydra finds a primary config in its own folder only
         with initialize_config_dir(str(own), version_base="1.3", job_name="harness"), _one_line():
             found = compose(name, overrides=[f"hydra.searchpath=['file://{conf_dir()}']"])
@@ -270,6 +272,17 @@ class _Composer:
         valid = _keys(OmegaConf.to_container(config, resolve=False))
         near = [name for name in valid if name.split(".")[-1] == key.split(".")[-1]]
         raise unknown_name("setting", key, near or valid)
+
+
+_NEEDS_HYDRA = re.compile(r"^(defaults:|#\s*@package)", re.MULTILINE)
+
+
+def _plain_file(file: Path, name: str) -> DictConfig | None:
+    """Read a group's file that draws on no other, under its group's name, as Hydra would, in far less time."""
+    text = file.read_text(encoding="utf-8") if "/" in name and file.is_file() else "defaults:"
+    if _NEEDS_HYDRA.search(text):
+        return None
+    return OmegaConf.create({name.rpartition("/")[0].replace("/", "."): OmegaConf.load(file)})
 
 
 _ABSENT = object()

@@ -140,6 +140,24 @@ def test_every_shipped_config_composes(group):
     assert found == set(names)
 
 
+def test_files_that_draw_on_no_other_read_as_hydra_composes_them():
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    from harness import compose as own
+    from harness.paths import conf_dir
+
+    names = [str(file.relative_to(conf_dir()).with_suffix("")) for file in sorted(conf_dir().glob("*/*.yaml"))]
+    plain = {name: own._plain_file(conf_dir() / f"{name}.yaml", name) for name in names}
+    read = {name: config for name, config in plain.items() if config is not None}
+    assert len(read) > 100
+    with own._hydra([]):
+        for name in list(read)[::12]:
+            assert OmegaConf.to_container(compose(name)) == OmegaConf.to_container(read[name]), name
+    drawing = ("config", "model/sd14", "method/esd_u", "experiment/demo")  # defaults, or a package of their own
+    assert not any(own._plain_file(conf_dir() / f"{name}.yaml", name) for name in drawing)
+
+
 @cache
 def cell(*words: str):
     return make_cells(compose_jobs([*words, "mode=plan"], multirun=False)).cells[0]
