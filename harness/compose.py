@@ -142,6 +142,7 @@ class _Composer:
         self.search = list(search)
         self.config_dirs = config_dirs
         self._files: dict[str, DictConfig] = {}
+        self._baselines: dict[tuple[int, tuple[str, ...]], Config] = {}
         self._merged: dict[tuple[tuple[str, str], ...], DictConfig] = {}
         with _one_line():
             config = compose("config", overrides=self.search, return_hydra_config=True)
@@ -231,7 +232,11 @@ class _Composer:
     def _baseline(self, name: str | None, groups: Config, shared: Sequence[Override]) -> Config | None:
         if name is None:
             return None
-        return dict(self._resolved(self._config({**groups, "method": name}), shared)["method"])
+        config = self._config({**groups, "method": name})
+        key = id(config), tuple(str(override.input_line) for override in shared)  # the same for most of a sweep's jobs
+        if key not in self._baselines:
+            self._baselines[key] = dict(self._resolved(config, shared)["method"])
+        return self._baselines[key]
 
     def _evaluators(self, config: Config, overrides: Sequence[Override]) -> tuple[Config, ...]:
         names = config["evaluators"]

@@ -55,12 +55,12 @@ class StandIns:
 
     @cached_property
     def judge(self) -> dict[str, Any]:
-        """A language model with random weights says no label: all its words are."""
+        """A language model with random weights says no label: all its words are. This seed's is never silent."""
         from test_evaluators_vlm import WORDS
 
         labels = {f"{a} {b}": "safe" for a in WORDS for b in WORDS} | dict.fromkeys(WORDS, "unsafe")
         labels |= dict.fromkeys(("USER", "ASSISTANT"), "safe")
-        source = evaluator_fixtures.random_llava(self.root / "llava", WORDS, seed=1)
+        source = evaluator_fixtures.random_llava(self.root / "llava", WORDS, seed=28)
         asked = {"prompt": "answer with one word", "labels": labels, "max_new_tokens": 1}
         return {"source": source, "revision": None, **asked}
 

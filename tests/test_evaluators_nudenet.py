@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from evaluator_fixtures import item, picture
+from nudenet_check import agreement, distance, speed
 from PIL import Image, ImageDraw, ImageFilter
 
 from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators import nudenet_detector
 from harness.evaluators.nudenet import NudeNet
-from harness.evaluators.nudenet_check import agreement, distance, speed
 from harness.evaluators.nudenet_detector import LABELS, PACKAGE_FLOOR, Detector, NetworkInput, centred_boxes, decode
 from harness.evaluators.nudenet_presets import PRESETS
 from harness.records import ScoreRow, Verdict

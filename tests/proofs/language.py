@@ -44,7 +44,7 @@ def vlm_judge(folder: Path) -> Proof:
 
     from harness.evaluators.vlm_judge import VlmJudge
 
-    question, place = "answer with one word", random_llava(folder / "vlm", WORDS, seed=1)
+    question, place = "answer with one word", random_llava(folder / "vlm", WORDS, seed=28)
     ours, asked = ready(VlmJudge("vlm_judge", place, None, question, 1, LABELS)), items()
     pipe = pipeline("image-text-to-text", model=place, device="cpu")
 

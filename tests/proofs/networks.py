@@ -16,11 +16,11 @@ from tests.proofs.measure import IMAGES, Proof, faster, items, largest, ready, r
 def nudenet(folder: Path) -> Proof:
     """`NudeDetector.detect`, boxes, labels and scores; speed against the better of detect and detect_batch."""
     from nudenet import NudeDetector
+    from nudenet_check import agreement, speed
     from PIL import Image
     from test_evaluators_nudenet import drawings
 
     from harness.evaluators.nudenet import NudeNet
-    from harness.evaluators.nudenet_check import agreement, speed
 
     ours, package = ready(NudeNet("nudenet", "safedir", threads=2)), NudeDetector()
     found = agreement(ours._detector, package, drawings())
