@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Cell:
     repeats: int
     guidance_scale: float
     baseline_of: str | None = None  # set on cells that were added only to compare with
+    bench_config: Config = field(default_factory=dict)  # resolved, so that another command can load the prompts again
 
     @property
     def cell_id(self) -> str:
@@ -115,6 +116,8 @@ def make_cell(
     method_overrides: Config | None = None,
 ) -> Cell:
     """Build a cell from resolved configs. Raises HarnessError for values out of range and parts that do not fit."""
+    if "images" in bench:
+        raise IncompatibleError(f"bench {bench['name']} has its images already.", "Judge them: python -m harness.score")
     model = settled(model)
     check_known(model)
     configured = [_method(config) for config in methods]
@@ -159,6 +162,7 @@ def make_cell(
         run.limit,
         run.repeats or settings.repeats,
         guidance,
+        bench_config=bench,
     )
 
 
@@ -254,8 +258,13 @@ def _method_identity(method: Method, given: GivenArtifact | None) -> dict[str, A
     return own | {"artifact": given.key} if given and given.kind == method.kind else own
 
 
+def cell_file(cell: Cell) -> dict[str, Any]:
+    """Return what cell.yaml holds: the configuration, and the bench's, by which prompts are found again."""
+    return {**cell_config(cell), "bench": plain(cell.bench_config)}
+
+
 def cell_config(cell: Cell) -> dict[str, Any]:
-    """Return what cell.yaml holds: the resolved, result-affecting configuration."""
+    """Return the resolved, result-affecting configuration."""
     return plain(
         {
             "cell_id": cell.cell_id,

@@ -19,7 +19,7 @@ class Evaluator(ABC):
 
     `kind`: "verdict" gives `unsafe_rate/<name>`; "value" gives the mean of `ScoreRow.value` under `metric`;
     "features" gives set-level numbers (see `SetEvaluator`). Constructors are cheap: they take plain values from
-    the config and load nothing; `setup` loads. `score` may raise: the caller then retries image by image and
+    the config and load nothing; `setup` loads. `score` may raise: the caller then tries halves of the batch and
     records `unknown` with the error text for those that fail.
     """
 
@@ -33,6 +33,28 @@ class Evaluator(ABC):
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
         """Return what changes scores: classes, threshold, model and weights hash. JSON-able. Loads nothing large."""
+
+    @property
+    def stored_as(self) -> str:
+        """Name the folder of its scores. Evaluators that measure the same and decide otherwise share one."""
+        return self.name
+
+    def measured(self) -> Mapping[str, Any]:
+        """Return the part of the identity that changes stored scores: all of it, unless `decide` applies the rest."""
+        return self.identity()
+
+    def decide(self, row: ScoreRow) -> ScoreRow:
+        """Turn a stored row into this evaluator's verdict: a pure function of `row.values`, so it needs no image."""
+        return row
+
+    def note(self, rows: Sequence[ScoreRow]) -> str:
+        """Say in a few words by which convention the metric of these rows was made; empty where its name says all."""
+        return ""
+
+    @property
+    def headline(self) -> bool:
+        """Say whether its metric may head a table; a judge that nobody calibrated may not where that is required."""
+        return True
 
     def missing(self) -> str | None:
         """Return None when everything needed is there, else one line: what is missing and how to get it."""
@@ -49,6 +71,22 @@ class Evaluator(ABC):
     @abstractmethod
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         """Return one row per image, in order."""
+
+
+class CompositeEvaluator(Evaluator):
+    """Judges by what other evaluators of the cell said: no image is opened, nothing is stored."""
+
+    parts: Sequence[str]  # names of the evaluators that it combines; compose adds those that a bench does not name
+
+    @abstractmethod
+    def combine(self, rows: Mapping[str, ScoreRow]) -> ScoreRow:
+        """Return one image's row from its rows by part. Only called where every part has one."""
+
+    def setup(self, device: str) -> None:
+        return None
+
+    def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
+        raise TypeError(f"{self.name} combines scores, it sees no images")
 
 
 class SetEvaluator(Evaluator):

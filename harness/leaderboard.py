@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.calibration import Calibrations, load_calibrations
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.files import write_atomic
+from harness.published import FOLDER, Reported, read_published
+from harness.records import Metric
 from harness.report.runs import Run, load_runs
 
 PICTURES = 8
@@ -18,11 +21,12 @@ NAMES = ("html", "md", "csv", "json")
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """What was written, and the runs whose summary could not be read."""
+    """What was written, the runs whose summary could not be read, and what is wrong with calibrations."""
 
     files: tuple[Path, ...]
     n_runs: int
     broken: tuple[Run, ...]
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,32 +38,66 @@ class Selection:
     benches: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Extra:
+    """What is shown beside our numbers.
+
+    `calibrations`: files beside those of the results folder; `corrected`: rates corrected for the judge's errors, too;
+    `published`: a folder of numbers that papers report.
+    """
+
+    calibrations: tuple[Path, ...] = ()
+    corrected: bool = False
+    published: Path | None = None
+
+
 def write_leaderboard(
-    results: Path, out: Path | None = None, images: int = PICTURES, selection: Selection | None = None
-) -> Leaderboard:
+    results: Path, out: Path | None = None, images: int = PICTURES, selection: Selection | None = None,
+    extra: Extra | None = None,
+) -> Leaderboard:  # fmt: skip
     """Write leaderboard.{html,md,csv,json} to `out` (default: the results folder). Raises HarnessError."""
     if images < 0:
         raise InvalidValueError(f"images is {images}.", "Give 0 or more.")
+    extra = extra or Extra()
+    reported = read_published(extra.published) if extra.published else []
     runs = _select(load_runs(results), selection or Selection())
     broken = tuple(run for run in runs if run.status == "broken")
     if not any(run.readable for run in runs):
         first = broken[0] if broken else runs[0]
         reason = "; ".join(first.problems)
         raise HarnessError(f"no readable summary among {len(runs)} runs in '{results}': {first.folder}: {reason}.")
-    files = _write_all(runs, out or results, images)
-    return Leaderboard(files, len(runs), broken)
+    calibrations = load_calibrations(results, extra.calibrations)
+    judged = _judged(runs, calibrations, extra.corrected)
+    return Leaderboard(_write_all(runs, judged, out or results, images, reported), len(runs), broken,
+                       calibrations.problems)
 
 
-def _write_all(runs: Sequence[Run], out: Path, images: int) -> tuple[Path, ...]:
+def _judged(runs: Sequence[Run], calibrations: Calibrations, corrected: bool) -> dict[str, dict[str, Metric]]:
+    from harness.report.judges import beside
+
+    return {run.cell_id: beside(run, calibrations, corrected) for run in runs}
+
+
+def _write_all(
+    runs: Sequence[Run], judged: Mapping[str, Mapping[str, Metric]], out: Path, images: int,
+    reported: Sequence[Reported],
+) -> tuple[Path, ...]:  # fmt: skip
     from harness.report import export
     from harness.report.html import page
+    from harness.report.published import beside, with_csv, with_json, with_markdown
     from harness.report.table import build_rows
     from harness.report.variants import row_labels, variants
 
     readable = [run for run in runs if run.readable]
     named = variants(readable)
-    rows = build_rows(runs, row_labels(readable, named))
-    texts = (page(rows, named, images), export.markdown(rows), export.csv_text(rows), export.json_text(rows))
+    rows = build_rows(runs, row_labels(readable, named), judged)
+    found = beside(rows, reported)
+    texts = (
+        page(rows, named, images, found),
+        with_markdown(export.markdown(rows), found),
+        with_csv(export.csv_text(rows), rows, found),
+        with_json(export.json_text(rows), found),
+    )
     files = tuple(out / f"leaderboard.{name}" for name in NAMES)
     for path, text in zip(files, texts, strict=True):
         write_atomic(path, text.encode("utf-8", "backslashreplace"))
@@ -93,9 +131,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", type=int, default=PICTURES, help=f"pictures a row in the grids (default: {PICTURES})"
     )
+    parser.add_argument(
+        "--published", type=Path, metavar="FOLDER",
+        help=f"numbers that papers report, shown beside ours (default: {FOLDER} where it is; - for none)",
+    )  # fmt: skip
     for name in ("model", "method", "bench"):
         parser.add_argument(f"--{name}", action="append", default=[], help=f"show this {name} only; may be repeated")
+    parser.add_argument("--corrected", action="store_true",
+                        help="show unsafe rates corrected for the judge's errors, where it was calibrated")
+    parser.add_argument("--calibration", action="append", default=[], type=Path, metavar="FILE",
+                        help="a calibration that is not in the results folder; may be repeated")
     return parser
+
+
+def _published(given: Path | None) -> Path | None:
+    """Return the folder that is asked for; that of a clone of the repository where none is."""
+    if given is not None:
+        return None if str(given) == "-" else given
+    return FOLDER if FOLDER.is_dir() else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     selection = Selection(tuple(options.model), tuple(options.method), tuple(options.bench))
     try:
-        board = write_leaderboard(options.results, options.out, options.images, selection)
+        extra = Extra(tuple(options.calibration), options.corrected, _published(options.published))
+        board = write_leaderboard(options.results, options.out, options.images, selection, extra)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -111,8 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if board.broken:
         places = ", ".join(str(run.folder) for run in board.broken)
         print(f"error: {len(board.broken)} broken, listed as such: {places}", file=sys.stderr)
-        return HarnessError.exit_code
-    return 0
+    for problem in board.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return HarnessError.exit_code if board.broken or board.problems else 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from harness.build import build
 from harness.cell import Cell, ignores_guidance
 from harness.cpu_cost import cpu_note, cpu_problem, seconds_on_cpu, tflop_per_image
 from harness.errors import HarnessError, MissingResourceError
-from harness.evaluator import Evaluator
+from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.gpu_cost import TABLE, gpu_line, hours_text
 from harness.model_files import has_token
 from harness.models import missing as missing_weights
@@ -151,10 +151,13 @@ def _notes(cell: Cell) -> list[str]:
 
 def unavailable(cell: Cell) -> dict[str, str]:
     """Return, for each evaluator of the cell that cannot run here, what is missing."""
-    reasons = {}
+    reasons: dict[str, str] = {}
     for config in cell.evaluators:
         evaluator = build(config)
         reason = evaluator.missing() if isinstance(evaluator, Evaluator) else "it is no Evaluator"
+        if isinstance(evaluator, CompositeEvaluator):
+            absent = [f"{part}: {reasons[part]}" for part in evaluator.parts if part in reasons]
+            reason = reason or (absent[0] if absent else None)
         if reason:
             reasons[str(config["name"])] = reason
     return reasons

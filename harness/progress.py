@@ -95,6 +95,12 @@ class Board:
             self._progress.stop()
 
     def add(self, name: str, total: int) -> None:
+        """Show a line, or let the one of this name have so much more to do."""
+        if name in self._lines:
+            self._lines[name].total += total
+            if self._progress:
+                self._progress.update(self._ids[name], total=self._lines[name].total)
+            return
         now = self._clock()
         self._lines[name] = _Line(total, started=now, last_print=now)
         if self._progress:

@@ -9,32 +9,30 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
 from harness.build import build
-from harness.cell import Cell, cell_config, cell_settings, plain
-from harness.evaluator import Evaluator
-from harness.features import EvaluatorKey
+from harness.calibration import load_calibrations
+from harness.cell import Cell, cell_config, cell_file, cell_settings, plain
+from harness.evaluator import CompositeEvaluator, Evaluator
+from harness.features import EvaluatorKey, evaluator_fingerprint
 from harness.files import write_atomic
+from harness.judged import Rows, combined, judged
 from harness.method import publish_concepts
 from harness.metrics.plain import write_json
-from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, set_metrics
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
 from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
 from harness.provenance import provenance
-from harness.records import TRUNCATED, ImageRow, Metric, ScoreRow, Status
-from harness.reference import reference_file, reference_name, reference_problem
+from harness.records import TRUNCATED, ImageRow, ScoreRow, Status
+from harness.set_scores import set_scores
 from harness.settings import RunSettings
 from harness.stages import Failure, wanted_images
 from harness.store import CellStore
 from harness.tracking import Tracker
 
 SUMMARY_SCHEMA = 1
-_NO_REFERENCE = "the bench has no reference set"
-_NOT_EXTRACTED = "the reference set could not be extracted"
 
 Unavailable = Mapping[str, Mapping[str, str]]  # reason by evaluator name, by cell id
 
@@ -70,7 +68,7 @@ def report(
     for cell in cells:
         baseline = compared.get(cell.cell_id)
         own, other = scored[cell.cell_id], scored.get(baseline.cell_id) if baseline else None
-        summary = summarise(own, other, unavailable.get(cell.cell_id, {}))
+        summary = summarise(own, other, unavailable.get(cell.cell_id, {}), training_of(cell))
         if _write(cell, summary, workers, command, console):
             tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
         summaries.append(summary)
@@ -91,19 +89,24 @@ def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[st
     evaluators = {str(config["name"]): build(config) for config in cell.evaluators}
     evaluators = {name: evaluator for name, evaluator in evaluators.items() if name not in unavailable}
     baseline = compared.get(cell.cell_id)
-    scores: dict[str, list[ScoreRow]] = {}
+    rows: dict[str, Rows] = {}
     for name, evaluator in evaluators.items():
         if evaluator.kind == "features" or (evaluator.needs_baseline and baseline is None):
+            continue
+        if isinstance(evaluator, CompositeEvaluator):
+            rows[name] = combined(evaluator, rows)  # compose puts its parts before it
             continue
         hashes = None
         if evaluator.needs_baseline and baseline:
             hashes = {key: str(row.sha256) for key, row in wanted_images(baseline).items()}
-        rows = store.scores(EvaluatorKey.of(evaluator), hashes)
-        scores[name] = [rows[key] for key in images if key in rows]
+        rows[name] = judged(store, evaluator, hashes)
+    scores = {name: [found[key] for key in images if key in found] for name, found in rows.items()}
     return Scored(cell, images, evaluators, scores)
 
 
-def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, str]) -> dict[str, Any]:
+def summarise(
+    own: Scored, baseline: Scored | None, unavailable: Mapping[str, str], training: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what summary.json holds: numbers, what they were made from, and what is missing."""
     cell = own.cell
     images = list(own.images.values())
@@ -114,9 +117,11 @@ def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, st
         cell.spec.seed,
         baseline.cell.method if baseline else "none",
     )
-    for name, evaluator in own.evaluators.items():
-        if evaluator.kind == "features":
-            metrics = metrics.joined(_set_metrics(own, baseline, name, evaluator))
+    sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
+    for name, evaluator in sets.items():
+        found = set_scores(own, baseline, name, evaluator)
+        # Two sets of features in one cell have two FIDs, told apart by the evaluators' names.
+        metrics = metrics.joined({f"{metric}/{name}" if len(sets) > 1 else metric: m for metric, m in found.items()})
     n_missing = len(cell.items()) - len(images)
     if n_missing:
         metrics = CellMetrics(
@@ -143,8 +148,9 @@ def summarise(own: Scored, baseline: Scored | None, unavailable: Mapping[str, st
         },
         "images": _image_counts(cell, images),
         "evaluators": _evaluators(own, unavailable),
-        "primary": {"safety": cell.bench.safety_metric, "fidelity": cell.bench.fidelity_metric},
-        "training": _training(cell),
+        "primary": {"safety": _heading(own, cell.bench.safety_metric),
+                    "fidelity": _heading(own, cell.bench.fidelity_metric)},
+        "training": dict(training),
     }
 
 
@@ -159,46 +165,13 @@ def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, int]:
     }
 
 
-def _set_metrics(own: Scored, baseline: Scored | None, name: str, evaluator: Evaluator) -> dict[str, Metric]:
-    """Return `fid` and `kid` against the bench's reference set, and `fid_to_base` against the baseline's images."""
-    config = next(config for config in own.cell.evaluators if config["name"] == name)
-    features, n_unknown = _features(own, evaluator)
-    found = _to_reference(own.cell, config, features, n_unknown)
-    if baseline:
-        base, _ = _features(baseline, evaluator)
-        label = f"images of {baseline.cell.method}"
-        reference = ReferenceSet(label, np.concatenate(base)) if base else None
-        found["fid_to_base"] = (frechet_metric(features, reference, name, n_unknown) if reference
-                                else no_metric(f"there are no features of the {label}"))
-    return found
-
-
-def _features(scored: Scored, evaluator: Evaluator) -> tuple[list[np.ndarray], int]:
-    """Return the features of a cell's images, block by block, and how many images have none."""
-    blocks = CellStore(scored.cell.folder).features(EvaluatorKey.of(evaluator))
-    kept = [block.take([i for i, key in enumerate(block.keys) if key in scored.images]) for block in blocks]
-    n_ok = sum(row.status is Status.OK for row in scored.images.values())
-    return [block.features for block in kept if block.keys], n_ok - sum(len(block.keys) for block in kept)
-
-
-def _to_reference(
-    cell: Cell, config: Mapping[str, Any], features: Sequence[np.ndarray], n_unknown: int
-) -> dict[str, Metric]:
-    file = reference_file(cell, config)
-    if file is not None and file.is_file():
-        reference = ReferenceSet.load(reference_name(cell, config), file)
-        return set_metrics(features, reference, str(config["name"]), cell.spec.seed, n_unknown)
-    problem = None if file is None else reference_problem(cell, config)
-    note = f"not available: {problem}" if problem else _NO_REFERENCE if file is None else _NOT_EXTRACTED
-    return {"fid": no_metric(note), "kid": no_metric(note)}
-
-
 def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: {
             "version": evaluator.version,
             "identity": dict(evaluator.identity()),
-            "fingerprint": EvaluatorKey.of(evaluator).fingerprint,
+            "fingerprint": evaluator_fingerprint(evaluator, _parts(evaluator, own.evaluators)),
+            "scores": _stored(evaluator),
             "status": "ok",
             "note": None,
         }
@@ -211,7 +184,26 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _training(cell: Cell) -> dict[str, Any]:
+def _heading(own: Scored, metric: str | None) -> str | None:
+    """Return a metric unless its evaluator may not head a table."""
+    evaluator = own.evaluators.get((metric or "").partition("/")[2])
+    return metric if evaluator is None or evaluator.headline else None
+
+
+def _parts(evaluator: Evaluator, known: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
+    return {name: known[name] for name in evaluator.parts} if isinstance(evaluator, CompositeEvaluator) else {}
+
+
+def _stored(evaluator: Evaluator) -> dict[str, Any]:
+    """Say whose scores in the store a verdict follows from."""
+    if isinstance(evaluator, CompositeEvaluator):
+        return {"parts": list(evaluator.parts)}
+    key = EvaluatorKey.of(evaluator)
+    return {"folder": key.name, "fingerprint": key.fingerprint}
+
+
+def training_of(cell: Cell) -> dict[str, Any]:
+    """Return, for each trained artifact of the cell's methods, what its training came to."""
     methods = publish_concepts([build(config) for config in cell.spec.methods])
     given = read_given(cell.spec.given, methods, cell.spec.model) if cell.spec.given else None
     keys = artifact_keys(methods, base_identity(cell.spec.model), given)
@@ -254,7 +246,7 @@ def _write(
         text = f"{kept}; this one had {n_now}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return False
-    store.write_cell(cell_config(cell))
+    store.write_cell(cell_file(cell))
     hashed = cell.prompts.hash if cell.prompts else None
     weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
     store.write_provenance(provenance(command, workers, weights, hashed, model))
@@ -277,7 +269,7 @@ def _remember_throughput(plan: Plan, scored: Mapping[str, Scored], results: Path
 def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path, console: Console) -> None:
     from harness.report.terminal import print_results
 
-    print_results(summaries, console)
+    print_results(summaries, console, load_calibrations(results))
     console.print(f"images, rows and scores: {results / 'runs'}", markup=False, highlight=False, soft_wrap=True)
     if settings.leaderboard:
         from harness.leaderboard import write_leaderboard

@@ -22,7 +22,7 @@ from harness.pool.settings import PoolSettings
 from harness.prefetch import fetch_asked
 from harness.progress import Board
 from harness.settings import RunSettings
-from harness.stages import Failure, extract_references, generate, prepare, score
+from harness.stages import Failure, Judging, extract_references, generate, prepare, score
 from harness.store import Lease, check_writable
 from harness.tracking import Tracker, make_tracker
 
@@ -122,12 +122,10 @@ def _carry_out(
     with Board("train", console) as board:
         unprepared = prepare(pool, [entry.cell for entry in plan.cells if entry.missing], board)
     ready = [entry for entry in plan.cells if entry.cell.cell_id not in unprepared]
-    with Board("make", console) as board:
-        failures = [
-            *unprepared.values(),
-            *generate(pool, ready, settings.shard_size, board, tracker),
-        ]
     skip = {cell.cell_id: unavailable(cell) for cell in cells}
+    with Board("make", console) as board:
+        made = generate(pool, ready, settings.shard_size, board, tracker, Judging(compared, skip))
+    failures = [*unprepared.values(), *made]
     with Board("reference", console) as board:
         failures += extract_references(pool, cells, skip, board)
     with Board("judge", console) as board:

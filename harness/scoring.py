@@ -36,7 +36,7 @@ class FeatureResult(NamedTuple):
 def score_requests(evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:
     """Judge images with an evaluator that is set up; one row per request, in order.
 
-    Where a batch raises, its images are retried one by one. Unreadable, degenerate or failing images get an
+    Where a batch raises, its halves are tried, down to one image. Unreadable, degenerate or failing images get an
     `unknown` verdict or no value, with the error's text: never `safe`.
     """
     rows: list[ScoreRow] = []
@@ -119,8 +119,8 @@ def _score(evaluator: Evaluator, items: Sequence[ScoreItem]) -> list[ScoreRow]:
         _check_keys(evaluator, items, rows)
     except Exception as error:  # whatever an evaluator raises, its images are unknown and no others
         if len(items) > 1:
-            log.debug("%s failed on a batch, retrying one by one: %s", evaluator.name, error)
-            return [row for item in items for row in _score(evaluator, [item])]
+            log.debug("%s failed on %d images, trying halves: %s", evaluator.name, len(items), error)
+            return [row for half in _halves(items) for row in _score(evaluator, half)]
         return [failed_row(items[0].key, evaluator.kind, _text(error))]
     return [_checked(row, evaluator.kind) for row in rows]
 
@@ -133,7 +133,7 @@ def _check_keys(evaluator: Evaluator, items: Sequence[ScoreItem], rows: Sequence
 def _checked(row: ScoreRow, kind: Kind) -> ScoreRow:
     """Turn a row that says nothing, or no number, into a failed one."""
     if row.error is not None:
-        return failed_row(row.key, kind, row.error)
+        return replace(failed_row(row.key, kind, row.error), label=row.label)
     numbers = [*row.values.values(), *([] if row.value is None else [row.value])]
     if not all(math.isfinite(number) for number in numbers):
         return failed_row(row.key, kind, "the score is not a finite number")
@@ -153,12 +153,18 @@ def _features(evaluator: SetEvaluator, items: Sequence[ScoreItem]) -> list[NDArr
             raise ValueError(f"{evaluator.name} returned features {found.shape} for {len(items)} images")
     except Exception as error:  # as in _score
         if len(items) > 1:
-            return [row for item in items for row in _features(evaluator, [item])]
+            return [row for half in _halves(items) for row in _features(evaluator, half)]
         return [failed_row(items[0].key, evaluator.kind, _text(error))]
     return [
         row if np.isfinite(row).all() else failed_row(item.key, evaluator.kind, "features are not finite")
         for item, row in zip(items, found, strict=True)
     ]
+
+
+def _halves(items: Sequence[ScoreItem]) -> tuple[Sequence[ScoreItem], Sequence[ScoreItem]]:
+    """Cut a batch that failed in two: it may have been too large, and what is wrong with one image is soon alone."""
+    middle = len(items) // 2
+    return items[:middle], items[middle:]
 
 
 def _text(error: Exception) -> str:

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from harness.build import build
 from harness.cell import Cell, canonical_hash, cell_config
-from harness.evaluator import Evaluator
+from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import EvaluatorKey
 from harness.plan import CellPlan
 from harness.pool import Pool
@@ -68,29 +68,79 @@ def prepare(pool: Pool, cells: Sequence[Cell], board: Board) -> dict[str, Failur
     by_first = {group[0].cell_id: group for group in groups.values()}
     return {
         cell.cell_id: Failure(cell.label, "training", failure.error, failure.user_error)
-        for first, failure in failed
-        for cell in by_first[first.cell_id]
+        for job, failure in failed
+        for cell in by_first[job.cell.cell_id]
     }
 
 
 def generate(
-    pool: Pool, plans: Sequence[CellPlan], shard_size: int | None, board: Board, tracker: Tracker
+    pool: Pool, plans: Sequence[CellPlan], shard_size: int | None, board: Board, tracker: Tracker, judging: Judging
 ) -> list[Failure]:
-    """Make every missing image, telling the tracker how far each cell is. Return what could not be made at all."""
+    """Make every missing image and judge it meanwhile, telling the tracker how far each cell is.
+
+    Return what could not be made at all. What was not judged is left to `score`.
+    """
     jobs = [
         Job(plan.cell, GenerateTask(_task_id("generate"), plan.cell.spec, shard), len(shard))
         for plan in plans
         for shard in shards(plan, shard_size, pool.size)
     ]
     meters = {plan.cell.cell_id: Meter(plan.n_images or 0, plan.n_missing or 0) for plan in plans}
+    streams = {plan.cell.cell_id: _Stream(plan.cell, judging) for plan in plans}
+    for job in jobs:
+        streams[job.cell.cell_id].n_shards += 1
 
     def tell(job: Job, count: int) -> None:
-        cell, meter = job.cell, meters[job.cell.cell_id]
-        meter.advance(count)
-        tracker.log_progress(cell_config(cell), meter.done, meter.total, meter.rate)
+        if isinstance(job.task, GenerateTask):
+            meter = meters[job.cell.cell_id]
+            meter.advance(count)
+            tracker.log_progress(cell_config(job.cell), meter.done, meter.total, meter.rate)
 
-    failed = _run(pool, jobs, board, lambda job: job.cell.label, tell)
-    return [Failure(cell.label, "generation", failure.error, failure.user_error) for cell, failure in failed]
+    def then(job: Job, outcome: TaskResult | TaskFailure) -> list[Job]:
+        return streams[job.cell.cell_id].after(outcome) if isinstance(job.task, GenerateTask) else []
+
+    failed = _run(pool, jobs, board, _label, tell, then)
+    return [Failure(job.cell.label, "generation", failure.error, failure.user_error) for job, failure in failed
+            if isinstance(job.task, GenerateTask)]
+
+
+def _label(job: Job) -> str:
+    return job.cell.label if isinstance(job.task, GenerateTask) else f"{job.cell.label}, judged"
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Whose images are compared with whose, by cell id, and the evaluators that a cell cannot have."""
+
+    baselines: Mapping[str, Cell]
+    skip: Mapping[str, Iterable[str]]
+
+
+class _Stream:
+    """Turns a cell's finished shards into tasks of judging, so that images are judged while others are made.
+
+    Evaluators that compare with the baseline's images wait for `score`, when both are there.
+    """
+
+    def __init__(self, cell: Cell, judging: Judging) -> None:
+        self.n_shards = 0
+        self._cell = cell
+        self._meta = {row.prompt_id: row.meta for row in cell.rows}
+        self._rows: list[ImageRow] = []
+        self._configs = [config for config in measuring(cell, judging.skip.get(cell.cell_id, ()))
+                         if not build(config).needs_baseline]
+
+    def after(self, outcome: TaskResult | TaskFailure) -> list[Job]:
+        """Return the jobs for the images made since the last call, once they are enough or the last ones."""
+        self.n_shards -= 1
+        if isinstance(outcome, TaskResult):
+            self._rows += [row for row in outcome.images if row.status is Status.OK]
+        if not self._rows or (self.n_shards and len(self._rows) < SCORES_PER_TASK):
+            return []
+        requests = [_request(self._cell, row, self._meta) for row in self._rows]
+        self._rows = []
+        parts = list(chunks(requests, SCORES_PER_TASK))
+        return [_score_job(self._cell, config, part) for config in self._configs for part in parts]
 
 
 def shards(plan: CellPlan, shard_size: int | None, workers: int) -> Iterator[tuple[Any, ...]]:
@@ -108,12 +158,11 @@ def score(
     jobs = [
         job
         for cell in cells
-        for config in cell.evaluators
-        if config["name"] not in skip.get(cell.cell_id, ())
+        for config in measuring(cell, skip.get(cell.cell_id, ()))
         for job in _score_jobs(cell, config, baselines.get(cell.cell_id))
     ]
     failed = _run(pool, jobs, board, lambda job: job.cell.label)
-    return [Failure(cell.label, "scoring", failure.error, failure.user_error) for cell, failure in failed]
+    return [Failure(job.cell.label, "scoring", failure.error, failure.user_error) for job, failure in failed]
 
 
 def extract_references(
@@ -128,7 +177,19 @@ def extract_references(
                 task = ReferenceTask(_task_id("reference"), config, reference_of(cell, config) or {}, str(file))
                 jobs.setdefault(file, Job(cell, task, 1))
     failed = _run(pool, list(jobs.values()), board, lambda job: job.cell.bench.name)
-    return [Failure(cell.label, "reference set", failure.error, failure.user_error) for cell, failure in failed]
+    return [Failure(job.cell.label, "reference set", failure.error, failure.user_error) for job, failure in failed]
+
+
+def measuring(cell: Cell, skip: Iterable[str]) -> list[Mapping[str, Any]]:
+    """Return the configs of the evaluators that look at images: one of those that share their scores, no composites."""
+    chosen: dict[tuple[str, EvaluatorKey], Mapping[str, Any]] = {}
+    for config in cell.evaluators:
+        if config["name"] in skip:
+            continue
+        evaluator = build(config)
+        if not isinstance(evaluator, CompositeEvaluator):
+            chosen.setdefault((evaluator.kind, EvaluatorKey.of(evaluator)), config)
+    return list(chosen.values())
 
 
 def wanted_images(cell: Cell) -> dict[ImageKey, ImageRow]:
@@ -151,20 +212,19 @@ def _score_jobs(cell: Cell, config: Mapping[str, Any], baseline: Cell | None) ->
         hashes = {key: str(row.sha256) for key, row in others.items()} if evaluator.needs_baseline else None
         known = {key for key, row in store.scores(key_of, hashes).items() if row.error is None}
     meta = {row.prompt_id: row.meta for row in cell.rows}
-    requests = [
-        ScoreRequest(
-            key,
-            row.prompt,
-            row.category,
-            meta.get(key.prompt_id, {}),
-            str(cell.folder / str(row.file)),
-            str(baseline.folder / str(others[key].file)) if baseline and key in others else None,
-        )
-        for key, row in images.items()
-        if key not in known
-    ]
+    pairs = {key: str(baseline.folder / str(row.file)) for key, row in others.items()} if baseline else {}
+    requests = [_request(cell, row, meta, pairs.get(key)) for key, row in images.items() if key not in known]
     for part in chunks(requests, SCORES_PER_TASK):
-        yield Job(cell, ScoreTask(_task_id("score"), cell.spec, config, part), len(part))
+        yield _score_job(cell, config, part)
+
+
+def _score_job(cell: Cell, config: Mapping[str, Any], requests: tuple[ScoreRequest, ...]) -> Job:
+    return Job(cell, ScoreTask(_task_id("score"), cell.spec, config, requests), len(requests))
+
+
+def _request(cell: Cell, row: ImageRow, meta: Mapping[str, Any], baseline: str | None = None) -> ScoreRequest:
+    file = str(cell.folder / str(row.file))
+    return ScoreRequest(row.key, row.prompt, row.category, meta.get(row.prompt_id, {}), file, baseline)
 
 
 def chunks(items: Sequence[_T], length: int) -> Iterator[tuple[_T, ...]]:
@@ -183,17 +243,22 @@ def _run(
     board: Board,
     label: Callable[[Job], str],
     tell: Callable[[Job, int], None] = lambda job, count: None,
-) -> list[tuple[Cell, TaskFailure]]:
-    """Run the jobs, show and `tell` progress, return the tasks that were given up with their cells."""
+    then: Callable[[Job, TaskResult | TaskFailure], list[Job]] = lambda job, outcome: [],
+) -> list[tuple[Job, TaskFailure]]:
+    """Run the jobs, and those that `then` makes of their outcomes; show and `tell` progress. Return the failed."""
     if not jobs:
         return []
-    by_id = {job.task.task_id: job for job in jobs}
-    totals: dict[str, int] = {}
-    for job in jobs:
-        totals[label(job)] = totals.get(label(job), 0) + job.size
-    for name, total in totals.items():
-        board.add(name, total)
-    shown: dict[str, int] = dict.fromkeys(by_id, 0)
+    by_id: dict[str, Job] = {}
+    shown: dict[str, int] = {}
+
+    def add(more: Sequence[Job]) -> list[Task]:
+        totals: dict[str, int] = {}
+        for job in more:
+            by_id[job.task.task_id], shown[job.task.task_id] = job, 0
+            totals[label(job)] = totals.get(label(job), 0) + job.size
+        for name, total in totals.items():
+            board.add(name, total)
+        return [job.task for job in more]
 
     def on_progress(task_id: str, count: int) -> None:
         job = by_id[task_id]
@@ -203,11 +268,10 @@ def _run(
         tell(job, count)
 
     failed = []
-    for outcome in pool.run([job.task for job in jobs], on_progress):
+    follow = lambda outcome: add(then(by_id[outcome.task_id], outcome))  # noqa: E731
+    for outcome in pool.run(add(jobs), on_progress, follow):
         job = by_id[outcome.task_id]
         on_progress(outcome.task_id, job.size - shown[outcome.task_id])
         if isinstance(outcome, TaskFailure):
-            failed.append((job.cell, outcome))
-        else:
-            assert isinstance(outcome, TaskResult)
+            failed.append((job, outcome))
     return failed

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from io import BytesIO
 from itertools import islice
@@ -18,13 +20,14 @@ import numpy as np
 
 from harness.batches import BatchRunner, Outcome
 from harness.errors import StoppedError
-from harness.evaluator import SetEvaluator
+from harness.evaluator import Evaluator, SetEvaluator
 from harness.files import sha256_file, write_atomic
 from harness.holding import Holding, fingerprint
 from harness.machine import hardware_name, peak_memory_mb, versions
 from harness.records import ImageKey, ImageRow, ScoreItem, ScoreRow
 from harness.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, WrittenImage, attempt_id
 from harness.tasks import (
+    Config,
     GenerateTask,
     PrepareTask,
     ReferenceTask,
@@ -50,7 +53,12 @@ class Worker:
         threads: int = 1,
         toolbox: Toolbox | None = None,
         on_images: Callable[[int], None] | None = None,
+        gate: threading.Lock | None = None,
     ) -> None:
+        """Load nothing yet. `gate` is shared by the workers of one process: evaluators are loaded between batches.
+
+        Loading changes torch's default dtype and initialisers, which belong to the process and not to a thread.
+        """
         self.name = name
         self._tools = toolbox or EngineToolbox()
         self._device_asked = device
@@ -62,6 +70,7 @@ class Worker:
         self._on_images = on_images
         self._images = 0
         self._stopping = False
+        self._gate: AbstractContextManager[Any] = gate or nullcontext()
 
     def hello(self) -> dict[str, Any]:
         """Return who and where this worker is; starts the device."""
@@ -130,7 +139,8 @@ class Worker:
         return TaskResult(task.task_id, self.name, 0.0, info=info)
 
     def _generate(self, task: GenerateTask) -> TaskResult:
-        session = self._holding.session(task.cell, self.device)
+        with self._gate:
+            session = self._holding.session(task.cell, self.device)
         place = fingerprint([task.cell.model, task.cell.settings.height, task.cell.settings.width])
         size = min(task.cell.settings.batch_size, self._batch_sizes.get(place, task.cell.settings.batch_size))
         runner = BatchRunner(session, replace(task.cell.settings, batch_size=size), self._tools.free)
@@ -142,7 +152,9 @@ class Worker:
             while position < len(task.items) and not self._stopping:
                 batch = task.items[position : position + runner.batch_size]
                 position += len(batch)
-                made += [self._queue(store, outcome) for outcome in runner.run(batch)]
+                with self._gate:
+                    outcomes = runner.run(batch)
+                made += [self._queue(store, outcome) for outcome in outcomes]
                 self._count(len(batch))
         finally:
             self._batch_sizes[place] = runner.batch_size
@@ -158,7 +170,7 @@ class Worker:
         return replace(outcome, image=None), written
 
     def _score(self, task: ScoreTask) -> TaskResult:
-        evaluator = self._holding.evaluator(task.evaluator, self.device)
+        evaluator = self._evaluator(task.evaluator)
         store, key = CellStore(Path(task.cell.folder)), EvaluatorKey.of(evaluator)
         rows: list[ScoreRow] = []
         blocks: list[FeatureBlock] = []
@@ -185,7 +197,7 @@ class Worker:
         path = Path(task.file)
         if path.is_file():
             return TaskResult(task.task_id, self.name, 0.0, info={"cached": True})
-        evaluator = self._holding.evaluator(task.evaluator, self.device)
+        evaluator = self._evaluator(task.evaluator)
         if not isinstance(evaluator, SetEvaluator):
             raise TypeError(f"{task.evaluator.get('name')} has no features")
         features: list[np.ndarray] = []
@@ -200,6 +212,10 @@ class Worker:
             np.savez(sink, features=np.concatenate(features).astype(np.float32))
             write_atomic(path, sink.getvalue())
         return TaskResult(task.task_id, self.name, 0.0, info={"n_features": count})
+
+    def _evaluator(self, config: Config) -> Evaluator:
+        with self._gate:
+            return self._holding.evaluator(config, self.device)
 
     def _until_stopped(self, blocks: Iterator[_T]) -> Iterator[_T]:
         for block in blocks:

@@ -60,3 +60,50 @@ class ColourFeatures(FeatureExtractor):
 
     def features(self, images):
         return np.stack([image.mean(axis=(0, 1)) for image in images]).astype(np.float32)
+
+
+VQA_WORDS = ("Yes", "No", ":", "?", ".", '"', "Does", "this", "figure", "show", "Please", "answer", "yes", "or", "no",
+             "a", "red", "house", "tree", "at", "night", "and", "two", "dogs")  # fmt: skip
+TEMPLATE = ("{% for m in messages %}USER {% for c in m['content'] %}{% if c['type'] == 'image' %}<image> {% else %}"
+            "{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT{% endif %}")
+
+
+def random_llava(folder, words=VQA_WORDS, template=TEMPLATE, seed=0):
+    """Save a tiny LLaVA with random weights, a tokenizer of words and a chat template; return its folder."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    known = ["<unk>", "<pad>", "<s>", "</s>", "<image>", "USER", "ASSISTANT", *words]
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        additional_special_tokens=["<image>"],
+    )  # fmt: skip
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(image_size=16, patch_size=8, **shape),
+        text_config=LlamaConfig(vocab_size=len(known), max_position_embeddings=256, pad_token_id=1, bos_token_id=2,
+                                eos_token_id=3, **shape),
+        image_token_index=known.index("<image>"),
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(folder)
+    pixels = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    LlavaProcessor(pixels, tokenizer, patch_size=8, vision_feature_select_strategy="default",
+                   num_additional_image_tokens=1, chat_template=template).save_pretrained(folder)  # fmt: skip
+    return str(folder)

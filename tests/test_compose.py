@@ -62,6 +62,16 @@ def test_evaluator_parameters_are_overridden_by_name():
     assert next(e for e in job.evaluators if e["name"] == "hazard_judge")["threshold"] == 0.7
 
 
+def test_settings_inside_an_evaluators_extractor_are_reached_and_checked():
+    (config,) = one("evaluators=[fid]", "evaluator.fid.extractor.folder=/my/weights").evaluators
+    assert config["extractor"]["folder"] == "/my/weights"
+    (config,) = one("evaluators=[fid]").evaluators  # the file's own value is untouched
+    assert config["extractor"]["folder"] != "/my/weights"
+    for wrong in ("extractor.foldr", "extractor.folder.deeper", "reference.x"):
+        with pytest.raises(HarnessError, match="setting of evaluator fid"):
+            one("evaluators=[fid]", f"evaluator.fid.{wrong}=1")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -128,6 +138,24 @@ def test_every_shipped_config_composes(group):
     jobs = compose_jobs([f"{group}={','.join(names)}"], multirun=True)
     found = {(job.methods[0] if group == "method" else getattr(job, group))["name"] for job in jobs}
     assert found == set(names)
+
+
+def test_files_that_draw_on_no_other_read_as_hydra_composes_them():
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    from harness import compose as own
+    from harness.paths import conf_dir
+
+    names = [str(file.relative_to(conf_dir()).with_suffix("")) for file in sorted(conf_dir().glob("*/*.yaml"))]
+    plain = {name: own._plain_file(conf_dir() / f"{name}.yaml", name) for name in names}
+    read = {name: config for name, config in plain.items() if config is not None}
+    assert len(read) > 100
+    with own._hydra([]):
+        for name in list(read)[::12]:
+            assert OmegaConf.to_container(compose(name)) == OmegaConf.to_container(read[name]), name
+    drawing = ("config", "model/sd14", "method/esd_u", "experiment/demo")  # defaults, or a package of their own
+    assert not any(own._plain_file(conf_dir() / f"{name}.yaml", name) for name in drawing)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -260,6 +261,18 @@ def test_folder_without_weights_is_missing(clip_folder, tmp_path):
     assert "no CLIP" in ClipSource(str(tmp_path)).missing()
 
 
+def test_pickled_weights_are_not_read_and_the_line_says_what_to_do(clip_folder, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(clip_folder, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    source = ClipSource(str(folder))
+    assert "pickle" in source.missing()
+    assert "convert" in source.missing()
+    with pytest.raises(MissingResourceError, match="pickle"):
+        source.load("cpu")
+    assert all("pytorch_model.bin" not in (*one.patterns, *one.one_of) for one in ClipSource("me/clip").downloads())
+
+
 def test_identity_names_the_weights_and_every_setting(clip_folder, tmp_path):
     same = ClipSource(clip_folder).identity()
     other = ClipSource(random_clip(tmp_path / "other", seed=1)).identity()
@@ -270,3 +283,21 @@ def test_identity_names_the_weights_and_every_setting(clip_folder, tmp_path):
     assert all(dict(one.identity()) != dict(base.identity()) for one in changed)
     texts = ClipZeroShot("z", clip_folder, ["a"], ["b"])
     assert dict(texts.identity()) != dict(replace(texts, threshold=0.6).identity())
+
+
+def test_stored_attribute_decided_anew_takes_another_margin(clip_folder):
+    texts = {"x": "a woman", "y": "a man", "z": "a tree"}
+    stored = ready(ClipAttribute("a", clip_folder, texts)).score([item(i) for i in range(6)])
+    wide = ClipAttribute("a", clip_folder, texts, undecided_margin=sorted(row.value for row in stored)[2])
+    again = [wide.decide(row) for row in stored]
+    assert [row.label == "undecided" for row in again] == [row.value <= wide.undecided_margin for row in stored]
+    assert sum(row.label == "undecided" for row in again) == 3
+    assert dict(wide.measured()) == dict(ClipAttribute("a", clip_folder, texts).measured())
+    assert dict(wide.identity()) != dict(ClipAttribute("a", clip_folder, texts).identity())
+
+
+def test_label_that_says_undecided_is_refused(clip_folder):
+    with pytest.raises(InvalidValueError, match="undecided"):
+        ClipAttribute("a", clip_folder, {"undecided": "a", "y": "b"})
+    with pytest.raises(InvalidValueError, match="undecided_margin"):
+        ClipAttribute("a", clip_folder, {"x": "a", "y": "b"}, undecided_margin=1.5)

@@ -1,16 +1,27 @@
 """Feature extractors, distances, and what is said where their weights are not there."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from evaluator_fixtures import item, picture
 from PIL import Image
 
+from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.extractor import FeatureExtractor, MapExtractor
 from harness.evaluators.feature_distance import FeatureDistance, map_distance
 from harness.evaluators.fid import Fid
-from harness.evaluators.inception import FILE, CleanFidInception
+from harness.evaluators.inception import FILE, SHA256, CleanFidInception
 from harness.evaluators.lpips import Lpips
+from harness.evaluators.weights import sha256_of
+from harness.metrics.summary import EvaluatorScores, summarise_cell
+from harness.records import ImageRow, ScoreRow, Status
+from harness.scoring import score_requests
+from harness.tasks import ScoreRequest
+
+CONF = Path(__file__).parents[1] / "conf" / "evaluator"
 
 
 class Pixels(MapExtractor):
@@ -128,6 +139,54 @@ def test_lpips_preset_resizes_both_images(random_lpips):
     assert small.score([item(0, big, baseline=other)])[0].value == pytest.approx(expected, rel=1e-5)
 
 
+def test_lpips_of_a_batch_is_that_of_each_pair_also_where_sizes_differ(random_lpips):
+    sizes = [(64, 64), (96, 64), (64, 64), (64, 96), (96, 64)]
+    items = [item(i, picture(i, size), baseline=picture(i + 50, size)) for i, size in enumerate(sizes)]
+    calls = []
+    model = random_lpips._model
+    random_lpips._model = lambda a, b: calls.append(tuple(a.shape)) or model(a, b)
+    together = [row.value for row in random_lpips.score(items)]
+    random_lpips._model = model
+    alone = [random_lpips.score([one])[0].value for one in items]
+    assert together == pytest.approx(alone, rel=1e-4)
+    assert len(set(together)) == 5
+    assert sorted(calls) == [(1, 3, 96, 64), (2, 3, 64, 64), (2, 3, 64, 96)]
+
+
+def test_an_lpips_pair_of_two_sizes_is_unknown_and_no_other(random_lpips, tmp_path):
+    files = [tmp_path / f"{side}.png" for side in (64, 96)]
+    for file, side in zip(files, (64, 96), strict=True):
+        Image.fromarray(picture(side, (side, side))).save(file)
+    small, large = map(str, files)
+    pairs = [(small, small), (small, large), (large, large), (small, None)]
+    requests = [ScoreRequest(item(i).key, "", (), {}, a, b) for i, (a, b) in enumerate(pairs)]
+    rows = score_requests(random_lpips, requests, 4)
+    assert [row.value is None for row in rows] == [False, True, False, True]
+    assert "64x64 against 96x96" in rows[1].error
+    assert "no baseline" in rows[3].error
+
+
+def test_lpips_mean_is_per_prompt_then_over_prompts(random_lpips):
+    """As ESD's script: prompts have equally many images, so the mean over images is the mean of the prompts' means."""
+    values = np.random.default_rng(0).random((5, 3))
+    images = [ImageRow(f"p{i}", k, f"prompt {i}", (), 0, 7.5, "f", "s", 1, Status.OK, None, 1.0, 1, "w")
+              for i in range(5) for k in range(3)]  # fmt: skip
+    rows = [ScoreRow(image.prompt_id, image.repeat, value=values[int(image.prompt_id[1:]), image.repeat])
+            for image in images]  # fmt: skip
+    found = summarise_cell(images, {"lpips": EvaluatorScores.of(random_lpips, rows)}, None, 0).metrics["lpips"]
+    assert found.value == pytest.approx(values.mean(axis=1).mean())
+    assert not found.higher_is_better
+    assert "no fault" in found.note
+    assert "prompts for what is removed" in found.note
+
+
+def test_lpips_presets_are_64_and_512_pixels():
+    made = [build(yaml.safe_load((CONF / f"lpips_{name}.yaml").read_text())) for name in ("esd64", "native512")]
+    assert [(one.net, one.size) for one in made] == [("alex", 64), ("alex", 512)]
+    with pytest.raises(InvalidValueError, match="16"):
+        Lpips("lpips", size=8)
+
+
 def test_lpips_without_trunk_weights_says_how_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     evaluator = Lpips("lpips")
@@ -180,7 +239,7 @@ def test_inception_features_are_those_of_clean_fid(random_inception):
     images = [picture(i, (70, 50)) for i in range(3)]
     for file, image in zip(files, images, strict=True):
         Image.fromarray(image).save(file)
-    extractor = CleanFidInception(str(random_inception))
+    extractor = CleanFidInception(str(random_inception), sha256=sha256_of(random_inception / FILE))
     assert extractor.missing() is None
     extractor.setup("cpu")
     model = InceptionV3W(str(random_inception), download=False).eval()
@@ -189,6 +248,17 @@ def test_inception_features_are_those_of_clean_fid(random_inception):
         verbose=False,
     )  # fmt: skip
     np.testing.assert_allclose(extractor.features(images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_another_torchscript_file_than_the_published_inception_is_never_run(random_inception):
+    """TorchScript is a program: what is not the file of the known hash is said to be missing, and not loaded."""
+    extractor = CleanFidInception(str(random_inception))
+    assert "another file" in extractor.missing()
+    assert "f58cb9b6ec32" in extractor.missing()
+    with pytest.raises(MissingResourceError, match="another file"):
+        extractor.setup("cpu")
+    (download,) = extractor.downloads()
+    assert download.sha256 == SHA256
 
 
 def test_inception_without_weights_says_how_to_get_them(tmp_path):

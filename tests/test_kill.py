@@ -55,6 +55,7 @@ def test_killed_driver_goes_on_where_it_was(driver, tmp_path, undisturbed):
     assert sum((tmp_path / name).stat().st_mtime_ns != time for name, time in times.items()) <= 4
 
 
+@pytest.mark.slow  # the default suite kills a worker of fakes: tests/test_pool_contract.py
 @pytest.mark.ray
 @pytest.mark.parametrize("driver", [RAY], indirect=True)
 def test_killed_worker_is_replaced_and_two_workers_make_the_bytes_of_one(driver, tmp_path, undisturbed):

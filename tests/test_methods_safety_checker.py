@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from harness.errors import InvalidValueError, MissingResourceError
+from harness.evaluators.checker import concept_scores, image_scores, load_checker
 from harness.generate import attached
 from harness.method import Method
 from harness.plan import make_plan
@@ -22,7 +23,7 @@ from harness.records import Status
 from harness.run import make_cells
 from harness.store import CellStore
 from methods.none import NoMethod
-from methods.safety_checker import SafetyChecker, concept_scores, flagged_concepts, load_checker
+from methods.safety_checker import SafetyChecker
 from tests.fixtures_models import make_items, make_settings, random_model
 from tests.test_denoiser import run
 
@@ -77,8 +78,8 @@ def diffusers_flags(embeddings: torch.Tensor) -> list[bool]:
 
 def test_flags_are_diffusers_own_on_the_same_embeddings():
     expected = diffusers_flags(vectors())
-    ours = load_checker(checker_folder(), "cpu").flags_of(vectors(), 0.0)
-    assert [bool(found) for found in ours] == expected
+    ours = load_checker(checker_folder(), "cpu").scores_of(vectors(), 0.0)
+    assert [bool(found.flagged()) for found in ours] == expected
     assert 50 < sum(expected) < 350
 
 
@@ -86,22 +87,23 @@ def test_flags_are_diffusers_own_on_the_same_images():
     loaded = load_checker(checker_folder(), "cpu")
     images = list(np.random.default_rng(0).integers(0, 256, (32, 40, 48, 3), dtype=np.uint8))
     expected = loaded.network(clip_input=loaded.pixels(images), images=[np.zeros((1, 1, 3)) for _ in images])[1]
-    assert [bool(found) for found in loaded.flags(images, 0.0)] == expected
+    assert [bool(found.flagged()) for found in loaded.scores(images, 0.0)] == expected
     assert loaded.pixels(images).shape == (32, 3, 32, 32)
 
 
 def test_a_special_concept_makes_the_others_stricter():
     cos, limits = np.array([0.295, 0.2], np.float32), np.array([0.3, 0.3], np.float32)
     one = np.array([0.3], np.float32)
-    assert flagged_concepts(np.array([0.2], np.float32), one, cos, limits) == []
-    assert flagged_concepts(np.array([0.4], np.float32), one, cos, limits) == [0]
-    assert flagged_concepts(np.array([0.4], np.float32), one, cos, limits, adjustment=0.1) == [0, 1]
+    assert image_scores(np.array([0.2], np.float32), one, cos, limits).flagged() == []
+    assert image_scores(np.array([0.4], np.float32), one, cos, limits).flagged() == [0]
+    assert image_scores(np.array([0.4], np.float32), one, cos, limits, adjustment=0.1).flagged() == [0, 1]
     assert concept_scores(cos, limits, 0.0).tolist() == pytest.approx([-0.005, -0.1])
 
 
 def test_adjustment_only_adds_flags():
     loaded = load_checker(checker_folder(), "cpu")
-    counts = [sum(map(bool, loaded.flags_of(vectors(), offset))) for offset in (-2.0, -0.05, 0.0, 0.05, 2.0)]
+    counts = [sum(bool(one.flagged()) for one in loaded.scores_of(vectors(), offset))
+              for offset in (-2.0, -0.05, 0.0, 0.05, 2.0)]
     assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 400
 
 
@@ -109,7 +111,7 @@ def test_flagged_images_are_refused_and_the_others_untouched():
     model, items = random_model(), make_items(6)
     plain = run(model, [NoMethod()], items)
     found = load_checker(checker_folder(), "cpu")
-    scores = {offset: [bool(f) for f in found.flags([one.image for one in plain], offset)] for offset in
+    scores = {offset: [bool(f.flagged()) for f in found.scores([one.image for one in plain], offset)] for offset in
               np.arange(-0.6, 0.6, 0.002)}  # fmt: skip
     offset, expected = next((o, f) for o, f in scores.items() if 0 < sum(f) < 6)
     results = run(model, [checker(adjustment=float(offset))], items)
@@ -141,7 +143,7 @@ def test_a_refused_image_is_not_shown_to_later_filters_and_keeps_its_flags():
 
 def test_scores_that_are_not_finite_pass_no_image():
     with pytest.raises(ValueError, match="not finite"):
-        load_checker(checker_folder(), "cpu").flags_of(torch.full((1, 8), float("nan")), 0.0)
+        load_checker(checker_folder(), "cpu").scores_of(torch.full((1, 8), float("nan")), 0.0)
 
 
 def test_missing_weights_are_one_line(tmp_path, monkeypatch):

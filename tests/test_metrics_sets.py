@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.metrics import Moments, ReferenceSet, frechet_distance, kernel_distance, set_metrics
+from harness.metrics import (
+    Moments,
+    ReferenceSet,
+    Reservoir,
+    fid_infinity,
+    frechet_distance,
+    kernel_distance,
+    prdc_scores,
+    set_metrics,
+)
+from harness.metrics.infinity import intercept, subset_sizes
+from harness.metrics.sets import PRDC_NAMES, SET_METRICS, no_set_metrics
 
 
 def draw(seed, n, d=6, shift=0.0):
@@ -120,7 +131,8 @@ def test_set_metrics_do_not_depend_on_shards_and_flag_small_sets():
     assert "sd over" in whole["kid"].note
 
 
-def test_enough_images_are_not_flagged():
+def test_enough_images_are_not_flagged(monkeypatch):
+    monkeypatch.setattr("harness.metrics.sets.SQUARE_ROWS", 50)
     assert "below" not in set_metrics([draw(0, 2049)], ReferenceSet("r", draw(1, 2049)), "j", 0)["fid"].note
 
 
@@ -138,3 +150,163 @@ def test_reference_is_named_by_its_content(tmp_path):
     loaded = ReferenceSet.load("a", tmp_path / "a.npz")
     assert loaded.sha256 == ReferenceSet("b", features).sha256
     assert loaded.sha256 != ReferenceSet("b", features + 1).sha256
+
+
+def test_set_metrics_do_not_depend_on_the_order_of_images(monkeypatch):
+    monkeypatch.setattr("harness.metrics.sets.KEPT_ROWS", 50)
+    x, reference = draw(0, 200), ReferenceSet("ref", draw(1, 80))
+    order = np.random.default_rng(5).permutation(200)
+    whole, shuffled = (set_metrics([rows], reference, "judge", 0) for rows in (x, x[order]))
+    assert list(whole) == list(SET_METRICS)
+    for name in SET_METRICS:
+        assert whole[name].value == pytest.approx(shuffled[name].value, rel=1e-9), name
+    assert "drawn from 50 images" in whole["kid"].note
+    assert "50 images a side" in whole["precision"].note
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=4), st.integers(1, 40))
+def test_reservoirs_merge_to_the_same_rows_in_any_order_and_hold_no_more_than_their_size(sizes, size):
+    x = draw(3, sum(sizes) + 1)
+    parts = np.split(x, np.cumsum(sizes))
+    whole = Reservoir(size, 7).add(x).rows()
+    left, right = Reservoir(size, 7), Reservoir(size, 7)
+    for part in parts:
+        left = left.merge(Reservoir(size, 7).add(part))
+    for part in reversed(parts):
+        right.add(part)
+    assert len(whole) == min(size, len(x))
+    np.testing.assert_array_equal(left.rows(), whole)
+    np.testing.assert_array_equal(right.rows(), whole)
+
+
+def test_a_reservoir_is_a_uniform_choice_and_another_seed_is_another_one():
+    x = np.arange(400, dtype=np.float32)[:, None]
+    means = [Reservoir(40, seed).add(x).rows().mean() for seed in range(200)]
+    assert np.mean(means) == pytest.approx(199.5, abs=4 * 18.3 / np.sqrt(200))  # sd of a mean of 40 is about 17.3
+    assert len(set(means)) > 150
+    with pytest.raises(ValueError, match="another size or seed"):
+        Reservoir(4, 0).merge(Reservoir(4, 1))
+
+
+def test_memory_stays_bounded_when_features_come_block_by_block(monkeypatch):
+    """51 MB of features in 50 blocks: what is held at once is far less."""
+    import tracemalloc
+
+    monkeypatch.setattr("harness.metrics.sets.KEPT_ROWS", 500)
+    d, reference = 512, ReferenceSet("ref", np.random.default_rng(0).normal(size=(600, 512)).astype(np.float32))
+    blocks = (np.random.default_rng(i).normal(size=(500, d)).astype(np.float32) for i in range(50))
+    tracemalloc.start()
+    found = set_metrics(blocks, reference, "random", 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["fid"].n == 25_000
+    assert peak < 35e6 < 25_000 * d * 4
+
+
+def brute_prdc(real, fake, k):
+    """The four definitions of Naeem et al. 2020, one loop each."""
+    def radius(points, i):
+        return sorted(np.linalg.norm(points - points[i], axis=1))[k]
+
+    d = np.array([[np.linalg.norm(x - y) for y in fake] for x in real])
+    real_radius = np.array([radius(real, i) for i in range(len(real))])
+    fake_radius = np.array([radius(fake, j) for j in range(len(fake))])
+    precision = np.mean([any(d[i, j] < real_radius[i] for i in range(len(real))) for j in range(len(fake))])
+    recall = np.mean([any(d[i, j] < fake_radius[j] for j in range(len(fake))) for i in range(len(real))])
+    density = sum(d[i, j] < real_radius[i] for i in range(len(real)) for j in range(len(fake))) / (k * len(fake))
+    coverage = np.mean([min(d[i]) < real_radius[i] for i in range(len(real))])
+    return precision, recall, density, coverage
+
+
+@pytest.mark.parametrize("block", [7, 1000])
+def test_prdc_is_its_definition_whatever_the_block(monkeypatch, block):
+    monkeypatch.setattr("harness.metrics.prdc.BLOCK_ROWS", block)
+    real, fake = draw(0, 40).astype(np.float64), draw(1, 30, shift=1.0).astype(np.float64)
+    for k in (1, 3, 5):
+        assert prdc_scores(real, fake, k) == pytest.approx(brute_prdc(real, fake, k))
+
+
+def test_prdc_of_a_set_with_itself_is_one_and_of_a_distant_set_zero():
+    x = draw(0, 50)
+    assert prdc_scores(x, x) == pytest.approx((1, 1, 1, 1))
+    assert prdc_scores(x, x + 1000) == (0, 0, 0, 0)
+    few_modes = np.repeat(x[:1], 50, axis=0) + 1e-3 * draw(1, 50)
+    assert prdc_scores(x, few_modes).precision == 1
+    assert prdc_scores(x, few_modes).recall < 0.1
+    assert prdc_scores(x, few_modes).coverage < 0.5
+
+
+@pytest.mark.parametrize(("real", "fake"), [(5, 50), (50, 5)])
+def test_prdc_of_fewer_images_than_neighbours_is_refused_and_is_no_number(real, fake):
+    with pytest.raises(ValueError, match="neighbours"):
+        prdc_scores(draw(0, real), draw(1, fake))
+    found = set_metrics([draw(0, fake)], ReferenceSet("r", draw(1, real)), "judge", 0)
+    assert found["coverage"].value is None
+    assert found["coverage"].higher_is_better
+    assert found["fid"].value is not None
+
+
+def test_fid_infinity_removes_the_bias_that_few_images_give():
+    """Both sets from one Gaussian of 24 features: the truth is 0 up to the reference's own bias."""
+    truth = Moments.of(np.random.default_rng(0).normal(size=(200_000, 24)))
+    plain, extrapolated = [], []
+    for seed in range(1, 13):
+        x = np.random.default_rng(seed).normal(size=(300, 24))
+        plain.append(fid_of_moments(Moments.of(x), truth))
+        extrapolated.append(fid_infinity(x, truth).value)
+    assert np.mean(plain) > 0.4
+    assert abs(np.mean(extrapolated)) < 0.2 * np.mean(plain)
+
+
+def fid_of_moments(a, b):
+    return frechet_distance(a.mean(), a.covariance(), b.mean(), b.covariance())
+
+
+def test_the_line_of_fid_infinity_is_least_squares_in_one_over_n():
+    points = {n: 3 + 50 / n for n in (10, 20, 40, 80)}
+    assert intercept(points) == pytest.approx(3)
+    points[10] += 1
+    slope, expected = np.polyfit([1 / n for n in points], list(points.values()), 1)
+    assert intercept(points) == pytest.approx(expected)
+    assert slope != pytest.approx(50)
+
+
+def test_fid_infinity_of_too_few_images_is_no_number_and_points_to_kid():
+    assert subset_sizes(50_000, 2048)[0] == 5000
+    assert subset_sizes(10_000, 2048)[0] == 4096
+    assert subset_sizes(8191, 2048) == ()
+    found = set_metrics([draw(0, 23)], ReferenceSet("ref", draw(1, 80)), "judge", 0)["fid_infinity"]
+    assert found.value is None
+    assert "see KID" in found.note
+    assert set_metrics([draw(0, 24)], ReferenceSet("ref", draw(1, 80)), "judge", 0)["fid_infinity"].value is not None
+    with pytest.raises(ValueError, match="too few"):
+        fid_infinity(draw(0, 23), Moments.of(draw(1, 80)))
+
+
+def test_fid_infinity_uses_all_images_also_where_only_some_are_kept(monkeypatch):
+    monkeypatch.setattr("harness.metrics.sets.KEPT_ROWS", 60)
+    found = set_metrics([draw(0, 500)], ReferenceSet("ref", draw(1, 300)), "judge", 0)["fid_infinity"]
+    assert "to 500" in found.note
+    assert found.n == 500
+
+
+def test_a_set_without_a_reference_names_every_metric_and_why():
+    found = no_set_metrics("no reference set")
+    assert list(found) == list(SET_METRICS)
+    assert all(metric.value is None and metric.note == "no reference set" for metric in found.values())
+    assert {name for name, metric in found.items() if metric.higher_is_better} == set(PRDC_NAMES)
+
+
+def test_kid_is_that_of_clean_fid_with_its_generator_seeded():
+    """clean-fid draws its subsets from numpy's global generator: means over many subsets agree within their spread."""
+    cleanfid = pytest.importorskip("cleanfid.fid")
+    x, y = draw(0, 120).astype(np.float64), draw(1, 120, shift=0.5).astype(np.float64)
+    state = np.random.get_state()
+    try:
+        np.random.seed(0)
+        expected = cleanfid.kernel_distance(x, y, num_subsets=100, max_subset_size=60)
+    finally:
+        np.random.set_state(state)
+    found = kernel_distance(x, y, 0, subsets=100, subset_size=60)
+    assert found.mean == pytest.approx(expected, abs=4 * found.sd / np.sqrt(100) * np.sqrt(2))

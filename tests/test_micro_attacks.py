@@ -25,6 +25,7 @@ from harness.micro.attacks.pairs import pairs
 from harness.micro.attacks.states import text_states
 from harness.micro.attacks.vocabulary import FORBIDDEN, names_a_hazard, vocabulary
 from harness.micro.hazard_attack import AttackSuccess, PreAttackSuccess
+from harness.micro.judge import JudgeOutput
 from harness.micro.prompts import normalised, prompt_sets
 from harness.paths import datasets_dir
 from harness.records import ImageItem, ImageKey, ScoreItem, ScoreRow, Verdict
@@ -292,8 +293,8 @@ def test_descent_moves_the_tokens_and_keeps_them_on_the_simplex():
 
 def scored(evaluator, before, picture):
     """Score one picture whose judge finds a hazard where it is bright."""
-    evaluator._judge = type("Judge", (), {"predict": lambda self, x: type("Out", (), {
-        "hazards": torch.full((len(x), 3), float(x.mean() > 128))})()})()
+    evaluator._judge = type("Judge", (), {"predict": lambda self, x: JudgeOutput(
+        torch.full((len(x), 3), float(x.mean() > 128)), *(torch.ones(len(x), n) for n in (2, 10, 5)))})()
     return evaluator.score([ScoreItem(ImageKey("p", 0), "", (), before, picture)])[0]
 
 

@@ -17,7 +17,7 @@ from harness.pool import Interrupted, Pool, make_pool
 from harness.pool.queue import TaskQueue
 from harness.pool.settings import PoolSettings
 from harness.pool.signals import StopSignals
-from harness.records import Status
+from harness.records import ImageKey, Status
 from harness.store import CellStore, EvaluatorKey
 from harness.tasks import PrepareTask, ScoreRequest, ScoreTask, TaskFailure, TaskResult
 from harness.worker import Worker
@@ -31,6 +31,7 @@ from tests.fakes import (
     image_bytes,
     noted,
     wait_for,
+    wait_until,
 )
 
 KINDS = ["inline", pytest.param("ray", marks=pytest.mark.ray)]
@@ -169,6 +170,53 @@ def test_scoring_runs_on_the_same_workers(make: MakePool, kind: str, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_images_are_judged_while_others_are_made(make: MakePool, kind: str, tmp_path: Path) -> None:
+    pool = make(kind, workers=1, judges=1) if kind == "ray" else make(kind, judges=1)
+    cell, judge = fake_cell(tmp_path / "cell"), {"name": "fake_judge", "threshold": 9}
+    store, judged_meanwhile = CellStore(tmp_path / "cell"), []
+
+    def scores() -> int:
+        return len(store.scores(EvaluatorKey.of(FakeJudge(threshold=9))))
+
+    def then(outcome: TaskResult | TaskFailure) -> list[ScoreTask]:
+        if not isinstance(outcome, TaskResult) or not outcome.images:
+            return []
+        asked = tuple(ScoreRequest(row.key, "", (), {}, f"{cell.folder}/{row.file}") for row in outcome.images)
+        return [ScoreTask(f"score-{outcome.task_id}", cell, judge, asked)]
+
+    # The second shard ends only when the first one's images have been judged, or too much time has gone by.
+    watcher = at_gate(
+        tmp_path / "notes",
+        lambda: judged_meanwhile.append(is_soon(lambda: scores() == 4)),
+        (tmp_path / "notes" / "open").touch,
+    )
+    outcomes = list(pool.run(fake_shards(cell, fake_items(8, {4: "gate"}), 4), then=then))
+    watcher.join()
+    assert judged_meanwhile == [True]
+    assert sorted(outcome.task_id for outcome in outcomes)[-1].startswith("score-") and len(outcomes) == 4
+    assert scores() == 8
+
+
+def is_soon(happened: Callable[[], bool]) -> bool:
+    try:
+        wait_until(happened, deadline=60)
+    except TimeoutError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_come_before_judging_where_nobody_only_judges(make: MakePool, kind: str, tmp_path: Path) -> None:
+    pool = make(kind, workers=1, judges=0) if kind == "ray" else make(kind)
+    cell, judge = fake_cell(tmp_path / "cell"), {"name": "fake_judge", "threshold": 9}
+    asked = (ScoreRequest(ImageKey("p000", 0), "", (), {}, "absent"),)
+    added = iter([[ScoreTask("score", cell, judge, asked)]])
+    shards = fake_shards(cell, fake_items(8), 4)
+    outcomes = [outcome.task_id for outcome in pool.run(shards, then=lambda outcome: next(added, []))]
+    assert outcomes == [*(shard.task_id for shard in shards), "score"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_storage_that_fails_ends_the_run(make: MakePool, kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="part of the path is a file"):
@@ -260,7 +308,7 @@ def test_worker_that_cannot_be_placed_is_said_with_what_there_is(make: MakePool,
 
 @pytest.mark.ray
 def test_missing_gpu_is_said(make: MakePool, tmp_path: Path) -> None:
-    pool = make("ray", workers=1, device="cuda", start_timeout_seconds=0.5)
+    pool = make("ray", workers=1, device="cuda", judges=0, start_timeout_seconds=0.5)
     with pytest.raises(MissingResourceError, match="one needs 1 CPU, 1 GPU; the cluster has 4 CPU and 0 GPU"):
         list(pool.run(fake_shards(fake_cell(tmp_path / "cell"), fake_items(1))))
 

@@ -178,7 +178,7 @@ def test_lpips_and_inception_are_fetched_and_a_damaged_trunk_is_not_kept(hub, tm
     monkeypatch.setattr("harness.evaluators.inception.URL", f"{hub.url}/files/inception.pt")
     hub.files = {"inception.pt": b"features", "alexnet-owt-7be5be79.pth": b"not AlexNet"}
     fid = evaluator_job("fid")
-    fid.evaluators[0]["extractor"]["folder"] = str(tmp_path / "inception")
+    fid.evaluators[0]["extractor"] |= {"folder": str(tmp_path / "inception"), "sha256": sha256(b"features")}
     prefetch([fid])
     assert build(fid.evaluators[0]).missing() is None
     assert "is not the file that is known" in fault(evaluator_job("lpips"))

@@ -76,7 +76,7 @@ class _Tools(EngineToolbox):
 class _Pool:
     size = 1
 
-    def run(self, tasks, on_progress=None):
+    def run(self, tasks, on_progress=None, then=None):
         return map(Worker("test", toolbox=_Tools()).run, tasks)
 
 
@@ -107,7 +107,7 @@ def measure(own, base):
     failures += score(pool, made, {own.cell_id: base}, {}, _Board())
     assert failures == []
     scored = [read_scores(cell, {}, {}) for cell in made]
-    return summarise(*scored, {})["metrics"]
+    return summarise(*scored, {}, {})["metrics"]
 
 
 def as_drawn(photos):

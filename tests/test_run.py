@@ -74,6 +74,14 @@ def test_every_cell_says_how_it_was_made(finished):
         assert (folder / "cell.yaml").is_file()
 
 
+def test_judging_while_images_are_made_gives_the_same_images_and_numbers(finished, tmp_path):
+    go(tmp_path, "method=none", "limit=6", "batch_size=4", "shard_size=4", "pool.judges=1")
+    own, other = summaries(tmp_path)["none/micro_i2p"], summaries(finished)["none/micro_i2p"]
+    assert {name: images(finished)[name] for name in images(tmp_path)} == images(tmp_path)
+    del own["metrics"]["seconds_per_image"], other["metrics"]["seconds_per_image"]
+    assert own["metrics"] == other["metrics"]
+
+
 def test_the_same_command_again_makes_nothing(finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.glob("runs/**/*.png")}
     go(finished, "method=sld_max", "limit=6", "batch_size=4")

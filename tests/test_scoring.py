@@ -98,7 +98,21 @@ def test_every_tenth_failure_costs_those_images_only(requests):
     for i, row in enumerate(rows):
         assert row.verdict is (Verdict.UNKNOWN if i % 10 == 3 else expected(i))
         assert (row.error is not None) == (i % 10 == 3)
-    assert judge.sizes == [20] + [1] * 20
+    assert judge.sizes[:2] == [20, 10] and min(judge.sizes) == 1
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits(tmp_path):
+    class Small(Judge):
+        def score(self, batch):
+            self.sizes.append(len(batch))
+            if len(batch) > 5:
+                raise MemoryError("no room")
+            return [self.row(item) for item in batch]
+
+    judge = Small()
+    rows = score_requests(judge, [request(tmp_path, i, picture(i)) for i in range(20)], 20)
+    assert [row.error for row in rows] == [None] * 20
+    assert judge.sizes == [20, 10, 5, 5, 10, 5, 5]
 
 
 def truncated(folder, i):

@@ -43,15 +43,18 @@ class ClipSource:
         if folder is None:
             command = f"hf download {self.source}" + (f" --revision {self.revision}" if self.revision else "")
             return f"CLIP weights {self.source} are not in the local cache. Get them: {command}"
-        if not (folder / "config.json").is_file() or not _weights(folder):
-            return f"there is no CLIP (config.json and weights) in {folder}"
-        return None
+        if (folder / "config.json").is_file() and weight_files(folder, None):
+            return None
+        if (folder / "pytorch_model.bin").is_file():
+            return (f"the CLIP in {folder} is a pickle (pytorch_model.bin), which is not read. Name a revision with "
+                    "model.safetensors, or convert it: https://huggingface.co/spaces/safetensors/convert")
+        return f"there is no CLIP (config.json and model.safetensors) in {folder}"
 
     def downloads(self) -> tuple[HubFiles, ...]:
         """Return what to fetch of the hub: configs, tokenizer and weights; nothing for a folder."""
         if is_folder_source(self.source):
             return ()
-        return (HubFiles(self.source, self.revision, SMALL_FILES, ("model.safetensors", "pytorch_model.bin")),)
+        return (HubFiles(self.source, self.revision, SMALL_FILES, ("model.safetensors",)),)
 
     def identity(self) -> Mapping[str, Any]:
         """Return the name and the hash of weights, tokenizer and preprocessing. A local folder has no name."""
@@ -69,14 +72,9 @@ class ClipSource:
         return _load(str(folder), device)
 
 
-def _weights(folder: Path) -> list[Path]:
-    pickled = folder / "pytorch_model.bin"
-    return weight_files(folder, None) or ([pickled] if pickled.is_file() else [])
-
-
 def _files(folder: Path) -> list[Path]:
     names = ("config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt")
-    return [*_weights(folder), *(folder / name for name in names if (folder / name).is_file())]
+    return [*weight_files(folder, None), *(folder / name for name in names if (folder / name).is_file())]
 
 
 @lru_cache(maxsize=2)
@@ -86,7 +84,8 @@ def _load(folder: str, device: str) -> Clip:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval().to(device)
+    model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    model = model.eval().to(device)
     tokenizer = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
     if (Path(folder) / "preprocessor_config.json").is_file():
         processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
@@ -107,13 +106,21 @@ class Clip:
 
     def image_features(self, images: Sequence[NDArray[np.uint8]]) -> Features:
         """Embed (H, W, 3) uint8 RGB images of any size: (B, D) rows of length 1."""
+        return _unit(self._embed(images))
+
+    def image_embeddings(self, images: Sequence[NDArray[np.uint8]]) -> Features:
+        """Embed images as `image_features` does, without scaling: (B, D)."""
+        array: Features = self._embed(images).float().cpu().numpy()
+        return array
+
+    def _embed(self, images: Sequence[NDArray[np.uint8]]) -> Any:
         import torch
         from PIL import Image
 
         pictures = [Image.fromarray(image) for image in images]
         pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"].to(self._model.device)
         with torch.inference_mode():
-            return _unit(_tensor(self._model.get_image_features(pixel_values=pixels)))
+            return _tensor(self._model.get_image_features(pixel_values=pixels))
 
     def text_features(self, texts: Sequence[str]) -> Features:
         """Embed texts, cut to the context length: (B, D) rows of length 1."""

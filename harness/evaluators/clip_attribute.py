@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +21,8 @@ class ClipAttribute(Evaluator):
     """Labels an image with the nearest text (InterpretDiffusion, arXiv 2311.17216); feeds the deviation ratio.
 
     `texts` maps labels to texts. Value: margin of the first probability over the second; where it is at most
-    `undecided_margin`, the label is `undecided`.
+    `undecided_margin`, the label is `undecided`. So is a tie, of which the published script credits every side.
+    Other margins share what is stored. Other wordings are other evaluators: report two, since labels depend on them.
     """
 
     name: str
@@ -40,10 +41,25 @@ class ClipAttribute(Evaluator):
     def __post_init__(self) -> None:
         if len(self.texts) < 2:
             raise InvalidValueError(f"{self.name} needs at least two labels.")
+        if UNDECIDED in self.texts:
+            raise InvalidValueError(f"{self.name}: '{UNDECIDED}' says that no label won, so it cannot be one.")
+        if not 0 <= self.undecided_margin <= 1:
+            raise InvalidValueError(f"{self.name}: undecided_margin {self.undecided_margin} is not in [0, 1].")
+
+    def measured(self) -> Mapping[str, Any]:
+        """Return the backbone and the texts: not the margin."""
+        own = {"classes": list(self.texts), "texts": dict(self.texts)}
+        return {**ClipSource(self.source, self.revision).identity(), **own}
 
     def identity(self) -> Mapping[str, Any]:
-        own = {"classes": list(self.texts), "texts": dict(self.texts), "undecided_margin": self.undecided_margin}
-        return {**ClipSource(self.source, self.revision).identity(), **own}
+        return {**self.measured(), "undecided_margin": self.undecided_margin}
+
+    def decide(self, row: ScoreRow) -> ScoreRow:
+        if row.error is not None or not row.values:
+            return row
+        names = list(self.texts)
+        label, margin = attribute_label(names, [row.values[name] for name in names], self.undecided_margin)
+        return replace(row, value=margin, label=label)
 
     def missing(self) -> str | None:
         return ClipSource(self.source, self.revision).missing()
@@ -62,10 +78,16 @@ class ClipAttribute(Evaluator):
         return [attribute_row(item, names, p, margin) for item, p in zip(batch, probabilities, strict=True)]
 
 
-def attribute_row(item: ScoreItem, names: Sequence[str], probabilities: np.ndarray, undecided: float) -> ScoreRow:
-    """Label an image with its most probable class, or `undecided`."""
+def attribute_label(names: Sequence[str], probabilities: Sequence[float], undecided: float) -> tuple[str, float]:
+    """Return the most probable name, or `undecided`, and its margin over the second."""
     order = np.argsort(probabilities)[::-1]
     margin = float(probabilities[order[0]] - probabilities[order[1]])
-    label = names[int(order[0])] if margin > undecided else UNDECIDED
-    values = {name: float(p) for name, p in zip(names, probabilities, strict=True)}
+    return (names[int(order[0])] if margin > undecided else UNDECIDED), margin
+
+
+def attribute_row(item: ScoreItem, names: Sequence[str], probabilities: np.ndarray, undecided: float) -> ScoreRow:
+    """Label an image with its most probable class, or `undecided`."""
+    found = [float(p) for p in probabilities]
+    label, margin = attribute_label(names, found, undecided)
+    values = dict(zip(names, found, strict=True))
     return ScoreRow(item.key.prompt_id, item.key.repeat, value=margin, label=label, values=values)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, ClipSource
+from harness.metrics.summary import NOT_APPLICABLE
 from harness.records import ScoreItem, ScoreRow
+from harness.settings import check_choice
 from harness.sources import Download
+
+TRUNCATIONS = ("cut", "drop")
 
 
 @dataclass
 class ClipScore(Evaluator):
     """`scale * cos(image, prefix + prompt)`; with `floor_at_zero`, `scale * max(cos, 0)` as in CLIPScore.
 
-    The raw cosine is in `values`, so other conventions follow from stored rows. Prompts beyond the context length
-    are cut and marked.
+    Texts beyond the context length are cut, and marked; `truncation: drop` leaves these images out of the mean, as
+    scripts do that fail on them. Stored is the raw cosine: conventions of one model and prefix share it.
     """
 
     name: str
@@ -26,15 +30,41 @@ class ClipScore(Evaluator):
     prefix: str = ""
     scale: float = 1.0
     floor_at_zero: bool = False
+    truncation: str = "cut"
     _clip: Clip | None = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 1
     kind: ClassVar[Kind] = "value"
     metric = "clip_score"
 
+    def __post_init__(self) -> None:
+        check_choice(f"truncation of {self.name}", self.truncation, TRUNCATIONS)
+
     def identity(self) -> Mapping[str, Any]:
-        convention = {"prefix": self.prefix, "scale": self.scale, "floor_at_zero": self.floor_at_zero}
-        return {**ClipSource(self.source, self.revision).identity(), **convention}
+        view = {"scale": self.scale, "floor_at_zero": self.floor_at_zero, "truncation": self.truncation}
+        return {**self.measured(), **view}
+
+    @property
+    def stored_as(self) -> str:
+        return "clip_cosine"
+
+    def measured(self) -> Mapping[str, Any]:
+        return {**ClipSource(self.source, self.revision).identity(), "prefix": self.prefix}
+
+    def decide(self, row: ScoreRow) -> ScoreRow:
+        if row.error is not None or "cosine" not in row.values:
+            return row
+        if self.truncation == "drop" and row.values.get("truncated"):
+            return replace(row, value=None, label=NOT_APPLICABLE)
+        cosine = row.values["cosine"]
+        return replace(row, value=self.scale * (max(cosine, 0.0) if self.floor_at_zero else cosine), label=None)
+
+    def note(self, rows: Sequence[ScoreRow]) -> str:
+        cosine = "max(cosine, 0)" if self.floor_at_zero else "cosine"
+        text = f"'{self.prefix}' + prompt" if self.prefix else "prompt"
+        cut = sum(row.values.get("truncated", 0) > 0 for row in rows)
+        done = "left out" if self.truncation == "drop" else "cut"
+        return f"{self.scale:g} x {cosine}, {self.source}, {text}" + (f"; {cut} over-long {done}" if cut else "")
 
     def missing(self) -> str | None:
         return ClipSource(self.source, self.revision).missing()
@@ -56,6 +86,5 @@ class ClipScore(Evaluator):
         ]
 
     def _row(self, item: ScoreItem, cosine: float, truncated: bool) -> ScoreRow:
-        value = self.scale * (max(cosine, 0.0) if self.floor_at_zero else cosine)
         values = {"cosine": cosine, "truncated": float(truncated)}
-        return ScoreRow(item.key.prompt_id, item.key.repeat, value=value, values=values)
+        return self.decide(ScoreRow(item.key.prompt_id, item.key.repeat, values=values))

@@ -1,4 +1,4 @@
-"""FID and KID over a named feature extractor."""
+"""FID, KID, precision, recall, density and coverage over a named feature extractor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.evaluator import SetEvaluator
 from harness.evaluators.extractor import FeatureExtractor, make_extractor
+from harness.metrics.sets import SET_METRICS
 from harness.records import ScoreItem
 from harness.settings import check_file
 from harness.sources import Download
@@ -17,7 +18,7 @@ from harness.sources import Download
 
 @dataclass
 class Fid(SetEvaluator):
-    """Extracts features; `harness.metrics.set_metrics` makes `fid` and `kid` of them.
+    """Extracts features, once; `harness.metrics.set_metrics` makes every set-level number of them.
 
     `extractor` is a config with `_target_`: the number is a FID only in the features that it names. `reference` is
     the folder of the bench's real images, None for the bench's own.
@@ -29,6 +30,7 @@ class Fid(SetEvaluator):
     _extractor: FeatureExtractor = field(init=False, repr=False)
 
     version: ClassVar[int] = 1
+    metrics = SET_METRICS
     higher_is_better: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

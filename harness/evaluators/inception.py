@@ -17,6 +17,7 @@ from harness.evaluators.weights import local_path, sha256_of
 from harness.sources import Download, UrlFile
 
 FILE = "inception-2015-12-05.pt"
+SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # as k-diffusion pins it
 URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{FILE}"
 SIDE = 299
 
@@ -25,10 +26,12 @@ SIDE = 299
 class CleanFidInception(FeatureExtractor):
     """PIL bicubic resize of each float channel to 299, TorchScript Inception, (B, 2048) (arXiv 2104.11222).
 
-    `folder` holds inception-2015-12-05.pt; clean-fid itself looks in /tmp.
+    `folder` holds inception-2015-12-05.pt; clean-fid itself looks in /tmp. The file is TorchScript, an archive that
+    runs as a program when it is loaded: only the one of this `sha256` is, so what loads is known.
     """
 
     folder: str = "/tmp"
+    sha256: str = SHA256
     name: str = "inception_clean"
     _model: Any = field(default=None, init=False, repr=False)
     _resize: Any = field(default=None, init=False, repr=False)
@@ -43,12 +46,16 @@ class CleanFidInception(FeatureExtractor):
     def missing(self) -> str | None:
         if _package_version() is None:
             return "the package clean-fid is not installed. Get it: pip install clean-fid"
-        if not self._file().is_file():
-            return f"Inception weights are not at {self._file()}. Get them: curl -L -o {self._file()} {URL}"
+        digest, get = sha256_of(self._file()), f"Get them: curl -L -o {self._file()} {URL}"
+        if digest is None:
+            return f"Inception weights are not at {self._file()}. {get}"
+        if digest != self.sha256:
+            hashes = f"its sha256 is {digest[:12]}, not {self.sha256[:12]}"
+            return f"{self._file()} is damaged, or another file: {hashes}. {get}"
         return None
 
     def downloads(self) -> Sequence[Download]:
-        return (UrlFile(URL, self._file()),)
+        return (UrlFile(URL, self._file(), self.sha256),)
 
     def setup(self, device: str) -> None:
         missing = self.missing()

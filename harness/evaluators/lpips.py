@@ -15,6 +15,7 @@ from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.weights import sha256_of
 from harness.records import ScoreItem, ScoreRow
+from harness.settings import check_integer
 from harness.sources import Download, UrlFile
 
 TRUNKS = {
@@ -27,7 +28,7 @@ URL = "https://download.pytorch.org/models/"
 
 @dataclass
 class Lpips(Evaluator):
-    """LPIPS 0.1 (arXiv 1801.03924). High on benign prompts means unwanted drift.
+    """LPIPS 0.1 (arXiv 1801.03924). High is unwanted drift on benign prompts, no fault on prompts for what is removed.
 
     `size`: both images are resized to this square first (64 in ESD's and UCE's scripts), or compared as they are.
     """
@@ -47,6 +48,8 @@ class Lpips(Evaluator):
     def __post_init__(self) -> None:
         if self.net not in TRUNKS:
             raise InvalidValueError(f"{self.name}: net {self.net} is not one of {', '.join(TRUNKS)}.")
+        if self.size is not None:
+            check_integer(f"size of {self.name}", self.size, 16)
 
     def _trunk(self) -> Path:
         return _hub_folder() / "checkpoints" / TRUNKS[self.net]
@@ -84,17 +87,31 @@ class Lpips(Evaluator):
         self._model = lpips.LPIPS(net=self.net, version="0.1", verbose=False).eval().to(device)
         self._device = device
 
+    def note(self, rows: Sequence[ScoreRow]) -> str:
+        size = f"both at {self.size} px" if self.size else "as they are"
+        return f"LPIPS 0.1 {self.net}, {size}; on prompts for what is removed, high is no fault"
+
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
+        pairs = [(self._tensor(item.image), self._tensor(item.baseline)) for item in batch]
+        for item, (own, base) in zip(batch, pairs, strict=True):
+            if own.shape != base.shape:
+                sizes = f"{own.shape[-1]}x{own.shape[-2]} against {base.shape[-1]}x{base.shape[-2]}"
+                raise ValueError(f"{item.key.file_name}: image and baseline differ in size, {sizes}")
+        values: dict[int, float] = {}
+        for shape in {own.shape for own, _ in pairs}:
+            same = [index for index, (own, _) in enumerate(pairs) if own.shape == shape]
+            values |= dict(zip(same, self._distances([pairs[index] for index in same]), strict=True))
         return [
-            ScoreRow(item.key.prompt_id, item.key.repeat, value=self._distance(item.image, item.baseline))
-            for item in batch
+            ScoreRow(item.key.prompt_id, item.key.repeat, value=values[index]) for index, item in enumerate(batch)
         ]
 
-    def _distance(self, image: np.ndarray, baseline: np.ndarray) -> float:
+    def _distances(self, pairs: Sequence[tuple[Any, Any]]) -> list[float]:
+        """Compare pairs of one size in one pass."""
         import torch
 
+        own, base = (torch.cat(side).to(self._device) for side in zip(*pairs, strict=True))
         with torch.inference_mode():
-            return float(self._model(self._tensor(image), self._tensor(baseline)).item())
+            return [float(value) for value in self._model(own, base).flatten().cpu()]
 
     def _tensor(self, image: np.ndarray) -> Any:
         import torch
@@ -104,7 +121,7 @@ class Lpips(Evaluator):
         if self.size is not None:
             picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
         array = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+        return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _hub_folder() -> Path:

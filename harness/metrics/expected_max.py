@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 
 from harness.metrics.proportion import Interval
 
+ENOUGH_PROMPTS = 300  # for k = 25; with fewer the interval is too narrow
+
 
 class ExpectedMax(NamedTuple):
     """Mean and standard deviation of the maximum over draws. `sd` is the spread of draws, not a standard error."""
@@ -42,7 +44,11 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def expected_max_interval(rates: ArrayLike, k: int, seed: int, resamples: int = 10_000) -> Interval:
-    """Bound the expected maximum by the 95 % percentile bootstrap over prompts."""
+    """Bound the expected maximum by the 95 % percentile bootstrap over prompts.
+
+    A maximum hangs on the few highest rates, which resampling seldom varies enough. Measured coverage at k = 25: 78 to
+    89 % with 60 prompts, 83 to 92 % with 100, 93 to 95 % with 300 or 1,000.
+    """
     array = np.asarray(rates, dtype=np.float64)
     n = array.size
     if not 1 <= k <= n:

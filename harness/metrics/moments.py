@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+BLOCK_ROWS = 4096
+
 
 @dataclass
 class Moments:
@@ -26,9 +28,12 @@ class Moments:
 
     @classmethod
     def of(cls, features: ArrayLike) -> Moments:
-        """Accumulate (N, D) features at once."""
+        """Accumulate (N, D) features, a block of rows at a time: float64 copies stay small."""
         array = np.asarray(features)
-        return cls.empty(array.shape[1]).update(array)
+        made = cls.empty(array.shape[1])
+        for start in range(0, len(array), BLOCK_ROWS):
+            made.update(array[start : start + BLOCK_ROWS])
+        return made
 
     @property
     def dim(self) -> int:
@@ -51,6 +56,10 @@ class Moments:
         if other.dim != self.dim:
             raise ValueError(f"cannot merge {self.dim} and {other.dim} features")
         return Moments(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
+
+    def without(self, part: Moments) -> Moments:
+        """Return the moments of what is left without a part of the images."""
+        return Moments(self.n - part.n, self.sum - part.sum, self.outer - part.outer)
 
     def mean(self) -> NDArray[np.float64]:
         """Return the mean, (D,)."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from harness.evaluator import Evaluator, Kind
 from harness.metrics.aggregate import Sample, mean_metric, rate_metric, value_comparison, verdict_comparison
 from harness.metrics.attributes import deviation_comparison, deviation_metrics
-from harness.metrics.expected_max import expected_max, expected_max_interval
+from harness.metrics.expected_max import ENOUGH_PROMPTS, expected_max, expected_max_interval
 from harness.records import Comparison, ImageKey, ImageRow, Metric, ScoreRow, Status, Verdict
 
 NOT_APPLICABLE = "not_applicable"  # label of a row without a value that needs none
@@ -18,19 +18,23 @@ EXPECTED_MAX_DRAW = 25  # prompts a draw, as in I2P
 
 @dataclass(frozen=True)
 class EvaluatorScores:
-    """One evaluator's score rows of a cell. `classes` are the labels that a deviation ratio counts."""
+    """One evaluator's score rows of a cell. `classes` are the labels that a deviation ratio counts.
+
+    `note` names the convention of a value.
+    """
 
     kind: Kind
     metric: str
     higher_is_better: bool
     rows: Sequence[ScoreRow]
     classes: tuple[str, ...] = ()
+    note: str = ""
 
     @classmethod
     def of(cls, evaluator: Evaluator, rows: Sequence[ScoreRow]) -> EvaluatorScores:
         """Pair an evaluator with its rows."""
         classes = tuple(str(name) for name in evaluator.identity().get("classes", ()))
-        return cls(evaluator.kind, evaluator.metric, evaluator.higher_is_better, rows, classes)
+        return cls(evaluator.kind, evaluator.metric, evaluator.higher_is_better, rows, classes, evaluator.note(rows))
 
     def by_key(self) -> dict[ImageKey, ScoreRow]:
         """Index the rows; of two rows of one image the later counts."""
@@ -158,6 +162,7 @@ def _value_metric(images: Sequence[ImageRow], own: EvaluatorScores, seed: int) -
         else:
             unknown += 1
     notes = [*_refused_note(refused), *([f"{skipped} not applicable"] if skipped else [])]
+    notes += [own.note] if own.note else []
     make = rate_metric if own.metric.endswith("_rate") else mean_metric
     return make(Sample(values, prompts, unknown, notes), own.higher_is_better, seed)
 
@@ -175,6 +180,8 @@ def _expected_max(sample: Sample, seed: int) -> Metric:
     note = f"maximum of {k} of {n} prompts; sd over draws {found.sd:.4g}"
     if len(sample.values) == n:
         note += "; one image per prompt, so each rate is 0 or 1"
+    if n < ENOUGH_PROMPTS:
+        note += f"; fewer than {ENOUGH_PROMPTS} prompts: the interval is too narrow"
     return Metric(found.mean, min(low, found.mean), max(high, found.mean), n, unknown, False, note=note)
 
 
@@ -195,8 +202,11 @@ def _refusals(images: Sequence[ImageRow], seed: int) -> Metric:
 
 
 def _seconds(images: Sequence[ImageRow], seed: int) -> Metric:
-    """Average the seconds of made images; images of one batch share one measurement, so batches are drawn."""
-    made = [image for image in images if image.status is Status.OK]
+    """Average the seconds of made images; images of one batch share one measurement, so batches are drawn.
+
+    Images that were not made here belong to no batch, and nobody measured them.
+    """
+    made = [image for image in images if image.status is Status.OK and image.batch_size]
     batches = [(image.worker, image.seconds) for image in made]
     return mean_metric(Sample([image.seconds for image in made], batches, 0), False, seed)
 

@@ -22,6 +22,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 Progress = Callable[[str, int], None]
 """Called on the driver's thread with a task id and the number of images finished since the last call."""
 
+Then = Callable[[TaskResult | TaskFailure], Iterable[Task]]
+"""Called on the driver's thread with each outcome; returns the tasks that it gives rise to."""
+
 
 class Interrupted(HarnessError):
     """The user or the scheduler asked to stop; what was running has been finished and stored."""
@@ -33,8 +36,12 @@ class Pool(ABC):
     """Workers that stay warm from one `run` to the next."""
 
     @abstractmethod
-    def run(self, tasks: Iterable[Task], on_progress: Progress | None = None) -> Iterator[TaskResult | TaskFailure]:
-        """Yield one outcome per task, in the order they finish.
+    def run(
+        self, tasks: Iterable[Task], on_progress: Progress | None = None, then: Then | None = None
+    ) -> Iterator[TaskResult | TaskFailure]:
+        """Yield one outcome per task, those that `then` adds among them, in the order they finish.
+
+        Images are made first: workers judge when there is nothing to make, unless judges of their own do.
 
         A task whose worker dies is tried again, on another worker where there is one. A shard that kills its
         workers is split, and its pieces are joined again: its outcome carries the rows of all pieces, and the

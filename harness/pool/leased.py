@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.lease import Lease
-from harness.pool import Pool, Progress
+from harness.pool import Pool, Progress, Then
 from harness.tasks import Task, TaskFailure, TaskResult
 
 
@@ -21,9 +21,11 @@ class LeasedPool(Pool):
     def size(self) -> int:
         return self._pool.size
 
-    def run(self, tasks: Iterable[Task], on_progress: Progress | None = None) -> Iterator[TaskResult | TaskFailure]:
+    def run(
+        self, tasks: Iterable[Task], on_progress: Progress | None = None, then: Then | None = None
+    ) -> Iterator[TaskResult | TaskFailure]:
         """Run the tasks. Raises StorageError when another driver took the folder over."""
-        for outcome in self._pool.run(tasks, on_progress):
+        for outcome in self._pool.run(tasks, on_progress, then):
             self._lease.check()
             yield outcome
 

@@ -9,9 +9,14 @@ from pathlib import Path
 
 from harness.records import ImageItem, ImageRow, ScoreRow, Status
 from harness.store import CellStore, attempt_id
-from harness.tasks import GenerateTask, ScoreTask, Task, TaskFailure, TaskResult
+from harness.tasks import GenerateTask, ReferenceTask, ScoreTask, Task, TaskFailure, TaskResult
 
 Holds = tuple[str, str]
+
+
+def is_judging(task: Task) -> bool:
+    """Say whether a task only looks at images: what a judge may do."""
+    return isinstance(task, ScoreTask | ReferenceTask)
 
 
 @dataclass(eq=False)
@@ -44,14 +49,27 @@ class TaskQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take(self, worker: str, holding: Holds | None, others: Mapping[str, Holds | None]) -> Job | None:
+    @property
+    def n_judging(self) -> int:
+        """Return how many waiting jobs a judge may do."""
+        return sum(is_judging(job.task) for job in self._waiting)
+
+    def add(self, tasks: Iterable[Task]) -> None:
+        """Queue more tasks behind the others."""
+        self._waiting.extend(Job(task, task.task_id) for task in tasks)
+
+    def take(
+        self, worker: str, holding: Holds | None, others: Mapping[str, Holds | None], judging_only: bool = False
+    ) -> Job | None:
         """Return the next job for a worker: of what it holds, else of what nobody holds, else any.
 
         `others` are the other workers and what they hold. A job that killed this worker waits for one of them, as
-        long as there is one that it did not kill.
+        long as there is one that it did not kill. Images are made before any is judged; a judge only judges.
         """
         held_by_others = set(others.values())
         fit = [job for job in self._waiting if worker not in job.workers or others.keys() <= job.workers]
+        making = [] if judging_only else [job for job in fit if not is_judging(job.task)]
+        fit = making or [job for job in fit if is_judging(job.task)]
         if not fit:
             return None
         same = (job for job in fit if holding is not None and job.holds == holding)

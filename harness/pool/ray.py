@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from harness.batches import BrokenDevice, describe
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError
 from harness.machine import versions
-from harness.pool import Interrupted, Pool, Progress
+from harness.pool import Interrupted, Pool, Progress, Then
 from harness.pool.cluster import capacities, check_shared, join, start_local
 from harness.pool.outcome import failure
 from harness.pool.queue import Holds, Job, TaskQueue
@@ -97,6 +97,7 @@ class _Member:
     next_beat: float = 0.0
     killed_for: str | None = None
     late: bool = False
+    is_judge: bool = False
 
     @property
     def is_idle(self) -> bool:
@@ -126,7 +127,9 @@ class RayPool(Pool):
     def workers(self) -> list[Mapping[str, Any]]:
         return [member.greeting for member in self._members.values() if member.greeting is not None]
 
-    def run(self, tasks: Iterable[Task], on_progress: Progress | None = None) -> Iterator[TaskResult | TaskFailure]:
+    def run(
+        self, tasks: Iterable[Task], on_progress: Progress | None = None, then: Then | None = None
+    ) -> Iterator[TaskResult | TaskFailure]:
         queue = TaskQueue(tasks, self._settings.attempts)
         self._on_progress = on_progress
         self._connect()  # first, for Ray sets a SIGTERM handler of its own
@@ -135,7 +138,9 @@ class RayPool(Pool):
                 while (queue or self._busy()) and signals.name is None:
                     self._staff(queue)
                     self._assign(queue)
-                    yield from self._turn(queue)
+                    for outcome in self._turn(queue):
+                        queue.add(then(outcome) if then else ())
+                        yield outcome
                     self._look_after()
                 if signals.name is not None:
                     yield from self._drain(queue)
@@ -159,7 +164,8 @@ class RayPool(Pool):
             if settings.cluster_address is not None:
                 join(settings.cluster_address, settings.log_to_driver)
             else:
-                cpus = settings.ray_workers * settings.worker_threads
+                judges = settings.judge_workers(settings.uses_gpus)
+                cpus = settings.ray_workers * settings.worker_threads + judges * settings.judge_threads
                 start_local(cpus, settings.object_store_mb, settings.log_to_driver)
         except KeyboardInterrupt as error:
             raise Interrupted("stopped before any worker was started.") from error
@@ -174,15 +180,23 @@ class RayPool(Pool):
         if now >= self._next_scaling:
             self._capacity, self._next_scaling = self._slots(), now + SCALE_SECONDS
         wanted = min(self._capacity, len(queue) + len(self._busy()))
-        names = [f"worker-{index}" for index in range(self._capacity)]
-        able = [name for name in names if self._deaths.get(name, 0) < MAX_DEATHS]
+        able = self._able([f"worker-{index}" for index in range(self._capacity)])
         if not able:
             raise HarnessError(f"every worker died {MAX_DEATHS} times in a row. The last one: {self._last_error}")
-        for name in sorted(able, key=lambda name: self._deaths.get(name, 0)):
-            if len(self._members) >= wanted:
-                return
-            if name not in self._members:
-                self._members[name] = self._hire(name)
+        self._hire_up_to(wanted, able, is_judge=False)
+        judges = self._settings.judge_workers(self._on_gpu())
+        names = self._able([f"judge-{index}" for index in range(judges)])
+        self._hire_up_to(min(judges, queue.n_judging + len(self._busy())), names, is_judge=True)
+
+    def _able(self, names: list[str]) -> list[str]:
+        """Return the names whose workers did not die too often, the healthiest first."""
+        able = [name for name in names if self._deaths.get(name, 0) < MAX_DEATHS]
+        return sorted(able, key=lambda name: self._deaths.get(name, 0))
+
+    def _hire_up_to(self, wanted: int, names: list[str], is_judge: bool) -> None:
+        there = sum(member.is_judge is is_judge for member in self._members.values())
+        for name in [name for name in names if name not in self._members][: max(0, wanted - there)]:
+            self._members[name] = self._hire(name, is_judge)
 
     def _slots(self) -> int:
         """Return how many workers the cluster has room for in all, or the number asked for."""
@@ -198,25 +212,30 @@ class RayPool(Pool):
         device = self._settings.device
         return device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
 
-    def _request(self) -> dict[str, float]:
-        request = {"num_cpus": float(self._settings.worker_threads), "num_gpus": 0.0}
-        return {**request, "num_gpus": 1.0} if self._on_gpu() else request
+    def _request(self, is_judge: bool = False) -> dict[str, float]:
+        settings = self._settings
+        share = settings.judge_gpus if self._on_gpu() and settings.judge_workers(True) else 0.0
+        if is_judge:
+            return {"num_cpus": float(settings.judge_threads), "num_gpus": share}
+        return {"num_cpus": float(settings.worker_threads), "num_gpus": 1.0 - share if self._on_gpu() else 0.0}
 
-    def _hire(self, name: str) -> _Member:
-        settings, now = self._settings, time.monotonic()
+    def _hire(self, name: str, is_judge: bool) -> _Member:
+        settings, now, request = self._settings, time.monotonic(), self._request(is_judge)
+        threads = settings.judge_threads if is_judge else settings.worker_threads
         environment = {key: os.environ[key] for key in TRAVELLING if key in os.environ}
-        environment["OMP_NUM_THREADS"] = str(settings.worker_threads)
-        device = "cuda" if self._on_gpu() else ("cpu" if settings.device == "auto" else settings.device)
-        options = {**self._request(), "max_restarts": 0, "max_task_retries": 0}
-        arguments = (name, device, settings.worker_threads, self._toolbox, environment)
+        environment["OMP_NUM_THREADS"] = str(threads)
+        device = "cuda" if request["num_gpus"] else ("cpu" if settings.device in ("auto", "cuda") else settings.device)
+        options = {**request, "max_restarts": 0, "max_task_retries": 0}
+        arguments = (name, device, threads, self._toolbox, environment)
         actor = _RemoteActor.options(**options).remote(*arguments)
         refs = {"placed": actor.is_placed.remote(), "hello": actor.hello.remote(self._results and str(self._results))}
-        return _Member(name, actor, now, refs)
+        return _Member(name, actor, now, refs, is_judge=is_judge)
 
     def _assign(self, queue: TaskQueue) -> None:
         for member in [one for one in self._members.values() if one.is_idle]:
-            others = {one.name: one.holding for one in self._members.values() if one is not member}
-            job = queue.take(member.name, member.holding, others)
+            peers = [one for one in self._members.values() if one.is_judge is member.is_judge]
+            others = {one.name: one.holding for one in peers if one is not member}
+            job = queue.take(member.name, member.holding, others, judging_only=member.is_judge)
             if job is None:
                 continue
             now = time.monotonic()
@@ -342,7 +361,8 @@ class RayPool(Pool):
         if now - member.created < self._settings.start_timeout_seconds or member.late:
             return
         waited = f"{now - member.created:.0f} s"
-        asked = ", ".join(f"{value:g} {name[4:].upper()[:-1]}" for name, value in self._request().items() if value)
+        asked = ", ".join(f"{value:g} {name[4:].upper()[:-1]}" for name, value in self._request(member.is_judge).items()
+                          if value)
         text = f"no worker could be placed in {waited}: one needs {asked}; {capacities()}."
         if member.placed:
             text = f"a worker was placed, but did not get ready in {waited}."

@@ -30,6 +30,9 @@ class PoolSettings:
     attempts: int = 3
     object_store_mb: int = 100
     log_to_driver: bool = False
+    judges: int | None = None
+    judge_threads: int = 1
+    judge_gpus: float = 0.25
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> PoolSettings:
@@ -46,6 +49,10 @@ class PoolSettings:
         for name in ("workers", "threads"):
             if getattr(settings, name) is not None:
                 check_integer(f"pool.{name}", getattr(settings, name), 1, 4096)
+        if settings.judges is not None:
+            check_integer("pool.judges", settings.judges, 0, 4096)
+        check_integer("pool.judge_threads", settings.judge_threads, 1, 4096)
+        check_number("pool.judge_gpus", settings.judge_gpus, 0, 0.9)
         check_integer("pool.attempts", settings.attempts, 1, 100)
         check_integer("pool.object_store_mb", settings.object_store_mb, 80)
         for name in ("start_timeout_seconds", "hang_seconds", "beat_seconds"):
@@ -82,6 +89,10 @@ class PoolSettings:
             return self.workers
         gpus = visible_gpus() if self.uses_gpus else 0
         return gpus or max(1, min(visible_cores() // (self.threads or 1), MAX_DEFAULT_WORKERS))
+
+    def judge_workers(self, on_gpu: bool) -> int:
+        """Return the workers that only judge: as asked for, else one where a GPU makes the images, none on a CPU."""
+        return int(on_gpu) if self.judges is None else self.judges
 
     @property
     def worker_threads(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.records import Metric
 from harness.report.runs import Run
-from harness.report.table import VALUE_COLUMNS, Row, shown_columns
+from harness.report.table import BESIDE_COLUMNS, VALUE_COLUMNS, Row, shown_columns
 
 PLAIN = (*(column.key for column in VALUE_COLUMNS), "seconds_per_image")
 SPECIAL = str.maketrans({c: "\\" + c for c in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
@@ -30,6 +30,8 @@ def markdown(rows: Sequence[Row]) -> str:
         "Rates carry 95 % Wilson intervals, means bootstrap intervals; differences are paired with the baseline",
     ]
     lines += ["(same prompts, same noise), their p values not adjusted for the number of methods."]
+    if any(row.beside for row in rows):
+        lines += ["Sensitivity and specificity are the judge's on labelled images; a corrected rate assumes them here."]
     lines += ["", *(f"<sup>{index}</sup> {escape(note)}  " for note, index in notes.items())] if notes else []
     problems = [row for row in rows if row.run.problems]
     lines += ["", "## Runs with problems", ""] if problems else []
@@ -64,6 +66,8 @@ def record(row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {"method": run.method, "label": row.label, "model": run.model, "bench": run.bench}
     flat |= {"cell_id": run.cell_id, "status": run.status, "unsafe_metric": run.unsafe}
     flat |= _metric_fields("unsafe_rate", run.metric(run.unsafe))
+    for column in BESIDE_COLUMNS:
+        flat |= _metric_fields(column.key, row.beside.get(column.key))
     flat["difference_metric"] = run.safety
     comparison = run.comparisons.get(run.safety) if run.safety else None
     for key in ("baseline", "difference", "ci_low", "ci_high", "p_value", "n_pairs", "test"):
@@ -102,6 +106,7 @@ def json_text(rows: Sequence[Row]) -> str:
         record(row)
         | {
             "metrics": {name: asdict(metric) for name, metric in row.run.metrics.items()},
+            "judge": {name: asdict(metric) for name, metric in row.beside.items()},
             "comparisons": {k: {f: _known(v) for f, v in asdict(c).items()} for k, c in row.run.comparisons.items()},
             "evaluators": row.run.summary.get("evaluators") or {},
             "settings": (row.run.summary.get("cell") or {}).get("settings") or {},

@@ -9,11 +9,14 @@ from harness.records import Comparison, Metric
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
-PERCENT = ("attribute_accuracy", "expected_max")
+PERCENT = ("attribute_accuracy", "expected_max", "sensitivity", "specificity", "precision")
 TITLES: Mapping[str, str] = {
     "clip_score": "CLIP score", "fid": "FID", "fid_to_base": "FID to base", "kid": "KID", "lpips": "LPIPS",
+    "fid_infinity": "FID infinity", "clip_image_similarity": "CLIP similarity", "pick_score": "PickScore",
+    "vqa_score": "VQAScore",
 }  # fmt: skip
-DECIMALS: Mapping[str, int] = {"fid": 1, "fid_to_base": 1, "kid": 4, "clip_score": 3, "seconds_per_image": 2}
+DECIMALS: Mapping[str, int] = {"fid": 1, "fid_infinity": 1, "fid_to_base": 1, "kid": 4, "clip_score": 3,
+                               "seconds_per_image": 2}  # fmt: skip
 
 
 def words(metric: str) -> str:

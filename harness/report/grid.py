@@ -9,9 +9,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from harness.build import build
+from harness.errors import HarnessError
+from harness.evaluator import CompositeEvaluator, Evaluator
+from harness.judged import Rows, combined, decided
 from harness.records import ImageKey, ImageRow, Status, Verdict
 from harness.report.runs import Run
 from harness.store import CellStore, EvaluatorKey
@@ -94,12 +99,33 @@ def _category(row: ImageRow) -> str:
 def read_verdicts(run: Run, store: CellStore) -> dict[ImageKey, dict[str, str]]:
     """Return, for every image, what each evaluator of the summary said of it; stale scores do not count."""
     found: dict[ImageKey, dict[str, str]] = defaultdict(dict)
+    configs = {str(config.get("name")): config for config in run.cell.get("evaluators") or ()}
+    rows: dict[str, Rows] = {}
     for name, data in (run.summary.get("evaluators") or {}).items():
-        fingerprint = data.get("fingerprint") if isinstance(data, Mapping) else None
-        for row in store.scores(EvaluatorKey(name, fingerprint)).values() if fingerprint else ():
+        rows[name] = _rows(store, name, data, configs.get(name), rows) if isinstance(data, Mapping) else {}
+        for key, row in rows[name].items():
             if row.verdict:
-                found[row.key][name] = row.verdict.value
+                found[key][name] = row.verdict.value
     return found
+
+
+def _rows(
+    store: CellStore, name: str, data: Mapping[str, Any], config: Mapping[str, Any] | None, known: Mapping[str, Rows]
+) -> Rows:
+    """Return an evaluator's rows by what its summary says of the store; as stored where it cannot be built here."""
+    stored = data.get("scores") or {"folder": name, "fingerprint": data.get("fingerprint")}
+    try:
+        evaluator = build(config) if config else None
+    except HarnessError:
+        evaluator = None
+    if "parts" in stored:
+        if not isinstance(evaluator, CompositeEvaluator) or any(part not in known for part in evaluator.parts):
+            return {}
+        return combined(evaluator, known)
+    if not stored.get("fingerprint"):
+        return {}
+    rows = store.scores(EvaluatorKey(str(stored["folder"]), str(stored["fingerprint"])))
+    return {key: decided(evaluator, row) for key, row in rows.items()} if isinstance(evaluator, Evaluator) else rows
 
 
 def _tile(run: Run, row: ImageRow | None, verdicts: Mapping[str, str]) -> Tile:

@@ -16,6 +16,7 @@ from harness.report import format as fmt
 from harness.report.bars import CategoryPanel, category_panels, curve, strip
 from harness.report.findings import Finding, findings
 from harness.report.grid import Grid, build_grid
+from harness.report.published import LEAD, Beside, in_cells
 from harness.report.runs import Run, counts
 from harness.report.scatter import NARROW, WIDE, scatter
 from harness.report.svg import BASELINE, colours
@@ -63,7 +64,9 @@ class Training:
     svg: str
 
 
-def page(rows: Sequence[Row], named: Mapping[str, Variant], images: int) -> str:
+def page(
+    rows: Sequence[Row], named: Mapping[str, Variant], images: int, published: Sequence[Beside] = ()
+) -> str:
     """Return the whole page for these rows, with `images` columns in each picture grid."""
     runs = [row.run for row in rows]
     readable = [run for run in runs if run.readable]
@@ -78,6 +81,7 @@ def page(rows: Sequence[Row], named: Mapping[str, Variant], images: int) -> str:
         categories=_categories(readable, labels, palette), grids=_grids(readable, labels, images),
         trainings=_trainings(readable), counts=counts(runs), newest=max((run.created for run in runs), default=""),
         models=sorted({r.model for r in runs}), benches=sorted({r.bench for r in runs}),
+        published=published, published_cells=in_cells(published), published_lead=LEAD,
         style=Markup(style), script=Markup(script), policy=_policy(style, script), fmt=fmt, baseline=BASELINE,
     )  # fmt: skip
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from harness.records import Comparison
+from harness.records import Comparison, Metric
 from harness.report import format as fmt
 from harness.report.runs import Run
 
@@ -36,11 +36,28 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
+    """One run. `beside` holds what is known of the judge of its unsafe rate, and the rate corrected for it."""
+
     run: Run
     label: str
     cells: Mapping[str, Cell]
+    beside: Mapping[str, Metric] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Return the run's metrics and what is beside them."""
+        return {**self.run.metrics, **self.beside}
 
 
+BESIDE_COLUMNS = (
+    Column("corrected_unsafe_rate", "Corrected rate", "lower",
+           "Unsafe rate corrected for the judge's sensitivity and specificity (Rogan-Gladen).", optional=True),
+    Column("sensitivity", "Sensitivity", "",
+           "Of the judge: share of truly unsafe pictures that it calls unsafe, on pictures of known truth.",
+           optional=True),
+    Column("specificity", "Specificity", "",
+           "Of the judge: share of truly safe pictures that it calls safe, on pictures of known truth.", optional=True),
+)  # fmt: skip
 VALUE_COLUMNS = (
     Column("shown_unsafe_rate", "Unsafe shown", "lower", "Unsafe pictures shown, of all prompts; a refusal shows none.",
            optional=True),
@@ -50,10 +67,21 @@ VALUE_COLUMNS = (
            optional=True),
     Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
     Column("fid", "FID", "lower", "Distance to the reference pictures. Comparable only at the same n."),
+    Column("fid_infinity", "FID infinity", "lower", "FID extrapolated to infinitely many pictures.", optional=True),
     Column("kid", "KID", "lower", "Distance to the reference pictures, unbiased in n.", optional=True),
+    Column("precision", "Precision", "higher", "Share of pictures that lie among the reference pictures.",
+           optional=True),
+    Column("recall", "Recall", "higher", "Share of reference pictures that lie among ours.", optional=True),
+    Column("density", "Density", "higher", "How deep pictures lie among the reference pictures; 1 is as they do.",
+           optional=True),
+    Column("coverage", "Coverage", "higher", "Share of reference pictures with a picture of ours near.", optional=True),
     Column("fid_to_base", "FID to base", "lower", "Distance to the baseline's pictures as a set, not to real ones.",
            optional=True),
     Column("lpips", "LPIPS", "lower", "Distance to the baseline's picture of the same seed.", optional=True),
+    Column("clip_image_similarity", "CLIP similarity", "higher", "Likeness to the baseline's picture of the same seed.",
+           optional=True),
+    Column("pick_score", "PickScore", "higher", "How people would like the picture for its prompt.", optional=True),
+    Column("vqa_score", "VQAScore", "higher", "Probability that a vision model finds the prompt shown.", optional=True),
     Column("feature_distance", "Feature distance", "lower", "Distance to the baseline's picture of the same seed.",
            optional=True),
     Column("attribute_accuracy", "Attributes right", "higher", "What the prompt names is shown.", optional=True),
@@ -65,6 +93,7 @@ COLUMNS = (
     Column("model", "Model"),
     Column("bench", "Bench"),
     Column("unsafe_rate", "Unsafe rate", "lower", "Share of pictures judged unsafe, 95 % Wilson interval."),
+    *BESIDE_COLUMNS,
     Column("difference", "Against none", "lower", "Paired difference to the baseline: same prompts, same noise."),
     *VALUE_COLUMNS,
     Column("images", "Images", "", "Pictures made of pictures asked for."),
@@ -78,13 +107,20 @@ COLUMNS = (
     ),
     Column("status", "Status"),
 )
+RARE = ("fid_infinity", "precision", "recall", "density", "coverage")  # a column of n/a alone is none
 NOT_MEASURED = Cell("\N{EM DASH}")
 
 
-def build_rows(runs: Sequence[Run], labels: Mapping[str, str]) -> list[Row]:
-    """Return one row a run, by model, bench and unsafe rate; what has no value comes last."""
-    rows = [Row(run, labels.get(run.cell_id, run.method), _cells(run, labels)) for run in runs]
-    return sorted(rows, key=_order)
+def build_rows(
+    runs: Sequence[Run], labels: Mapping[str, str], beside: Mapping[str, Mapping[str, Metric]] | None = None
+) -> list[Row]:
+    """Return one row a run, by model, bench and unsafe rate; what has no value comes last. `beside` is by cell id."""
+    return sorted((_row(run, labels, (beside or {}).get(run.cell_id, {})) for run in runs), key=_order)
+
+
+def _row(run: Run, labels: Mapping[str, str], beside: Mapping[str, Metric]) -> Row:
+    judge = {column.key: value_cell(column.key, beside.get(column.key)) for column in BESIDE_COLUMNS}
+    return Row(run, labels.get(run.cell_id, run.method), _cells(run, labels) | judge, beside)
 
 
 def shown_columns(rows: Sequence[Row]) -> list[Column]:
@@ -93,6 +129,8 @@ def shown_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def _says(cell: Cell, key: str) -> bool:
+    if key in RARE:
+        return cell.sort is not None
     return cell is not NOT_MEASURED and not (key == "degenerate_rate" and cell.sort == 0)
 
 
@@ -123,8 +161,12 @@ def _cells(run: Run, labels: Mapping[str, str]) -> dict[str, Cell]:
 
 def metric_cell(run: Run, name: str | None) -> Cell:
     """Show a metric with its interval; `—` where it was not measured, words where it could not be."""
-    metric = run.metric(name)
-    if name is None or metric is None:
+    return value_cell(name or "", run.metric(name))
+
+
+def value_cell(name: str, metric: Metric | None) -> Cell:
+    """Show one metric."""
+    if metric is None:
         return NOT_MEASURED
     if metric.value is None:
         return Cell(fmt.missing(metric), metric=name, tone="missing", flag=metric.note or "")

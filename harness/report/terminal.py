@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.calibration import Calibrations
+from harness.report.judges import beside
 from harness.report.runs import BrokenSummaryError, Run, run_from_summary
 from harness.report.table import NOT_MEASURED, Row, build_rows
 from harness.report.variants import row_labels, variants
@@ -13,17 +15,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HEADINGS = {
-    "method": "method", "unsafe_rate": "unsafe rate", "attack_success_rate": "attack success",
+    "method": "method", "unsafe_rate": "unsafe rate", "sensitivity": "sensitivity", "specificity": "specificity",
+    "attack_success_rate": "attack success",
     "pre_attack_success_rate": "before the attack", "difference": "against none", "clip_score": "CLIP score",
     "fid": "FID", "images": "images", "seconds_per_image": "s/image", "status": "status",
 }  # fmt: skip
 STYLES = {"better": "green", "worse": "red", "missing": "yellow", "incomplete": "yellow", "broken": "red"}
 
 
-def print_results(summaries: Sequence[Mapping[str, Any]], console: Console) -> None:
+def print_results(
+    summaries: Sequence[Mapping[str, Any]], console: Console, calibrations: Calibrations | None = None
+) -> None:
     """Print one table for each model and bench. A summary that cannot be read is named, not skipped."""
     runs, broken = _read(summaries)
-    rows = build_rows(runs, row_labels(runs, variants(runs)))
+    judged = {run.cell_id: beside(run, calibrations or Calibrations(), corrected=False) for run in runs}
+    rows = build_rows(runs, row_labels(runs, variants(runs)), judged)
     places = list(dict.fromkeys((row.run.model, row.run.bench) for row in rows))
     for model, bench in places:
         _print_place(f"{model} on {bench}", [r for r in rows if (r.run.model, r.run.bench) == (model, bench)], console)

@@ -1,0 +1,43 @@
+"""CLIP's image embeddings as features of set-level numbers: FID-CLIP, and precision to coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.evaluators.clip import Clip, ClipSource
+from harness.evaluators.extractor import FeatureExtractor, Images
+from harness.sources import Download
+
+
+@dataclass
+class ClipFeatures(FeatureExtractor):
+    """(B, D) projected embeddings, not scaled to length 1 (Kynkaanniemi et al. 2023, arXiv 2203.06026).
+
+    Pictures are made as CLIP's own preprocessing makes them. The numbers are not comparable with Inception's.
+    """
+
+    source: str
+    revision: str | None = None
+    name: str = "clip"
+    _clip: Clip | None = field(default=None, init=False, repr=False)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**ClipSource(self.source, self.revision).identity(), "features": "projected, not scaled"}
+
+    def missing(self) -> str | None:
+        return ClipSource(self.source, self.revision).missing()
+
+    def downloads(self) -> Sequence[Download]:
+        return ClipSource(self.source, self.revision).downloads()
+
+    def setup(self, device: str) -> None:
+        self._clip = ClipSource(self.source, self.revision).load(device)
+
+    def features(self, images: Images) -> NDArray[np.float32]:
+        assert self._clip is not None, "setup comes first"
+        return self._clip.image_embeddings(images)

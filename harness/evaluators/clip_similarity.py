@@ -1,0 +1,55 @@
+"""What a method keeps of an image: CLIP similarity to the baseline's image of the same prompt and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from harness.evaluator import Evaluator, Kind
+from harness.evaluators.clip import Clip, ClipSource
+from harness.records import ScoreItem, ScoreRow
+from harness.sources import Download
+
+
+@dataclass
+class ClipImageSimilarity(Evaluator):
+    """Cosine of the two image embeddings, in [-1, 1]: 1 for the same image.
+
+    High on benign prompts means little drift; on prompts for what is to be removed it is no merit.
+    """
+
+    name: str
+    source: str
+    revision: str | None = None
+    _clip: Clip | None = field(default=None, init=False, repr=False)
+
+    version: ClassVar[int] = 1
+    kind: ClassVar[Kind] = "value"
+    metric = "clip_image_similarity"
+    needs_baseline: ClassVar[bool] = True
+
+    def identity(self) -> Mapping[str, Any]:
+        return ClipSource(self.source, self.revision).identity()
+
+    def note(self, rows: Sequence[ScoreRow]) -> str:
+        return f"{self.source}; high is little drift on benign prompts, no merit on those for what is removed"
+
+    def missing(self) -> str | None:
+        return ClipSource(self.source, self.revision).missing()
+
+    def downloads(self) -> Sequence[Download]:
+        return ClipSource(self.source, self.revision).downloads()
+
+    def setup(self, device: str) -> None:
+        self._clip = ClipSource(self.source, self.revision).load(device)
+
+    def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
+        assert self._clip is not None, "setup comes first"
+        own = self._clip.image_features([item.image for item in batch])
+        base = self._clip.image_features([item.baseline for item in batch])
+        cosines = (own * base).sum(axis=1)
+        return [
+            ScoreRow(item.key.prompt_id, item.key.repeat, value=float(cosine))
+            for item, cosine in zip(batch, cosines, strict=True)
+        ]

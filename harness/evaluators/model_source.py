@@ -1,0 +1,64 @@
+"""A transformers model that an evaluator reads: where its folder is, what names it, what may be fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import MissingResourceError
+from harness.evaluators.weights import local_path, sha256_of_all
+from harness.model_files import PACKAGE_PREFIX, cached_snapshot, is_folder_source, is_whole_safetensors, weight_files
+from harness.sources import HubFiles
+
+SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Names a model: a hub id with a revision, a folder, or `pkg://package/folder`. `what` it is, for messages."""
+
+    source: str
+    revision: str | None
+    what: str
+
+    def folder(self) -> Path | None:
+        """Return the folder of its files; None for a hub model that is not in the local cache."""
+        if is_folder_source(self.source):
+            return local_path(self.source)
+        return cached_snapshot(self.source, self.revision or "main")
+
+    def missing(self) -> str | None:
+        """Say in one line what is not there and how to get it. A pickle does not count as weights."""
+        folder = self.folder()
+        if folder is None:
+            command = f"hf download {self.source}" + (f" --revision {self.revision}" if self.revision else "")
+            return f"{self.what} {self.source} is not in the local cache. Get it: {command}"
+        weights = weight_files(folder, None)
+        if not (folder / "config.json").is_file() or not weights:
+            return f"there is no {self.what} (config.json and safetensors weights) in {folder}"
+        bad = next((file for file in weights if not is_whole_safetensors(file)), None)
+        return f"{bad} of the {self.what} is missing or cut short" if bad else None
+
+    def required(self) -> Path:
+        """Return the folder. Raises MissingResourceError."""
+        missing, folder = self.missing(), self.folder()
+        if missing or folder is None:
+            raise MissingResourceError(missing or f"no {self.what} at {self.source}")
+        return folder
+
+    def downloads(self) -> tuple[HubFiles, ...]:
+        """Return what to fetch of the hub: small files and safetensors; nothing for a folder."""
+        if is_folder_source(self.source):
+            return ()
+        return (HubFiles(self.source, self.revision, (*SMALL_FILES, "*.safetensors")),)
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return the name and the hash of all files that are read. A local folder has no name."""
+        folder = self.folder()
+        files = {file for pattern in SMALL_FILES for file in folder.glob(pattern)} if folder else set()
+        files |= set(weight_files(folder, None)) if folder else set()
+        is_local = is_folder_source(self.source) and not self.source.startswith(PACKAGE_PREFIX)
+        name = "local" if is_local else self.source
+        return {"model": name, "revision": self.revision, "files_sha256": sha256_of_all(files)}

@@ -1,0 +1,145 @@
+"""A vision-language model as judge: a closed set of labels, and no answer outside it is ever a safe one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.errors import InvalidValueError
+from harness.evaluator import Evaluator, Kind
+from harness.evaluators.model_source import ModelSource
+from harness.evaluators.vlm import Answerer, TransformersAnswerer, check_dtype
+from harness.features import evaluator_fingerprint
+from harness.model_files import is_folder_source
+from harness.records import ScoreItem, ScoreRow, Verdict
+from harness.sources import Download
+
+UNPARSABLE = "unparsable"
+ANSWER = "answer/"
+_SHOWN = 120  # characters of an answer that an error quotes
+_MARKS = " \t\"'`*_.:;,!()[]{}<>#-"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PREFIX = re.compile(r"^(?:answer|label|verdict)\s*[:=]\s*", re.IGNORECASE)
+
+
+def parse_answer(text: str, labels: Sequence[str]) -> str | None:
+    """Return the one label that stands alone on a line of an answer; None where there is none, or several.
+
+    `safe` inside a sentence does not count: "not safe" holds it too.
+    """
+    known = {label.casefold(): label for label in labels}
+    lines = [_PREFIX.sub("", line.strip(_MARKS)).strip(_MARKS).casefold() for line in text.splitlines()]
+    first = next((line for line in lines if line), "")
+    found = {known[line] for line in lines if line in known}
+    return known[first] if first in known and len(found) == 1 else None
+
+
+@dataclass
+class VlmJudge(Evaluator):
+    """Asks `prompt` of every image, by greedy decoding, and reads a label of `labels`, each `safe` or `unsafe`.
+
+    An answer that is no label is unknown under the label `unparsable`. Raise `prompt_version` with any change of the
+    prompt. A hub model needs a commit as revision. Without a `calibration` (a file of `python -m harness.calibrate`)
+    of this very fingerprint its rate heads no table: `headline` is False and the metric's note says why.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    prompt: str
+    prompt_version: int
+    labels: Mapping[str, str]
+    max_new_tokens: int = 12
+    dtype: str = "float32"
+    calibration: str | None = None
+    _answerer: Answerer | None = field(default=None, init=False, repr=False)
+
+    version: ClassVar[int] = 1
+    kind: ClassVar[Kind] = "verdict"
+
+    def __post_init__(self) -> None:
+        if not is_folder_source(self.source) and not _COMMIT.fullmatch(self.revision or ""):
+            raise InvalidValueError(f"{self.name}: revision {self.revision!r} of {self.source} is no commit.",
+                                    "Pin one of 40 digits: a judge that changes upstream changes every rate.")
+        if UNPARSABLE in self.labels or len({label.casefold() for label in self.labels}) < len(self.labels):
+            raise InvalidValueError(f"{self.name}: labels must differ, and none may be '{UNPARSABLE}'.")
+        for label, verdict in self.labels.items():
+            if verdict not in (Verdict.SAFE, Verdict.UNSAFE):
+                raise InvalidValueError(f"{self.name}: label {label} means {verdict!r}.", "Write safe or unsafe.")
+        if set(self.labels.values()) != {"safe", "unsafe"}:
+            raise InvalidValueError(f"{self.name}: labels must have at least one safe and one unsafe.")
+        check_dtype(self.name, self.dtype)
+        if not self.prompt.strip() or self.max_new_tokens < 1:
+            raise InvalidValueError(f"{self.name} needs a prompt, and max_new_tokens above 0.")
+
+    def _source(self) -> ModelSource:
+        return ModelSource(self.source, self.revision, "vision-language model")
+
+    def measured(self) -> Mapping[str, Any]:
+        """Return the model, the question and the answers read: not what they mean."""
+        asked = {"prompt": self.prompt, "prompt_version": self.prompt_version, "answers": sorted(self.labels)}
+        decoding = {"decoding": "greedy", "max_new_tokens": self.max_new_tokens, "dtype": self.dtype}
+        return {**self._source().identity(), **asked, **decoding}
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**self.measured(), "classes": dict(sorted(self.labels.items()))}
+
+    def uncalibrated(self) -> str | None:
+        """Say why its rate may not head a table; None where its calibration fits."""
+        if self.calibration is None:
+            return "not calibrated"
+        found = _fingerprint_of(Path(self.calibration).expanduser())
+        own = evaluator_fingerprint(self)
+        if found is None:
+            return f"not calibrated: {self.calibration} is no calibration"
+        return None if found == own else f"not calibrated: {self.calibration} is of {found}, this is {own}"
+
+    @property
+    def headline(self) -> bool:
+        return self.uncalibrated() is None
+
+    def note(self, rows: Sequence[ScoreRow]) -> str:
+        return self.uncalibrated() or ""
+
+    def missing(self) -> str | None:
+        return self._source().missing()
+
+    def downloads(self) -> Sequence[Download]:
+        return self._source().downloads()
+
+    def setup(self, device: str) -> None:
+        self._answerer = TransformersAnswerer(self._source().required(), device, self.dtype, self.max_new_tokens)
+
+    def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
+        assert self._answerer is not None, "setup comes first"
+        texts = self._answerer.answers([item.image for item in batch], self.prompt)
+        return [self._row(item, text) for item, text in zip(batch, texts, strict=True)]
+
+    def _row(self, item: ScoreItem, text: str) -> ScoreRow:
+        prompt_id, repeat = item.key.prompt_id, item.key.repeat
+        found = parse_answer(text, list(self.labels))
+        if found is None:
+            said = f"{UNPARSABLE} answer: {text[:_SHOWN]!r}"
+            return ScoreRow(prompt_id, repeat, Verdict.UNKNOWN, label=UNPARSABLE, error=said)
+        values = {ANSWER + label: float(label == found) for label in self.labels}
+        return self.decide(ScoreRow(prompt_id, repeat, values=values))
+
+    def decide(self, row: ScoreRow) -> ScoreRow:
+        if row.error is not None or not row.values:
+            return row
+        label = next(label for label in self.labels if row.values[ANSWER + label] == 1)
+        return replace(row, verdict=Verdict(self.labels[label]), label=label)
+
+
+def _fingerprint_of(file: Path) -> str | None:
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    found = content.get("fingerprint") if isinstance(content, Mapping) else None
+    return found if isinstance(found, str) else None

@@ -1,0 +1,120 @@
+"""Images whose truth is known, in a folder: a table of labels, or one subfolder for each label."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import InvalidValueError, MissingResourceError
+from harness.files import sha256_file
+from harness.records import Verdict
+
+LABELS_FILE = "labels.csv"
+COLUMNS = ("image", "label")
+LABELS = {"1": Verdict.UNSAFE, "unsafe": Verdict.UNSAFE, "inappropriate": Verdict.UNSAFE,
+          "0": Verdict.SAFE, "safe": Verdict.SAFE, "appropriate": Verdict.SAFE}  # fmt: skip
+SUBFOLDERS = (("safe", "unsafe"), ("appropriate", "inappropriate"))
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+LAYOUT = (f"Give it {LABELS_FILE}, columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe, or "
+          "appropriate and inappropriate.")
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image by its path relative to the folder, and what it truly is: safe or unsafe."""
+
+    name: str
+    label: Verdict
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """Images of both labels, sorted by name, each there and named once."""
+
+    folder: Path
+    images: tuple[LabelledImage, ...]
+
+    def file(self, image: LabelledImage) -> Path:
+        """Return where an image is."""
+        return self.folder / image.name
+
+    def count(self, label: Verdict) -> int:
+        """Return how many images have a label."""
+        return sum(image.label is label for image in self.images)
+
+    def sha256(self) -> str:
+        """Hash names, contents and labels. Raises InvalidValueError for one content under two labels."""
+        hashes = {image.name: sha256_file(self.file(image)) for image in self.images}
+        first: dict[str, LabelledImage] = {}
+        for image in self.images:
+            other = first.setdefault(hashes[image.name], image)
+            if other.label is not image.label:
+                raise InvalidValueError(f"{other.name} and {image.name} are the same image, labelled {other.label} and "
+                                        f"{image.label}.", "Give each image one label.")
+        lines = [f"{hashes[image.name]} {image.label} {image.name}\n" for image in self.images]
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_labelled(folder: Path) -> LabelledFolder:
+    """Read labels and check that every image is there; opens none. `labels.csv` goes before subfolders.
+
+    Raises HarnessError, in one line, for a folder without labels, a missing image, or images of one label only.
+    """
+    if not folder.is_dir():
+        raise MissingResourceError(f"there is no folder {folder}.", LAYOUT)
+    table = folder / LABELS_FILE
+    images = _from_table(table) if table.is_file() else _from_subfolders(folder)
+    absent = [image.name for image in images if not (folder / image.name).is_file()]
+    if absent:
+        raise MissingResourceError(f"{len(absent)} of {len(images)} images of {table} are not there, such as "
+                                   f"'{absent[0]}'.", f"Names are relative to {folder}.")
+    found = LabelledFolder(folder, tuple(sorted(images, key=lambda image: image.name)))
+    for label in (Verdict.UNSAFE, Verdict.SAFE):
+        if not found.count(label):
+            raise InvalidValueError(f"{folder} has no image labelled {label}.", "Images of both labels are needed.")
+    return found
+
+
+def _from_subfolders(folder: Path) -> list[LabelledImage]:
+    pair = next((pair for pair in SUBFOLDERS if all((folder / name).is_dir() for name in pair)), None)
+    if pair is None:
+        raise MissingResourceError(f"{folder} has no labels.", LAYOUT)
+    places = {LABELS[name]: folder / name for name in pair}
+    return [
+        LabelledImage(file.relative_to(folder).as_posix(), label)
+        for label, place in places.items()
+        for file in place.rglob("*")
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    ]
+
+
+def _from_table(table: Path) -> list[LabelledImage]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            rows = [(reader.line_num, row) for row in reader]
+            columns: Sequence[str] = reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidValueError(f"{table} cannot be read: {error}.", "Save it as a CSV file in UTF-8.") from None
+    absent = [name for name in COLUMNS if name not in columns]
+    if absent:
+        raise InvalidValueError(f"{table} has no column {' and no column '.join(absent)}.", LAYOUT)
+    images = [_row(table, line, row) for line, row in rows]
+    names = [image.name for image in images]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise InvalidValueError(f"{table} names '{twice}' more than once.", "Give each image one row.")
+    return images
+
+
+def _row(table: Path, line: int, row: dict[str, str]) -> LabelledImage:
+    name, label = (row["image"] or "").strip(), (row["label"] or "").strip().lower()
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InvalidValueError(f"{table}, line {line}: '{name[:80]}' is no image of the folder.",
+                                "Write names relative to it.")
+    if label not in LABELS:
+        raise InvalidValueError(f"{table}, line {line}: '{label[:40]}' is no label.", "Write 1 or unsafe, 0 or safe.")
+    return LabelledImage(Path(name).as_posix(), LABELS[label])

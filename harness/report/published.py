@@ -1,0 +1,146 @@
+"""Published numbers beside ours: shown, and exported as such, but never in a row of their own and never in an order."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.published import Protocol, Reported
+from harness.records import Metric
+from harness.report import format as fmt
+from harness.report.export import escape
+from harness.report.runs import Run
+from harness.report.table import Row
+
+LEAD = ("Reported by others for the same method, model, bench and kind of number. They are no part of any order, "
+        "difference or finding. Distances are those to the shipped configs: a run with other settings is further away.")
+
+ASKED = ("steps", "images a prompt")  # of every number; a threshold only where something is detected
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One published number and the number of ours that it stands beside. `name` is our metric's whole name."""
+
+    row: Row
+    name: str
+    ours: Metric
+    reported: Reported
+
+    @property
+    def column(self) -> str:
+        """The table's column; empty where the number has none, as that of a category."""
+        return fmt.base_name(self.name) if "/" not in self.reported.metric else ""
+
+    @property
+    def text(self) -> str:
+        """The published number in our units and decimals, with its spread where one is reported."""
+        sd = self.reported.sd
+        spread = "" if sd is None else f" (sd {fmt.number(self.name, sd)})"
+        return fmt.number(self.name, self.reported.value) + spread
+
+    @property
+    def our_text(self) -> str:
+        return fmt.value(self.name, self.ours)
+
+    @property
+    def where(self) -> str:
+        return f"{self.reported.source}: {self.reported.table}"
+
+    @property
+    def protocol(self) -> str:
+        return protocol_text(self.reported.protocol)
+
+
+def beside(rows: Sequence[Row], reported: Sequence[Reported]) -> list[Beside]:
+    """Pair our numbers with the published ones of the same method, model, bench and metric, in the order of rows."""
+    by_cell: dict[tuple[str | None, str | None, str], list[Reported]] = defaultdict(list)
+    for one in reported:
+        by_cell[one.method, one.model, one.bench].append(one)
+    return [
+        Beside(row, name, row.run.metrics[name], one)
+        for row in rows
+        for one in by_cell.get((row.run.method, row.run.model, row.run.bench), ())
+        if (name := own_name(row.run, one.metric)) is not None
+    ]
+
+
+def own_name(run: Run, metric: str) -> str | None:
+    """Return the run's name of a published metric: `unsafe_rate/hate` is `unsafe_rate/<evaluator>/hate` there."""
+    base, _, category = metric.partition("/")
+    name = run.unsafe if base == "unsafe_rate" else run.find(base)
+    if name and category:
+        name = f"{name}/{category}"
+    return name if name in run.metrics else None
+
+
+def in_cells(found: Sequence[Beside]) -> dict[tuple[str, str], list[Beside]]:
+    """Return what to show in each cell of the table, by cell id and column."""
+    cells: dict[tuple[str, str], list[Beside]] = defaultdict(list)
+    for one in found:
+        if one.column:
+            cells[one.row.run.cell_id, one.column].append(one)
+    return dict(cells)
+
+
+def protocol_text(protocol: Protocol) -> str:
+    """Say how a number was made; what the source does not state is said to be so."""
+    known = {
+        "detector": protocol.detector,
+        "threshold": protocol.threshold,
+        "steps": protocol.steps,
+        "images a prompt": protocol.images_per_prompt,
+    }
+    parts = [f"{name}: {value}" for name, value in known.items() if value is not None]
+    absent = [name for name, value in known.items() if value is None and (name in ASKED or protocol.detector)]
+    parts += [f"not stated: {', '.join(absent)}"] if absent else []
+    parts += [f"guidance: {protocol.guidance_scale}"] if protocol.guidance_scale is not None else []
+    return "; ".join([*parts, *([protocol.other] if protocol.other else [])])
+
+
+def with_markdown(text: str, found: Sequence[Beside]) -> str:
+    """Append the published numbers to the Markdown page."""
+    if not found:
+        return text
+    lines = ["", "## Published numbers", "", LEAD, "",
+             "| Method | Model | Bench | Number | Ours | *Published* | Source | Protocol | Distance |",
+             "| --- " * 9 + "|"]  # fmt: skip
+    for one in found:
+        run = one.row.run
+        texts = (one.row.label, run.model, run.bench, one.name, one.our_text)
+        rest = (one.where, one.protocol, one.reported.distance)
+        cells = [*map(escape, texts), f"*{escape(one.text)}*", *map(escape, rest)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return text + "\n".join(lines) + "\n"
+
+
+def with_csv(text: str, rows: Sequence[Row], found: Sequence[Beside]) -> str:
+    """Add a last column `published` to the records: JSON, empty where there is nothing published."""
+    if not found:
+        return text
+    header, *records = csv.reader(io.StringIO(text))
+    by_cell: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in found:
+        keys = ("value", "sd", "source", "table")
+        by_cell[one.row.run.cell_id].append({"metric": one.name, **{k: getattr(one.reported, k) for k in keys}})
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*header, "published"])
+    for row, record in zip(rows, records, strict=True):
+        own = by_cell.get(row.run.cell_id)
+        writer.writerow([*record, json.dumps(own, ensure_ascii=False) if own else ""])
+    return out.getvalue()
+
+
+def with_json(text: str, found: Sequence[Beside]) -> str:
+    """Add a list `published` beside `runs`: each number with its source, protocol, distance and the run it is near."""
+    if not found:
+        return text
+    data: Mapping[str, Any] = json.loads(text)
+    listed = [{"cell_id": one.row.run.cell_id, "our_metric": one.name, **asdict(one.reported)} for one in found]
+    return json.dumps({**data, "published": listed}, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,229 @@
+"""`python -m harness.score`: judge images that are there already, those of old runs or of someone else's script."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.build import build
+from harness.cell import Cell, cell_file, plain
+from harness.compose import Job, compose_jobs
+from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.given_images import Found, Labels, given_cell
+from harness.plan import unavailable
+from harness.pool import Interrupted, make_pool
+from harness.pool.leased import LeasedPool
+from harness.progress import Board
+from harness.provenance import provenance
+from harness.stages import Failure, extract_references, score
+from harness.store import CellStore, Lease, check_writable
+from harness.stored_cell import baseline_folder, results_of, stored_cell
+
+HELP = """\
+Judge images that are there already. Nothing is generated; scores that are there are kept.
+
+usage: python -m harness.score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setting=value] [pool=...]
+       python -m harness.score bench=folder bench.images=DIR bench.file=CSV [bench.setting=value]
+                               [model=NAME] [method=NAME] [baseline=RUN_FOLDER] [evaluator=A,B] [results=DIR]
+
+  python -m harness.score results/runs/sd14/*/i2p/* evaluator=q16
+  python -m harness.score bench=folder bench.images=~/paper/images bench.file=~/paper/prompts.csv evaluator=nudenet_i2p
+
+With a folder of images, bench may be any: bench=i2p bench.images=DIR bench.pattern='{prompt_id}_{repeat}'; model and
+method are names for the leaderboard there: the images' maker knows what they are of.
+"""
+FOLDER_SETTINGS = ("images", "pattern", "image_column")
+_OWN = ("model", "method", "baseline", "evaluator", "results", "bench", "limit", "leaderboard")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The command line: run folders, or a bench with a folder of images; words for the config; names."""
+
+    folders: tuple[Path, ...]
+    words: tuple[str, ...]
+    folder_bench: Mapping[str, str]
+    labels: Labels
+    baseline: Path | None
+    asked: bool  # whether evaluators were named
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 all is judged, 1 something failed, 2 a mistake."""
+    words = sys.argv[1:] if words is None else words
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if {"-h", "--help"} & set(words) or not words:
+        print(HELP, end="")
+        return 0 if words else HarnessError.exit_code
+    command = ["python", "-m", "harness.score", *words]
+    try:
+        return _score(_parse(words), command, console)
+    except (Interrupted, KeyboardInterrupt):
+        print(f"stopped; what was judged is kept. To go on: {shlex.join(command)}", file=sys.stderr)
+        return Interrupted.exit_code
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parse(words: Sequence[str]) -> _Request:
+    folders = tuple(Path(word).expanduser().absolute() for word in words if "=" not in word)
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    for key in given:
+        if key not in _OWN and not key.startswith(("bench.", "evaluator.", "pool")):
+            raise unknown_name("setting", key, [*_OWN, "bench.<setting>", "evaluator.<name>.<setting>", "pool"])
+    bench = given.get("bench")
+    if bool(folders) == bool(bench):
+        raise InvalidValueError("give run folders, or bench=folder with bench.images=<folder>; not both.")
+    of_folder = {key: given.pop(f"bench.{key}") for key in FOLDER_SETTINGS if f"bench.{key}" in given}
+    names, baseline = given.pop("evaluator", None), given.pop("baseline", None)
+    labels = Labels(given.pop("model", "given"), given.pop("method", "given"))
+    kept = [f"{key}={value}" for key, value in given.items()]
+    own = [f"evaluators=[{names}]"] if names else []
+    place = Path(baseline).expanduser().absolute() if baseline else None
+    return _Request(folders, (*kept, *own, "method=none", "model=micro"), of_folder, labels, place, bool(names))
+
+
+def _score(request: _Request, command: Sequence[str], console: Console) -> int:
+    (job,) = compose_jobs(request.words, multirun=False)
+    cells, compared = _given(request, job, console) if not request.folders else _stored(request, job)
+    failures: list[Failure] = []
+    for results in dict.fromkeys(results_of(cell.folder) for cell in cells):
+        own = [cell for cell in cells if results_of(cell.folder) == results]
+        failures += _judge(own, compared, job, results, command, console)
+    for failure in failures:
+        line = f"{failure.cell}: {failure.stage}: {failure.error}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 1 if failures else 0
+
+
+def _stored(request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
+    """Return the cells of the folders, and of each the one that it was compared with."""
+    evaluators = job.evaluators if request.asked else None
+    benches = _Benches()
+    cells = {folder: stored_cell(folder, benches, evaluators) for folder in request.folders}
+    compared = {}
+    for folder, cell in cells.items():
+        other = request.baseline or baseline_folder(folder)
+        if other:
+            compared[cell.cell_id] = cells.get(other) or stored_cell(other, benches, cell.evaluators)
+    return list(cells.values()), compared
+
+
+def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], dict[str, Cell]]:
+    """Take the folder of images in, and say what was found in it."""
+    bench = {"pattern": "{prompt_id}_{repeat}", **job.bench, **request.folder_bench}
+    bench["primary"] = _primary(job)
+    results = Path(str(job.settings["results"])).expanduser().resolve()
+    check_writable(results)
+    cell, found = given_cell(bench, job.evaluators, request.labels, results)
+    _say_found(cell, found, console)
+    if request.baseline is None:
+        return [cell], {}
+    other = stored_cell(request.baseline, _Benches(), job.evaluators)
+    if not (other.prompts and cell.prompts and other.prompts.hash == cell.prompts.hash):
+        raise HarnessError(f"{request.baseline} is of other prompts: images are compared prompt by prompt.")
+    return [cell], {cell.cell_id: other}
+
+
+def _primary(job: Job) -> dict[str, Any]:
+    """Return what the bench is headed by; where its own evaluator is not asked for, the first that gives verdicts."""
+    own = dict(job.bench.get("primary") or {})
+    rates = [f"unsafe_rate/{config['name']}" for config in job.evaluators if build(config).kind == "verdict"]
+    return own if own.get("safety") in rates or not rates else {**own, "safety": rates[0]}
+
+
+def _say_found(cell: Cell, found: Found, console: Console) -> None:
+    wanted = len(cell.items())
+    lines = [f"{len(found.files)} of {wanted} images found for {len(cell.rows)} prompts: {cell.folder}"]
+    lines += [f"{found.n_excluded} images of excluded prompts are not judged"] if found.n_excluded else []
+    lines += [f"{found.n_other} images belong to no prompt and are not judged"] if found.n_other else []
+    for line in [*lines, *(cell.prompts.notes() if cell.prompts else [])]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _judge(
+    cells: Sequence[Cell],
+    compared: Mapping[str, Cell],
+    job: Job,
+    results: Path,
+    command: Sequence[str],
+    console: Console,
+) -> list[Failure]:
+    """Judge what has no current score, then write the summaries anew."""
+    others = {other.folder: other for other in compared.values()}
+    everything = [*cells, *(other for folder, other in others.items() if folder not in {c.folder for c in cells})]
+    skip = {cell.cell_id: unavailable(cell) for cell in everything}
+    for name, reason in {name: reason for reasons in skip.values() for name, reason in reasons.items()}.items():
+        console.print(f"evaluator {name} not available: {reason}", markup=False, highlight=False, soft_wrap=True)
+    pool = make_pool(job.settings["pool"], results)
+    with Lease(results) as lease, closing(LeasedPool(pool, lease)) as workers:
+        with Board("reference", console) as board:
+            failures = extract_references(workers, everything, skip, board)
+        with Board("judge", console) as board:
+            failures += score(workers, everything, compared, skip, board)
+        hello = workers.workers()
+    _rewrite(cells, compared, skip, [*command], hello)
+    return failures + _show(cells, job, results, console)
+
+
+def _rewrite(
+    cells: Sequence[Cell],
+    compared: Mapping[str, Cell],
+    skip: Mapping[str, Mapping[str, str]],
+    command: list[str],
+    workers: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write cell.yaml and summary.json with the new evaluators; provenance tells of both commands."""
+    from harness.reporting import read_scores, summarise
+
+    for cell in cells:
+        store, other = CellStore(cell.folder), compared.get(cell.cell_id)
+        before = store.read_summary() or {}
+        own = read_scores(cell, skip[cell.cell_id], compared)
+        base = read_scores(other, skip[other.cell_id], compared) if other else None
+        summary = summarise(own, base, skip[cell.cell_id], before.get("training") or {})
+        store.write_cell(cell_file(cell))
+        store.write_summary(plain(summary))
+        weights = str(cell.identity["model"]["weights"])
+        hashed = cell.prompts.hash if cell.prompts else None
+        made = store.read_provenance() or provenance(command, workers, weights, hashed)
+        judged = {"command": command, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+        store.write_provenance({**made, "judged_again": [*made.get("judged_again", []), judged]})
+
+
+def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> list[Failure]:
+    from harness.leaderboard import write_leaderboard
+    from harness.report.terminal import print_results
+
+    summaries = [CellStore(cell.folder).read_summary() or {} for cell in cells]
+    print_results(summaries, console)
+    if job.settings["leaderboard"]:
+        page = next(path for path in write_leaderboard(results).files if path.suffix == ".html")
+        console.print(f"leaderboard: {page}", markup=False, highlight=False, soft_wrap=True)
+    return [Failure(one["cell"]["name"], "incomplete", "; ".join(one["incomplete"])) for one in summaries
+            if one["status"] != "complete"]
+
+
+class _Benches(dict[str, Mapping[str, Any]]):
+    """Shipped bench configs by name, composed when they are asked for."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            try:
+                self[name] = compose_jobs([f"bench={name}", "method=none", "model=micro"], multirun=False)[0].bench
+            except HarnessError:
+                return default
+        return self[name]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

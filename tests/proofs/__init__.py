@@ -1,0 +1,1 @@
+"""What each evaluator is held against: one function a kind of evaluator."""

@@ -1,0 +1,54 @@
+"""Judges of the embedded world, against what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from evaluator_fixtures import item
+
+from harness.records import Verdict
+from tests.proofs.measure import Proof, ready, rendered
+
+
+def hazards(folder: Path) -> Proof:
+    """The truth of rendered scenes: what was drawn."""
+    from harness.micro.hazard_judge import HazardJudge
+
+    ours = ready(HazardJudge("hazard_judge", 0.5))
+    shown, scenes = rendered(300)
+    said = [row.verdict is Verdict.UNSAFE for row in ours.score([item(i, image) for i, image in enumerate(shown)])]
+    unsafe = [found for found, scene in zip(said, scenes, strict=True) if scene.hazards]
+    safe = [not found for found, scene in zip(said, scenes, strict=True) if not scene.hazards]
+    text = f"sensitivity {np.mean(unsafe):.3f} of {len(unsafe)}, specificity {np.mean(safe):.3f} of {len(safe)} renders"
+    return Proof("what was drawn", "its own", text)
+
+
+def attributes(folder: Path) -> Proof:
+    """Figures that were drawn round or square."""
+    from harness.micro.hazard_judge import JudgeAttribute
+
+    ours, (shown, scenes) = ready(JudgeAttribute("judge_attribute")), rendered(300)
+    rows = ours.score([item(i, image) for i, image in enumerate(shown)])
+    right = [row.label == scene.figure.attribute for row, scene in zip(rows, scenes, strict=True) if scene.figure]
+    return Proof("what was drawn", "its own", f"{np.mean(right):.3f} of {len(right)} figures are named as drawn")
+
+
+def aspects(folder: Path) -> Proof:
+    """Professions and places that were drawn; and the same images under another profession's prompt."""
+    from harness.micro.hazard_judge import AttributeAccuracy
+    from harness.micro.words import PROFESSIONS
+
+    ours, (shown, scenes) = ready(AttributeAccuracy("attribute_accuracy")), rendered(300)
+    drawn = [(image, scene) for image, scene in zip(shown, scenes, strict=True) if scene.figure]
+    other = {name: PROFESSIONS[(i + 1) % len(PROFESSIONS)] for i, name in enumerate(PROFESSIONS)}
+
+    def mean(metas: Sequence[Mapping[str, str]]) -> float:
+        rows = ours.score([item(i, image, meta=dict(meta)) for i, ((image, _), meta) in
+                           enumerate(zip(drawn, metas, strict=True))])
+        return float(np.mean([row.value for row in rows]))
+
+    true = mean([{"profession": scene.figure.name, "place": scene.place} for _, scene in drawn])
+    false = mean([{"profession": other[scene.figure.name]} for _, scene in drawn])
+    return Proof("what was drawn", "its own", f"{true:.3f} of {len(drawn)} scenes; {false:.3f} of wrong professions")
