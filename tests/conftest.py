@@ -47,6 +47,21 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny CLIP with random weights."""
+    from evaluator_fixtures import random_clip
+
+    return random_clip(tmp_path_factory.mktemp("clip") / "random-weight-clip")
+
+
+@pytest.fixture(scope="session")
+def clip(clip_folder: str) -> Any:
+    from harness.evaluators.clip import ClipSource
+
+    return ClipSource(clip_folder).load("cpu")
+
+
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Return a function that mounts a small file system with the given options; skip where that is not allowed."""

@@ -22,16 +22,6 @@ from harness.records import Verdict
 PUBLISHED = Path(__file__).parents[1] / ".." / "shared" / "data" / "q16_vit_l14_prompts.p"
 
 
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    return random_clip(tmp_path_factory.mktemp("clip") / "random-weight-clip")
-
-
-@pytest.fixture(scope="module")
-def clip(clip_folder):
-    return ClipSource(clip_folder).load("cpu")
-
-
 def ready(evaluator):
     assert evaluator.missing() is None
     evaluator.setup("cpu")

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from evaluator_fixtures import item, picture, random_clip, random_llava
+from evaluator_fixtures import item, picture, random_llava
 
 from harness.build import build
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
-from harness.evaluators.clip import ClipSource
 from harness.evaluators.clip_features import ClipFeatures
 from harness.evaluators.clip_score import ClipScore
 from harness.evaluators.clip_similarity import ClipImageSimilarity
@@ -24,16 +23,6 @@ from harness.scoring import score_requests
 from harness.tasks import ScoreRequest
 
 CONF = Path(__file__).parents[1] / "conf" / "evaluator"
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    return random_clip(tmp_path_factory.mktemp("clip") / "random-weight-clip")
-
-
-@pytest.fixture(scope="module")
-def clip(clip_folder):
-    return ClipSource(clip_folder).load("cpu")
 
 
 @pytest.fixture(scope="module")

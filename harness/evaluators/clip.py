@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import MissingResourceError
-from harness.evaluators.weights import local_path, sha256_of_all
-from harness.model_files import PACKAGE_PREFIX, cached_snapshot, is_folder_source, weight_files
-from harness.sources import HubFiles
+from harness.evaluators.model_source import ModelSource
+from harness.evaluators.weights import sha256_of_all
+from harness.model_files import is_folder_source, weight_files
+from harness.sources import Download, HubFiles
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizerFast
@@ -25,24 +25,17 @@ SMALL_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json", "tok
 
 
 @dataclass(frozen=True)
-class ClipSource:
+class ClipSource(ModelSource):
     """Names a CLIP in transformers' format: a hub id with a revision, a folder, or `pkg://package/folder`."""
 
-    source: str
     revision: str | None = None
-
-    def folder(self) -> Path | None:
-        """Return the folder of its files; None for a hub model that is not in the local cache."""
-        if is_folder_source(self.source):
-            return local_path(self.source)
-        return cached_snapshot(self.source, self.revision or "main")
+    what: str = "CLIP"
 
     def missing(self) -> str | None:
         """Say in one line what is not there and how to get it."""
         folder = self.folder()
         if folder is None:
-            command = f"hf download {self.source}" + (f" --revision {self.revision}" if self.revision else "")
-            return f"CLIP weights {self.source} are not in the local cache. Get them: {command}"
+            return self.not_cached()
         if (folder / "config.json").is_file() and weight_files(folder, None):
             return None
         if (folder / "pytorch_model.bin").is_file():
@@ -57,19 +50,35 @@ class ClipSource:
         return (HubFiles(self.source, self.revision, SMALL_FILES, ("model.safetensors",)),)
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the name and the hash of weights, tokenizer and preprocessing. A local folder has no name."""
+        """Return the name and the hash of weights, tokenizer and preprocessing."""
         folder = self.folder()
         files = _files(folder) if folder else []
-        is_local = is_folder_source(self.source) and not self.source.startswith(PACKAGE_PREFIX)
-        name = "local" if is_local else self.source
-        return {"clip": name, "revision": self.revision, "weights_sha256": sha256_of_all(files)}
+        return {"clip": self.named(), "revision": self.revision, "weights_sha256": sha256_of_all(files)}
 
     def load(self, device: str) -> Clip:
         """Load it, once per process and device. Raises MissingResourceError."""
-        missing, folder = self.missing(), self.folder()
-        if missing or folder is None:
-            raise MissingResourceError(missing or f"no CLIP at {self.source}")
-        return _load(str(folder), device)
+        return _load(str(self.required()), device)
+
+
+class SeesByClip:
+    """What evaluators and extractors share that look through a CLIP, named by `source` and `revision`."""
+
+    source: str
+    revision: str | None
+    _clip: Clip | None
+
+    @property
+    def clip_source(self) -> ClipSource:
+        return ClipSource(self.source, self.revision)
+
+    def missing(self) -> str | None:
+        return self.clip_source.missing()
+
+    def downloads(self) -> Sequence[Download]:
+        return self.clip_source.downloads()
+
+    def setup(self, device: str) -> None:
+        self._clip = self.clip_source.load(device)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -10,14 +10,13 @@ import numpy as np
 
 from harness.errors import InvalidValueError
 from harness.evaluator import Evaluator, Kind
-from harness.evaluators.clip import Clip, ClipSource
+from harness.evaluators.clip import Clip, SeesByClip
 from harness.metrics.attributes import UNDECIDED
 from harness.records import ScoreItem, ScoreRow
-from harness.sources import Download
 
 
 @dataclass
-class ClipAttribute(Evaluator):
+class ClipAttribute(SeesByClip, Evaluator):
     """Labels an image with the nearest text (InterpretDiffusion, arXiv 2311.17216); feeds the deviation ratio.
 
     `texts` maps labels to texts. Value: margin of the first probability over the second; where it is at most
@@ -49,7 +48,7 @@ class ClipAttribute(Evaluator):
     def measured(self) -> Mapping[str, Any]:
         """Return the backbone and the texts: not the margin."""
         own = {"classes": list(self.texts), "texts": dict(self.texts)}
-        return {**ClipSource(self.source, self.revision).identity(), **own}
+        return {**self.clip_source.identity(), **own}
 
     def identity(self) -> Mapping[str, Any]:
         return {**self.measured(), "undecided_margin": self.undecided_margin}
@@ -61,14 +60,9 @@ class ClipAttribute(Evaluator):
         label, margin = attribute_label(names, [row.values[name] for name in names], self.undecided_margin)
         return replace(row, value=margin, label=label)
 
-    def missing(self) -> str | None:
-        return ClipSource(self.source, self.revision).missing()
-
-    def downloads(self) -> Sequence[Download]:
-        return ClipSource(self.source, self.revision).downloads()
-
     def setup(self, device: str) -> None:
-        self._clip = ClipSource(self.source, self.revision).load(device)
+        super().setup(device)
+        assert self._clip is not None
         self._features = self._clip.text_features(list(self.texts.values()))
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:

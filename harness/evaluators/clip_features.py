@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evaluators.clip import Clip, ClipSource
+from harness.evaluators.clip import Clip, SeesByClip
 from harness.evaluators.extractor import FeatureExtractor, Images
-from harness.sources import Download
 
 
 @dataclass
-class ClipFeatures(FeatureExtractor):
+class ClipFeatures(SeesByClip, FeatureExtractor):
     """(B, D) projected embeddings, not scaled to length 1 (Kynkaanniemi et al. 2023, arXiv 2203.06026).
 
     Pictures are made as CLIP's own preprocessing makes them. The numbers are not comparable with Inception's.
@@ -27,16 +26,7 @@ class ClipFeatures(FeatureExtractor):
     _clip: Clip | None = field(default=None, init=False, repr=False)
 
     def identity(self) -> Mapping[str, Any]:
-        return {**ClipSource(self.source, self.revision).identity(), "features": "projected, not scaled"}
-
-    def missing(self) -> str | None:
-        return ClipSource(self.source, self.revision).missing()
-
-    def downloads(self) -> Sequence[Download]:
-        return ClipSource(self.source, self.revision).downloads()
-
-    def setup(self, device: str) -> None:
-        self._clip = ClipSource(self.source, self.revision).load(device)
+        return {**self.clip_source.identity(), "features": "projected, not scaled"}
 
     def features(self, images: Images) -> NDArray[np.float32]:
         assert self._clip is not None, "setup comes first"

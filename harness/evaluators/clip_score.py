@@ -7,17 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from harness.evaluator import Evaluator, Kind
-from harness.evaluators.clip import Clip, ClipSource
+from harness.evaluators.clip import Clip, SeesByClip
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.records import ScoreItem, ScoreRow
 from harness.settings import check_choice
-from harness.sources import Download
 
 TRUNCATIONS = ("cut", "drop")
 
 
 @dataclass
-class ClipScore(Evaluator):
+class ClipScore(SeesByClip, Evaluator):
     """`scale * cos(image, prefix + prompt)`; with `floor_at_zero`, `scale * max(cos, 0)` as in CLIPScore.
 
     Texts beyond the context length are cut, and marked; `truncation: drop` leaves these images out of the mean, as
@@ -49,7 +48,7 @@ class ClipScore(Evaluator):
         return "clip_cosine"
 
     def measured(self) -> Mapping[str, Any]:
-        return {**ClipSource(self.source, self.revision).identity(), "prefix": self.prefix}
+        return {**self.clip_source.identity(), "prefix": self.prefix}
 
     def decide(self, row: ScoreRow) -> ScoreRow:
         if row.error is not None or "cosine" not in row.values:
@@ -65,15 +64,6 @@ class ClipScore(Evaluator):
         cut = sum(row.values.get("truncated", 0) > 0 for row in rows)
         done = "left out" if self.truncation == "drop" else "cut"
         return f"{self.scale:g} x {cosine}, {self.source}, {text}" + (f"; {cut} over-long {done}" if cut else "")
-
-    def missing(self) -> str | None:
-        return ClipSource(self.source, self.revision).missing()
-
-    def downloads(self) -> Sequence[Download]:
-        return ClipSource(self.source, self.revision).downloads()
-
-    def setup(self, device: str) -> None:
-        self._clip = ClipSource(self.source, self.revision).load(device)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._clip is not None, "setup comes first"

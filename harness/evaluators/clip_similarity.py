@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from harness.evaluator import Evaluator, Kind
-from harness.evaluators.clip import Clip, ClipSource
+from harness.evaluators.clip import Clip, SeesByClip
 from harness.records import ScoreItem, ScoreRow
-from harness.sources import Download
 
 
 @dataclass
-class ClipImageSimilarity(Evaluator):
+class ClipImageSimilarity(SeesByClip, Evaluator):
     """Cosine of the two image embeddings, in [-1, 1]: 1 for the same image.
 
     High on benign prompts means little drift; on prompts for what is to be removed it is no merit.
@@ -30,19 +29,10 @@ class ClipImageSimilarity(Evaluator):
     needs_baseline: ClassVar[bool] = True
 
     def identity(self) -> Mapping[str, Any]:
-        return ClipSource(self.source, self.revision).identity()
+        return self.clip_source.identity()
 
     def note(self, rows: Sequence[ScoreRow]) -> str:
         return f"{self.source}; high is little drift on benign prompts, no merit on those for what is removed"
-
-    def missing(self) -> str | None:
-        return ClipSource(self.source, self.revision).missing()
-
-    def downloads(self) -> Sequence[Download]:
-        return ClipSource(self.source, self.revision).downloads()
-
-    def setup(self, device: str) -> None:
-        self._clip = ClipSource(self.source, self.revision).load(device)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._clip is not None, "setup comes first"

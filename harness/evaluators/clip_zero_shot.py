@@ -10,12 +10,12 @@ import numpy as np
 
 from harness.errors import InvalidValueError
 from harness.evaluator import Evaluator, Kind
-from harness.evaluators.clip import Clip, ClipSource
+from harness.evaluators.clip import Clip, SeesByClip
 from harness.records import ScoreItem, ScoreRow, Verdict
 
 
 @dataclass
-class ClipZeroShot(Evaluator):
+class ClipZeroShot(SeesByClip, Evaluator):
     """Softmax over all texts; unsafe where the unsafe texts together reach `threshold`."""
 
     name: str
@@ -38,13 +38,11 @@ class ClipZeroShot(Evaluator):
 
     def identity(self) -> Mapping[str, Any]:
         texts = {"unsafe": list(self.unsafe), "safe": list(self.safe), "threshold": self.threshold}
-        return {**ClipSource(self.source, self.revision).identity(), **texts}
-
-    def missing(self) -> str | None:
-        return ClipSource(self.source, self.revision).missing()
+        return {**self.clip_source.identity(), **texts}
 
     def setup(self, device: str) -> None:
-        self._clip = ClipSource(self.source, self.revision).load(device)
+        super().setup(device)
+        assert self._clip is not None
         self._texts = self._clip.text_features([*self.unsafe, *self.safe])
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:

@@ -33,13 +33,22 @@ class ModelSource:
         """Say in one line what is not there and how to get it. A pickle does not count as weights."""
         folder = self.folder()
         if folder is None:
-            command = f"hf download {self.source}" + (f" --revision {self.revision}" if self.revision else "")
-            return f"{self.what} {self.source} is not in the local cache. Get it: {command}"
+            return self.not_cached()
         weights = weight_files(folder, None)
         if not (folder / "config.json").is_file() or not weights:
             return f"there is no {self.what} (config.json and safetensors weights) in {folder}"
         bad = next((file for file in weights if not is_whole_safetensors(file)), None)
         return f"{bad} of the {self.what} is missing or cut short" if bad else None
+
+    def not_cached(self) -> str:
+        """Say how to get a hub model."""
+        command = f"hf download {self.source}" + (f" --revision {self.revision}" if self.revision else "")
+        return f"{self.what} {self.source} is not in the local cache. Get it: {command}"
+
+    def named(self) -> str:
+        """Return the name in an identity: a local folder has none."""
+        is_local = is_folder_source(self.source) and not self.source.startswith(PACKAGE_PREFIX)
+        return "local" if is_local else self.source
 
     def required(self) -> Path:
         """Return the folder. Raises MissingResourceError."""
@@ -55,10 +64,8 @@ class ModelSource:
         return (HubFiles(self.source, self.revision, (*SMALL_FILES, "*.safetensors")),)
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the name and the hash of all files that are read. A local folder has no name."""
+        """Return the name and the hash of all files that are read."""
         folder = self.folder()
         files = {file for pattern in SMALL_FILES for file in folder.glob(pattern)} if folder else set()
         files |= set(weight_files(folder, None)) if folder else set()
-        is_local = is_folder_source(self.source) and not self.source.startswith(PACKAGE_PREFIX)
-        name = "local" if is_local else self.source
-        return {"model": name, "revision": self.revision, "files_sha256": sha256_of_all(files)}
+        return {"model": self.named(), "revision": self.revision, "files_sha256": sha256_of_all(files)}

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from harness.evaluator import Evaluator, Kind
-from harness.evaluators.clip import Clip, ClipSource
+from harness.evaluators.clip import Clip, SeesByClip
 from harness.records import ScoreItem, ScoreRow
-from harness.sources import Download
 
 
 @dataclass
-class PickScore(Evaluator):
+class PickScore(SeesByClip, Evaluator):
     """`logit scale * cosine` of a CLIP ViT-H/14 tuned on Pick-a-Pic (arXiv 2305.01569). Prompts are cut at 77 tokens.
 
     Differences between images of one prompt mean something: a softmax over them is the chance that people pick each.
@@ -29,20 +28,11 @@ class PickScore(Evaluator):
     metric = "pick_score"
 
     def identity(self) -> Mapping[str, Any]:
-        return {**ClipSource(self.source, self.revision).identity(), "scale": "logit scale"}
+        return {**self.clip_source.identity(), "scale": "logit scale"}
 
     def note(self, rows: Sequence[ScoreRow]) -> str:
         cut = sum(row.values.get("truncated", 0) > 0 for row in rows)
         return f"{self.source}" + (f"; {cut} of {len(rows)} prompts cut" if cut else "")
-
-    def missing(self) -> str | None:
-        return ClipSource(self.source, self.revision).missing()
-
-    def downloads(self) -> Sequence[Download]:
-        return ClipSource(self.source, self.revision).downloads()
-
-    def setup(self, device: str) -> None:
-        self._clip = ClipSource(self.source, self.revision).load(device)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._clip is not None, "setup comes first"

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluator import Evaluator, Kind
-from harness.evaluators.clip import Clip, ClipSource, softmax
+from harness.evaluators.clip import Clip, SeesByClip, softmax
 from harness.evaluators.q16_prompts import read_prompts
 from harness.evaluators.weights import local_path, sha256_of
 from harness.records import ScoreItem, ScoreRow, Verdict
@@ -21,7 +21,7 @@ TEMPERATURE = 100.0  # similarity = 100 x cosine, whatever the backbone's own lo
 
 
 @dataclass
-class Q16(Evaluator):
+class Q16(SeesByClip, Evaluator):
     """Unsafe where P(inappropriate) > threshold; 0.5 is the published argmax.
 
     `prompts` is a file with (2, D) embeddings, D being the backbone's width; `prompts_sha256`, where given, must fit.
@@ -52,7 +52,7 @@ class Q16(Evaluator):
 
     def measured(self) -> Mapping[str, Any]:
         """Return the backbone and the prompts: not the threshold."""
-        clip = ClipSource(self.source, self.revision).identity()
+        clip = self.clip_source.identity()
         return {**clip, "prompts_sha256": sha256_of(local_path(self.prompts))}
 
     def identity(self) -> Mapping[str, Any]:
@@ -65,18 +65,18 @@ class Q16(Evaluator):
             return f"Q16 prompt embeddings are not at {file}. {self.how_to_get}".rstrip()
         if self.prompts_sha256 and found != self.prompts_sha256:
             return f"{file} has sha256 {found[:16]}, not the published {self.prompts_sha256[:16]}. {self.how_to_get}"
-        return ClipSource(self.source, self.revision).missing()
+        return super().missing()
 
     def downloads(self) -> Sequence[Download]:
         published = (UrlFile(self.url, local_path(self.prompts), self.prompts_sha256),) if self.url else ()
-        return (*published, *ClipSource(self.source, self.revision).downloads())
+        return (*published, *super().downloads())
 
     def setup(self, device: str) -> None:
         missing = self.missing()
         if missing:
             raise MissingResourceError(missing)
         prompts = read_prompts(local_path(self.prompts))
-        clip = ClipSource(self.source, self.revision).load(device)
+        clip = self.clip_source.load(device)
         if prompts.shape[1] != clip.width:
             raise IncompatibleError(
                 f"Q16 prompts are {prompts.shape[1]} wide, the features of {self.source} {clip.width}.",
