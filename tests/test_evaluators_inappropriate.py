@@ -47,6 +47,9 @@ def test_rates_and_overlap_follow_from_the_values():
     both = sum(a * b for a, b in zip(q16, nudenet, strict=True))
     union = sum(combined(*case).verdict is UNSAFE for case in cases)
     assert (sum(q16), sum(nudenet), both, union) == (4, 3, 1, 6)
+    rows = [combined(*case) for case in (*cases, (UNKNOWN, SAFE))]
+    assert UNION.note(rows) == "nudenet_i2p: 2, q16: 3, q16+nudenet_i2p: 1"
+    assert UNION.note([combined(SAFE, SAFE)]) == ""
 
 
 def test_a_row_with_an_error_counts_as_unknown_whatever_it_says():

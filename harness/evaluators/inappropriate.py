@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -33,6 +34,11 @@ class AnyUnsafe(CompositeEvaluator):
 
     def identity(self) -> Mapping[str, Any]:
         return {"rule": "unsafe where any part is", "parts": sorted(self.parts)}
+
+    def note(self, rows: Sequence[ScoreRow]) -> str:
+        """Say how many images which parts called unsafe: "q16: 8, q16+nudenet_i2p: 3"."""
+        fired = Counter(str(row.label) for row in rows if row.error is None and row.verdict is Verdict.UNSAFE)
+        return ", ".join(f"{label}: {count}" for label, count in sorted(fired.items()))
 
     def combine(self, rows: Mapping[str, ScoreRow]) -> ScoreRow:
         verdicts = {part: _verdict(rows[part]) for part in self.parts}
