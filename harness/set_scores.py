@@ -95,4 +95,4 @@ def _read(file: Path) -> dict[str, Any]:
         known = json.loads(file.read_bytes())
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return {what: found for what, found in known.items() if isinstance(found, dict)} if isinstance(known, dict) else {}

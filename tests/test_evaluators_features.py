@@ -98,7 +98,9 @@ def test_map_distance_ignores_scale_and_reaches_its_bounds():
 
 def test_feature_distance_is_lpips_without_weights():
     """The lpips package, its linear layers off, is the same sum; here on one layer of its formula."""
-    torch, lpips = pytest.importorskip("torch"), pytest.importorskip("lpips")
+    import lpips
+    import torch
+
     a, b = np.random.default_rng(1).normal(size=(2, 2, 5, 6, 6)).astype(np.float32)
     first, second = (lpips.normalize_tensor(torch.from_numpy(x)) for x in (a, b))
     expected = lpips.spatial_average(((first - second) ** 2).sum(dim=1, keepdim=True), keepdim=True).flatten()
@@ -107,7 +109,8 @@ def test_feature_distance_is_lpips_without_weights():
 
 @pytest.fixture(scope="module")
 def random_lpips():
-    lpips = pytest.importorskip("lpips")
+    import lpips
+
     made = Lpips("lpips")
     made._model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()  # random trunk: no network here
     return made
@@ -208,7 +211,8 @@ def test_lpips_net_must_exist():
 @pytest.fixture
 def random_inception(tmp_path):
     """A scripted stand-in of Inception's interface: 2048 random projections of a 4 x 4 thumbnail."""
-    torch = pytest.importorskip("torch")
+    import torch
+
 
     class Layers(torch.nn.Module):
         def __init__(self):
@@ -232,7 +236,7 @@ def random_inception(tmp_path):
 
 
 def test_inception_features_are_those_of_clean_fid(random_inception):
-    cleanfid = pytest.importorskip("cleanfid.fid")
+    from cleanfid import fid as cleanfid
     from cleanfid.inception_torchscript import InceptionV3W
 
     files = [random_inception / f"{i}.png" for i in range(3)]

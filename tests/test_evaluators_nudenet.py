@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import nudenet.nudenet as package
 import numpy as np
 import pytest
 from evaluator_fixtures import item, picture
@@ -16,8 +17,6 @@ from harness.evaluators.nudenet_detector import LABELS, PACKAGE_FLOOR, Detector,
 from harness.evaluators.nudenet_presets import PRESETS
 from harness.records import ScoreRow, Verdict
 from harness.scoring import score_requests
-
-package = pytest.importorskip("nudenet.nudenet")
 
 
 @pytest.fixture(scope="module")

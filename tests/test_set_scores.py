@@ -36,7 +36,8 @@ def test_what_was_computed_is_read_back_as_it_was(tmp_path):
     assert len(calls) == 3
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"fid/reference": {"key": "other"}}'])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"fid/reference": {"key": "other"}}',
+                                    b'{"fid/reference": 3}'])
 def test_a_damaged_file_costs_one_computation(tmp_path, damage):
     (tmp_path / set_scores.FILE).write_bytes(damage)
     assert set_scores._remembered(tmp_path, "fid/reference", "key", lambda: {"fid": METRIC}) == {"fid": METRIC}
