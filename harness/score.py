@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from harness.build import build
+from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_file, plain
 from harness.compose import Job, compose_jobs
 from harness.errors import HarnessError, InvalidValueError, unknown_name
@@ -23,6 +24,8 @@ from harness.pool import Interrupted, make_pool
 from harness.pool.leased import LeasedPool
 from harness.progress import Board
 from harness.provenance import provenance
+from harness.records import Metric
+from harness.report import format as fmt
 from harness.stages import Failure, extract_references, score
 from harness.store import CellStore, Lease, check_writable
 from harness.stored_cell import baseline_folder, results_of, stored_cell
@@ -205,12 +208,24 @@ def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> l
     from harness.report.terminal import print_results
 
     summaries = [CellStore(cell.folder).read_summary() or {} for cell in cells]
-    print_results(summaries, console)
+    print_results(summaries, console, load_calibrations(results))
+    for summary in summaries:
+        for line in _found(summary, [build(config) for config in job.evaluators]):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     if job.settings["leaderboard"]:
         page = next(path for path in write_leaderboard(results).files if path.suffix == ".html")
         console.print(f"leaderboard: {page}", markup=False, highlight=False, soft_wrap=True)
     return [Failure(one["cell"]["name"], "incomplete", "; ".join(one["incomplete"])) for one in summaries
             if one["status"] != "complete"]
+
+
+def _found(summary: Mapping[str, Any], evaluators: Sequence[Any]) -> list[str]:
+    """Return a line for each number of these evaluators: the table above has the bench's leading ones only."""
+    names = {f"unsafe_rate/{one.name}" if one.kind == "verdict" else metric for one in evaluators
+             for metric in (one.metrics if one.kind == "features" else (one.metric,))}
+    metrics = {name: Metric(**record) for name, record in summary["metrics"].items() if name in names}
+    return [f"{summary['cell']['name']}: {name} {fmt.value(name, metric)} {fmt.interval(name, metric)} n={metric.n}"
+            for name, metric in metrics.items()]
 
 
 class _Benches(dict[str, Mapping[str, Any]]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -51,13 +52,16 @@ def picture_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("images/*/*.png")}
 
 
-def test_an_old_run_gets_one_more_evaluator_and_keeps_what_it_has(run: Path) -> None:
+def test_an_old_run_gets_one_more_evaluator_and_keeps_what_it_has(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before, pictures, command = score_files(run), picture_bytes(run), CellStore(run).read_provenance()["command"]
     assert score.main([str(run), "evaluator=hazard_judge", *POOL]) == 0
     assert picture_bytes(run) == pictures
     assert before < score_files(run) and {name.split("/")[1] for name in score_files(run) - before} == {"hazard_judge"}
     metrics = summary(run)["metrics"]
     assert metrics["unsafe_rate/hazard_judge"]["n"] == metrics["degenerate_rate"]["n"] == 3
+    assert re.search(r"unsafe_rate/hazard_judge \d+\.\d % \[.*\] n=3", capsys.readouterr().out)
     told = CellStore(run).read_provenance()
     assert told["command"] == command and told["judged_again"][0]["command"][-3] == "evaluator=hazard_judge"
 
