@@ -146,7 +146,6 @@ class Worker:
         runner = BatchRunner(session, replace(task.cell.settings, batch_size=size), self._tools.free)
         store = CellStore(Path(task.cell.folder))
         made: list[tuple[Outcome, Future[WrittenImage] | None]] = []
-        rows: tuple[ImageRow, ...] = ()
         try:
             position = 0
             while position < len(task.items) and not self._stopping:
@@ -154,13 +153,12 @@ class Worker:
                 position += len(batch)
                 with self._gate:
                     outcomes = runner.run(batch)
-                made += [self._queue(store, outcome) for outcome in outcomes]
+                for outcome in outcomes:
+                    made.append(self._queue(store, outcome))
                 self._count(len(batch))
         finally:
             self._batch_sizes[place] = runner.batch_size
-            rows = tuple(_image_row(outcome, written, self.name) for outcome, written in made)
-            if rows:
-                store.append_images(attempt_id(task.task_id), rows)
+            rows = self._record(store, task, made)
         return TaskResult(task.task_id, self.name, 0.0, images=rows, info={"batch_size": runner.batch_size})
 
     def _queue(self, store: CellStore, outcome: Outcome) -> tuple[Outcome, Future[WrittenImage] | None]:
@@ -168,6 +166,23 @@ class Worker:
             return outcome, None
         written = self._writer.submit(store, outcome.item.key, outcome.image)
         return replace(outcome, image=None), written
+
+    def _record(
+        self, store: CellStore, task: GenerateTask, made: Sequence[tuple[Outcome, Future[WrittenImage] | None]]
+    ) -> tuple[ImageRow, ...]:
+        """Wait until every write has ended and record what is on disk; then raise what a failed write raised."""
+        failures = [written.exception() if written is not None else None for _, written in made]
+        rows = tuple(
+            _image_row(outcome, written, self.name)
+            for (outcome, written), failure in zip(made, failures, strict=True)
+            if failure is None
+        )
+        if rows:
+            store.append_images(attempt_id(task.task_id), rows)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        return rows
 
     def _score(self, task: ScoreTask) -> TaskResult:
         evaluator = self._evaluator(task.evaluator)

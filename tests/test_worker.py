@@ -12,8 +12,8 @@ from PIL import Image
 
 from harness.batches import BrokenDevice, EveryImageFailed
 from harness.errors import MissingResourceError, StorageError
-from harness.records import ImageItem, Status
-from harness.store import CellStore, EvaluatorKey
+from harness.records import ImageItem, ImageKey, Status
+from harness.store import CellStore, EvaluatorKey, WrittenImage
 from harness.tasks import CellSpec, GenerateTask, PrepareTask, ReferenceTask, ScoreRequest, ScoreTask
 from harness.worker import Worker
 from harness.writer import ImageWriter
@@ -181,6 +181,25 @@ def test_full_disk_stops_the_shard_early(tmp_path: Path, tmpfs) -> None:
     with pytest.raises(StorageError, match="full"):
         worker.run(generate(cell, fake_items(2000)))
     assert noted(tmp_path / "notes" / "made", "p1999_00.png") == 0
+
+
+def test_an_image_that_cannot_be_written_costs_no_other(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, items = fake_cell(tmp_path / "cell"), fake_items(4)
+    write, failed = CellStore.write_image, threading.Event()
+
+    def fail_the_last(store: CellStore, key: ImageKey, image: np.ndarray) -> WrittenImage:
+        if key == items[-1].key:
+            failed.set()
+            raise StorageError("the disk is full.", "Free some space.")
+        assert key != items[0].key or failed.wait(30)  # the first is still being written when the last has failed
+        return write(store, key, image)
+
+    monkeypatch.setattr(CellStore, "write_image", fail_the_last)
+    with pytest.raises(StorageError, match="full"):
+        worker.run(generate(cell, items))
+    assert CellStore(Path(cell.folder)).done() == {item.key for item in items[:-1]}
 
 
 def test_missing_weights_are_the_users_to_mend(worker: Worker, tmp_path: Path) -> None:
