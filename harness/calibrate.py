@@ -21,7 +21,7 @@ from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import evaluator_fingerprint
 from harness.files import check_writable
 from harness.labelled import LabelledFolder, read_labelled
-from harness.pool.settings import visible_cores
+from harness.machine import process_threads
 from harness.records import ImageKey, Metric, ScoreRow, Verdict
 from harness.report import format as fmt
 from harness.scoring import score_requests
@@ -122,7 +122,7 @@ def calibrate(request: Request) -> Calibration:
     check_writable(calibration_path(request.results, made.name, fingerprint).parent)
     data_sha256 = data.sha256()
     print(f"{made.name} {fingerprint}: {len(data.images)} images of {data.folder}", flush=True)
-    device = EngineToolbox().start(request.device, visible_cores())
+    device = EngineToolbox().start(request.device, process_threads())
     rows = _judge(tree, _requests(data), device, request.batch_size)
     counts = Counts.of((image.label, _verdict(row)) for image, row in zip(data.images, rows, strict=True))
     _check_known(counts, rows)

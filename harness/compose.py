@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -144,9 +145,7 @@ class _Composer:
         self._files: dict[str, DictConfig] = {}
         self._baselines: dict[tuple[int, tuple[str, ...]], Config] = {}
         self._merged: dict[tuple[tuple[str, str], ...], DictConfig] = {}
-        with _one_line():
-            config = compose("config", overrides=self.search, return_hydra_config=True)
-        self._defaults = {group: config.hydra.runtime.choices.get(group) for group in GROUPS}
+        self._defaults = _defaults()
 
     def job(self, overrides: Sequence[Override]) -> Job:
         groups, values, evaluator_values = self._sort(overrides)
@@ -200,18 +199,16 @@ class _Composer:
     def _file(self, name: str) -> DictConfig:
         if name not in self._files:
             self._files[name] = self._compose_file(name)
-            OmegaConf.set_struct(self._files[name], False)
         return self._files[name]
 
     def _compose_file(self, name: str) -> DictConfig:
         own = next((folder for folder in self.config_dirs if (folder / f"{name}.yaml").is_file()), None)
-        shipped = conf_dir() / f"{name}.yaml"
-        if own is None or shipped.is_file():
+        if own is None or (conf_dir() / f"{name}.yaml").is_file():
             with _one_line():
-                return _plain_file(shipped, name) or compose(name, overrides=self.search)
+                return _shipped(name)
         GlobalHydra.instance().clear()  # Hydra finds a primary config in its own folder only
         with initialize_config_dir(str(own), version_base="1.3", job_name="harness"), _one_line():
-            found = compose(name, overrides=[f"hydra.searchpath=['file://{conf_dir()}']"])
+            found = _open(compose(name, overrides=[f"hydra.searchpath=['file://{conf_dir()}']"]))
         GlobalHydra.instance().clear()
         initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="harness").__enter__()
         return found
@@ -277,6 +274,28 @@ class _Composer:
         valid = _keys(OmegaConf.to_container(config, resolve=False))
         near = [name for name in valid if name.split(".")[-1] == key.split(".")[-1]]
         raise unknown_name("setting", key, near or valid)
+
+
+@cache
+def _defaults() -> Mapping[str, str | None]:
+    """Return what every group is where nobody chooses. Needs Hydra."""
+    config = compose("config", return_hydra_config=True)
+    return {group: config.hydra.runtime.choices.get(group) for group in GROUPS}
+
+
+@cache
+def _shipped(name: str) -> DictConfig:
+    """Return a config file of the package, read once a process; it is merged into others and never changed.
+
+    Needs Hydra, which raises for what is not there.
+    """
+    return _open(_plain_file(conf_dir() / f"{name}.yaml", name) or compose(name))
+
+
+def _open(config: DictConfig) -> DictConfig:
+    """Return the config, which may now be merged with keys that it does not have."""
+    OmegaConf.set_struct(config, False)
+    return config
 
 
 _NEEDS_HYDRA = re.compile(r"^(defaults:|#\s*@package)", re.MULTILINE)

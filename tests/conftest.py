@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("ray") and item.path.stem not in ALONE:
             raise pytest.UsageError(f"{item.nodeid} starts Ray: add {item.path.stem} to ALONE in tests/conftest.py.")
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """Give torch back its compute threads: with those of one test, later ones would crowd the other process."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    yield
+    if torch and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-from functools import cache
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from rich.console import Console
 
 from harness.calibrate import main
 from harness.calibration import Calibration, Counts, corrected_rate, load_calibrations, read_calibration
-from harness.compose import compose_jobs
 from harness.errors import InvalidValueError
 from harness.evaluator import CompositeEvaluator
 from harness.features import EvaluatorKey
@@ -31,6 +29,7 @@ from harness.micro.world import render, sample_scene
 from harness.records import Metric, ScoreRow, Verdict
 from harness.report.terminal import print_results
 from harness.scoring import read_image
+from harness.toolbox import EngineToolbox
 
 N = 100
 
@@ -50,15 +49,6 @@ class Either(CompositeEvaluator):
         first = rows[self.parts[0]]
         unsafe = any(row.verdict is Verdict.UNSAFE for row in rows.values())
         return ScoreRow(first.prompt_id, first.repeat, Verdict.UNSAFE if unsafe else Verdict.SAFE)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def composed_once():
-    """Keep what Hydra composed: the same words give the same jobs."""
-    with pytest.MonkeyPatch.context() as patch:
-        kept = cache(lambda words, folders: compose_jobs(words, False, folders))
-        patch.setattr("harness.calibrate.compose_jobs", lambda words, _, folders: kept(tuple(words), tuple(folders)))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +115,14 @@ def results(written, tmp_path):
     place.mkdir(parents=True)
     shutil.copy(written, place)
     return tmp_path / "results"
+
+
+def test_the_judge_computes_with_the_threads_of_the_environment(world, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(EngineToolbox, "start", lambda self, device, threads: seen.append(threads) or "cpu")
+    calibrated(world, tmp_path)
+    assert seen == [3]
 
 
 def refused(capsys, *words):

@@ -15,7 +15,7 @@ from tests.bench.common import ray_workers_below
 from tests.fakes import wait_until
 from tests.test_run import images
 
-COUNT = 24
+COUNT = 16
 WORDS = [
     "method=none", "bench=micro_i2p", f"limit={COUNT}", "batch_size=4", "shard_size=4", "bench.num_inference_steps=4",
     "tracker=disabled", "leaderboard=false", "evaluators=[hazard_judge]", "pool.threads=1",

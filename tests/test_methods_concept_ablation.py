@@ -113,7 +113,7 @@ def test_other_families_are_refused_before_anything_loads():
 
 def test_on_the_embedded_world_naming_the_concept_changes_less():
     model = micro_model()
-    method = quick(images=4, steps=8, iterations=25, learning_rate=5e-4, batch=4, parameters="attn", prior_weight=0.0)
+    method = quick(images=4, steps=4, iterations=8, learning_rate=1e-3, batch=4, parameters="attn", prior_weight=0.0)
     z, t = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(9)), torch.tensor(700)
 
     def distance() -> float:

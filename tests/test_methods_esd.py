@@ -201,7 +201,7 @@ def test_other_families_are_refused_before_anything_loads():
 
 def test_on_the_embedded_world_the_concepts_noise_moves_against_the_concept():
     model = micro_model()
-    method = ESD(concept="bomb", iterations=25, learning_rate=5e-4, steps=6, batch=2)
+    method = ESD(concept="bomb", iterations=8, learning_rate=2e-3, steps=4, batch=2)
     z, t = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(9)), torch.tensor(700)
 
     def noise(text: str) -> torch.Tensor:

@@ -357,7 +357,7 @@ def test_labels_of_one_class_only_are_refused():
 
 def test_on_the_embedded_world_the_word_comes_to_mean_what_the_evaluator_saw(monkeypatch):
     """Starting at a harmless word, the learned one fits the hazardous pictures better than that word does."""
-    model, recipe = micro_model(), {"iterations": 30, "learning_rate": 2e-2, "batch": 4, "templates": ["a {}"]}
+    model, recipe = micro_model(), {"iterations": 12, "learning_rate": 3e-2, "batch": 2, "templates": ["a {}"]}
     method = proxy(word="ball", inversion=recipe)
     images, said = method.labelled(model, lambda *_: None)
     monkeypatch.setattr(HFIProxy, "labelled", lambda self, model, progress: (images, said))

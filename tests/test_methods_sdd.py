@@ -126,7 +126,7 @@ def test_other_families_are_refused_before_anything_loads():
 
 def test_on_the_embedded_world_the_concepts_noise_moves_to_the_unconditional():
     model = micro_model()
-    method = SDD(concept="bomb", iterations=25, learning_rate=5e-4, steps=6, batch=2, ema_decay=0.8)
+    method = SDD(concept="bomb", iterations=8, learning_rate=2e-3, steps=4, batch=2, ema_decay=0.6)
     z, t = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(9)), torch.tensor(700)
 
     def distance() -> float:

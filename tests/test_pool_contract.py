@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
+from harness.machine import process_threads, visible_cores
 from harness.pool import Interrupted, Pool, make_pool
 from harness.pool.queue import TaskQueue
 from harness.pool.settings import PoolSettings
@@ -462,6 +463,15 @@ def test_auto_is_ray_for_several_gpus_or_a_cluster_in_the_environment(monkeypatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert PoolSettings.from_config({}).kind == "ray"
+
+
+def test_threads_nobody_chose_are_those_of_the_environment_else_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert PoolSettings(name="inline").worker_threads == process_threads() == 3
+    assert PoolSettings(name="inline", threads=5).worker_threads == 5
+    for text in ("", "0", "many"):
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        assert PoolSettings(name="inline").worker_threads == process_threads() == visible_cores()
 
 
 @pytest.mark.parametrize("config", [{"worker": 2}, {"workers": 0}, {"device": "gpu"}, {"name": "dask"}])

@@ -17,10 +17,10 @@ from harness.evaluators.nudenet_detector import (
     PREPROCESSING,
     Detector,
     Found,
-    compute_threads,
 )
 from harness.evaluators.nudenet_presets import PRESETS, REFUSED
 from harness.evaluators.weights import local_path, sha256_of
+from harness.machine import process_threads
 from harness.records import ScoreItem, ScoreRow, Verdict
 from harness.sources import Download, UrlFile
 
@@ -124,7 +124,7 @@ class NudeNet(Evaluator):
         missing = self.missing()
         if missing:
             raise MissingResourceError(missing)
-        self._detector = Detector(self._file(), self.size, device, self.threads or compute_threads())
+        self._detector = Detector(self._file(), self.size, device, self.threads or process_threads())
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._detector is not None, "setup comes first"

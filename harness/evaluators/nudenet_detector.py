@@ -5,7 +5,6 @@ Follows nudenet 3.4.2 step by step; the package offers neither threads nor provi
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -128,14 +127,6 @@ def _inside(centred: NDArray[np.float32], width: int, height: int, side: int) ->
     wide = np.minimum(w * longer / side, width - left)
     high = np.minimum(h * longer / side, height - top)
     return np.stack([left, top, wide, high], axis=1)
-
-
-def compute_threads() -> int:
-    """Return the threads that this process may compute with."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Detector:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InvalidValueError, unknown_name
+from harness.machine import process_threads, visible_cores
 from harness.settings import check_choice, check_integer, check_number
 
 MAX_DEFAULT_WORKERS = 8
@@ -99,16 +100,7 @@ class PoolSettings:
         """Return the compute threads of one worker."""
         if self.threads is not None:
             return self.threads
-        cores = visible_cores()
-        if self.kind == "ray":
-            return max(1, cores // self.ray_workers)
-        given = os.environ.get("OMP_NUM_THREADS", "")
-        return int(given) if given.isdecimal() and int(given) > 0 else cores
-
-
-def visible_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, visible_cores() // self.ray_workers) if self.kind == "ray" else process_threads()
 
 
 def visible_gpus() -> int:
