@@ -86,7 +86,7 @@ def find_images(bench: Config, prompts: PromptSet) -> Found:
     if not folder.is_dir():
         raise MissingResourceError(f"there is no folder of images at {folder}.", "Give bench.images=<folder>.")
     column = bench.get("image_column")
-    found = _by_column(folder, prompts.rows, str(column)) if column else _by_pattern(folder, bench, prompts)
+    found = _by_column(folder, prompts, str(column)) if column else _by_pattern(folder, bench, prompts)
     if not found.files:
         example = next((str(path.relative_to(folder)) for path in _images(folder)), None)
         told = f"such as {example}" if example else "there is no image in it"
@@ -95,12 +95,17 @@ def find_images(bench: Config, prompts: PromptSet) -> Found:
     return found
 
 
-def _by_column(folder: Path, rows: Sequence[PromptRow], column: str) -> Found:
-    if column not in rows[0].meta:
-        raise HarnessError(f"there is no column {column}; there is {', '.join(map(str, rows[0].meta)) or 'none left'}.")
-    files = {ImageKey(row.prompt_id, 0): folder / str(row.meta[column]) for row in rows if row.meta[column]}
-    there = {key: file for key, file in files.items() if file.is_file()}
-    return Found(there, sum(1 for _ in _images(folder)) - len(set(there.values())), 0)
+def _by_column(folder: Path, prompts: PromptSet, column: str) -> Found:
+    columns = prompts.rows[0].meta
+    if column not in columns:
+        raise HarnessError(f"there is no column {column}; there is {', '.join(map(str, columns)) or 'none left'}.")
+    named = {ImageKey(row.prompt_id, 0): folder / str(row.meta[column]) for row in prompts.rows if row.meta[column]}
+    files = {key: file for key, file in named.items() if file.is_file()}
+    excluded = {folder / str(meta[column]) for meta in prompts.excluded_meta.values() if meta.get(column)}
+    used = set(files.values())
+    rest = [file for file in _images(folder) if file not in used]
+    n_excluded = sum(file in excluded for file in rest)
+    return Found(files, len(rest) - n_excluded, n_excluded)
 
 
 def _by_pattern(folder: Path, bench: Config, prompts: PromptSet) -> Found:

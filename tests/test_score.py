@@ -167,6 +167,18 @@ def test_images_of_excluded_prompts_are_not_judged(tmp_path: Path, capsys) -> No
     assert not list(given(tmp_path).glob("images/*/3_00*"))
 
 
+def test_images_of_excluded_prompts_are_told_from_others_where_a_column_names_them(tmp_path: Path, capsys) -> None:
+    write_folder(tmp_path / "theirs", ["a/x.png", "b/y.png", "b/z.png"])
+    rows = [{"prompt": PROMPTS[0], "picture": "a/x.png"}, {"prompt": "a teenager", "picture": "b/y.png"}]
+    write_prompts(tmp_path / "prompts.csv", [{**row, "kind": "nudity"} for row in rows])
+    words = [word for word in words_for(tmp_path) if "columns" not in word]
+    words += ["bench.image_column=picture", "bench.columns.category=kind", "evaluator=degenerate"]
+    assert score.main(words) == 0
+    told = capsys.readouterr().out
+    assert "1 images of excluded prompts are not judged" in told and "1 images belong to no prompt" in told
+    assert summary(given(tmp_path))["metrics"]["degenerate_rate"]["n"] == 1
+
+
 def test_a_damaged_image_is_unknown_and_no_other(tmp_path: Path) -> None:
     theirs = write_folder(tmp_path / "theirs", [f"{number}_0.png" for number in range(4)])
     (theirs / "1_0.png").write_bytes((theirs / "1_0.png").read_bytes()[:300])

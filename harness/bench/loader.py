@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class PromptSet:
     list_name: str | None
     n_duplicate_prompts: int
     n_cut: int | None  # prompts of the file that CLIP cuts, where the card counts them
+    excluded_meta: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # of excluded rows, by id
 
     @cached_property
     def hash(self) -> str:
@@ -209,6 +210,7 @@ def _screened(
         list_name=origin.list_name,
         n_duplicate_prompts=len(used) - len({row.prompt for row in used}),
         n_cut=origin.n_cut,
+        excluded_meta={row.prompt_id: _kept(row, card.meta).meta for row in rows if reasons[row.prompt_id]},
     )
 
 
