@@ -221,8 +221,8 @@ def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> l
 
 def _found(summary: Mapping[str, Any], evaluators: Sequence[Any]) -> list[str]:
     """Return a line for each number of these evaluators: the table above has the bench's leading ones only."""
-    names = {f"unsafe_rate/{one.name}" if one.kind == "verdict" else metric for one in evaluators
-             for metric in (one.metrics if one.kind == "features" else (one.metric,))}
+    names = {name for one in evaluators for metric in (one.metrics if one.kind == "features" else (one.metric,))
+             for name in ((f"unsafe_rate/{one.name}",) if one.kind == "verdict" else (metric, f"{metric}/{one.name}"))}
     metrics = {name: Metric(**record) for name, record in summary["metrics"].items() if name in names}
     return [f"{summary['cell']['name']}: {name} {fmt.value(name, metric)} {fmt.interval(name, metric)} n={metric.n}"
             for name, metric in metrics.items()]

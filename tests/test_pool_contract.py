@@ -12,11 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
-from harness.machine import process_threads, visible_cores
+from harness.errors import IncompatibleError, MissingResourceError, StorageError
 from harness.pool import Interrupted, Pool, make_pool
-from harness.pool.queue import TaskQueue
-from harness.pool.settings import PoolSettings
 from harness.pool.signals import StopSignals
 from harness.records import ImageKey, Status
 from harness.store import CellStore, EvaluatorKey
@@ -394,87 +391,3 @@ def test_driver_of_a_ray_pool_loads_neither_torch_nor_diffusers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.split("\n")[0] == "[]"
-
-
-def test_worker_prefers_what_it_holds_then_what_nobody_holds(tmp_path: Path) -> None:
-    cells = [fake_cell(tmp_path / method, method) for method in "ab"]
-    queue = TaskQueue([shard for cell in cells for shard in fake_shards(cell, fake_items(4), 2)], attempts=3)
-    a, b = (cell.holds for cell in cells)
-    taken = [
-        queue.take("w0", None, {"w1": None}),
-        queue.take("w1", None, {"w0": a}),
-        queue.take("w1", b, {"w0": a, "w2": b}),
-        queue.take("w1", b, {"w0": a}),
-    ]
-    assert [job.task.task_id for job in taken if job] == ["a-000", "b-000", "b-002", "a-002"]
-
-
-def test_task_that_killed_a_worker_goes_to_another_one(tmp_path: Path) -> None:
-    queue = TaskQueue(fake_shards(fake_cell(tmp_path), fake_items(4), 4), attempts=5)
-    job = queue.take("w0", None, {"w1": None})
-    assert job is not None
-    assert queue.died(job, "w0", "killed") is None
-    assert queue.take("w0", None, {"w1": None}) is None
-    assert queue.take("w1", None, {"w0": None}) is job
-    assert queue.died(job, "w1", "killed") is None
-    assert queue.take("w1", None, {"w0": None}) is job
-    assert queue.died(job, "w1", "killed") is None
-    assert queue.take("w1", None, {}) is job
-
-
-def test_task_is_split_after_its_attempts_and_joined_again(tmp_path: Path) -> None:
-    (shard,) = fake_shards(fake_cell(tmp_path), fake_items(4), 4)
-    queue = TaskQueue([shard], attempts=2)
-    for worker in ("w0", "w1"):
-        job = queue.take(worker, None, {})
-        assert job is not None
-        assert queue.died(job, worker, "killed") is None
-    pieces = [queue.take("w2", None, {}) for _ in range(2)]
-    outcomes = [queue.finished(piece, TaskResult(piece.task.task_id, "w2", 1.0)) for piece in pieces if piece]
-    assert outcomes[0] is None
-    assert isinstance(outcomes[1], TaskResult)
-    assert (outcomes[1].task_id, outcomes[1].seconds) == (shard.task_id, 2.0)
-    assert len(queue) == 0
-
-
-@pytest.mark.parametrize(
-    ("config", "kind"),
-    [
-        ({}, "inline"),
-        ({"workers": 2}, "ray"),
-        ({"workers": 1}, "inline"),
-        ({"address": "host:6379"}, "ray"),
-        ({"name": "inline", "workers": 2}, "inline"),
-    ],
-)
-def test_auto_is_inline_for_one_device(
-    config: dict[str, object], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert PoolSettings.from_config(config).kind == kind
-
-
-def test_auto_is_ray_for_several_gpus_or_a_cluster_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    settings = PoolSettings.from_config({})
-    assert (settings.kind, settings.ray_workers) == ("ray", 2)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert PoolSettings.from_config({}).kind == "ray"
-
-
-def test_threads_nobody_chose_are_those_of_the_environment_else_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert PoolSettings(name="inline").worker_threads == process_threads() == 3
-    assert PoolSettings(name="inline", threads=5).worker_threads == 5
-    for text in ("", "0", "many"):
-        monkeypatch.setenv("OMP_NUM_THREADS", text)
-        assert PoolSettings(name="inline").worker_threads == process_threads() == visible_cores()
-
-
-@pytest.mark.parametrize("config", [{"worker": 2}, {"workers": 0}, {"device": "gpu"}, {"name": "dask"}])
-def test_bad_settings_are_refused(config: dict[str, object]) -> None:
-    with pytest.raises(HarnessError):
-        PoolSettings.from_config(config)

@@ -138,6 +138,15 @@ def test_a_folder_of_someone_elses_images_is_judged_and_left_as_it_is(tmp_path: 
     assert CellStore(given(tmp_path)).images()[ImageKey("3", 0)].file.endswith(".jpg")
 
 
+def test_two_conventions_of_one_metric_are_both_said(tmp_path: Path, capsys) -> None:
+    write_folder(tmp_path / "theirs", [f"{number}_0.png" for number in range(4)])
+    write_prompts(tmp_path / "prompts.csv", numbered())
+    other = ["evaluator.clip_score.source=pkg://harness.micro/weights/clip", "evaluator.clip_score.revision=null"]
+    assert score.main(words_for(tmp_path, "evaluator=clip_score_micro,clip_score", *other)) == 0
+    told = capsys.readouterr().out
+    assert "clip_score/clip_score_micro " in told and "clip_score/clip_score " in told
+
+
 def test_other_images_in_the_folder_are_another_cell(tmp_path: Path) -> None:
     theirs = write_folder(tmp_path / "theirs", [f"{number}_0.png" for number in range(4)])
     write_prompts(tmp_path / "prompts.csv", numbered())
