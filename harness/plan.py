@@ -241,11 +241,19 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
     total = sum(entry.n_images or 0 for entry in plan.cells)
     console.print(
         f"{len(plan.cells)} cells, {plan.n_missing} of {total} images missing, about {duration(plan.seconds)} on "
-        f"{plan.workers} worker{'s' if plan.workers != 1 else ''}, {size(sum(c.disk_bytes for c in plan.cells))} of "
-        f"{size(free_space(plan.results))} free disk, into {plan.results}",
+        f"{plan.workers} worker{'s' if plan.workers != 1 else ''}{_besides(plan)}, "
+        f"{size(sum(c.disk_bytes for c in plan.cells))} of {size(free_space(plan.results))} free disk, "
+        f"into {plan.results}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _besides(plan: Plan) -> str:
+    """Name the methods whose training the time leaves out: what was trained before is not trained again."""
+    specs = [entry.cell.spec for entry in plan.cells if entry.n_missing]
+    names = dict.fromkeys(str(config["name"]) for spec in specs for config in spec.methods if build(config).trains)
+    return f" besides the training of {', '.join(names)}, where it is still to be done" if names else ""
 
 
 def fetch_lines(plan: Plan) -> list[str]:

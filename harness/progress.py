@@ -62,8 +62,12 @@ class Meter:
 class Board:
     """Shows how far each cell is. `advance` may be called from one thread only."""
 
-    def __init__(self, title: str, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, title: str, console: Console, clock: Callable[[], float] = time.monotonic, says_start: bool = False
+    ) -> None:
+        """`says_start` prints a plain line before the first advance: for what takes minutes in one piece."""
         self.title = title
+        self.says_start = says_start
         self.console = console
         self._clock = clock
         self._lines: dict[str, _Line] = {}
@@ -105,6 +109,8 @@ class Board:
         self._lines[name] = _Line(total, started=now, last_print=now)
         if self._progress:
             self._ids[name] = self._progress.add_task(f"{self.title} {name}", total=total)
+        elif self.says_start:
+            self._print(f"{name}: 0/{total}")
 
     def advance(self, name: str, count: int) -> None:
         if not count:
@@ -126,12 +132,14 @@ class Board:
         line.last_print = now
         seconds = max(now - line.started, 1e-9)
         rate = line.done / seconds
-        left = (line.total - line.done) / rate if rate else float("nan")
-        self.console.print(
-            f"{self.title} {name}: {line.done}/{line.total}, {rate:.2f}/s, {duration(left)} left",
-            highlight=False,
-            soft_wrap=True,
-        )
+        if line.done < line.total:
+            ends = f"{duration((line.total - line.done) / rate)} left"
+        else:
+            ends = f"took {duration(seconds)}"
+        self._print(f"{name}: {line.done}/{line.total}, " + (f"{rate:.2f}/s, " if rate >= 0.1 else "") + ends)
+
+    def _print(self, text: str) -> None:
+        self.console.print(f"{self.title} {text}", highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float | None) -> str:

@@ -119,7 +119,7 @@ def _carry_out(
 
     settings = RunSettings.from_config(job.settings)
     cells = [entry.cell for entry in plan.cells]
-    with Board("train", console) as board:
+    with Board("train", console, says_start=True) as board:
         unprepared = prepare(pool, [entry.cell for entry in plan.cells if entry.missing], board)
     ready = [entry for entry in plan.cells if entry.cell.cell_id not in unprepared]
     skip = {cell.cell_id: unavailable(cell) for cell in cells}
