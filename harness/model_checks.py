@@ -11,6 +11,7 @@ from harness.model_choice import OWN_PARTS, pipeline_name, unknown_pipeline
 from harness.model_files import model_folder
 from harness.model_parts import check_own_parts
 from harness.model_stages import stages_of
+from harness.weight_checks import check_weights
 
 Config = Mapping[str, Any]
 
@@ -24,6 +25,7 @@ def check_known(config: Config) -> None:
     if is_plugged(config):
         _check_plugged(config)
     else:
+        check_weights(config)
         _check_folder(config)
         _check_stages(config, family_of(config))
         check_own_parts(config)

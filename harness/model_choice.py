@@ -13,13 +13,16 @@ from harness.families import FAMILIES, Family, family_of, is_plugged
 from harness.model_files import (
     PACKAGE_PREFIX,
     cached_snapshot,
+    folder_problem,
     has_variant,
     is_folder_source,
     missing_part,
     model_folder,
     pipeline_class,
+    source_problem,
 )
 from harness.model_stages import stages_of, with_stages
+from harness.tensor_headers import FileFault
 
 Config = Mapping[str, Any]
 
@@ -120,10 +123,15 @@ def _cached(config: Config) -> Config:
 
 def _pipeline_folder(config: Config) -> Path:
     folder = model_folder(config)
-    problem = "it is not on this machine" if folder is None else missing_part(folder, config.get("variant"))
-    if folder is None or problem:
-        raise MissingResourceError(f"model {config.get('name')}: {folder or config['source']} is no whole pipeline in "
-                                   f"diffusers format: {problem}.", "Say model.path=<a diffusers folder>.")
+    label = f"model {config.get('name')}: {folder or config['source']}"
+    if folder is None:
+        raise MissingResourceError(f"{label} is no whole pipeline in diffusers format: it is not on this machine.",
+                                   "Say model.path=<a diffusers folder>.")
+    problem = source_problem(folder) or folder_problem(folder, config.get("variant"), config.get("without") or ())
+    if problem is not None:
+        said = FileFault(f"{label} is no whole pipeline in diffusers format: {problem.reason}",
+                         problem.remedy or "Say model.path=<a diffusers folder>.", problem.absent)
+        raise said.as_error()
     return folder
 
 

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.tensor_headers import SUFFIX, FileFault, os_fault, read_header, shown
+from harness.weight_files import CHECKPOINTS, CONVERT, is_whole_safetensors, part_weights, read_json, weight_files
+
+__all__ = ["is_whole_safetensors", "weight_files"]  # beside its own
+
 Config = Mapping[str, Any]
 
+INDEX = "model_index.json"
 UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
 PACKAGE_PREFIX = "pkg://"
 FORCED_ZEROS = "force_zeros_for_empty_prompt"  # the one setting of model_index.json that changes pixels (SDXL)
 
 
 def is_folder_source(source: str) -> bool:
-    """Tell a folder from a hub id: folders are `pkg://...`, absolute, begin with `.` or `~`, or exist."""
-    return source.startswith((PACKAGE_PREFIX, "/", ".", "~")) or Path(source).is_dir()
+    """Tell a path from a hub id: paths are `pkg://...`, absolute, begin with `.` or `~`, are here, or end as weights do."""
+    return source.startswith((PACKAGE_PREFIX, "/", ".", "~")) or source.endswith(CHECKPOINTS) or _is_there(source)
+
+
+def _is_there(source: str) -> bool:
+    try:
+        return Path(source).is_dir()
+    except OSError:
+        return True
 
 
 def model_folder(config: Config) -> Path | None:
@@ -29,8 +41,20 @@ def model_folder(config: Config) -> Path | None:
     if source.startswith(PACKAGE_PREFIX):
         return _package_folder(source.removeprefix(PACKAGE_PREFIX))
     if is_folder_source(source):
-        return Path(source).expanduser().resolve()
+        return _of_cache(Path(source).expanduser().resolve())
     return cached_snapshot(source, str(config.get("revision") or "main"))
+
+
+def _of_cache(folder: Path) -> Path:
+    """Return the snapshot that `main` is, where the folder is a repository's in the hub's cache; else the folder."""
+    if not folder.name.startswith("models--"):
+        return folder
+    try:
+        commit = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return folder
+    snapshot = folder / "snapshots" / commit
+    return snapshot if commit.isalnum() and snapshot.is_dir() else folder
 
 
 def _package_folder(path: str) -> Path:
@@ -77,21 +101,84 @@ def has_token() -> bool:
 
 
 def missing_part(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str | None:
-    """Return the first part of a diffusers folder that is not there or not whole, or None; `without`: parts unused."""
-    index = folder / "model_index.json"
+    """Return what of a diffusers folder is not there or not whole, or None; `without`: parts unused."""
+    problem = folder_problem(folder, variant, without)
+    return problem.reason if problem else None
+
+
+def folder_problem(folder: Path, variant: str | None, without: Sequence[str] = ()) -> FileFault | None:
+    """Return what keeps the files of a diffusers folder from being loaded, by part and file, or None."""
+    problem = source_problem(folder)
+    if problem is not None:
+        return problem
     try:
-        parts = json.loads(index.read_text())
-    except FileNotFoundError:
-        return "model_index.json is missing"
-    except (OSError, ValueError):
-        return "model_index.json cannot be read"
-    for part, entry in sorted(parts.items()):
-        if part in (*UNUSED_PARTS, *without) or not isinstance(entry, list) or entry[0] is None:
-            continue
-        problem = _part_problem(folder / part, part, variant)
-        if problem:
-            return problem
+        for part in sorted(used_parts(folder, without)):
+            _check_part(folder / part, part, variant)
+    except FileFault as fault:
+        return fault
+    except OSError as error:
+        return os_fault(error).about(_inside(folder, error.filename))
     return None
+
+
+def source_problem(folder: Path) -> FileFault | None:
+    """Return what a source is that is no folder of a pipeline: a single file, a repository of the hub's cache."""
+    try:
+        if folder.is_file():
+            return _single_file(folder)
+        if not folder.is_dir():
+            return FileFault("there is no such folder", "", absent=True)
+        if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
+            commits = ", ".join(sorted(path.name for path in (folder / "snapshots").iterdir())[:5])
+            return FileFault("it is a repository of the hub's cache, without a refs/main that is here",
+                             f"Point to one of its snapshots: {folder}/snapshots/<commit>, of {commits or 'none'}.")
+    except OSError as error:
+        return os_fault(error).about(error.filename)
+    return None
+
+
+def _single_file(file: Path) -> FileFault:
+    if file.suffix not in CHECKPOINTS:
+        return FileFault("it is a file", "Give the folder that holds model_index.json.")
+    try:
+        if file.suffix == SUFFIX:
+            read_header(file)
+    except FileFault as fault:
+        return fault.about("the file")
+    return FileFault("it is a single-file checkpoint, and pipelines are read from folders",
+                     f"Convert it once: {CONVERT} {file} <new folder> like=<a diffusers folder of the same kind>")
+
+
+def used_parts(folder: Path, without: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
+    """Return the parts of a diffusers folder that are loaded, each with its library and class. Raises FileFault."""
+    index = folder / INDEX
+    try:
+        content = read_json(index)
+    except FileFault as fault:
+        raise (_no_pipeline(folder) if fault.absent else fault.about(INDEX)) from None
+    found = {part: (str(entry[0]), str(entry[1])) for part, entry in content.items()
+             if part not in (*UNUSED_PARTS, *without) and isinstance(entry, list) and len(entry) == 2
+             and entry[0] is not None}  # fmt: skip
+    outside = next((part for part in found if Path(part).name != part), None)
+    if outside is not None:
+        raise FileFault(f"{INDEX} names a part that is no folder of the pipeline: {shown(outside)}")
+    return found
+
+
+def _no_pipeline(folder: Path) -> FileFault:
+    """Return what a folder without an index is: often the one above or below the pipeline."""
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{INDEX}"))
+    if inside:
+        return FileFault(f"{INDEX} is missing", f"It is one folder further down: {', '.join(inside[:5])}.", absent=True)
+    if (folder.parent / INDEX).is_file():
+        return FileFault(f"{INDEX} is missing", f"This is a part of a pipeline: the folder above, {folder.parent}, has "
+                         "one.", absent=True)  # fmt: skip
+    return FileFault(f"{INDEX} is missing", "", absent=True)
+
+
+def _inside(folder: Path, filename: Any) -> str:
+    path = Path(str(filename))
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(filename)
 
 
 def has_variant(folder: Path, variant: str | None) -> bool:
@@ -107,53 +194,34 @@ def pipeline_class(folder: Path) -> str | None:
 
 def _index(folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads((folder / "model_index.json").read_text())
-    except (OSError, ValueError):
+        return read_json(folder / INDEX)
+    except FileFault:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
-def _part_problem(folder: Path, part: str, variant: str | None) -> str | None:
+def _check_part(folder: Path, part: str, variant: str | None) -> None:
+    """Raise FileFault unless the files of a part are there and its weights whole."""
     if not folder.is_dir():
-        return f"{part}/ is missing"
+        raise FileFault(f"{part}/ is missing", "", absent=True)
     if part.endswith("scheduler"):
-        return None if (folder / "scheduler_config.json").is_file() else f"{part}/scheduler_config.json is missing"
-    if part.startswith("tokenizer"):
-        files = ("tokenizer.json", "vocab.json", "spiece.model")
-        return None if any((folder / name).is_file() for name in files) else f"{part}/vocab.json is missing"
-    if not (folder / "config.json").is_file():
-        return f"{part}/config.json is missing"
-    weights = weight_files(folder, variant)
-    if not weights:
-        return f"{part}/ has no safetensors weights" + (f" of variant {variant}" if variant else "")
-    bad = next((file for file in weights if not is_whole_safetensors(file)), None)
-    return f"{part}/{bad.name} is missing or cut short" if bad else None
+        _check_there(folder, part, ("scheduler_config.json",))
+    elif part.startswith("tokenizer"):
+        _check_there(folder, part, ("vocab.json", "tokenizer.json", "spiece.model"))
+    else:
+        _check_there(folder, part, ("config.json",))
+        for file in part_weights(folder, part, variant):
+            try:
+                read_header(file)
+            except FileFault as fault:
+                raise fault.about(f"{part}/{file.name}") from None
 
 
-def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """Return the safetensors files of one part: of `variant` if it has them, else the plain ones, as diffusers does."""
-    for suffix in ([f".{variant}"] if variant else []) + [""]:
-        for stem in ("diffusion_pytorch_model", "model"):
-            index = folder / f"{stem}.safetensors.index{suffix}.json"
-            if index.is_file():
-                shards = json.loads(index.read_text())["weight_map"].values()
-                return [folder / name for name in sorted(set(shards))]
-            file = folder / f"{stem}{suffix}.safetensors"
-            if file.is_file():
-                return [file]
-    return []
-
-
-def is_whole_safetensors(file: Path) -> bool:
-    """Compare a safetensors file's length with the one its header promises. Reads the header only."""
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length))
-    except (OSError, ValueError, MemoryError, OverflowError):
-        return False
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return file.stat().st_size == 8 + length + max(ends, default=0)
+def _check_there(folder: Path, part: str, names: Sequence[str]) -> None:
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise FileFault(f"{part}/{names[0]} is missing", "", absent=True)
+    with found.open("rb"):
+        pass
 
 
 def folder_fingerprint(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str:

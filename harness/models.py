@@ -17,11 +17,11 @@ from harness.model_files import (
     FORCED_ZEROS,
     PACKAGE_PREFIX,
     folder_fingerprint,
+    folder_problem,
     has_token,
     has_variant,
     is_folder_source,
     is_offline,
-    missing_part,
     model_folder,
 )
 from harness.model_parts import fingerprint_with, own_parts_identity, put_own_parts
@@ -144,19 +144,26 @@ def missing_pipeline(config: Config) -> str | None:
     """Return what `missing` does, of one pipeline of a model."""
     source, name = str(config["source"]), config.get("name", "model")
     folder, variant = model_folder(config), config.get("variant")
-    if folder is not None and folder.is_dir():
-        part = missing_part(folder, variant, config.get("without") or ())
-        if part is None:
+    if folder is not None and _exists(folder):
+        problem = folder_problem(folder, variant, config.get("without") or ())
+        if problem is None:
             return None
-        if is_folder_source(source):
-            return f"weights of {name} are not whole: in {folder}, {part}. {_how_to_get(config)}"
-        return f"weights of {name} are not whole: in the cached {source}, {part}. {_how_to_get(config)}"
+        place = str(folder) if is_folder_source(source) else f"the cached {source}"
+        remedy = problem.remedy if is_folder_source(source) else None
+        return f"weights of {name} are not whole: in {place}, {problem.reason}. {remedy or _how_to_get(config)}"
     if is_folder_source(source):
         return f"weights of {name} are missing: there is no folder {folder}. {_how_to_get(config)}"
     if config.get("download") and not is_offline() and (has_token() or not config.get("gated")):
         return None
     offline = " and HF_HUB_OFFLINE forbids fetching them" if is_offline() else ""
     return f"weights of {name} ({source}) are not on this machine{offline}. {_how_to_get(config)}"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return True  # what keeps it from being looked at is said where it is read
 
 
 def _how_to_get(config: Config) -> str:

@@ -1,0 +1,151 @@
+"""Whether the weights of a model's folders are what their classes want, in the plan: by headers, finite where cheap.
+
+A tensor that a file lacks would be filled with random numbers by the library that loads it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.model_files import PACKAGE_PREFIX, folder_problem, is_folder_source, model_folder, used_parts
+from harness.model_stages import stages_of
+from harness.part_layouts import Misfit, Part, misfits
+from harness.tensor_headers import FLOATS, FileFault, Header, TensorEntry, os_fault, read_header, shown
+from harness.weight_files import part_weights, read_json
+
+Config = Mapping[str, Any]
+
+WHOLE = 48 << 20  # bytes of a file whose every value is looked at
+SAMPLED, SAMPLE = 64, 4096  # of larger ones: so many tensors, and so many bytes of each
+# Exponents of all ones: not finite. By type: how many bytes a value has, and these bits.
+_EXPONENT: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
+    "F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80), "F32": (np.uint32, 0x7F800000),
+    "F64": (np.uint64, 0x7FF0000000000000)}  # fmt: skip
+
+
+def check_weights(config: Config) -> None:
+    """Raise HarnessError, in one line, for weights that are here and cannot be what the pipelines' classes want.
+
+    What is absent of a hub model is left to `missing`. A package's own weights are compared when they are loaded.
+    """
+    for one in (config, *stages_of(config)):
+        folder = model_folder(one)
+        if folder is not None and _is_there(folder):
+            _check_folder(one, folder)
+
+
+def _is_there(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except OSError as error:
+        raise os_fault(error).about(error.filename).as_error() from None
+
+
+def _check_folder(config: Config, folder: Path) -> None:
+    source, variant = str(config["source"]), config.get("variant")
+    without = tuple(config.get("without") or ())
+    problem = folder_problem(folder, variant, without)
+    try:
+        if problem is not None:
+            if problem.absent and not is_folder_source(source):
+                return
+            raise problem
+        shipped = source.startswith(PACKAGE_PREFIX) and "torch" not in sys.modules
+        for part, files in _files(folder, variant, without).items():
+            for file in files:
+                _check_values(f"{part}/{file.name}", file, look=not shipped)
+        if not shipped:
+            _check_classes(folder, variant, without)
+    except FileFault as fault:
+        raise _error(config, folder, fault) from None
+
+
+def _error(config: Config, folder: Path, fault: FileFault) -> HarnessError:
+    hint = fault.remedy or "Set model.source to a folder in diffusers format, with safetensors weights."
+    said = FileFault(f"model {config.get('name')} in {folder}: {fault.reason}", hint, fault.absent)
+    return said.as_error()
+
+
+def _files(folder: Path, variant: str | None, without: tuple[str, ...]) -> dict[str, list[Path]]:
+    return {part: part_weights(folder / part, part, variant) for part in sorted(used_parts(folder, without))
+            if (folder / part / "config.json").is_file()}
+
+
+def _check_values(said: str, file: Path, look: bool) -> None:
+    """Raise FileFault for tensors of a type that no model computes with, and for values that are not finite."""
+    header = read_header(file)
+    for name, entry in header.tensors.items():
+        if entry.is_float8:
+            raise FileFault(f"{said} holds {shown(name)} in {entry.dtype}: float8 weights are not read",
+                            "Get the float16, bfloat16 or float32 files.")
+        if entry.dtype not in FLOATS and name.endswith((".weight", ".bias")):
+            raise FileFault(f"{said} holds {shown(name)} as {entry.dtype}: quantised weights are not read",
+                            "Get the float16, bfloat16 or float32 files.")
+    bad = _not_finite(file) if look else None
+    if bad is not None:
+        raise FileFault(f"{said} is broken: {shown(bad)} has values that are not finite")
+
+
+def _not_finite(file: Path) -> str | None:
+    stat = os.stat(file)
+    return _looked_at(str(file), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _looked_at(path: str, size: int, mtime_ns: int) -> str | None:
+    """Return the first tensor with a value that is not finite: of small files every value is read, else samples."""
+    header = read_header(Path(path))
+    with open(path, "rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        for name, entry, length in _looks(header, whole=size <= WHOLE):
+            stream.seek(start + entry.begin)
+            kind, ones = _EXPONENT[entry.dtype]
+            values = np.frombuffer(stream.read(length), kind)
+            if ((values & kind(ones)) == ones).any():
+                return name
+    return None
+
+
+def _looks(header: Header, whole: bool) -> Iterator[tuple[str, TensorEntry, int]]:
+    floats = [(name, entry) for name, entry in header.tensors.items() if entry.dtype in FLOATS]
+    if whole:
+        yield from ((name, entry, entry.end - entry.begin) for name, entry in floats)
+    else:
+        for name, entry in floats[:: max(1, len(floats) // SAMPLED)]:
+            yield name, entry, min(SAMPLE, entry.end - entry.begin)
+
+
+def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...]) -> None:
+    files = _files(folder, variant, without)
+    named, parts = used_parts(folder, without), {}
+    for part, own in files.items():
+        config = folder / part / "config.json"
+        if "quantization_config" in read_json(config):
+            raise FileFault(f"{part}/config.json says that the part is quantised, and quantised weights are not read",
+                            "Get the float16, bfloat16 or float32 files.")
+        shapes = {name: shape for file in own for name, shape in read_header(file).shapes.items()}
+        parts[part] = Part(*named[part], config.read_text(encoding="utf-8"), shapes, len(own) > 1)
+    for (part, own), misfit in zip(files.items(), misfits(list(parts.values())), strict=True):
+        if not misfit.fits:
+            raise _misfit_fault(part, own[0] if len(own) == 1 else folder / part, parts[part], misfit)
+
+
+def _misfit_fault(part: str, file: Path, made: Part, misfit: Misfit) -> FileFault:
+    said = f"{part}/{file.name}" if file.name != part else part
+    remedy = f"Take {part}/ from where the model was published, or save it again with its own library."
+    if misfit.error:
+        return FileFault(f"{part}/config.json makes no {made.kind} ({misfit.error})", remedy)
+    if misfit.lacking:
+        count = f"{len(misfit.lacking)} of {misfit.wanted} names"
+        return FileFault(f"{said} lacks {shown(misfit.lacking[0])} ({count})", remedy)
+    name, has, wants = misfit.wrong[0]
+    return FileFault(f"{said} does not fit its config.json: {shown(name)} has shape {has}, and {wants} is wanted "
+                     f"({len(misfit.wrong)} such names)", remedy)  # fmt: skip
