@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, permission_denied
 
 HELP = """\
 Benchmark mitigations of text-to-image models: every image made once, judged by every evaluator, with intervals.
@@ -74,6 +74,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"error: {permission_denied(error)}", file=sys.stderr)
+        return HarnessError.exit_code
 
 
 def _choices() -> str:

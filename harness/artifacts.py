@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError, permission_denied
 from harness.files import sha256_file, storage_error, write_atomic
 from harness.interruption import forget_checkpoints, training_in
 from harness.lease import Lease
@@ -282,6 +282,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"error: {permission_denied(error)}", file=sys.stderr)
+        return HarnessError.exit_code
 
 
 if __name__ == "__main__":

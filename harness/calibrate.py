@@ -16,7 +16,7 @@ from rich.progress import track
 from harness.build import build
 from harness.calibration import MEASURES, Calibration, Counts, calibration_path, write_calibration
 from harness.compose import compose_jobs
-from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
+from harness.errors import HarnessError, InvalidValueError, MissingResourceError, permission_denied, unknown_name
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import evaluator_fingerprint
 from harness.files import check_writable
@@ -70,6 +70,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"error: {permission_denied(error)}", file=sys.stderr)
+        return HarnessError.exit_code
     except KeyboardInterrupt:
         print("stopped; nothing was written.", file=sys.stderr)
         return INTERRUPTED

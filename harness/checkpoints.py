@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.weights import sha256_of
 from harness.method import Method
 from harness.model_files import cached_snapshot, hub_cache, model_folder
+from harness.part_tensors import plain_tensors, read_checkpoint
 from harness.settings import check_file, check_number
 from harness.sources import Download, HubFiles, names_in
+from harness.tensor_headers import FileFault, TensorEntry, finite, shown
+from harness.torch_headers import content_of
+from harness.weight_files import CHECKPOINTS, read_json
 
-if TYPE_CHECKING:
-    from torch import Tensor
+__all__ = ["finite", "read_checkpoint"]  # beside its own
 
 HUB = "hf://"
 
@@ -40,33 +42,21 @@ def check_width(name: str, files: Sequence[Path], model_config: Mapping[str, Any
     `setting` is of the config of the model's `part`. Reads headers only; is silent where files tell nothing.
     """
     folder = model_folder(model_config) if model_config.get("source") else None
-    own = _json(folder / part / "config.json").get(setting) if folder else None
+    own = read_settings(folder / part / "config.json").get(setting) if folder else None
     for file in files if isinstance(own, int) else ():
-        widths = {entry["shape"][-1] for tensor, entry in safetensors_header(file).items() if tensor.endswith(ending)}
+        tensors = plain_tensors(content_of(file), lambda one: isinstance(one, TensorEntry)) if file.is_file() else {}
+        widths = {one.shape[-1] for tensor, one in tensors.items() if tensor.endswith(ending) and one.shape}
         if widths - {own}:
             raise IncompatibleError(f"the checkpoint {file} of method {name} was made for {max(widths)} text features, "
                                     f"and model {model_config.get('name')} has {own}.")
 
 
-def safetensors_header(path: Path) -> dict[str, Any]:
-    """Return a safetensors file's header, names to shapes and types; empty where there is none."""
-    if path.suffix != ".safetensors":
-        return {}
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a config.json; none where there is none that can be read."""
     try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header: dict[str, Any] = json.loads(stream.read(length))
-    except (OSError, ValueError, MemoryError, OverflowError):
+        return read_json(path)
+    except FileFault:
         return {}
-    return header
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content
 
 
 def first_file(folder: Path, names: Sequence[str]) -> Path:
@@ -76,37 +66,15 @@ def first_file(folder: Path, names: Sequence[str]) -> Path:
     return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read a safetensors file, or a torch file of plain tensors: its content and its metadata.
-
-    Raises MissingResourceError, or InvalidValueError where it cannot be read without running code from it.
-    """
-    import pickle
-
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise MissingResourceError(f"the checkpoint {path} is missing.")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as stream:
-                return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InvalidValueError(f"the checkpoint {path} cannot be read as plain tensors: {reason}") from None
-    if not isinstance(content, dict):
-        raise InvalidValueError(f"the checkpoint {path} holds a {type(content).__name__}, not named tensors.")
-    return content, {}
-
-
 def check_layout(path: Path, found: Mapping[str, Any], expected: Mapping[str, Sequence[int]]) -> None:
     """Raise InvalidValueError, in one line, unless a file holds exactly the expected names with their shapes."""
     absent = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
+    if len(absent) == len(expected) and extra:
+        raise InvalidValueError(f"the checkpoint {path} is of another method or model: it holds {shown(extra[0])}, and "
+                                f"{next(iter(expected))} is wanted ({len(expected)} names, none is in it).")
     if absent or extra:
-        named = f"{absent[0]} is not in it" if absent else f"{extra[0]} has no place in the model"
+        named = f"{absent[0]} is not in it" if absent else f"{shown(extra[0])} has no place in the model"
         raise InvalidValueError(f"the checkpoint {path} does not fit: {named} ({len(absent)} of {len(expected)} names "
                                 f"are absent, {len(extra)} are unknown).")
     for name, shape in expected.items():
@@ -114,13 +82,6 @@ def check_layout(path: Path, found: Mapping[str, Any], expected: Mapping[str, Se
         if size != tuple(shape):
             raise InvalidValueError(f"the checkpoint {path} does not fit: {name} has shape {size}, the model has "
                                     f"{tuple(shape)}.")
-
-
-def finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise InvalidValueError naming the first tensor with a value that is not finite."""
-    bad = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
-    if bad:
-        raise InvalidValueError(f"the checkpoint {path} is broken: {bad} has values that are not finite.")
 
 
 @dataclass(frozen=True)
@@ -133,6 +94,7 @@ class CheckpointMethod(Method):
 
     single: ClassVar[bool] = True  # one checkpoint, not a list
     file_names: ClassVar[tuple[str, ...]] = ("model.safetensors",)  # of a folder: the first that there is
+    beside: ClassVar[tuple[str, ...]] = ()  # of a folder: small files that are read, too
     how_to_get: ClassVar[str]  # one sentence: where the authors publish it
 
     def __post_init__(self) -> None:
@@ -171,16 +133,28 @@ class CheckpointMethod(Method):
         absent = next((file for file in self.files() if not file.is_file()), None)
         return f"the checkpoint {absent} of method {self.name} is missing. {self.how_to_get}" if absent else None
 
+    def check_contents(self, model_config: Mapping[str, Any]) -> None:
+        """Compare files that are here with the model, by their headers, before anything loads. Raises HarnessError."""
+        if self.strength and not self.missing():
+            self.compare(model_config)
+
+    def compare(self, model_config: Mapping[str, Any]) -> None:
+        """Raise HarnessError unless the files are this method's and fit the model, as far as headers tell."""
+
     def downloads(self) -> Sequence[Download]:
         """Return the files of the hub's repositories that `hf://` checkpoints name."""
         assert isinstance(self.checkpoint, tuple)
         hubs = [source.removeprefix(HUB).split("/", 2) for source in self.checkpoint if source.startswith(HUB)]
-        return [self._of_hub("/".join(parts[:2]), "".join(parts[2:])) for parts in hubs]
+        return [self._of_hub("/".join(parts[:2]), "".join(parts[2:]).strip("/")) for parts in hubs]
 
     def _of_hub(self, repo: str, place: str) -> HubFiles:
-        if Path(place).suffix in (".safetensors", ".bin", ".pt", ".pth"):
+        if place.endswith(CHECKPOINTS):
             return HubFiles(repo, self.revision, (place,))
-        return HubFiles(repo, self.revision, names_in(place, ("*.json",)), names_in(place, self.file_names))
+        return self.of_hub_folder(repo, place)
+
+    def of_hub_folder(self, repo: str, place: str) -> HubFiles:
+        """Return what is read of a folder of a repository, by the names that the loader looks for."""
+        return HubFiles(repo, self.revision, names_in(place, self.beside), names_in(place, self.file_names))
 
     def require(self) -> None:
         """Raise MissingResourceError unless all files are there."""

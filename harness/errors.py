@@ -46,6 +46,12 @@ class StorageError(HarnessError):
     """The results folder cannot be used: not writable, full, or held by another run."""
 
 
+def permission_denied(error: PermissionError) -> StorageError:
+    """Build the error for a file or folder that this user may not use, such as a colleague's on a cluster."""
+    return StorageError(f"{error.filename or 'a file'}: permission denied.",
+                        "Ask its owner for access (chmod a+r, and a+x for its folders), or use a copy of yours.")
+
+
 def near_names(name: str, valid: Iterable[str], count: int = 3) -> list[str]:
     """Return the valid names closest to `name`, best first; all of a short list when none is close."""
     names = sorted(set(valid))

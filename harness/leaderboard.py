@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.calibration import Calibrations, load_calibrations
-from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.errors import HarnessError, InvalidValueError, permission_denied, unknown_name
 from harness.files import write_atomic
 from harness.published import FOLDER, Reported, read_published
 from harness.records import Metric
@@ -161,6 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"error: {permission_denied(error)}", file=sys.stderr)
+        return HarnessError.exit_code
     print(f"{board.n_runs} runs: {' '.join(map(str, board.files))}")
     if board.broken:
         places = ", ".join(str(run.folder) for run in board.broken)

@@ -24,7 +24,7 @@ FORCED_ZEROS = "force_zeros_for_empty_prompt"  # the one setting of model_index.
 
 
 def is_folder_source(source: str) -> bool:
-    """Tell a path from a hub id: paths are `pkg://...`, absolute, begin with `.` or `~`, are here, or end as weights do."""
+    """Tell a path from a hub id: `pkg://...`, absolute, beginning with `.` or `~`, here, or ending as weights do."""
     return source.startswith((PACKAGE_PREFIX, "/", ".", "~")) or source.endswith(CHECKPOINTS) or _is_there(source)
 
 

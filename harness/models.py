@@ -24,7 +24,7 @@ from harness.model_files import (
     is_offline,
     model_folder,
 )
-from harness.model_parts import fingerprint_with, own_parts_identity, put_own_parts
+from harness.model_parts import PARTIAL, fingerprint_with, own_parts_identity, put_own_parts
 from harness.model_stages import stages_of
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def weights_origin(config: Config) -> dict[str, Any]:
     if is_plugged(config):
         return {"loader": config["loader"], "weights": weights_fingerprint(config)}
     config = settled(config)
-    own = {part: config[part] for part in OWN_PARTS if config.get(part) is not None}
+    own = {part: config[part] for part in (*OWN_PARTS, PARTIAL) if config.get(part)}
     return {
         "source": config["source"],
         "revision": config.get("revision"),

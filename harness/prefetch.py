@@ -15,7 +15,7 @@ from harness.bench.source import cached_prompt_file, downloaded_file, hub_files
 from harness.build import build
 from harness.compose import Job, compose_jobs
 from harness.downloads import chosen_files, size_of
-from harness.errors import HarnessError
+from harness.errors import HarnessError, permission_denied
 from harness.evaluator import Evaluator
 from harness.fetch_models import check_whole, model_needs
 from harness.files import storage_error
@@ -55,6 +55,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"error: {permission_denied(error)}", file=sys.stderr)
+        return HarnessError.exit_code
     except KeyboardInterrupt:
         print("stopped; files that are whole are kept. To go on, run the same command again.", file=sys.stderr)
         return INTERRUPTED

@@ -17,7 +17,7 @@ from harness.build import build
 from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_file, plain
 from harness.compose import Job, compose_jobs
-from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.errors import HarnessError, InvalidValueError, permission_denied, unknown_name
 from harness.given_images import Found, Labels, given_cell
 from harness.plan import unavailable
 from harness.pool import Interrupted, make_pool
@@ -75,6 +75,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"error: {permission_denied(error)}", file=sys.stderr)
+        return HarnessError.exit_code
 
 
 def _parse(words: Sequence[str]) -> _Request:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 
@@ -81,8 +82,10 @@ def shown(name: object) -> str:
 def read_header(path: Path) -> Header:
     """Return the header of a safetensors file that is whole. Raises FileFault; once a file, until it changes."""
     try:
-        stat = os.stat(path)
-        found = _cached(str(path), stat.st_size, stat.st_mtime_ns)
+        about = os.stat(path)
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+            raise FileFault("is no regular file", "")
+        found = _cached(str(path), about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise os_fault(error) from None
     if isinstance(found, FileFault):
@@ -201,7 +204,7 @@ def _entry(name: str, value: Any) -> TensorEntry:
     return TensorEntry(dtype, tuple(shape), offsets[0], offsets[1])
 
 
-def _counts(value: Any) -> bool:
+def _counts(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(
         isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**63 for one in value)  # fmt: skip
 
@@ -217,3 +220,20 @@ def _check_extent(entries: Collection[TensorEntry], held: int) -> None:
         raise FileFault(f"is cut short: it holds {held} bytes of tensors, and its header says {place}")
     if held > place:
         raise FileFault(f"is longer than its header says ({held - place} bytes more)")
+
+
+def check_computable(header: Header) -> None:
+    """Raise FileFault for weights of a type that no model computes with: float8, or quantised to integers."""
+    for name, entry in header.tensors.items():
+        quantised = entry.dtype not in FLOATS and name.endswith((".weight", ".bias"))
+        if entry.is_float8 or quantised:
+            kind = "float8" if entry.is_float8 else "quantised"
+            raise FileFault(f"holds {shown(name)} as {entry.dtype}: {kind} weights are not read",
+                            "Get the float16, bfloat16 or float32 files.")
+
+
+def finite(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Raise InvalidValueError naming the first tensor with a value that is not finite."""
+    bad = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
+    if bad:
+        raise InvalidValueError(f"the checkpoint {path} is broken: {shown(bad)} has values that are not finite.")

@@ -18,7 +18,16 @@ from harness.errors import HarnessError
 from harness.model_files import PACKAGE_PREFIX, folder_problem, is_folder_source, model_folder, used_parts
 from harness.model_stages import stages_of
 from harness.part_layouts import Misfit, Part, misfits
-from harness.tensor_headers import FLOATS, FileFault, Header, TensorEntry, os_fault, read_header, shown
+from harness.tensor_headers import (
+    FLOATS,
+    FileFault,
+    Header,
+    TensorEntry,
+    check_computable,
+    os_fault,
+    read_header,
+    shown,
+)
 from harness.weight_files import part_weights, read_json
 
 Config = Mapping[str, Any]
@@ -81,14 +90,10 @@ def _files(folder: Path, variant: str | None, without: tuple[str, ...]) -> dict[
 
 def _check_values(said: str, file: Path, look: bool) -> None:
     """Raise FileFault for tensors of a type that no model computes with, and for values that are not finite."""
-    header = read_header(file)
-    for name, entry in header.tensors.items():
-        if entry.is_float8:
-            raise FileFault(f"{said} holds {shown(name)} in {entry.dtype}: float8 weights are not read",
-                            "Get the float16, bfloat16 or float32 files.")
-        if entry.dtype not in FLOATS and name.endswith((".weight", ".bias")):
-            raise FileFault(f"{said} holds {shown(name)} as {entry.dtype}: quantised weights are not read",
-                            "Get the float16, bfloat16 or float32 files.")
+    try:
+        check_computable(read_header(file))
+    except FileFault as fault:
+        raise fault.about(said) from None
     bad = _not_finite(file) if look else None
     if bad is not None:
         raise FileFault(f"{said} is broken: {shown(bad)} has values that are not finite")
@@ -140,7 +145,7 @@ def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...]) 
 
 def _misfit_fault(part: str, file: Path, made: Part, misfit: Misfit) -> FileFault:
     said = f"{part}/{file.name}" if file.name != part else part
-    remedy = f"Take {part}/ from where the model was published, or save it again with its own library."
+    remedy = f"Take {part}/ with its config.json from where the model was published."
     if misfit.error:
         return FileFault(f"{part}/config.json makes no {made.kind} ({misfit.error})", remedy)
     if misfit.lacking:

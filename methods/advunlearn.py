@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.checkpoints import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
 from harness.method import Artifact
+from harness.part_tensors import base_shapes
+from harness.tensor_headers import TensorEntry
+from harness.torch_headers import content_of
 from harness.weight_edits import FAMILIES, check_family, tensors_replaced
 
 if TYPE_CHECKING:
@@ -19,7 +22,18 @@ if TYPE_CHECKING:
 
 PUBLISHED = "hf://OPTML-Group/AdvUnlearn"  # all of Stable Diffusion 1.4's encoder, CLIP ViT-L
 NAMES = ("model.safetensors", "pytorch_model.bin")
+WRAPPED = "text_encoder."
 UNTRAINED = "embeddings.position_ids"  # a counter that older libraries stored
+
+
+def encoder_tensors(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the encoder's tensors by plain names: of a text encoder's state dict, or of the release's wrapper.
+
+    TextEncoder-*.pt holds the encoder under `text_encoder.` and, beside it, its parts once more by names of their own.
+    """
+    wrapped = {name.removeprefix(WRAPPED): one for name, one in content.items() if name.startswith(WRAPPED)}
+    found = wrapped or content
+    return {plain: found[name] for name, plain in plain_names(found).items() if plain != UNTRAINED}
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
@@ -29,7 +43,10 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class AdvUnlearn(CheckpointMethod):
-    """A folder of the release (nudity_unlearned, ...) or its weights file: W + strength (W' - W) throughout."""
+    """A folder of the release (nudity_unlearned, ...), its weights file, or its TextEncoder-*.pt.
+
+    W + strength (W' - W) throughout.
+    """
 
     name: str = "advunlearn"
 
@@ -53,6 +70,13 @@ class AdvUnlearn(CheckpointMethod):
         check_family(self.name, model_config, "the CLIP text encoder that its checkpoint was made from",
                      ("sd1",) if published else FAMILIES)
         check_width(self.name, self.files(), model_config, "text_encoder", "hidden_size", "token_embedding.weight")
+        self.check_contents(model_config)
+
+    def compare(self, model_config: Mapping[str, Any]) -> None:
+        (file,) = self.files()
+        found, own = encoder_tensors(content_of(file)), base_shapes(model_config, "text_encoder")
+        if own is not None:
+            check_layout(file, {name: one for name, one in found.items() if isinstance(one, TensorEntry)}, own)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if not self.strength:
@@ -63,7 +87,7 @@ class AdvUnlearn(CheckpointMethod):
     def _weights(self, model: LoadedModel) -> dict[str, Tensor]:
         (file,) = self.files()
         content, _ = read_checkpoint(file)
-        found = {plain: content[name] for name, plain in plain_names(content).items() if plain != UNTRAINED}
+        found = encoder_tensors(content)
         own = dict(model.pipe.text_encoder.named_parameters())
         plain = plain_names(own)
         check_layout(file, found, {plain[name]: value.shape for name, value in own.items()})

@@ -17,7 +17,9 @@ from harness.checkpoints import CheckpointMethod, check_layout, finite, read_che
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
 from harness.method import Artifact, EmbedBundle, Progress, StepContext, Trained
+from harness.part_tensors import base_shapes
 from harness.settings import check_choice, check_integer
+from harness.torch_headers import content_of
 from harness.weight_edits import check_family
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class ConceptSteerers(CheckpointMethod):
     name: str = "concept_steerers"
 
     kind: ClassVar[str] = "concept_steerers"
+    file_names: ClassVar[tuple[str, ...]] = (WEIGHTS,)
+    beside: ClassVar[tuple[str, ...]] = (CONFIG,)
     how_to_get: ClassVar[str] = (
         "Train one with https://github.com/kim-dahye/steerers (scripts/train_sd14_i2p.sh), or get the authors' by its "
         "links: a folder with config.json and state_dict.pth."
@@ -72,6 +76,14 @@ class ConceptSteerers(CheckpointMethod):
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         check_family(self.name, model_config, "the CLIP text encoder that its autoencoder was made for")
+        self.check_contents(model_config)
+
+    def compare(self, model_config: Mapping[str, Any]) -> None:
+        file, own = self.files()[0], base_shapes(model_config, "text_encoder")
+        found = _state(file, content_of(file))
+        if own is not None:
+            check_layout(file, found, _layout(found, own["embeddings.token_embedding.weight"][-1]))
+            _depth_check(self.layer, len({name.split(".")[2] for name in own if name.startswith("encoder.layers.")}))
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         self.require()
@@ -89,20 +101,15 @@ class ConceptSteerers(CheckpointMethod):
     def _autoencoder(self, width: int) -> dict[str, Tensor]:
         file = self.files()[0]
         content, _ = read_checkpoint(file)
-        found = content.get("state_dict")
-        if not isinstance(found, dict):
-            raise InvalidValueError(f"the checkpoint {file} does not fit: it has no state_dict.")
-        n = len(found.get("latent_bias", ()))
-        check_layout(file, found, {"encoder.weight": (n, width), "decoder.weight": (width, n), "pre_bias": (width,),
-                                   "latent_bias": (n,), "stats_last_nonzero": (n,)})
+        found = _state(file, content)
+        check_layout(file, found, _layout(found, width))
         finite(file, found)
         return {name: value.float() for name, value in found.items()}
 
     def _layer(self, model: LoadedModel) -> Any:
         encoder = model.pipe.text_encoder
         layers = getattr(encoder, "text_model", encoder).encoder.layers
-        if self.layer >= len(layers):
-            raise InvalidValueError(f"method.layer={self.layer}: the text encoder has layers 0 to {len(layers) - 1}.")
+        _depth_check(self.layer, len(layers))
         return layers[self.layer]
 
     def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:
@@ -127,6 +134,26 @@ class ConceptSteerers(CheckpointMethod):
         with _edited(self._layer(model), lambda output: (output.float() + scaled).to(output.dtype)):
             steered = {text: _encode(model, text) for text in dict.fromkeys(texts)}
         return torch.stack([steered[text].float() - model.embed(text).float() for text in texts])
+
+
+def _state(file: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the autoencoder's tensors in a file. Raises InvalidValueError where it is another kind of file."""
+    found = content.get("state_dict")
+    if not isinstance(found, Mapping):
+        raise InvalidValueError(f"the checkpoint {file} does not fit: it has no state_dict.")
+    return found
+
+
+def _layout(found: Mapping[str, Any], width: int) -> dict[str, tuple[int, ...]]:
+    shape = tuple(getattr(found.get("latent_bias"), "shape", ()))
+    n = shape[0] if shape else 0
+    return {"encoder.weight": (n, width), "decoder.weight": (width, n), "pre_bias": (width,), "latent_bias": (n,),
+            "stats_last_nonzero": (n,)}  # fmt: skip
+
+
+def _depth_check(layer: int, depth: int) -> None:
+    if layer >= depth:
+        raise InvalidValueError(f"method.layer={layer}: the text encoder has layers 0 to {depth - 1}.")
 
 
 def _encode(model: LoadedModel, text: str) -> Tensor:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.unet_checkpoint import UnetCheckpoint
+from methods.unet_checkpoint import NAMES, UnetCheckpoint
 
 
 @dataclass(frozen=True)
 class MACE(UnetCheckpoint):
-    """The release's `LoRA_fusion_model` folder, its `unet` folder, or the weights file in it."""
+    """The release's `LoRA_fusion_model` folder, its `unet` folder, the folder above, or the weights file."""
 
     name: str = "mace"
 
     kind: ClassVar[str] = "mace"
+    file_names: ClassVar[tuple[str, ...]] = (*NAMES, *(f"LoRA_fusion_model/{name}" for name in NAMES))
     how_to_get: ClassVar[str] = (
         "Get a finetuned model by the links of https://github.com/Shilin-LU/MACE ('MACE Finetuned Model Weights'; its "
         "LoRA_fusion_model folder)."

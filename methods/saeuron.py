@@ -9,19 +9,24 @@ Published autoencoders were trained on the UnlearnCanvas model, not on plain Sta
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import CheckpointMethod, check_layout, checkpoint_path, finite, read_checkpoint
+from harness.checkpoints import HUB, CheckpointMethod, check_layout, checkpoint_path, finite, read_checkpoint
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError, unknown_name
 from harness.method import Artifact
+from harness.part_tensors import base_shapes
 from harness.settings import check_choice, check_file, check_number
+from harness.sources import Download, HubFiles, names_in
+from harness.tensor_headers import FileFault, shown
+from harness.torch_headers import content_of
 from harness.weight_edits import check_family
+from harness.weight_files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,8 +130,8 @@ class SAeUron(CheckpointMethod):
     edits_training: ClassVar[bool] = False
     how_to_get: ClassVar[str] = (
         "Get it: hf download bcywinski/SAeUron, then method.checkpoint=hf://bcywinski/SAeUron/<folder>; gather "
-        "activations with https://github.com/cywinski/SAeUron (scripts/gather_sae_acts_ca_prompts.py) and save them as "
-        "safetensors: method.activations=<file>."
+        "activations with https://github.com/cywinski/SAeUron (scripts/gather_sae_acts_ca_prompts.py), then python -m "
+        "harness.convert <its .pkl> <new file>.safetensors and method.activations=<that file>."
     )
 
     def __post_init__(self) -> None:
@@ -155,6 +160,34 @@ class SAeUron(CheckpointMethod):
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         check_family(self.name, model_config, "the U-Net that its autoencoder was made for")
+        self.check_contents(model_config)
+
+    def compare(self, model_config: Mapping[str, Any]) -> None:
+        file, config_file, activations = self.files()
+        n, width = _sizes(config_file)
+        check_layout(file, content_of(file), _layout(n, width))
+        self._check_activations(activations, content_of(activations), n)
+        own = base_shapes(model_config, "unet")
+        path = self.hookpoint.removeprefix("unet.")
+        if own is not None:
+            self._check_block(path, sorted({name[: match.end()] for name in own
+                                            if (match := re.search(r"(^|\.)attentions\.\d+", name))}))  # fmt: skip
+            out = next((shape[0] for name, shape in own.items() if name == f"{path}.proj_out.weight"), width)
+            self._check_channels(file, width, out)
+
+    def of_hub_folder(self, repo: str, place: str) -> HubFiles:
+        """Return the autoencoder's files: in the folder of the hook point, as the release has it, or in the folder."""
+        inner = f"{place}/{self.hookpoint}".strip("/")
+        folders = (place,) if place.rpartition("/")[2] == self.hookpoint else (inner, place)
+        small, weights = ([name for folder in folders for name in names_in(folder, (wanted,))]
+                          for wanted in (CONFIG, WEIGHTS))  # fmt: skip
+        return HubFiles(repo, self.revision, tuple(small), tuple(weights))
+
+    def downloads(self) -> Sequence[Download]:
+        given = self.activations or ""
+        wanted = [given.removeprefix(HUB).split("/", 2)] if given.startswith(HUB) else []
+        return [*super().downloads(), *(HubFiles("/".join(parts[:2]), self.revision, tuple(parts[2:]))
+                                        for parts in wanted)]  # fmt: skip
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if not self.strength:
@@ -165,44 +198,50 @@ class SAeUron(CheckpointMethod):
 
     def _autoencoder(self, model: LoadedModel) -> Autoencoder:
         file, config_file = self.files()[:2]
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        if config.get("input_unit_norm"):
-            raise InvalidValueError(f"the checkpoint {file} normalises its input, which the release never undoes.")
+        n, width = _sizes(config_file)
         found, _ = read_checkpoint(file)
-        width = int(config["d_in"])
-        n = int(config.get("num_latents") or width * int(config.get("expansion_factor", 32)))
-        check_layout(file, found, {"encoder.weight": (n, width), "encoder.bias": (n,), "W_dec": (n, width),
-                                   "b_dec": (width,)})
+        check_layout(file, found, _layout(n, width))
         finite(file, found)
-        channels = self._block(model).out_channels or self._block(model).in_channels
-        if channels != width:
-            raise InvalidValueError(f"the checkpoint {file} does not fit: it reads {width} channels, {self.hookpoint} "
-                                    f"has {channels}.")
+        block = self._block(model)
+        self._check_channels(file, width, block.out_channels or block.in_channels)
         weight, bias, decoder, centre = (found[name].float().to(model.device)
                                          for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec"))
-        return Autoencoder(weight, bias, decoder, centre, k=min(int(config["k"]), n))
+        return Autoencoder(weight, bias, decoder, centre, k=min(_whole(config_file, "k"), n))
 
     def _block(self, model: LoadedModel) -> Any:
         path = self.hookpoint.removeprefix("unet.")
         blocks = {name: module for name, module in model.denoiser.named_modules()
                   if type(module).__name__ == "Transformer2DModel"}
-        if path not in blocks:
-            raise unknown_name("method.hookpoint", self.hookpoint, [f"unet.{name}" for name in blocks])
+        self._check_block(path, list(blocks))
         return blocks[path]
 
-    def _steps(self, model: LoadedModel, n: int) -> list[StepFeatures]:
-        file = self.files()[-1]
-        found, _ = read_checkpoint(file)
+    def _check_block(self, path: str, blocks: Sequence[str]) -> None:
+        if path not in blocks:
+            raise unknown_name("method.hookpoint", self.hookpoint, [f"unet.{name}" for name in blocks])
+
+    def _check_channels(self, file: Path, width: int, channels: int) -> None:
+        if channels != width:
+            raise InvalidValueError(f"the checkpoint {file} does not fit: it reads {width} channels, {self.hookpoint} "
+                                    f"has {channels}.")
+
+    def _check_activations(self, file: Path, found: Mapping[str, Any], n: int) -> None:
         for name, value in found.items():
-            if value.ndim != 3 or value.shape[2] != n:
-                raise InvalidValueError(f"the activations {file} do not fit: {name} has shape {tuple(value.shape)}, "
+            shape = tuple(getattr(value, "shape", ()))
+            if len(shape) != 3 or 0 in shape or shape[2] != n:
+                raise InvalidValueError(f"the activations {file} do not fit: {shown(name)} has shape {shape}, "
                                         f"(prompts, steps, {n}) is needed.")
         for concept in self.concepts:
             if concept not in found:
                 raise unknown_name("method.concepts", concept, found)
         if not self.concepts:
-            names = ", ".join(sorted(found))[:200]
+            names = ", ".join(sorted(map(shown, found)))[:200]
             raise InvalidValueError(f"method.concepts is empty; the activations have: {names}.")
+
+    def _steps(self, model: LoadedModel, n: int) -> list[StepFeatures]:
+        file = self.files()[-1]
+        found, _ = read_checkpoint(file)
+        self._check_activations(file, found, n)
+        finite(file, found)
         steps = min(value.shape[1] for value in found.values())
         made = [selected(found, self.concepts, step, self.percentile, self.multiplier) for step in range(steps)]
         return [StepFeatures(*(part.to(model.device) for part in (s.index, s.scale, s.threshold))) for s in made]
@@ -222,3 +261,33 @@ class SAeUron(CheckpointMethod):
             yield
         finally:
             handle.remove()
+
+
+def _sizes(config_file: Path) -> tuple[int, int]:
+    """Return how many features an autoencoder has, and how wide its input is, by its config."""
+    config = _config(config_file)
+    if config.get("input_unit_norm"):
+        raise InvalidValueError(f"the checkpoint {config_file.parent} normalises its input, which the release never "
+                                "undoes.")
+    width = _whole(config_file, "d_in")
+    if config.get("num_latents"):
+        return _whole(config_file, "num_latents"), width
+    return width * (_whole(config_file, "expansion_factor") if "expansion_factor" in config else 32), width
+
+
+def _whole(config_file: Path, key: str) -> int:
+    value = _config(config_file).get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+        raise InvalidValueError(f"{config_file} says no usable {key} ({shown(value)}).")
+    return value
+
+
+def _config(config_file: Path) -> dict[str, Any]:
+    try:
+        return read_json(config_file)
+    except FileFault as fault:
+        raise fault.about(config_file).as_error() from None
+
+
+def _layout(n: int, width: int) -> dict[str, tuple[int, ...]]:
+    return {"encoder.weight": (n, width), "encoder.bias": (n,), "W_dec": (n, width), "b_dec": (width,)}

@@ -8,6 +8,7 @@ The released inference multiplies up and down each by gamma, and mixes several a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +20,11 @@ from harness.checkpoints import CheckpointMethod, check_layout, check_width, fin
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
 from harness.method import Artifact
+from harness.part_tensors import base_shapes
 from harness.settings import check_choice, check_list, check_number
+from harness.sources import HubFiles, names_in
+from harness.tensor_headers import SUFFIX, header_of
+from harness.torch_headers import content_of
 from harness.weight_edits import check_family
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
     from harness.models import LoadedModel
 
+LAST = "_last.safetensors"
 METRICS = ("clipcos_tokenuni", "clipcos", "tokenuni")
 
 
@@ -106,13 +112,29 @@ class SPM(CheckpointMethod):
                 raise InvalidValueError(f"method.{setting} has {len(value)} values for {len(self.paths)} checkpoints.")
 
     def files(self) -> list[Path]:
-        return [first_file(path, (f"{path.name}_last.safetensors",)) for path in self.paths]
+        return [_file(path) for path in self.paths]
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         check_family(self.name, model_config, "the U-Net that its adapters were made for")
         check_width(self.name, self.files(), model_config, "unet", "cross_attention_dim",
                     "attn2_to_k.lora_down.weight")
+        self.check_contents(model_config)
+
+    def compare(self, model_config: Mapping[str, Any]) -> None:
+        own = base_shapes(model_config, "unet")
+        for index, file in enumerate(self.files()):
+            found = content_of(file)
+            self._erased(index, file, _metadata(file))
+            if own is not None:
+                check_layout(file, found, _shapes(_layers_in(own), _rank(found)))
+
+    def of_hub_folder(self, repo: str, place: str) -> HubFiles:
+        """Return the one file that is read of a folder; the root of a repository has the only such file there is."""
+        name = place.rpartition("/")[2]
+        if name:
+            return HubFiles(repo, self.revision, names_in(place, (f"{name}{LAST}",)))
+        return HubFiles(repo, self.revision, (f"*{LAST}",), single=True)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if not self.strength:
@@ -137,18 +159,23 @@ class SPM(CheckpointMethod):
 
     def _read(self, index: int, file: Path, layers: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         found, metadata = read_checkpoint(file)
-        told = self.concepts[index] if self.concepts is not None else metadata.get("prompts")
-        if not told and self.multipliers is None:
-            raise InvalidValueError(f"the checkpoint {file} does not say what it erases.", "Set method.concepts.")
-        rank = next((len(value) for name, value in found.items() if name.endswith("lora_down.weight")), 0)
-        check_layout(file, found, _shapes(layers, rank))
+        erased = self._erased(index, file, metadata)
+        check_layout(file, found, _shapes({name: tuple(layer.weight.shape) for name, layer in layers.items()},
+                                          _rank(found)))  # fmt: skip
         finite(file, found)
         tensors: dict[str, Tensor] = {}
         for name in layers:
             down, up = (found[f"{name}.lora_{part}.weight"].float() for part in ("down", "up"))
             alpha = _alpha(metadata.get("alpha"), float(found[f"{name}.alpha"]), len(down))
             tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up.flatten(1) * alpha / len(down)}
-        return tensors, tuple(text.strip() for text in (told or "").split(","))
+        return tensors, erased
+
+    def _erased(self, index: int, file: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the prompts that a file erases. Raises InvalidValueError where nothing says them."""
+        told = self.concepts[index] if self.concepts is not None else metadata.get("prompts")
+        if not told and self.multipliers is None:
+            raise InvalidValueError(f"the checkpoint {file} does not say what it erases.", "Set method.concepts.")
+        return tuple(text.strip() for text in (told or "").split(","))
 
     @contextmanager
     def _hooked(self, model: LoadedModel, layers: Mapping[str, Any], adapters: Adapters) -> Iterator[None]:
@@ -213,11 +240,34 @@ def _alpha(told: str | None, stored: float, rank: int) -> float:
     return (stored if told is None else 0.0 if told == "None" else float(told)) or float(rank)
 
 
-def _shapes(layers: Mapping[str, Any], rank: int) -> dict[str, tuple[int, ...]]:
-    """Return what a file must hold: down, up and alpha of every layer."""
+def _file(path: Path) -> Path:
+    """Return the file of a folder: by the folder's name or, in a snapshot of the hub, the only one."""
+    named = path / f"{path.name}{LAST}"
+    if path.is_dir() and not named.is_file() and path.parent.name == "snapshots":
+        return next(iter(sorted(path.glob(f"*{LAST}"))), named)
+    return first_file(path, (named.name,))
+
+
+def _metadata(file: Path) -> Mapping[str, str]:
+    return header_of(file).metadata if file.suffix == SUFFIX else {}
+
+
+def _rank(found: Mapping[str, Any]) -> int:
+    """Return the rank of the adapters of a file."""
+    return next((value.shape[0] for name, value in found.items()
+                 if name.endswith("lora_down.weight") and len(value.shape)), 0)  # fmt: skip
+
+
+def _layers_in(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the weight shape of each layer that is adapted, as `adapted_layers` does, from the shapes of a U-Net."""
+    return {f"lora_unet.{name.removesuffix('.weight')}".replace(".", "_"): shape for name, shape in shapes.items()
+            if name.endswith(".weight") and len(shape) > 1 and re.search(r"(^|\.)attentions\.\d+\.", name)}  # fmt: skip
+
+
+def _shapes(layers: Mapping[str, tuple[int, ...]], rank: int) -> dict[str, tuple[int, ...]]:
+    """Return what a file must hold, for the weight shapes of layers: down, up and alpha of every layer."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, layer in layers.items():
-        out, into, *kernel = layer.weight.shape
+    for name, (out, into, *kernel) in layers.items():
         r = min(rank, out, into) if kernel else rank
         shapes[f"{name}.lora_down.weight"] = (r, into, *kernel)
         shapes[f"{name}.lora_up.weight"] = (out, r, *[1 for _ in kernel])

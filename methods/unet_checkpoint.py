@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
+from harness.checkpoints import CheckpointMethod, check_layout, check_width, first_file
 from harness.errors import InvalidValueError
 from harness.method import Artifact
+from harness.part_tensors import base_shapes, entries_of, misnamed, tensors_of
 from harness.weight_edits import check_family, tensors_replaced
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 NAMES = (*(f"unet/{name}" for name in WEIGHTS), *WEIGHTS)
-COMPVIS = "model.diffusion_model."
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,31 @@ class UnetCheckpoint(CheckpointMethod):
     edits_model: ClassVar[bool] = True
     weights_of: ClassVar[str | None] = "U-Net"
     replaces_weights: ClassVar[bool] = True
+    file_names: ClassVar[tuple[str, ...]] = NAMES
+    partial: ClassVar[bool] = False  # the file may hold some of the U-Net's tensors only
 
     def files(self) -> list[Path]:
-        return [first_file(path, NAMES) for path in self.paths]
+        return [first_file(path, self.file_names) for path in self.paths]
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         check_family(self.name, model_config, "the U-Net that its checkpoint was made from")
         check_width(self.name, self.files(), model_config, "unet", "cross_attention_dim", "attn2.to_k.weight")
+        self.check_contents(model_config)
+
+    def compare(self, model_config: Mapping[str, Any]) -> None:
+        (file,) = self.files()
+        found, own = entries_of(file), base_shapes(model_config, "unet")
+        other = misnamed(found)
+        if other:
+            raise InvalidValueError(f"the checkpoint {file} does not fit method {self.name}: {other}. Its authors call "
+                                    "the file with diffusers' names diffusers-....pt.")
+        if own is not None:
+            self._check_layout(file, found, own)
+
+    def _check_layout(self, file: Path, found: Mapping[str, Any], own: Mapping[str, tuple[int, ...]]) -> None:
+        known = {name: own[name] for name in found if name in own} if self.partial else {}
+        check_layout(file, found, known or own)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if not self.strength:
@@ -47,14 +64,10 @@ class UnetCheckpoint(CheckpointMethod):
 
     def _weights(self, model: LoadedModel) -> dict[str, Tensor]:
         (file,) = self.files()
-        found, _ = read_checkpoint(file)
-        if any(name.startswith(COMPVIS) for name in found):
-            raise InvalidValueError(f"the checkpoint {file} has CompVis' names; method {self.name} reads diffusers' "
-                                    "names, the file that its authors call diffusers-....pt.")
-        own = model.denoiser.state_dict()
-        check_layout(file, found, {name: value.shape for name, value in own.items()})
-        finite(file, found)
+        self.compare(model.config)
+        found, own = tensors_of([file]), model.denoiser.state_dict()
+        self._check_layout(file, found, {name: tuple(value.shape) for name, value in own.items()})
         if self.strength == 1:
             return found
         return {name: value.float() + self.strength * (found[name].to(value.device).float() - value.float())
-                for name, value in own.items()}
+                for name, value in own.items() if name in found}  # fmt: skip

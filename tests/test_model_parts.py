@@ -192,7 +192,7 @@ def dora(file: Path) -> Path:
     ("unet", renamed, "conv_in.weight is not in it"),
     ("unet", reshaped, "conv_in.weight has shape (32, 9, 3, 3)"),
     ("unet", garbled, "cut short, or no safetensors"),
-    ("unet", pickled, "no .safetensors file"),
+    ("unet", pickled, "is not in it"),
     ("text_encoder", lambda file: scaled("unet", file), "no text_encoder of this model"),
     ("lora", garbled, "cut short, or no safetensors"),
     ("lora", pickled, "no .safetensors file"),
