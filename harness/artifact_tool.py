@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.artifacts import META, TENSORS, StoredArtifact, read_meta
+from harness.artifacts import META, TENSORS, StoredArtifact, read_meta, read_tensors
 from harness.errors import MissingResourceError
 from harness.progress import duration, size
+from harness.tensor_headers import header_of, shown
 
 
 def artifacts_below(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -51,24 +52,18 @@ def show_all(root: Path, console: Console) -> None:
 
 def show_one(folder: Path, meta: dict[str, Any], console: Console) -> None:
     """Print what is known of an artifact: its recipe, its base, and its tensors."""
-    from safetensors import safe_open
-
     told = {**meta, "training": {key: _short(value) for key, value in meta["training"].items()}}
     console.print(str(folder), markup=False, soft_wrap=True)
     console.print_json(json.dumps(told, ensure_ascii=False))
-    with safe_open(folder / TENSORS, framework="np") as file:
-        for name in file.keys():  # noqa: SIM118 - no mapping
-            view = file.get_slice(name)
-            console.print(f"  {name}: {view.get_dtype()} {tuple(view.get_shape())}", markup=False, highlight=False)
+    for name, entry in header_of(folder / TENSORS, f"the artifact {folder / TENSORS}").tensors.items():
+        console.print(f"  {shown(name)}: {entry.dtype} {entry.shape}", markup=False, highlight=False)
 
 
 def export_one(folder: Path, meta: dict[str, Any], given: argparse.Namespace, console: Console) -> None:
     """Write an artifact as others read it, and print the files."""
-    from safetensors.torch import load
-
     from harness.export import base_loader, export_artifact, write_export
 
-    artifact = StoredArtifact(str(meta["key"]), load((folder / TENSORS).read_bytes()), meta)
+    artifact = StoredArtifact(str(meta["key"]), read_tensors(folder), meta)
     export = export_artifact(artifact, base_loader(artifact, given.words, given.config_dir))
     for file in write_export(export, artifact, given.folder):
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)

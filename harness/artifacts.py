@@ -20,6 +20,7 @@ from harness.interruption import forget_checkpoints, training_in
 from harness.lease import Lease
 from harness.method import Artifact, Method, Progress, Trained
 from harness.models import weights_fingerprint
+from harness.tensor_headers import header_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,9 +52,7 @@ class GivenArtifact:
 
     def load(self) -> StoredArtifact:
         """Read it from disk."""
-        from safetensors.torch import load
-
-        return StoredArtifact(self.key, load((self.folder / TENSORS).read_bytes()), read_meta(self.folder) or {})
+        return StoredArtifact(self.key, read_tensors(self.folder), read_meta(self.folder) or {})
 
 
 def read_given(path: str, methods: Sequence[Method], model_config: Config) -> GivenArtifact:
@@ -73,6 +72,7 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
     if base != own:
         raise IncompatibleError(f"artifact={path} was made for weights {base[:12]}, and model "
                                 f"{model_config.get('name')} has {own[:12]}.")
+    header_of(folder / TENSORS, f"artifact={path}: its {TENSORS}")
     return GivenArtifact(folder, kind, f"given-{meta['sha256'][:16]}")
 
 
@@ -155,13 +155,11 @@ class ArtifactCache:
 
     def load(self, method: Method, key: str) -> StoredArtifact:
         """Read an artifact. Raises FileNotFoundError when it is not there or not whole."""
-        from safetensors.torch import load
-
         folder = self.folder(method, key)
         meta = read_meta(folder)
         if meta is None:
             raise FileNotFoundError(folder)
-        return StoredArtifact(key, load((folder / TENSORS).read_bytes()), meta)
+        return StoredArtifact(key, read_tensors(folder), meta)
 
     def get_or_make(self, method: Method, key: str, make: Callable[[], tuple[Trained, Config]]) -> StoredArtifact:
         """Return the artifact, making it if need be; of several processes one makes it and the others wait."""
@@ -199,6 +197,14 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
         return meta if sha256_file(folder / TENSORS) == meta["sha256"] else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read the tensors of an artifact. Raises HarnessError, in one line, where its file is none of safetensors."""
+    from safetensors.torch import load
+
+    header_of(folder / TENSORS, f"the artifact {folder / TENSORS}")
+    return load((folder / TENSORS).read_bytes())
 
 
 def _made(folder: Path) -> Path:

@@ -81,7 +81,8 @@ def _all_places(file: Path, modules: Iterable[str], bases: Mapping[str, Shapes])
     names = {part: [name.removesuffix(_WEIGHT) for name in shapes if name.endswith(_WEIGHT)]
              for part, shapes in bases.items()}  # fmt: skip
     flat = {part: {name.replace(".", "_"): name for name in own} for part, own in names.items()}
-    flat["unet"] = ldm_names(names.get("unet", ())) | flat.get("unet", {})
+    compvis = {ldm.replace(".", "_"): name for ldm, name in ldm_names(names.get("unet", ())).items()}
+    flat["unet"] = compvis | flat.get("unet", {})
     found = {module: next(_places(module, bases, flat), None) for module in modules}
     lost = [module for module, place in found.items() if place is None]
     if lost:

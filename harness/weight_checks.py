@@ -143,6 +143,34 @@ def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...]) 
             raise _misfit_fault(part, own[0] if len(own) == 1 else folder / part, parts[part], misfit)
 
 
+def network_problem(folder: Path, source: str, library: str = "transformers", kind: str | None = None) -> str | None:
+    """Return why the network in a folder cannot be loaded whole, or None; `kind`: its class, else as its config says.
+
+    What a `source` of an installed package holds is compared once torch is here.
+    """
+    try:
+        files = part_weights(folder, folder.name, None)
+        for file in files:
+            _check_values(f"{folder.name}/{file.name}", file, look=False)
+        if source.startswith(PACKAGE_PREFIX) and "torch" not in sys.modules:
+            return None
+        text = (folder / "config.json").read_text(encoding="utf-8")
+        named = kind or next(iter(read_json(folder / "config.json").get("architectures") or ()), None)
+        if not isinstance(named, str):
+            return None
+        shapes = {name: shape for file in files for name, shape in read_header(file).shapes.items()}
+        made = Part(library, named, text, shapes, len(files) > 1)
+        (misfit,) = misfits([made])
+        if misfit.fits:
+            return None
+        fault = _misfit_fault(folder.name, files[0] if len(files) == 1 else folder, made, misfit)
+    except FileFault as found:
+        fault = found
+    except OSError as error:
+        fault = os_fault(error).about(error.filename)
+    return f"in {folder.parent}, {fault.reason}. {fault.remedy}".rstrip()
+
+
 def _misfit_fault(part: str, file: Path, made: Part, misfit: Misfit) -> FileFault:
     said = f"{part}/{file.name}" if file.name != part else part
     remedy = f"Take {part}/ with its config.json from where the model was published."

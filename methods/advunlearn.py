@@ -56,6 +56,7 @@ class AdvUnlearn(CheckpointMethod):
     replaces_weights: ClassVar[bool] = True
     edits_denoiser: ClassVar[bool] = False
     file_names: ClassVar[tuple[str, ...]] = NAMES
+    beside: ClassVar[tuple[str, ...]] = ("config.json",)
     how_to_get: ClassVar[str] = (
         "Get it: hf download OPTML-Group/AdvUnlearn --include 'nudity_unlearned/*', then "
         "method.checkpoint=hf://OPTML-Group/AdvUnlearn/nudity_unlearned."

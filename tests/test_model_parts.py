@@ -191,10 +191,10 @@ def dora(file: Path) -> Path:
 @pytest.mark.parametrize(("key", "write", "said"), [
     ("unet", renamed, "conv_in.weight is not in it"),
     ("unet", reshaped, "conv_in.weight has shape (32, 9, 3, 3)"),
-    ("unet", garbled, "cut short, or no safetensors"),
+    ("unet", garbled, "is a web page"),
     ("unet", pickled, "is not in it"),
     ("text_encoder", lambda file: scaled("unet", file), "no text_encoder of this model"),
-    ("lora", garbled, "cut short, or no safetensors"),
+    ("lora", garbled, "is a web page"),
     ("lora", pickled, "no .safetensors file"),
     ("lora", other_rank, "does not fit"),
     ("lora", half, "has only down"),

@@ -15,8 +15,9 @@ import numpy as np
 
 from harness.errors import MissingResourceError
 from harness.evaluators.weights import local_path, sha256_of_all
-from harness.model_files import PACKAGE_PREFIX, cached_snapshot, is_folder_source, is_whole_safetensors, weight_files
+from harness.model_files import PACKAGE_PREFIX, cached_snapshot, is_folder_source, weight_files
 from harness.sources import HubFiles, names_in
+from harness.weight_checks import network_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,9 +84,9 @@ class CheckerSource:
             return (f"weights of the safety checker ({self.source}) are not on this machine. Get them: "
                     f"hf download {self.source}{revision} --include '*.json' '*.safetensors' (1.2 GB), or set "
                     f"{setting} to a folder that has them.")
-        weights = weight_files(folder, None)
-        if (folder / "config.json").is_file() and weights and all(map(is_whole_safetensors, weights)):
-            return None
+        if (folder / "config.json").is_file() and weight_files(folder, None):
+            problem = network_problem(folder, self.source, "stable_diffusion", "StableDiffusionSafetyChecker")
+            return f"weights of the safety checker are not whole: {problem}" if problem else None
         return (f"weights of the safety checker are not whole: {folder} needs config.json and model.safetensors. "
                 f"Set {setting} to a folder that has them.")
 
@@ -102,6 +103,8 @@ class CheckerSource:
 
     def load(self, device: str, setting: str) -> Checker:
         """Load it, once per process. Raises MissingResourceError."""
+        import torch  # noqa: F401 - it is about to be loaded: its weights are compared in this process
+
         missing, folder = self.missing(setting), self.folder()
         if missing or folder is None:
             raise MissingResourceError(missing or f"there is no safety checker at {self.source}.")

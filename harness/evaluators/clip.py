@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,15 @@ class ClipSource(ModelSource):
     revision: str | None = None
     what: str = "CLIP"
 
+    kind: ClassVar[str | None] = "CLIPModel"
+
     def missing(self) -> str | None:
         """Say in one line what is not there and how to get it."""
         folder = self.folder()
         if folder is None:
             return self.not_cached()
         if (folder / "config.json").is_file() and weight_files(folder, None):
-            return None
+            return self.not_whole(folder)
         if (folder / "pytorch_model.bin").is_file():
             return (f"the CLIP in {folder} is a pickle (pytorch_model.bin), which is not read. Name a revision with "
                     "model.safetensors, or convert it: https://huggingface.co/spaces/safetensors/convert")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.errors import MissingResourceError
 from harness.evaluators.weights import local_path, sha256_of_all
-from harness.model_files import PACKAGE_PREFIX, cached_snapshot, is_folder_source, is_whole_safetensors, weight_files
+from harness.model_files import PACKAGE_PREFIX, cached_snapshot, is_folder_source, weight_files
 from harness.sources import HubFiles
+from harness.weight_checks import network_problem
 
 SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
 
@@ -22,6 +23,8 @@ class ModelSource:
     source: str
     revision: str | None
     what: str
+
+    kind: ClassVar[str | None] = None  # its class in transformers; null: as its config says
 
     def folder(self) -> Path | None:
         """Return the folder of its files; None for a hub model that is not in the local cache."""
@@ -37,8 +40,12 @@ class ModelSource:
         weights = weight_files(folder, None)
         if not (folder / "config.json").is_file() or not weights:
             return f"there is no {self.what} (config.json and safetensors weights) in {folder}"
-        bad = next((file for file in weights if not is_whole_safetensors(file)), None)
-        return f"{bad} of the {self.what} is missing or cut short" if bad else None
+        return self.not_whole(folder)
+
+    def not_whole(self, folder: Path) -> str | None:
+        """Say in one line what its weights lack of what its class wants, which loading would make up at random."""
+        problem = network_problem(folder, self.source, kind=self.kind)
+        return f"the {self.what} is not whole: {problem}" if problem else None
 
     def not_cached(self) -> str:
         """Say how to get a hub model."""
@@ -52,6 +59,8 @@ class ModelSource:
 
     def required(self) -> Path:
         """Return the folder. Raises MissingResourceError."""
+        import torch  # noqa: F401 - it is about to be loaded: its weights are compared in this process
+
         missing, folder = self.missing(), self.folder()
         if missing or folder is None:
             raise MissingResourceError(missing or f"no {self.what} at {self.source}")
