@@ -65,14 +65,28 @@ def checkpoint(method):
 def artifact(root: Path, data: bytes) -> None:
     folder = root / "artifact"
     (folder / TENSORS).write_bytes(data)
-    meta = {"key": "k", "recipe": {"kind": "esd"}, "base": {"weights": weights_fingerprint(random_config())},
-            "training": {}, "sha256": hashlib.sha256(data).hexdigest(), "upstream": [], "method": "esd", "seconds": 1}
+    meta = {
+        "key": "k",
+        "recipe": {"kind": "esd"},
+        "base": {"weights": weights_fingerprint(random_config())},
+        "training": {},
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "upstream": [],
+        "method": "esd",
+        "seconds": 1,
+    }
     (folder / META).write_text(json.dumps(meta))
     read_given(str(folder), [ESD("nudity")], random_config())
 
 
-DOORS = {"part": part, "model.unet": setting("unet"), "model.lora": setting("lora"), "mace": checkpoint(MACE),
-         "spm": checkpoint(SPM), "artifact": artifact}  # fmt: skip
+DOORS = {
+    "part": part,
+    "model.unet": setting("unet"),
+    "model.lora": setting("lora"),
+    "mace": checkpoint(MACE),
+    "spm": checkpoint(SPM),
+    "artifact": artifact,
+}
 
 
 def refusal(door, root: Path, data: bytes) -> str:
@@ -114,7 +128,8 @@ def test_what_the_reader_takes_safetensors_own_reader_takes_and_sees_the_same(tm
             continue
         with safe_open(file, "np") as stream:
             assert {name: stream.get_slice(name).get_shape() for name in stream.keys()} == {  # noqa: SIM118
-                name: list(shape) for name, shape in found.shapes.items()}
+                name: list(shape) for name, shape in found.shapes.items()
+            }
         taken += 1
     assert taken > 5
     file.write_bytes(of(GOOD, DATA[:-1]))
@@ -122,12 +137,22 @@ def test_what_the_reader_takes_safetensors_own_reader_takes_and_sees_the_same(tm
         pass
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("a pointer", "git lfs pull"), ("bytes more", "longer than its header says (1 bytes more)"),
-    ("cut short", "is cut short: it holds 15 bytes"), ("a web page", "a web page"), ("a zip", "harness.convert"),
-    ("overlap", "overlap"), ("a name twice", "says a name twice"), ("offsets that are text", "no usable place of w"),
-    ("length past the end", "cut short"), ("an unknown dtype", "unknown type (F99)"), ("nothing", "is empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a pointer", "git lfs pull"),
+        ("bytes more", "longer than its header says (1 bytes more)"),
+        ("cut short", "is cut short: it holds 15 bytes"),
+        ("a web page", "a web page"),
+        ("a zip", "harness.convert"),
+        ("overlap", "overlap"),
+        ("a name twice", "says a name twice"),
+        ("offsets that are text", "no usable place of w"),
+        ("length past the end", "cut short"),
+        ("an unknown dtype", "unknown type (F99)"),
+        ("nothing", "is empty"),
+    ],
+)
 def test_a_fault_says_what_the_file_is(name, said, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(LYING[name])
     with pytest.raises(HarnessError, match=said.replace("(", r"\(").replace(")", r"\)")):
@@ -166,8 +191,14 @@ def test_the_artifact_command_says_a_lying_file_in_one_line(place):
 
 
 def tensors() -> OrderedDict[str, torch.Tensor]:
-    return OrderedDict(a=torch.randn(3, 4).half(), b=torch.nn.Parameter(torch.randn(2)), c=torch.arange(5),
-                       d=torch.randn(4, 6).t(), e=torch.zeros(2, dtype=torch.bfloat16), f=torch.zeros(0, 3))  # fmt: skip
+    return OrderedDict(
+        a=torch.randn(3, 4).half(),
+        b=torch.nn.Parameter(torch.randn(2)),
+        c=torch.arange(5),
+        d=torch.randn(4, 6).t(),
+        e=torch.zeros(2, dtype=torch.bfloat16),
+        f=torch.zeros(0, 3),
+    )
 
 
 def plain_pickle(file: Path) -> None:
@@ -175,8 +206,11 @@ def plain_pickle(file: Path) -> None:
         pickle.dump({name: value.detach() for name, value in tensors().items()}, stream)
 
 
-WAYS = {"zip": lambda file: torch.save(tensors(), file), "pickle": plain_pickle,
-        "old": lambda file: torch.save(tensors(), file, _use_new_zipfile_serialization=False)}  # fmt: skip
+WAYS = {
+    "zip": lambda file: torch.save(tensors(), file),
+    "pickle": plain_pickle,
+    "old": lambda file: torch.save(tensors(), file, _use_new_zipfile_serialization=False),
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -202,12 +236,22 @@ def hostile_pickles() -> dict[str, bytes]:
 
     whole = saved(tensors())
     return {
-        "runs code": saved({"a": Runs()}), "runs code, old": saved({"a": Runs()}, _use_new_zipfile_serialization=False),
-        "runs code, plain": pickle.dumps({"a": Runs()}), "a module": saved(torch.nn.Linear(2, 2)), "a list": saved([1, 2]),
-        "a tensor": saved(torch.zeros(2)), "cut in half": whole[: len(whole) // 2], "cut at its end": whole[:-30],
-        "nothing": b"", "text": b"hello there", "a web page": b"<html>", "names that are numbers": saved({1: torch.zeros(1)}),
-        "a memo without end": b"\x80\x02" + b"r\xff\xff\xff\x7f" * 3 + b".", "a text without end": b"\x80\x04\x8d" + b"\xff" * 8,
-        "a pointer": b"version https://git-lfs.github.com/spec/v1\noid", "stack": b"\x80\x02" + b"(" * 5000 + b".",
+        "runs code": saved({"a": Runs()}),
+        "runs code, old": saved({"a": Runs()}, _use_new_zipfile_serialization=False),
+        "runs code, plain": pickle.dumps({"a": Runs()}),
+        "a module": saved(torch.nn.Linear(2, 2)),
+        "a list": saved([1, 2]),
+        "a tensor": saved(torch.zeros(2)),
+        "cut in half": whole[: len(whole) // 2],
+        "cut at its end": whole[:-30],
+        "nothing": b"",
+        "text": b"hello there",
+        "a web page": b"<html>",
+        "names that are numbers": saved({1: torch.zeros(1)}),
+        "a memo without end": b"\x80\x02" + b"r\xff\xff\xff\x7f" * 3 + b".",
+        "a text without end": b"\x80\x04\x8d" + b"\xff" * 8,
+        "a pointer": b"version https://git-lfs.github.com/spec/v1\noid",
+        "stack": b"\x80\x02" + b"(" * 5000 + b".",
         "numbers left out": whole.replace(b"data/0", b"data/9"),
     }
 
