@@ -21,6 +21,7 @@ from harness.lease import Lease
 from harness.method import Artifact, Method, Progress, Trained
 from harness.models import weights_fingerprint
 from harness.tensor_headers import header_of
+from harness.reproducible import reproducible, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -222,9 +223,18 @@ def prepare_all(
     progress: Progress | None = None,
     given: GivenArtifact | None = None,
 ) -> list[Artifact | None]:
-    """Return each method's artifact, training what is not cached, on the model as the methods to its left edit it."""
+    """Return each method's artifact, training what is not cached, on the model as the methods to its left edit it.
+
+    The same words give the same bytes whatever the threads: also of texts that images drawn before have left encoded.
+    """
+    model.forget_texts()
+    with reproducible():
+        return _prepare_all(model, methods, cache, progress or (lambda what, done, total: None), given)
+
+
+def _prepare_all(model: LoadedModel, methods: Sequence[Method], cache: ArtifactCache, report: Progress,
+                 given: GivenArtifact | None) -> list[Artifact | None]:
     base = base_identity(model.config, model.fingerprint)
-    report = progress or (lambda what, done, total: None)
     artifacts: list[Artifact | None] = []
     found = lineages(methods, base, given)
     ready: dict[str, Artifact] = {}  # by method name: what does not depend on the methods to the left
@@ -257,7 +267,7 @@ def _prepare(model: LoadedModel, method: Method, lineage: Lineage, cache: Artifa
         log.info("training %s (artifact %s)", method.name, key)
         start = time.monotonic()
         with training_in(model, cache.folder(method, key)):
-            trained = method.prepare(model, upstream, progress)
+            trained = seeded(lambda: method.prepare(model, upstream, progress), int(key, 16))
         if trained is None:
             raise IncompatibleError(f"method {method.name} says that it trains, and made nothing.")
         meta = {

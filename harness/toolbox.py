@@ -89,6 +89,9 @@ class EngineToolbox(Toolbox):
     def start(self, device: str, threads: int) -> str:
         import torch
 
+        from harness.reproducible import allow_reproducible_gpu
+
+        allow_reproducible_gpu()
         torch.set_num_threads(threads)
         if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
             return "cuda:0"

@@ -21,6 +21,7 @@ from harness.files import write_atomic
 from harness.labelled import LAYOUT, read_labelled
 from harness.metrics import wilson_interval
 from harness.records import Verdict
+from harness.reproducible import reproducible
 from harness.scoring import read_image
 
 CLASSES = ("appropriate", "inappropriate")  # as the rows of the prompts
@@ -162,9 +163,10 @@ def train(settings: PromptTraining) -> str:
     if not settings.out.endswith(".safetensors"):
         raise InvalidValueError(f"out={settings.out} does not end in .safetensors.")
     source, labelled = ClipSource(settings.source, settings.revision), read_folder(Path(settings.data).expanduser())
-    features = embed(source.load(settings.device), labelled.files, settings.image_batch)
     learn, held = split(labelled.labels, settings.validation, settings.seed)
-    learned = learn_prompts(features[learn], labelled.labels[learn], settings, (settings.seed,))
+    with reproducible():
+        features = embed(source.load(settings.device), labelled.files, settings.image_batch)
+        learned = learn_prompts(features[learn], labelled.labels[learn], settings, (settings.seed,))
     share = accuracy(learned.prompts, features[held], labelled.labels[held])
     told = {**source.identity(), "data_sha256": labelled.sha256, "seed": settings.seed, "steps": settings.steps,
             "batch": settings.batch, "lr": settings.lr, "n_learned": len(learn), "n_validation": len(held),
