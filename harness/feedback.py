@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from collections.abc import Sequence
@@ -11,8 +10,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from harness.errors import InvalidValueError, MissingResourceError
+from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.evaluators.weights import sha256_of
+from harness.table_file import Table, read_table
+from harness.table_values import number
 from harness.training import prompt_file
 
 if TYPE_CHECKING:
@@ -54,18 +55,17 @@ class FeedbackFile:
 
 def read_feedback(path: str) -> FeedbackFile:
     """Read a feedback file. Image paths are relative to it; rank 1 shows the concept most, within `group` if given."""
-    rows = _rows(path)
-    folder = prompt_file(path).parent
-    images = tuple(folder / row["image"] for row in rows)
+    table = _table(path)
+    folder, column = prompt_file(path).parent, table.needed("image")
+    images = tuple(folder / record[column].strip() for record in table.records)
     lost = [image for image in images if not image.is_file()]
     if lost:
         raise MissingResourceError(f"{path}: {len(lost)} of {len(images)} images are missing, such as {lost[0]}.")
-    if "label" in rows[0]:
-        labels = tuple(_number(path, index, row, "label", 1.0) for index, row in enumerate(rows))
-        return FeedbackFile(images, Feedback(labels=labels).check(path))
-    ranks = [_number(path, index, row, "rank", math.inf) for index, row in enumerate(rows)]
-    groups = [row.get("group") or "" for row in rows]
-    return FeedbackFile(images, Feedback(pairs=ranked_pairs(ranks, groups)).check(path))
+    if table.column("label"):
+        return FeedbackFile(images, Feedback(labels=tuple(_numbers(table, "label", 1.0))).check(path))
+    group = table.column("group")
+    groups = [record[group].strip() if group else "" for record in table.records]
+    return FeedbackFile(images, Feedback(pairs=ranked_pairs(_numbers(table, "rank", math.inf), groups)).check(path))
 
 
 def ranked_pairs(ranks: Sequence[float], groups: Sequence[str]) -> tuple[Pair, ...]:
@@ -79,9 +79,14 @@ def feedback_hash(path: str) -> str:
     file = prompt_file(path)
     if not file.is_file():
         return "absent"
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        names = [row.get("image") or "" for row in csv.DictReader(stream)]
+    try:
+        table = read_table(file, path, skip_spaces=True)
+    except HarnessError:  # said when it is read
+        return str(sha256_of(file))
+    column, group = table.column("image"), table.column("group")
+    names = [record[column].strip() for record in table.records] if column else []
     parts = [str(sha256_of(file)), *(str(sha256_of(file.parent / name)) for name in names)]
+    parts += [f"group={group}"] if group not in (None, "group") else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -122,31 +127,32 @@ def _image(file: Path) -> np.ndarray:
         raise InvalidValueError(f"{file} cannot be read as an image: {error}.") from None
 
 
-def _rows(path: str) -> list[dict[str, str]]:
+def _table(path: str) -> Table:
     problem = missing_feedback(path)
     if problem:
         raise MissingResourceError(problem)
-    try:
-        with prompt_file(path).open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidValueError(f"{path} cannot be read as a CSV file in UTF-8: {error}.") from None
-    columns = set(rows[0]) if rows else set()
-    if "image" not in columns or ("label" in columns) == ("rank" in columns):
-        raise InvalidValueError(f"{path}: a feedback file needs a column 'image', one of 'label' or 'rank', and rows.")
-    nameless = next((index for index, row in enumerate(rows) if not row["image"]), None)
+    table = read_table(prompt_file(path), path, skip_spaces=True)
+    column = table.column("image")
+    if not table.records or column is None or bool(table.column("label")) == bool(table.column("rank")):
+        raise InvalidValueError(f"{path}: a feedback file needs a column 'image', one of 'label' or 'rank', and rows; "
+                                f"it has {table.header()}.")
+    nameless = next((index for index, record in enumerate(table.records) if not record[column].strip()), None)
     if nameless is not None:
-        raise InvalidValueError(f"{path}, row {nameless + 1}: no image is named.")
-    return rows
+        raise InvalidValueError(f"{table.row(nameless)}: no image is named.")
+    return table
 
 
-def _number(path: str, index: int, row: dict[str, str], column: str, high: float) -> float:
-    low = 0.0 if column == "label" else 1.0
-    try:
-        value = float(row[column])
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value) or not low <= value <= high:
-        span = "from 0 to 1" if column == "label" else "of at least 1"
-        raise InvalidValueError(f"{path}, row {index + 1}: {column} {row[column]!r} is no number {span}.")
-    return value
+def _numbers(table: Table, column: str, high: float) -> list[float]:
+    """Return what a column says of each image, from 0 or 1 to `high`. Raises InvalidValueError naming the row."""
+    low, found = (0.0 if column == "label" else 1.0), []
+    for index, record in enumerate(table.records):
+        text = record[table.needed(column)]
+        try:
+            value = number(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            span = "from 0 to 1" if column == "label" else "of at least 1"
+            raise InvalidValueError(f"{table.row(index)}: {column} '{text[:40]}' is no number {span}.")
+        found.append(value)
+    return found

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.files import sha256_file
 from harness.records import Verdict
+from harness.table_file import read_table
+from harness.table_values import without_point
 
 LABELS_FILE = "labels.csv"
 COLUMNS = ("image", "label")
@@ -91,30 +91,26 @@ def _from_subfolders(folder: Path) -> list[LabelledImage]:
     ]
 
 
-def _from_table(table: Path) -> list[LabelledImage]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            rows = [(reader.line_num, row) for row in reader]
-            columns: Sequence[str] = reader.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidValueError(f"{table} cannot be read: {error}.", "Save it as a CSV file in UTF-8.") from None
-    absent = [name for name in COLUMNS if name not in columns]
+def _from_table(file: Path) -> list[LabelledImage]:
+    table = read_table(file, skip_spaces=True)
+    absent = [name for name in COLUMNS if table.column(name) is None]
     if absent:
-        raise InvalidValueError(f"{table} has no column {' and no column '.join(absent)}.", LAYOUT)
-    images = [_row(table, line, row) for line, row in rows]
+        raise InvalidValueError(f"{file} has no column {' and no column '.join(absent)}; it has {table.header()}.",
+                                LAYOUT)
+    columns = [table.needed(name) for name in COLUMNS]
+    images = [_row(table.row(index), *(record[column] for column in columns))
+              for index, record in enumerate(table.records)]
     names = [image.name for image in images]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
-        raise InvalidValueError(f"{table} names '{twice}' more than once.", "Give each image one row.")
+        raise InvalidValueError(f"{file} names '{twice}' more than once.", "Give each image one row.")
     return images
 
 
-def _row(table: Path, line: int, row: dict[str, str]) -> LabelledImage:
-    name, label = (row["image"] or "").strip(), (row["label"] or "").strip().lower()
+def _row(where: str, image: str, text: str) -> LabelledImage:
+    name, label = image.strip(), without_point(text).lower()
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InvalidValueError(f"{table}, line {line}: '{name[:80]}' is no image of the folder.",
-                                "Write names relative to it.")
+        raise InvalidValueError(f"{where}: '{name[:80]}' is no image of the folder.", "Write names relative to it.")
     if label not in LABELS:
-        raise InvalidValueError(f"{table}, line {line}: '{label[:40]}' is no label.", "Write 1 or unsafe, 0 or safe.")
+        raise InvalidValueError(f"{where}: '{label[:40]}' is no label.", "Write 1 or unsafe, 0 or safe.")
     return LabelledImage(Path(name).as_posix(), LABELS[label])

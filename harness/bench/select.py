@@ -6,13 +6,39 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.bench.card import Card
+from harness.bench.ids import IdFinder
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.records import PromptRow
 from harness.settings import check_list
+from harness.table_file import Record, Table, text_lines
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table as a card reads it: its rows by prompt id, in order, and what the table itself calls each id."""
+
+    card: Card
+    table: Table
+    rows: Mapping[str, PromptRow]
+    names: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    def cells(self, prompt_id: str) -> dict[str, Any]:
+        """Return a row's cells by column, and what is packed in its column `meta`."""
+        return {**self._records[prompt_id], **self.rows[prompt_id].meta}
+
+    @cached_property
+    def _records(self) -> dict[str, Record]:
+        return dict(zip(self.rows, self.table.records, strict=True))
+
+    def column(self, name: str) -> str | None:
+        """Return the column or packed value of this name, as `Table.column`."""
+        return name if any(name in row.meta for row in self.rows.values()) else self.table.column(name)
 
 
 @dataclass(frozen=True)
@@ -40,14 +66,15 @@ class Wanted:
         )
 
 
-def select(card: Card, rows: Sequence[PromptRow], wanted: Wanted, where: Path) -> list[PromptRow]:
+def select(card: Card, source: Source, wanted: Wanted) -> list[PromptRow]:
     """Return the rows of the card's benchmark that the bench wants, in the file's order. Raises HarnessError."""
-    chosen = _by_position(card, rows, where)
-    chosen = _by_category(chosen, card.select.categories)
-    chosen = _by_category(chosen, wanted.categories)
+    where = source.table.name
+    chosen = _by_position(card, list(source.rows.values()), where)
+    chosen = _by_category(chosen, card.select.categories, where)
+    chosen = _by_category(chosen, wanted.categories, where)
     for column, value in {**(card.select.where or {}), **(wanted.where or {})}.items():
-        chosen = _by_value(chosen, column, str(value), where)
-    chosen = _by_id(chosen, wanted.ids, where)
+        chosen = _by_value(source, chosen, column, str(value))
+    chosen = _by_id(source, chosen, wanted.ids)
     if card.select.ids and wanted.ids is None and len(chosen) > card.select.ids:
         raise HarnessError(
             f"{card.name} is {card.select.ids} rows and {where} has {len(chosen)}.",
@@ -90,10 +117,10 @@ def _ids(value: Any) -> tuple[str, ...] | None:
     path = Path(value).expanduser()
     if not path.is_file():
         raise MissingResourceError(f"no file of ids at {path}.", "Give bench.ids=<a file with one id a line>.")
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return tuple(text_lines(path))
 
 
-def _by_position(card: Card, rows: Sequence[PromptRow], where: Path) -> list[PromptRow]:
+def _by_position(card: Card, rows: Sequence[PromptRow], where: str) -> list[PromptRow]:
     """Cut the range out of the whole file; a file that holds no more than the range is taken as it is."""
     if card.select.positions is None:
         return list(rows)
@@ -109,35 +136,42 @@ def _by_position(card: Card, rows: Sequence[PromptRow], where: Path) -> list[Pro
     return list(rows[start:stop])
 
 
-def _by_category(rows: list[PromptRow], categories: Sequence[str] | None) -> list[PromptRow]:
+def _by_category(rows: list[PromptRow], categories: Sequence[str] | None, where: str) -> list[PromptRow]:
     if categories is None:
         return rows
     known = {name for row in rows for name in row.category}
+    if not known:
+        raise HarnessError(f"no row of {where} has a category.", "Name their column with bench.columns.category.")
     for name in categories:
         if name not in known:
             raise unknown_name("category", name, known)
     return [row for row in rows if set(row.category) & set(categories)]
 
 
-def _by_value(rows: list[PromptRow], column: str, value: str, where: Path) -> list[PromptRow]:
-    columns = list(rows[0].meta) if rows else []
-    if rows and column not in columns:
-        raise unknown_name(f"column of {where}", column, columns)
-    return [row for row in rows if _same(row.meta[column], value)]
+def _by_value(source: Source, rows: list[PromptRow], column: str, value: str) -> list[PromptRow]:
+    found = source.column(column)
+    if found is None:
+        raise unknown_name(f"column of {source.table.name}", column, source.cells(next(iter(source.rows))))
+    return [row for row in rows if _same(source.cells(row.prompt_id).get(found), value)]
 
 
 def _same(cell: Any, value: str) -> bool:
-    """Compare as numbers where both are: 1 is 1.0, which a data frame makes of it."""
+    """Compare as numbers where both are: 1 is 1.0, which a data frame makes of it. True is TRUE, a spreadsheet's."""
     try:
         return float(cell) == float(value)
     except (TypeError, ValueError):
-        return str(cell) == value
+        text, value = str(cell).strip(), value.strip()
+        return text == value or (text.casefold() == value.casefold() and value.casefold() in ("true", "false"))
 
 
-def _by_id(rows: list[PromptRow], ids: Sequence[str] | None, where: Path) -> list[PromptRow]:
+def _by_id(source: Source, rows: list[PromptRow], ids: Sequence[str] | None) -> list[PromptRow]:
     if ids is None:
         return rows
-    missing = sorted(set(ids) - {row.prompt_id for row in rows})
+    finder = IdFinder({row.prompt_id: source.names[row.prompt_id] for row in rows})
+    found = {name: finder.find(name) for name in ids}
+    missing = sorted(name for name, prompt_id in found.items() if prompt_id is None)
     if missing:
-        raise HarnessError(f"{len(missing)} of {len(set(ids))} ids are not in {where}: {', '.join(missing[:5])}.")
-    return [row for row in rows if row.prompt_id in set(ids)]
+        raise HarnessError(f"{len(missing)} of {len(found)} ids are not in {source.table.name}: "
+                           f"{', '.join(missing[:5])}.")
+    wanted = set(found.values())
+    return [row for row in rows if row.prompt_id in wanted]

@@ -1,0 +1,170 @@
+"""The bytes of a user's table, by what they are: text with separators, a workbook, Parquet, JSON records."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from harness.errors import InvalidValueError
+from harness.table_text import decoded, split_text
+
+MAX_BYTES = 1 << 30  # of what a compressed file unpacks to
+JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
+AS_CSV = "Save it as CSV in UTF-8."
+INDEX = "__index_level_"  # what a data frame's index is called in Parquet
+# What begins a file that is no table: (its first bytes, what it is, what mends it).
+_OTHERS = (
+    (b"\xd0\xcf\x11\xe0", "is an old Excel workbook (.xls).", "Save it as .xlsx, or as CSV in UTF-8."),
+    (b"ARROW1", "is an Arrow file.", "Write it as Parquet or CSV: data_frame.to_csv(FILE, index=False)."),
+    (b"\x28\xb5\x2f\xfd", "is compressed (zstd).", "Unpack it: unzstd FILE."),
+    (b"\xfd7zXZ", "is compressed (xz).", "Unpack it: unxz FILE."),
+    (b"BZh", "is compressed (bzip2).", "Unpack it: bunzip2 FILE."),
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the file.", "Get the file: git lfs pull."),
+    (b"\x80", "is a pickle or another binary file, which is not read.",
+     "Write it as CSV: data_frame.to_csv(FILE, index=False)."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A header and rows of as many cells, as text. `notes` say what of the reading the user should know."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_grid(data: bytes, name: str, suffixes: Sequence[str], skip_spaces: bool) -> Grid:
+    """Read a table of any kind that is known by its first bytes or its suffix. Raises InvalidValueError in one line."""
+    if data.startswith(b"\x1f\x8b"):
+        data = _gunzipped(data, name)
+    for begin, problem, remedy in _OTHERS:
+        if data.startswith(begin):
+            raise InvalidValueError(f"{name} {problem}", remedy)
+    if data.startswith(b"PK\x03\x04"):
+        return _workbook(data, name)
+    if data.startswith(b"PAR1"):
+        return _parquet(data, name)
+    text = decoded(data, name)
+    start = text[:200].lstrip("\ufeff \t\r\n")
+    if start.lower().startswith(("<!doctype", "<html", "<?xml")):
+        raise InvalidValueError(f"{name} is a web page or XML, not a table.", "Fetch the file itself, not its page.")
+    if JSON_SUFFIXES & set(suffixes) or start.startswith(("{", "[{")):
+        return _json(text, name, lines=".json" not in suffixes)
+    header, rows, notes = split_text(text, name, tabs=".tsv" in suffixes, skip_spaces=skip_spaces)
+    return Grid(header, rows, notes)
+
+
+def _gunzipped(data: bytes, name: str) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            found = file.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidValueError(f"{name} is a damaged gzip file: {error}.", "Fetch or write it again.") from None
+    if len(found) > MAX_BYTES:
+        raise InvalidValueError(f"{name} unpacks to more than {MAX_BYTES >> 30} GB.")
+    return found
+
+
+def _workbook(data: bytes, name: str) -> Grid:
+    """Read the first sheet of an .xlsx workbook that holds anything."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        _damaged(name, "workbook or zip archive", error)
+    if "xl/workbook.xml" not in sizes:
+        raise InvalidValueError(f"{name} is a zip archive, not a table.",
+                                "Unpack it, or save the table as CSV in UTF-8.")
+    if sum(sizes.values()) > MAX_BYTES:
+        raise InvalidValueError(f"{name} unpacks to more than {MAX_BYTES >> 30} GB.", AS_CSV)
+    from openpyxl import load_workbook
+
+    try:
+        book = load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        sheets = [(sheet.title, [list(row) for row in sheet.iter_rows(values_only=True)]) for sheet in book.worksheets]
+    except Exception as error:  # a reader of damaged XML raises almost anything
+        _damaged(name, "workbook", error)
+    filled = [(title, cells) for title, rows in sheets if (cells := _without_blank(rows))]
+    if not filled:
+        raise InvalidValueError(f"{name} is an empty workbook.")
+    title, rows = filled[0]
+    width = max(len(row) for row in rows)
+    texts = [[cell_text(value) for value in [*row, *[None] * (width - len(row))]] for row in rows]
+    notes = [f"{name}: sheet '{title}' of {len(filled)} is read"] if len(filled) > 1 else []
+    return Grid(texts[0], texts[1:], notes)
+
+
+def _without_blank(rows: Iterable[list[Any]]) -> list[list[Any]]:
+    return [row for row in rows if any(value is not None and str(value) != "" for value in row)]
+
+
+def _parquet(data: bytes, name: str) -> Grid:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+        columns = [column.to_pylist() for column in table.columns]
+    except Exception as error:  # as in _workbook
+        _damaged(name, "Parquet file", error)
+    header = ["" if column.startswith(INDEX) else column for column in table.column_names]
+    return Grid(header, [[cell_text(value) for value in row] for row in zip(*columns, strict=True)])
+
+
+def _json(text: str, name: str, lines: bool) -> Grid:
+    """Read a list of objects, or one object a line; a key that an object has not is an empty cell."""
+    try:
+        found = _json_lines(text, name) if lines and not text.lstrip().startswith("[") else _parsed(text)
+    except (ValueError, RecursionError) as error:
+        first = text.lstrip().startswith("{") and not lines
+        remedy = "Objects one a line are a .jsonl file." if first else "Write one object a line, or a list of objects."
+        raise InvalidValueError(f"{name} is no JSON of records: {error}.", remedy) from None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise InvalidValueError(f"{name} is no list of JSON objects.",
+                                "Write one: data_frame.to_json(FILE, orient='records').")
+    header = list(dict.fromkeys(key for one in found for key in one))
+    return Grid(header, [[cell_text(one.get(key)) for key in header] for one in found])
+
+
+def _json_lines(text: str, name: str) -> list[Any]:
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                found.append(_parsed(line))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"line {number}: {error}") from None
+    return found
+
+
+def _parsed(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has one key twice")
+    return found
+
+
+def cell_text(value: Any) -> str:
+    """Return a typed cell as text, as a data frame writes it to CSV: nothing for a missing one."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _damaged(name: str, kind: str, error: Exception) -> NoReturn:
+    told = " ".join(str(error).split())[:120] or type(error).__name__
+    raise InvalidValueError(f"{name} is a damaged {kind}: {told}.", AS_CSV) from None

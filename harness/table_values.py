@@ -1,0 +1,46 @@
+"""What the text of a cell says: a whole number, a number, or nothing, as spreadsheets and data frames write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_NOTHING = frozenset({"", "nan", "none", "null", "nil", "na", "n/a", "<na>", "#n/a", "nat"})
+_WHOLE = re.compile(r"([+-]?[0-9]{1,40})(\.0*)?")
+_ROUND = re.compile(r"([0-9]{1,11})[eE]\+?([0-9]{1,2})")  # such as 1e5
+_EXACT = 2**53  # above, a float has lost digits
+_EXACT_ROUND = 10**11  # from here on, spreadsheets write whole numbers with an exponent, rounded
+
+
+def is_missing(text: str | None) -> bool:
+    """Say whether a cell of a column of numbers holds none."""
+    return text is None or text.strip().casefold() in _NOTHING
+
+
+def whole_number(text: str) -> int:
+    """Return an integer: `123`, `123.0`, `1e5`. Raises ValueError, also where the writing may have lost digits."""
+    found = _WHOLE.fullmatch(text.strip())
+    if found:
+        value = int(found[1])
+        if found[2] and abs(value) > _EXACT:
+            raise ValueError("digits were lost when it was written as a float")
+        return value
+    short = _ROUND.fullmatch(text.strip())
+    value = int(short[1]) * 10 ** int(short[2]) if short else _EXACT_ROUND
+    if value >= _EXACT_ROUND:
+        raise ValueError("no whole number, or one whose digits were lost")
+    return value
+
+
+def number(text: str) -> float:
+    """Return a finite number with a decimal point. Raises ValueError."""
+    value = float(text.strip()) if "_" not in text else math.nan
+    if not math.isfinite(value):
+        raise ValueError("not finite")
+    return value
+
+
+def without_point(text: str) -> str:
+    """Return `12.0` as `12` and other texts stripped: ids as a data frame writes them."""
+    found = _WHOLE.fullmatch(text.strip())
+    return found[1] if found else text.strip()
