@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.bench import screen
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.paths import datasets_dir
+from harness.records import PromptRow
 
 if TYPE_CHECKING:
     from harness.models import LoadedModel
@@ -61,6 +63,37 @@ def read_prompts(path: str) -> list[TrainingPrompt]:
         raise InvalidValueError(f"{path}: a file of training prompts needs a column 'prompt' and at least one row.")
     return [TrainingPrompt(row["prompt"], _seed(row, path, index), (row.get("category") or "").split(";")[0].strip())
             for index, row in enumerate(rows)]
+
+
+def read_lines(path: str) -> list[str]:
+    """Read a text file with one prompt a line; empty lines are none."""
+    problem = missing_file(path)
+    if problem:
+        raise MissingResourceError(problem)
+    try:
+        lines = prompt_file(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(f"{path}: byte {error.start} is not UTF-8.", "Save it as UTF-8.") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def listed_names(path: str) -> tuple[str, ...]:
+    """Read names, each once, in order: the column `artist` of a CSV file, or the lines of another file."""
+    lines = read_lines(path)
+    if prompt_file(path).suffix.lower() == ".csv":
+        rows = list(csv.DictReader(lines))
+        if not rows or "artist" not in rows[0]:
+            raise InvalidValueError(f"{path}: a list of names needs a column 'artist' and at least one row.",
+                                    "Or give a .txt file with one name a line.")
+        lines = [(row["artist"] or "").strip() for row in rows]
+    return tuple(dict.fromkeys(line for line in lines if line))
+
+
+def without_ages(prompts: Sequence[str], concepts: Sequence[str]) -> list[str]:
+    """Return the prompts, less those that name an age where they or the concepts told with them are sexual."""
+    words = "\n".join(concepts)
+    rows = {prompt: PromptRow("", f"{prompt}\n{words}") for prompt in prompts}
+    return [prompt for prompt in prompts if not screen.is_excluded(rows[prompt], sexual_set=False)]
 
 
 def _seed(row: dict[str, str], path: str, index: int) -> int:
