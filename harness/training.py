@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.bench import screen
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.paths import datasets_dir
+from harness.records import PromptRow
 from harness.table_file import Table, parse_table, read_table
 from harness.table_values import is_missing, whole_number
 
@@ -105,6 +107,39 @@ def _prompt(table: Table, index: int, columns: Mapping[str, str | None]) -> Trai
     if not text.strip():
         raise InvalidValueError(f"{table.row(index)}: the prompt is empty.", "Take the row out, or write a prompt.")
     return TrainingPrompt(text, _seed(seed, table, index), category.split(";")[0].strip())
+
+
+def read_lines(path: str) -> list[str]:
+    """Read a text file with one prompt a line; empty lines are none."""
+    problem = missing_file(path)
+    if problem:
+        raise MissingResourceError(problem)
+    try:
+        lines = prompt_file(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(f"{path}: byte {error.start} is not UTF-8.", "Save it as UTF-8.") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def listed_names(path: str) -> tuple[str, ...]:
+    """Read names, each once, in order: the column `artist` of a CSV file, or the lines of another file."""
+    if prompt_file(path).suffix.lower() == ".csv":
+        table = read_table(prompt_file(path), path)
+        column = table.column("artist")
+        if column is None or not table.records:
+            raise InvalidValueError(f"{path}: a list of names needs a column 'artist' and at least one row.",
+                                    "Or give a .txt file with one name a line.")
+        lines = [row[column].strip() for row in table.records]
+    else:
+        lines = read_lines(path)
+    return tuple(dict.fromkeys(line for line in lines if line))
+
+
+def without_ages(prompts: Sequence[str], concepts: Sequence[str]) -> list[str]:
+    """Return the prompts, less those that name an age where they or the concepts told with them are sexual."""
+    words = "\n".join(concepts)
+    rows = {prompt: PromptRow("", f"{prompt}\n{words}") for prompt in prompts}
+    return [prompt for prompt in prompts if not screen.is_excluded(rows[prompt], sexual_set=False)]
 
 
 def _seed(text: str, table: Table, index: int) -> int:

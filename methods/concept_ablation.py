@@ -1,84 +1,113 @@
 """Concept Ablation (Kumari et al., ICCV 2023): under the target's prompt, predict what the anchor's prompt predicts.
 
-L = |e(z_t, c*) - sg e(z_t, c)|^2 on noised images that the model itself drew from anchor prompts c; c* names the
-target concept as well. Released code: diffusers/train.py (`model-based`, or `noise-based`: the noise is the target;
-with prior preservation: the noise under c). There images go through the VAE and are cropped and scaled at random; here
-the latents are used as they were drawn.
+L = sum_C mean_mask |e(z_t, c*) - sg e(z_t, c)|^2 + prior_weight |e(z'_t', c') - n'|^2 on pictures that the model itself
+drew from anchor prompts c; c* names the target concept as well, and e is the model that is trained, on both sides.
+Prior preservation has pictures, timesteps and noise of its own. Keys and values of the begin token pass no gradient.
+Released code: diffusers/train.py (`model-based`, or `noise-based`: the noise is the target), whose velocity models get
+noise as the prior's target where ours get the velocity; pictures, frames and mask: methods/anchor_images.py.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.conditions import condition, unconditional
+import numpy as np
+
+from harness.conditions import condition
 from harness.errors import InvalidValueError
-from harness.finetune import (
-    FineTuned,
-    PartialDenoising,
-    WorkingCopy,
-    check_concepts,
-    draw_noise,
-    frozen_denoise,
-    optimise,
-    parameter_names,
-)
+from harness.finetune import FineTuned, WorkingCopy, check_concepts, optimise, parameter_names
 from harness.interruption import Carried
 from harness.method import Artifact, Progress, Trained
+from harness.models import SCHEDULERS
+from harness.own_images import Wish, own_images
 from harness.settings import check_choice, check_file, check_integer, check_number
-from harness.training import derived_seed, file_hash, frozen_denoiser, missing_file, read_prompts
+from harness.training import (
+    derived_seed,
+    file_hash,
+    frozen_denoiser,
+    missing_file,
+    read_lines,
+    read_prompts,
+    without_ages,
+)
+from methods.anchor_images import (
+    AnchorImages,
+    begin_token_detached,
+    draw_frame,
+    encoded,
+    frame_mask,
+    framed,
+    masked_error,
+    sampled_by,
+)
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from harness.models import LoadedModel
 
+log = logging.getLogger(__name__)
+
 PROMPT, CONCEPT = "{prompt}", "{concept}"
 
 
 def target_prompt(prompt: str, concept: str, template: str, anchor: str | None) -> str:
-    """Name the concept in an anchor prompt: in place of `anchor` (release: object), else by the template (style)."""
+    """Name the concept in an anchor prompt: in place of `anchor` (release: object), else by the template."""
     if anchor is not None:
         return prompt.replace(anchor, concept)
     return template.replace(PROMPT, prompt).replace(CONCEPT, concept)
 
 
 @dataclass(frozen=True)
-class AnchorImages:
-    """The model's own pictures: latents (N, C, H, W), float32 on the CPU, and the prompt of each."""
+class Batch:
+    """What a step trains on: first the pictures to ablate in, with `masks`, then as many of the prior, if any."""
 
-    latents: Tensor
-    prompts: tuple[str, ...]
+    pictures: Sequence[np.ndarray]  # (S, S, 3) float32 in [-1, 1]
+    masks: Sequence[np.ndarray]
+    named: Sequence[str]
+    anchors: Sequence[str]
+    prior: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptAblation(FineTuned):
-    """Turn `concept` (several: one drawn for each picture) into what the anchor prompts show.
+    """Turn `concept` (several take turns over the pictures) into what the anchor prompts show.
 
-    Anchor prompts are `anchor_prompts`, a list, or the rows without category of `prompts_file`, a CSV file. `anchor`
-    is the word that the concept replaces; null: `templates` name the concept. `prior_weight` zero: no preservation.
+    Anchor prompts are `anchor_prompts`, a list, or `prompts_file`: a CSV file, of which the rows without category, or
+    a .txt file with one a line, as released. `anchor` is the word that the concept replaces; null: one of `templates`
+    names it, drawn each time. `prior_weight` zero: no preservation. `negative`: the concepts are the negative prompt
+    of the pictures. `learning_rate` is what Adam gets: the release multiplies its own by batch, GPUs and, with
+    preservation, 2.
     """
 
     concept: str | Sequence[str]
     anchor_prompts: Sequence[str] = ()
     prompts_file: str | None = None
     anchor: str | None = None
-    templates: Sequence[str] = ("{prompt}, in the style of {concept}", "in {concept}'s style, {prompt}")
+    templates: Sequence[str] = ("{prompt}, in the style of {concept}", *2 * ("in {concept}'s style, {prompt}",))
     loss: str = "model"
     prior_weight: float = 1.0
     images: int = 1000
-    steps: int = 50
-    guidance_scale: float = 7.5
+    steps: int = 25
+    scheduler: str | None = "dpmsolver++"
+    guidance_scale: float = 6.0
+    negative: bool = False
+    augment: bool = False
+    flip: bool = True
     parameters: str = "x_strict"
-    iterations: int = 400
-    learning_rate: float = 3.2e-5
+    iterations: int = 200
+    learning_rate: float = 8e-6
     weight_decay: float = 1e-2
     max_grad_norm: float | None = 1.0
     batch: int = 4
     name: str = "concept_ablation"
 
     kind: ClassVar[str] = "concept_ablation"
+    version: ClassVar[int] = 2  # 2: the release's loss, gradient, draws and pictures
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,13 +116,19 @@ class ConceptAblation(FineTuned):
         self._set("anchor_prompts", check_concepts(given, "method.anchor_prompts") if given else ())
         check_file("method.prompts_file", self.prompts_file)
         if bool(self.anchor_prompts) == bool(self.prompts_file):
-            raise InvalidValueError("method.anchor_prompts (a list) or prompts_file (CSV) is needed, not both.")
+            raise InvalidValueError("method.anchor_prompts (a list) or prompts_file (a file) is needed, not both.",
+                                    "Say method.prompts_file=null to give a list.")
         self._set("templates", check_concepts(self.templates, "method.templates"))
         if not all(CONCEPT in template for template in self.templates):
             raise InvalidValueError(f"method.templates={list(self.templates)}: each needs the word {CONCEPT}.")
         check_choice("method.loss", self.loss, ("model", "noise"))
         check_integer("method.images", self.images, 1, 1_000_000)
         check_integer("method.steps", self.steps, 1, 1000)
+        for setting in ("negative", "augment", "flip"):
+            if not isinstance(getattr(self, setting), bool):
+                raise InvalidValueError(f"method.{setting}={getattr(self, setting)}: true or false is needed.")
+        if self.scheduler is not None:
+            check_choice("method.scheduler", self.scheduler, tuple(SCHEDULERS))
         self._set("prior_weight", check_number("method.prior_weight", self.prior_weight, 0, 1e6))
         self._set("guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 1, 100))
 
@@ -104,80 +139,103 @@ class ConceptAblation(FineTuned):
         return missing_file(self.prompts_file) if self.prompts_file else None
 
     def texts(self) -> list[str]:
-        """Return the anchor prompts. Raises InvalidValueError where the word that is replaced is in none of them."""
+        """Return the anchor prompts, less those that name an age beside a sexual concept.
+
+        Raises InvalidValueError where none is left, or the word that is replaced is in none of them.
+        """
         texts = list(self.anchor_prompts)
         if self.prompts_file:
-            texts = [row.prompt for row in read_prompts(self.prompts_file) if not row.category]
+            in_lines = Path(self.prompts_file).suffix.lower() == ".txt"
+            texts = (read_lines(self.prompts_file) if in_lines else
+                     [row.prompt for row in read_prompts(self.prompts_file) if not row.category])
         if self.anchor is not None:
             texts = [text for text in texts if self.anchor in text]
-        if not texts:
+        kept = without_ages(texts, self.concept)
+        if len(kept) < len(texts):
+            log.warning("%s: %d of %d anchor prompts name an age and are left out", self.name, len(texts) - len(kept),
+                        len(texts))
+        if not kept:
             where = self.prompts_file or "method.anchor_prompts"
             raise InvalidValueError(f"{where}: there is no anchor prompt" +
                                     (f" with the word '{self.anchor}'." if self.anchor else " without category."))
-        return texts
+        return kept
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         import torch
 
+        images = self._draw_images(model, progress)
         generator = torch.Generator().manual_seed(derived_seed("concept_ablation", self.seed))
-        with frozen_denoiser(model):
-            images = self._draw_images(model, generator, progress)
+        # Which picture is ablated in where which is the prior's: drawn once, as the release shuffles its list.
+        partner = torch.randperm(self.images, generator=generator)
+        with frozen_denoiser(model), begin_token_detached(model.denoiser):
             copy = WorkingCopy(model, parameter_names(model.denoiser, self.parameters))
             order = torch.full((self.images + self.batch,), -1)
-            batches = self._batches(images, generator, order)
-            losses = optimise(copy, self, lambda step: self._loss(model, copy, next(batches), generator), progress,
-                              carried=Carried(generator, drawn={"order": order}))
+            picks = self._picks(generator, order)
+
+            def step(_: int) -> Tensor:
+                batch = self._batch(images, next(picks), partner, generator, model.pipe.vae_scale_factor)
+                return self._loss(model, copy, batch, generator)
+
+            losses = optimise(copy, self, step, progress, carried=Carried(generator, drawn={"order": order}))
         return Trained(copy.deltas(), {"losses": losses, "images": self.images})
 
-    def _draw_images(self, model: LoadedModel, generator: Generator, progress: Progress) -> AnchorImages:
+    def _draw_images(self, model: LoadedModel, progress: Progress) -> AnchorImages:
         """Draw pictures of the anchor prompts, round robin."""
-        import torch
+        texts, negative = self.texts(), ";".join(self.concept) if self.negative else ""
+        wishes = [Wish(texts[n % len(texts)], derived_seed("concept_ablation", self.seed, n), negative)
+                  for n in range(self.images)]
+        with sampled_by(model, self.scheduler):
+            images = own_images(model, wishes, self.steps, self.guidance_scale,
+                                lambda done, total: progress(f"{self.name}: anchor images", done, total))
+        return AnchorImages(images, [wish.prompt for wish in wishes])
 
-        texts = self.texts()
-        prompts = tuple(texts[n % len(texts)] for n in range(self.images))
-        sampling = PartialDenoising(model.scheduler("ddim"), self.steps, self.guidance_scale)
-        kept = []
-        for first in range(0, self.images, self.batch):
-            c = condition(model, prompts[first : first + self.batch])
-            noise = draw_noise(model, len(c), generator)
-            u = unconditional(model, len(c))
-            kept.append(sampling.run(frozen_denoise(model), noise, c, u, self.steps).cpu())
-            progress(f"{self.name}: anchor images", first + len(c), self.images)
-        return AnchorImages(torch.cat(kept), prompts)
-
-    def _batches(self, images: AnchorImages, generator: Generator, order: Tensor) -> Iterator[AnchorImages]:
-        """Yield batches without end, shuffled anew in every round; `order` holds what comes next, then -1."""
+    def _picks(self, generator: Generator, order: Tensor) -> Iterator[list[int]]:
+        """Yield batches of places without end, shuffled anew in every round; `order` holds what comes next, then -1."""
         import torch
 
         while True:
             coming = order[order >= 0]
             while len(coming) < self.batch:
                 coming = torch.cat([coming, torch.randperm(self.images, generator=generator)])
-            picked = coming[: self.batch].tolist()
             order.fill_(-1)[: len(coming) - self.batch] = coming[self.batch :]
-            yield AnchorImages(images.latents[picked], tuple(images.prompts[index] for index in picked))
+            yield coming[: self.batch].tolist()
 
-    def _loss(self, model: LoadedModel, copy: WorkingCopy, batch: AnchorImages, generator: Generator) -> Tensor:
+    def _batch(self, images: AnchorImages, places: Sequence[int], partner: Tensor, generator: Generator, factor: int
+               ) -> Batch:
+        """Frame the pictures of a step: at each place one to ablate in, and another one of the prior."""
+        shown = [int(partner[place]) for place in places]
+        frames = [draw_frame(len(images.images[k]), self.augment, self.flip, generator) for k in shown]
+        pictures = [framed(images.images[k], frame) for k, frame in zip(shown, frames, strict=True)]
+        anchors = [images.prompts[k] for k in shown]
+        named = [frame.words + self._named(text, place, generator)
+                 for text, place, frame in zip(anchors, places, frames, strict=True)]
+        masks = [frame_mask(len(picture), frame, factor) for picture, frame in zip(pictures, frames, strict=True)]
+        prior = list(places) if self.prior_weight else []
+        pictures += [framed(images.images[k], draw_frame(len(images.images[k]), False, self.flip, generator))
+                     for k in prior]
+        return Batch(pictures, masks, named, anchors, [images.prompts[k] for k in prior])
+
+    def _loss(self, model: LoadedModel, copy: WorkingCopy, batch: Batch, generator: Generator) -> Tensor:
         import torch
 
-        scheduler = model.scheduler("ddpm")
-        z_0 = batch.latents.to(model.device)
-        noise = draw_noise(model, len(z_0), generator)
+        scheduler, n = model.scheduler("ddpm"), len(batch.named)
+        z_0 = encoded(model, batch.pictures, generator).to(model.device)
+        noise = torch.randn(z_0.shape, generator=generator).to(model.device)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(z_0),), generator=generator).to(model.device)
         z = scheduler.add_noise(z_0, noise, t)
-        c = condition(model, batch.prompts)
-        named = condition(model, [self._named(prompt, generator) for prompt in batch.prompts])
         truth = scheduler.get_velocity(z_0, noise, t) if model.prediction_type == "v_prediction" else noise
-        with torch.no_grad():
-            goal = copy.denoise(z, t, c) if self.loss == "model" else truth
-        loss = (copy.denoise(z, t, named) - goal).square().mean()
-        if self.prior_weight:
-            loss = loss + self.prior_weight * (copy.denoise(z, t, c) - truth).square().mean()
+        predicted, goal = copy.denoise(z, t, condition(model, [*batch.named, *batch.prior])), truth[:n]
+        if self.loss == "model":
+            with torch.no_grad():
+                goal = copy.denoise(z[:n], t[:n], condition(model, batch.anchors))
+        mask = torch.from_numpy(np.stack(batch.masks))[:, None].to(model.device)
+        loss = masked_error(predicted[:n], goal, mask)
+        if batch.prior:
+            loss = loss + self.prior_weight * (predicted[n:] - truth[n:]).square().mean()
         return loss
 
-    def _named(self, prompt: str, generator: Generator) -> str:
+    def _named(self, prompt: str, place: int, generator: Generator) -> str:
         import torch
 
-        concept, template = (values[int(torch.randint(len(values), (1,), generator=generator))]
-                             for values in (self.concept, self.templates))
-        return target_prompt(prompt, concept, template, self.anchor)
+        template = self.templates[int(torch.randint(len(self.templates), (1,), generator=generator))]
+        return target_prompt(prompt, self.concept[place % len(self.concept)], template, self.anchor)

@@ -35,10 +35,11 @@ def adversarial(C: Tensor, S: Tensor, F: Tensor, lam_r: float) -> Tensor:
 
 @dataclass(frozen=True)
 class RECE(UCE):
-    """Defaults: nudity as released (3 epochs, lam_r 0.1, b = lam = 0.1); unsafe 2 epochs; styles lam_r 1e-3, 1 epoch.
+    """Defaults: nudity as released (3 epochs, lam_r 0.1, b = lam = 0.1); `epochs` 0 is UCE.
 
-    Those are of the epochs; `uce_lam` and `uce_preserve_scale` are of the UCE before them, which keeps "" and then
-    `preserve`. The epochs keep `preserve`, or, without it, "" once for each concept, as released. `epochs` 0 is UCE.
+    Those are of the epochs; `uce_lam` and `uce_preserve_scale` are of the UCE before them. Both keep "" and `preserve`,
+    each once, as the release's scripts for artists and objects; that for nudity keeps "" once for each concept, which
+    is `preserve_scale` times their number.
     """
 
     preserve_scale: float = 0.1
@@ -59,9 +60,20 @@ class RECE(UCE):
             object.__setattr__(self, setting, check_number(f"method.{setting}", getattr(self, setting), 0, 1e6))
 
     @property
+    def version(self) -> int:  # type: ignore[override]
+        """2: "" and what is preserved are kept once. What names one concept and preserves nothing was so before."""
+        expands = self.expand_prompts and self.tokens == "last"
+        return 2 if len(self.erase) > 1 or self.preserve or self.preserve_file or expands else 1
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What is preserved, whichever tokens are edited: "" as well, and nothing twice."""
+        return tuple(dict.fromkeys(("", *self.preserve, *self.listed())))
+
+    @property
     def first(self) -> UCE:
         """The UCE that the epochs start from."""
-        return UCE(self.erase, self.guides, ("", *self.preserve), self.erase_scale, self.uce_preserve_scale,
+        return UCE(self.erase, self.guides, self.kept, self.erase_scale, self.uce_preserve_scale,
                    self.uce_lam, self.expand_prompts, self.concept_type, self.tokens)
 
     def edit(self, model: LoadedModel) -> Tensor:
@@ -74,7 +86,7 @@ class RECE(UCE):
         pairs = [paired_tokens(model, text, guide, "all") for text, guide in zip(self.erase, self.guides or (),
                                                                                  strict=True)]
         C, G = (torch.cat(side) for side in zip(*pairs, strict=True))
-        P = kept_tokens(model, tuple(self.preserve) or ("",) * len(self.erase), "all")
+        P = kept_tokens(model, self.kept, "all")
         F = identity + E
         for _ in range(self.epochs):
             found = adversarial(C, S, F, self.lam_r)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
 from harness.errors import InvalidValueError
 from harness.method import Artifact, Export, Method, Progress, Trained
-from harness.settings import check_choice, check_number
+from harness.settings import check_choice, check_file, check_number
+from harness.training import file_hash, listed_names, missing_file
 from harness.weight_edits import UNETS, check_family, deltas_added, unet_export
 
 if TYPE_CHECKING:
@@ -30,9 +31,13 @@ TEMPLATES = {
 }
 
 
-def expanded(pairs: Sequence[tuple[str, str]], concept_type: str) -> list[tuple[str, str]]:
-    """Return (concept, guide) pairs with each concept in five more templates, guided to the same (release)."""
-    more = [(template.format(text), guide) for text, guide in pairs for template in TEMPLATES[concept_type]]
+def expanded(pairs: Sequence[tuple[str, str]], concept_type: str, guides_too: bool = True) -> list[tuple[str, str]]:
+    """Return (concept, guide) pairs with each concept in five more templates and its guide in the same ones.
+
+    `guides_too` false keeps the guide as it is, as the first release does.
+    """
+    more = [(template.format(text), template.format(guide) if guides_too else guide)
+            for text, guide in pairs for template in TEMPLATES[concept_type]]
     return [*pairs, *more]
 
 
@@ -41,6 +46,8 @@ class UCE(Method):
     """W + strength (W* - W). `guides` is one text for all or one for each concept; null is "" ("art" for art).
 
     An empty `erase` changes nothing, whatever is preserved. `tokens`: "last" as now released, "tail" as first released.
+    `preserve_file`, a CSV file with a column artist or a text file with one name a line, is preserved besides, less
+    what is erased.
     """
 
     erase: str | Sequence[str]
@@ -53,6 +60,7 @@ class UCE(Method):
     concept_type: str = "object"
     tokens: str = "last"
     strength: float = 1.0
+    preserve_file: str | None = None
     name: str = "uce"
 
     kind: ClassVar[str] = "uce"
@@ -62,6 +70,7 @@ class UCE(Method):
     def __post_init__(self) -> None:
         check_choice("method.concept_type", self.concept_type, tuple(TEMPLATES))
         check_choice("method.tokens", self.tokens, ("last", "tail"))
+        check_file("method.preserve_file", self.preserve_file)
         if not isinstance(self.expand_prompts, bool):
             raise InvalidValueError(f"method.expand_prompts={self.expand_prompts}: true or false is needed.")
         object.__setattr__(self, "erase", check_texts("method.erase", self.erase))
@@ -83,6 +92,12 @@ class UCE(Method):
         return guides
 
     @property
+    def version(self) -> int:  # type: ignore[override]
+        """2: guides are expanded, too; the first release keeps "" beside what is preserved. Else 1, as before."""
+        changed = self.expand_prompts if self.tokens == "last" else self.preserve or self.preserve_file
+        return 2 if changed else 1
+
+    @property
     def trains(self) -> bool:
         return bool(self.strength and self.erase)
 
@@ -90,12 +105,28 @@ class UCE(Method):
     def pairs(self) -> list[tuple[str, str]]:
         """What is erased, and what it becomes."""
         pairs = list(zip(self.erase, self.guides or (), strict=True))
-        return expanded(pairs, self.concept_type) if self.expand_prompts else pairs
+        return expanded(pairs, self.concept_type, self.tokens == "last") if self.expand_prompts else pairs
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """What is preserved; the first release, whose every position is edited, keeps "" where nothing is named."""
-        return tuple(self.preserve) or (("",) if self.tokens == "tail" else ())
+        """What is preserved; the first release, whose every position is edited, keeps "" as well, once."""
+        named = (*self.preserve, *self.listed())
+        return named if self.tokens == "last" else tuple(dict.fromkeys(("", *named)))
+
+    def listed(self) -> tuple[str, ...]:
+        """Return the names of `preserve_file`, each once, without those that are erased in any case of letters."""
+        erased = {text.lower() for text in self.erase}
+        names = listed_names(self.preserve_file) if self.preserve_file else ()
+        return tuple(name for name in names if name.lower() not in erased)
+
+    def params(self) -> dict[str, Any]:
+        """Return the settings; a file by its hash, and none where none is given."""
+        own = super().params()
+        file = own.pop("preserve_file")
+        return own | ({"preserve_file": file_hash(file)} if file else {})
+
+    def missing(self) -> str | None:
+        return missing_file(self.preserve_file) if self.preserve_file else None
 
     def rename_concepts(self, rename: Callable[[str], str]) -> Method:
         renamed = dict.fromkeys(zip(map(rename, self.erase), self.guides or (), strict=True))

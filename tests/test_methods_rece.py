@@ -19,15 +19,22 @@ def rece(**changes: Any) -> RECE:
     return RECE(**({"erase": ["a skull", "flame"]} | changes))
 
 
+def kept(method: RECE) -> list[str]:
+    """The release's retain_texts of artists and objects: "" and then the names to preserve."""
+    return ["", *(text for text in method.preserve if text)]
+
+
 def first_stage(method: RECE, W: torch.Tensor) -> torch.Tensor:
     """Edit one matrix as the release's train_uce.py does: from the last subject token on, "" preserved whole."""
     model, eye = random_model(), torch.eye(W.shape[1], dtype=torch.float64)
-    left, right, nothing = method.uce_lam * W, method.uce_lam * eye, model.embed("").double()
+    left, right, (goal,) = method.uce_lam * W, method.uce_lam * eye, set(method.guides or ())
     for text in method.erase:
-        last = len(model.pipe.tokenizer(text).input_ids) - 2
-        for c, g in zip(model.embed(text).double()[last:], nothing[: len(nothing) - last], strict=True):
+        last, own = (len(model.pipe.tokenizer(words).input_ids) - 2 for words in (text, goal))
+        count = 77 - max(last, own)
+        for c, g in zip(model.embed(text).double()[last : last + count],
+                        model.embed(goal).double()[own : own + count], strict=True):
             left, right = left + torch.outer(W @ g, c), right + torch.outer(c, c)
-    for p in nothing:
+    for p in torch.cat([model.embed(text).double() for text in kept(method)]):
         b = method.uce_preserve_scale
         left, right = left + b * torch.outer(W @ p, p), right + b * torch.outer(p, p)
     return left @ torch.inverse(right)
@@ -39,7 +46,8 @@ def released_epochs(method: RECE) -> dict[str, torch.Tensor]:
     original = {name: W.double() for name, W in projections(model.denoiser).items()}
     edited = {name: first_stage(method, W) for name, W in original.items()}
     eye = torch.eye(len(model.embed("")[0]), dtype=torch.float64)
-    target = model.embed("").double()
+    (goal,) = set(method.guides or ())
+    guide = model.embed(goal).double()
     for _ in range(method.epochs):
         mat1, mat2 = method.lam_r * eye, torch.zeros_like(eye)
         for name, W in edited.items():
@@ -47,7 +55,8 @@ def released_epochs(method: RECE) -> dict[str, torch.Tensor]:
         found = [model.embed(text).double() @ (torch.inverse(mat1) @ mat2).T for text in method.erase]
         for name, W in edited.items():
             left, right = method.lam * W, method.lam * eye
-            pairs = [(c, target, 1.0) for c in found] + [(target, target, method.preserve_scale) for _ in found]
+            stay = [model.embed(text).double() for text in kept(method)]
+            pairs = [(c, guide, 1.0) for c in found] + [(p, p, method.preserve_scale) for p in stay]
             for old, new, scale in pairs:
                 for c, g in zip(old, new, strict=True):
                     left, right = left + scale * torch.outer(W @ g, c), right + scale * torch.outer(c, c)
@@ -55,12 +64,48 @@ def released_epochs(method: RECE) -> dict[str, torch.Tensor]:
     return {name: edited[name] - W for name, W in original.items()}
 
 
-@pytest.mark.parametrize("change", [{"epochs": 1}, {"epochs": 2, "lam_r": 1e-3}, {"epochs": 1, "erase": ["a bomb"]}])
+@pytest.mark.parametrize("change", [{"epochs": 1}, {"epochs": 2, "lam_r": 1e-3}, {"epochs": 1, "erase": ["a bomb"]},
+                                    {"epochs": 1, "preserve": ["a tree", "house"]},
+                                    {"epochs": 2, "preserve": ["", "a tree"], "guides": "art", "concept_type": "art",
+                                     "uce_preserve_scale": 0.1, "lam_r": 1e-3}])
 def test_its_epochs_are_those_of_the_release(change):
     method = rece(**change)
     ours = trained(method).tensors
     for name, theirs in released_epochs(method).items():
         assert (ours[name].double() - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+def test_the_presets_are_the_released_recipes():
+    """README and scripts of the release; UCE before it by train_uce.py, whose b is 0.1 where artists are preserved."""
+    from harness.build import build
+    from harness.compose import compose_jobs
+
+    names = ("rece", "rece_unsafe", "rece_style", "rece_object")
+    jobs = compose_jobs([f"method={','.join(names)}", "model=sd14"], multirun=True)
+    found = {name: build(job.methods[0]) for name, job in zip(names, jobs, strict=True)}
+    for method in found.values():
+        assert (method.lam, method.erase_scale, method.uce_lam, method.tokens) == (0.1, 1.0, 0.5, "tail")
+        assert method.kept == ("",)
+    said = {name: (set(m.guides), m.epochs, m.lam_r, m.uce_preserve_scale, round(m.preserve_scale / 0.1))
+            for name, m in found.items()}
+    assert said == {"rece": ({""}, 3, 0.1, 1.0, 1), "rece_unsafe": ({""}, 2, 0.1, 1.0, 11),
+                    "rece_style": ({"art"}, 1, 1e-3, 0.1, 1), "rece_object": ({""}, 1, 1e-3, 1.0, 1)}
+    assert len(found["rece_unsafe"].erase) == 11
+
+
+def test_keeping_nothing_eleven_times_is_keeping_it_once_at_eleven_times_the_scale():
+    """What the release's nudity script does with several concepts, by what rece_unsafe says instead."""
+    from harness.closed_form import edit_matrix, kept_tokens
+
+    model = random_model()
+    C, G = model.embed("a skull"), model.embed("")
+    often = edit_matrix(C, G, kept_tokens(model, [""] * 11, "all"), 1.0, 0.1, 0.1)
+    assert torch.allclose(often, edit_matrix(C, G, kept_tokens(model, [""], "all"), 1.0, 1.1, 0.1), atol=1e-9)
+
+
+def test_versions_name_what_is_solved_otherwise_than_before():
+    assert rece(erase=["a bomb"]).version == 1
+    assert rece().version == rece(erase=["a bomb"], preserve=["a tree"]).version == 2
 
 
 def test_no_epoch_is_uce():

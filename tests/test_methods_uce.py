@@ -58,7 +58,8 @@ def test_the_normal_equations_hold_to_1e_5(tokens):
     model, method = random_model(), uce(tokens=tokens, lam=0.1)
     rows = [paired_tokens(model, c, g, tokens) for c, g in method.pairs]
     C, G = (torch.cat(side).double() for side in zip(*rows, strict=True))
-    P = kept_tokens(model, KEPT, tokens).double()
+    kept = ("", *KEPT) if tokens == "tail" else KEPT
+    P = kept_tokens(model, kept, tokens).double()
     M = 0.1 * torch.eye(C.shape[1]).double() + C.T @ C + P.T @ P
     for name, W in projections(model.denoiser).items():
         solved = W.double() + trained(method).tensors[name].double()
@@ -143,10 +144,45 @@ def test_the_last_subject_token_is_the_one_before_the_end():
     assert torch.equal(g[0], model.embed("")[0])
 
 
-def test_expansion_guides_every_template_to_the_same():
+def test_expansion_puts_guides_into_the_same_templates():
+    """As the current release; the first one (tokens=tail, and RECE's) expands what is erased alone."""
     pairs = expanded([("a bomb", ""), ("flame", "tree")], "object")
-    assert len(pairs) == 12 and ("photo of flame", "tree") in pairs and ("image of a bomb", "") in pairs
-    assert UCE("Monet", concept_type="art", expand_prompts=True).pairs[-1] == ("style of Monet", "art")
+    assert len(pairs) == 12 and {("photo of flame", "photo of tree"), ("image of a bomb", "image of ")} < set(pairs)
+    assert UCE("Monet", concept_type="art", expand_prompts=True).pairs[-1] == ("style of Monet", "style of art")
+    first = UCE("Monet", concept_type="art", expand_prompts=True, tokens="tail")
+    assert first.pairs[-1] == ("style of Monet", "art")
+
+
+@pytest.mark.parametrize("preserve", [(), ("tree",), ("", "tree", "tree"), ("tree", "")])
+def test_the_first_release_keeps_the_empty_text_once_and_then_what_is_preserved(preserve):
+    named = tuple(text for text in dict.fromkeys(preserve) if text)
+    assert uce(tokens="tail", preserve=preserve).kept == ("", *named)
+    assert uce(preserve=preserve).kept == preserve
+
+
+def test_versions_name_what_is_solved_otherwise_than_before():
+    assert [uce(**change).version for change in (
+        {}, {"tokens": "tail", "preserve": ()}, {"expand_prompts": True}, {"tokens": "tail"})] == [1, 1, 2, 2]
+
+
+def test_names_to_preserve_come_from_a_file_less_what_is_erased(tmp_path):
+    """As RECE's release takes those of ESD's list of 1,734 artists."""
+    table = tmp_path / "artists.csv"
+    table.write_text(",case_number,prompt,evaluation_seed,artist\n0,0,a b,1,Monet\n1,1,b c,2,Monet\n2,2,c,3,Dali\n")
+    lines = tmp_path / "artists.txt"
+    lines.write_text("Monet\nDali\n\nMonet\n")
+    for file in (table, lines):
+        method = UCE("dali", preserve=["tree"], preserve_file=str(file))
+        assert method.kept == ("tree", "Monet") and method.missing() is None
+    moved = tmp_path / "moved.txt"
+    moved.write_bytes(lines.read_bytes())
+    assert UCE("dali", preserve_file=str(moved)).identity() == UCE("dali", preserve_file=str(lines)).identity()
+    assert UCE("dali", preserve_file=str(lines)).identity() != UCE("dali").identity()
+    assert "preserve_file" not in UCE("dali").identity()["params"]
+    assert "nowhere.csv is missing" in str(UCE("dali", preserve_file="nowhere.csv").missing())
+    table.write_text("name\nMonet\n")
+    with pytest.raises(InvalidValueError, match="a column 'artist'"):
+        UCE("dali", preserve_file=str(table)).listed()
 
 
 @pytest.mark.parametrize(("change", "error", "said"), [
