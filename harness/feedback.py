@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, overload
 
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.weights import sha256_of
+from harness.pictures import opened
 from harness.training import prompt_file
 
 if TYPE_CHECKING:
@@ -113,12 +114,11 @@ class ImageFiles(Sequence["np.ndarray"]):
 
 def _image(file: Path) -> np.ndarray:
     import numpy as np
-    from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with opened(file) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise InvalidValueError(f"{file} cannot be read as an image: {error}.") from None
 
 
