@@ -11,23 +11,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.artifacts import META, TENSORS, StoredArtifact, read_meta, read_tensors
+from harness.artifacts import META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
 from harness.errors import MissingResourceError
 from harness.progress import duration, size
+from harness.targets import targets_of
 from harness.tensor_headers import header_of, shown
 
 
 def artifacts_below(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield folder and meta data of every whole artifact below `root`, by method and age."""
     found = [(path.parent, read_meta(path.parent)) for path in root.glob(f"**/{META}")]
-    whole = [(folder, meta) for folder, meta in found if meta is not None]
+    whole = [(folder, meta) for folder, meta in found if meta is not None and tells_all(meta)]
     yield from sorted(whole, key=lambda one: (str(one[1]["recipe"]["kind"]), (one[0] / META).stat().st_mtime))
 
 
 def find(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
     """Return the artifact whose key begins with `name`, or that is in folder `name`. Raises MissingResourceError."""
     direct = read_meta(Path(name))
-    if direct is not None:
+    if direct is not None and tells_all(direct):
         return Path(name), direct
     found = [(folder, meta) for folder, meta in artifacts_below(root) if str(meta["key"]).startswith(name)]
     if len(found) != 1:
@@ -44,7 +45,7 @@ def show_all(root: Path, console: Console) -> None:
     for folder, meta in artifacts_below(root):
         count += 1
         table.add_row(
-            str(meta["method"]), str(meta["key"]), str(meta["base"]["weights"])[:12], duration(meta["seconds"]),
+            str(meta["method"]), str(meta["key"]), str(meta["base"]["weights"])[:12], duration(meta.get("seconds")),
             size((folder / TENSORS).stat().st_size), "+".join(meta["upstream"]) or "-",
         )  # fmt: skip
     console.print(table if count else f"no artifacts in {root}")
@@ -64,7 +65,8 @@ def export_one(folder: Path, meta: dict[str, Any], given: argparse.Namespace, co
     from harness.export import base_loader, export_artifact, write_export
 
     artifact = StoredArtifact(str(meta["key"]), read_tensors(folder), meta)
-    export = export_artifact(artifact, base_loader(artifact, given.words, given.config_dir))
+    trusted = targets_of(given.config_dir)
+    export = export_artifact(artifact, base_loader(artifact, given.words, given.config_dir), trusted)
     for file in write_export(export, artifact, given.folder):
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +21,9 @@ from harness.interruption import forget_checkpoints, training_in
 from harness.lease import Lease
 from harness.method import Artifact, Method, Progress, Trained
 from harness.models import weights_fingerprint
-from harness.tensor_headers import header_of
+from harness.reading import UnreadableFileError, read_bytes, read_json
 from harness.reproducible import reproducible, seeded
+from harness.tensor_headers import header_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
 TENSORS, META, LEASE = "artifact.safetensors", "meta.json", ".lease.json"
+MAX_TENSORS = 2**36
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
     """
     folder = Path(path).expanduser().resolve()
     meta = read_meta(folder)
-    if meta is None:
+    if meta is None or not tells_all(meta):
         raise MissingResourceError(f"artifact={path}: there is no whole artifact ({TENSORS} and {META}) in {folder}.",
                                    "python -m harness.artifacts lists those that runs made.")
     kind, name = str(meta["recipe"]["kind"]), "+".join(method.name for method in methods)
@@ -191,21 +194,50 @@ class ArtifactCache:
         forget_checkpoints(folder)
 
 
-def read_meta(folder: Path) -> dict[str, Any] | None:
-    """Return meta.json where the tensors beside it are those that it names, else None."""
-    try:
-        meta = json.loads((folder / META).read_text())
-        return meta if sha256_file(folder / TENSORS) == meta["sha256"] else None
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return None
-
-
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read the tensors of an artifact. Raises HarnessError, in one line, where its file is none of safetensors."""
+    """Return an artifact's tensors, on the CPU. Raises HarnessError, in one line, where its file is none."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     header_of(folder / TENSORS, f"the artifact {folder / TENSORS}")
-    return load((folder / TENSORS).read_bytes())
+    data = read_bytes(folder / TENSORS, MAX_TENSORS)
+    try:
+        return load(data or b"")
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise UnreadableFileError(folder / TENSORS, str(error)) from None
+
+
+def read_meta(folder: Path) -> dict[str, Any] | None:
+    """Return meta.json where the tensors beside it are those that it names, else None."""
+    try:
+        meta = read_json(folder / META)
+        return meta if meta is not None and _is_sound(meta, folder) else None
+    except UnreadableFileError as error:
+        log.warning("%s The artifact does not count.", error)
+        return None
+    except OSError as error:  # of the tensors
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            log.warning("%s: %s. The artifact does not count.", folder / TENSORS, error.strerror)
+        return None
+
+
+def _is_sound(meta: Config, folder: Path) -> bool:
+    """Say whether meta data names the tensors beside it, and tells of a training as the harness reads it."""
+    sound = isinstance(meta.get("training", {}), dict) and _is_time(meta.get("seconds"))
+    return sound and sha256_file(folder / TENSORS) == meta.get("sha256")
+
+
+def tells_all(meta: Config) -> bool:
+    """Say whether meta data tells what lists, exports and other runs ask of an artifact."""
+    recipe, base = (meta.get(name) if isinstance(meta.get(name), dict) else {} for name in ("recipe", "base"))
+    texts = [meta.get("method"), meta.get("key"), (recipe or {}).get("kind"), (base or {}).get("weights")]
+    lists = (meta.get("upstream"), meta.get("upstream_classes", []))
+    return "training" in meta and all(isinstance(text, str) for text in texts) and all(
+        isinstance(one, list) and all(isinstance(name, str) for name in one) for one in lists)
+
+
+def _is_time(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
 def _made(folder: Path) -> Path:

@@ -7,17 +7,26 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.errors import HarnessError, IncompatibleError, InvalidValueError, unknown_name
 
 
-def build(config: Mapping[str, Any]) -> Any:
+def build(config: Mapping[str, Any], kind: type | None = None) -> Any:
     """Instantiate `{"_target_": "package.module.Class", **parameters}`.
 
+    `kind`: what the class must derive from, checked before anything is made.
     `name` is passed on if the class takes it, and dropped if not. An unknown or missing parameter is a HarnessError.
     """
     label = str(config.get("name", config.get("_target_")))
     target = locate(config.get("_target_"), label)
-    parameters = inspect.signature(target).parameters
+    if kind is not None and not (isinstance(target, type) and issubclass(target, kind)):
+        raise IncompatibleError(f"{config.get('_target_')} of {label} does not derive from "
+                                f"{kind.__module__}.{kind.__name__}.")
+    if not callable(target):
+        raise IncompatibleError(f"{config.get('_target_')} of {label} is no class.")
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        raise IncompatibleError(f"{config.get('_target_')} of {label} is no class of the harness.") from None
     given = {key: value for key, value in config.items() if key != "_target_"}
     if "name" not in parameters:
         given.pop("name", None)
@@ -32,7 +41,7 @@ def build(config: Mapping[str, Any]) -> Any:
 
 def locate(path: object, label: str) -> Any:
     """Return what "package.module.Name" names; `label` says in errors whose it is."""
-    if not isinstance(path, str) or "." not in path:
+    if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
         raise InvalidValueError(f"{label} has no usable _target_ ({path!r}).", "Write _target_: package.module.Class.")
     module_name, _, attribute = path.rpartition(".")
     try:

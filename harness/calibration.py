@@ -15,10 +15,13 @@ from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.files import write_atomic
 from harness.metrics.prevalence import Share, effective_n, rogan_gladen
 from harness.metrics.proportion import Interval, coverage_bounds, wilson_interval
+from harness.reading import read_yaml
 from harness.records import Metric, Verdict
+from harness.settings import check_label
 
 SCHEMA = 1
 FOLDER = "calibrations"  # below a results folder
+MAX_COUNT = 10**12
 MEASURES = ("sensitivity", "specificity", "precision")
 
 
@@ -35,7 +38,7 @@ class Counts:
 
     def __post_init__(self) -> None:
         for name, count in asdict(self).items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MAX_COUNT:
                 raise ValueError(f"{name} is {count!r}, expected a count")
 
     @classmethod
@@ -106,16 +109,12 @@ def write_calibration(calibration: Calibration, results: Path) -> Path:
 
 def read_calibration(path: Path) -> Calibration:
     """Read one file; rates are made from its counts anew. Raises HarnessError, saying where it is wrong."""
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        remedy = "python -m harness.calibrate writes one."
-        raise MissingResourceError(f"there is no calibration {path}.", remedy) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidValueError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}.") from None
+    plain = read_yaml(path)
+    if plain is None:
+        raise MissingResourceError(f"there is no calibration {path}.", "python -m harness.calibrate writes one.")
     try:
         return _checked(plain)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, InvalidValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         remedy = "Write it anew: python -m harness.calibrate"
         raise InvalidValueError(f"{path} is no calibration: {reason}.", remedy) from None
@@ -127,8 +126,11 @@ def _checked(plain: Any) -> Calibration:
     fingerprint = plain["fingerprint"]
     if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{8,64}", fingerprint):
         raise ValueError(f"fingerprint is {fingerprint!r}")
-    return Calibration(str(plain["evaluator"]), fingerprint, Counts(**plain["counts"]), str(plain["data_sha256"]),
-                       plain.get("about") or {})
+    about = plain.get("about") or {}
+    if not isinstance(about, Mapping) or not isinstance(plain["counts"], Mapping):
+        raise ValueError("counts and about are no mappings")
+    evaluator = check_label("evaluator", plain["evaluator"])
+    return Calibration(evaluator, fingerprint, Counts(**plain["counts"]), str(plain["data_sha256"]), about)
 
 
 @dataclass(frozen=True)

@@ -179,9 +179,7 @@ def as_baseline(cell: Cell, of: str) -> Cell:
 
 
 def _method(config: Config) -> Method:
-    method = build(config)
-    if not isinstance(method, Method):
-        raise IncompatibleError(f"{config.get('_target_')} is no method: it must derive from harness.method.Method.")
+    method: Method = build(config, Method)
     return method
 
 

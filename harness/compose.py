@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,10 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.paths import conf_dir
+from harness.reading import read_yaml
+from harness.settings import check_label
 
 GROUPS = ("method", "model", "bench", "pool", "tracker", "experiment")
 SHARED = ("mode", "results", "pool", "tracker", "leaderboard")  # one value for a whole sweep
 EVALUATOR_PREFIX = "evaluator."
+
+MAX_CONFIG_NODES = 20_000
 
 Config = dict[str, Any]
 
@@ -108,9 +113,12 @@ def _experiment_sweeps(overrides: Sequence[Override], search: Sequence[str]) -> 
         return [[]]
     _check_group("experiment", str(chosen[-1].value()), search)
     words = [*search, f"experiment={chosen[-1].value()}"]
-    config = compose("config", overrides=words, return_hydra_config=True)
-    sweeps = [OmegaConf.select(config, "hydra.sweeper.params") or {}, *(config.get("more_sweeps") or [])]
+    with _one_line():
+        config = compose("config", overrides=words, return_hydra_config=True)
+        sweeps = [OmegaConf.select(config, "hydra.sweeper.params") or {}, *(config.get("more_sweeps") or [])]
     own = {override.key_or_group for override in overrides}
+    if not all(isinstance(params, DictConfig | dict) for params in sweeps):
+        raise InvalidValueError(f"experiment={chosen[-1].value()}: a sweep is a mapping of settings and their values.")
     return [[_parse(f"{key}={value}") for key, value in params.items() if key not in own] for params in sweeps]
 
 
@@ -129,9 +137,11 @@ def _combinations(overrides: Sequence[Override]) -> Iterator[tuple[Override, ...
 
 
 def _check_group(group: str, name: str, search: Sequence[str]) -> None:
-    if "/" not in name and (conf_dir() / group / f"{name}.yaml").is_file():
+    if _CHOICE.fullmatch(str(name)) and "/" not in name and (conf_dir() / group / f"{name}.yaml").is_file():
         return  # Hydra's own listing costs more than reading the file
-    options = _group_options(group, search)
+    _check_choice(group, name)
+    with _one_line():
+        options = _group_options(group, search)
     if name not in options:
         raise unknown_name(group, name, options)
 
@@ -155,6 +165,8 @@ class _Composer:
             raise InvalidValueError("method=[] names no method.", "Use method=none for the bare model.")
         of_method = {o.key_or_group.removeprefix("method."): o for o in values if o.key_or_group.startswith("method.")}
         shared = [override for override in values if override not in of_method.values()]
+        for group, name in [*groups.items(), *(("method", name) for name in names)]:
+            _check_choice(group, name)
         configs = [self._config({**groups, "method": name}) for name in names]
         for key in of_method:
             if not any(_has(config, f"method.{key}") for config in configs):
@@ -166,9 +178,9 @@ class _Composer:
         first = resolved[0]
         return Job(
             settings={key: value for key, value in first.items() if key not in ("method", "model", "bench")},
-            model=first["model"],
-            methods=tuple(config["method"] for config in resolved),
-            bench=first["bench"],
+            model=_named("model", first),
+            methods=tuple(_named("method", config) for config in resolved),
+            bench=_named("bench", first),
             evaluators=self._evaluators(first, evaluator_values),
             baseline=self._baseline(first["baseline"], groups, shared),
             method_overrides={key: override.value() for key, override in of_method.items()},
@@ -206,6 +218,7 @@ class _Composer:
         if own is None or (conf_dir() / f"{name}.yaml").is_file():
             with _one_line():
                 return _shipped(name)
+        read_yaml(own / f"{name}.yaml", nodes=MAX_CONFIG_NODES)  # says in one line what Hydra says in many
         GlobalHydra.instance().clear()  # Hydra finds a primary config in its own folder only
         with initialize_config_dir(str(own), version_base="1.3", job_name="harness"), _one_line():
             found = _open(compose(name, overrides=[f"hydra.searchpath=['file://{conf_dir()}']"]))
@@ -229,35 +242,41 @@ class _Composer:
     def _baseline(self, name: str | None, groups: Config, shared: Sequence[Override]) -> Config | None:
         if name is None:
             return None
+        _check_choice("baseline", name)
         config = self._config({**groups, "method": name})
         key = id(config), tuple(str(override.input_line) for override in shared)  # the same for most of a sweep's jobs
         if key not in self._baselines:
-            self._baselines[key] = dict(self._resolved(config, shared)["method"])
+            self._baselines[key] = dict(_named("method", self._resolved(config, shared)))
         return self._baselines[key]
 
     def _evaluators(self, config: Config, overrides: Sequence[Override]) -> tuple[Config, ...]:
         names = config["evaluators"]
         if names is None:
-            names = [*(config["bench"].get("evaluators") or []), *(config["model"].get("evaluators") or [])]
-        names = self._with_parts(names)
+            own = [_names(f"{group}.evaluators", config[group].get("evaluators")) for group in ("bench", "model")]
+            names = [name for part in own for name in part]
+        names = self._with_parts(_names("evaluators", names))
         for override in overrides:
             name = override.key_or_group.removeprefix(EVALUATOR_PREFIX).split(".")[0]
             if name not in names:
                 raise unknown_name("evaluator of this cell", name, names)
         return tuple(self._evaluator(name, overrides) for name in names)
 
-    def _with_parts(self, names: Sequence[str]) -> list[str]:
+    def _with_parts(self, names: Sequence[str], above: tuple[str, ...] = ()) -> list[str]:
         """Return the evaluators, those that a composite combines before it."""
         found: list[str] = []
         for name in names:
-            found += self._with_parts(self._evaluator(name, ()).get("parts") or [])
+            if name in above:
+                raise InvalidValueError(f"evaluator {name} is a part of itself: {' > '.join((*above, name))}.")
+            parts = _names(f"evaluator.{name}.parts", self._evaluator(name, ()).get("parts"))
+            found += self._with_parts(parts, (*above, name))
             found.append(name)
         return list(dict.fromkeys(found))
 
     def _evaluator(self, name: str, overrides: Sequence[Override]) -> Config:
         _check_group("evaluator", name, self.search)
-        config = OmegaConf.to_container(self._file(f"evaluator/{name}").evaluator, resolve=True)
-        assert isinstance(config, dict)
+        with _one_line():
+            whole = OmegaConf.to_container(self._file(f"evaluator/{name}"), resolve=True)
+        config = _named("evaluator", {"evaluator": whole.get("evaluator") if isinstance(whole, dict) else None})
         for override in overrides:
             key = override.key_or_group.removeprefix(f"{EVALUATOR_PREFIX}{name}.")
             if key != override.key_or_group:
@@ -267,8 +286,8 @@ class _Composer:
                     inner = inner.get(part) if isinstance(inner, dict) else None
                 if not isinstance(inner, dict) or last not in inner:
                     raise unknown_name(f"setting of evaluator {name}", key, _keys(config))
-                inner[last] = override.value()
-        return {str(key): value for key, value in config.items()}
+                inner[last] = _plain_value(override)
+        return _named("evaluator", {"evaluator": {str(key): value for key, value in config.items()}})
 
     def _refuse_key(self, key: str, config: DictConfig) -> NoReturn:
         valid = _keys(OmegaConf.to_container(config, resolve=False))
@@ -309,6 +328,7 @@ def _plain_file(file: Path, name: str) -> DictConfig | None:
     return OmegaConf.create({name.rpartition("/")[0].replace("/", "."): OmegaConf.load(file)})
 
 
+_CHOICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,200}")
 _ABSENT = object()
 
 
@@ -316,13 +336,49 @@ def _has(config: DictConfig, key: str) -> bool:
     return OmegaConf.select(config, key, default=_ABSENT) is not _ABSENT
 
 
+# What Hydra, OmegaConf and YAML raise on files and values of users, besides their own errors.
+_OF_CONFIGS = (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError, OSError, AssertionError,
+               ValueError, TypeError, KeyError, AttributeError)
+
+
+def _named(group: str, config: Mapping[str, Any]) -> Config:
+    """Return the part of a config that a group makes, which has a name that can be a folder."""
+    found = config.get(group)
+    if not isinstance(found, dict):
+        raise InvalidValueError(f"{group} is no mapping of settings.", f"Choose one: {group}=<name>.")
+    check_label(f"{group}.name", found.get("name"))
+    return found
+
+
+def _check_choice(group: str, name: Any) -> None:
+    if name is not None and (not isinstance(name, str) or not _CHOICE.fullmatch(name)):
+        raise InvalidValueError(f"{group}={str(name)[:100]}: a name is needed, of letters, digits and . _ + -.")
+
+
+def _names(setting: str, value: Any) -> list[str]:
+    """Return the names of configs that a setting lists; none for null."""
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise InvalidValueError(f"{setting}={value!r}: a list of names, or null, is needed.")
+    for name in value:
+        _check_choice(setting, name)
+    return value
+
+
+def _plain_value(override: Override) -> Any:
+    with _one_line():
+        return OmegaConf.to_container(OmegaConf.create({"value": override.value()}), resolve=True)["value"]  # type: ignore[index, call-overload]
+
+
 @contextmanager
 def _one_line() -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise into one line."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise HarnessError(str(error).splitlines()[0]) from None
+    except _OF_CONFIGS as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise HarnessError(f"{first or type(error).__name__}") from None
 
 
 def _keys(config: Any, prefix: str = "") -> list[str]:

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
 
 from harness.artifacts import StoredArtifact
-from harness.build import locate
 from harness.compose import compose_jobs
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.files import write_atomic
 from harness.method import Export, Method
 from harness.models import LoadedModel, load_model, weights_fingerprint
+from harness.settings import check_label
+from harness.targets import stored_class
 
 README = "how_to_use.txt"
 
 
-def export_artifact(artifact: StoredArtifact, load: Callable[[], LoadedModel]) -> Export:
-    """Return the files of an artifact in the format of its method's authors; `load` gives the model if need be."""
-    return method_class(artifact).export(artifact, load)
+def export_artifact(
+    artifact: StoredArtifact, load: Callable[[], LoadedModel], trusted: Collection[str] = ()
+) -> Export:
+    """Return the files of an artifact in the format of its method's authors; `load` gives the model if need be.
+
+    `trusted`: classes outside of the harness that the artifact may name.
+    """
+    for left in artifact.meta.get("upstream_classes", ()):
+        stored_class(left, (Method,), trusted, f"artifact {artifact.key}")
+    return method_class(artifact, trusted).export(artifact, load)
 
 
-def method_class(artifact: StoredArtifact) -> type[Method]:
+def method_class(artifact: StoredArtifact, trusted: Collection[str] = ()) -> type[Method]:
     """Return the class that made an artifact. Raises InvalidValueError where it does not say."""
     path = artifact.meta.get("class")
     if path is None:
         raise InvalidValueError(f"artifact {artifact.key} does not say which class made it.",
                                 "Train it again with this version: delete its folder and run the same command.")
-    found: type[Method] = locate(path, f"artifact {artifact.key}")
+    found: type[Method] = stored_class(str(path), (Method,), trusted, f"artifact {artifact.key}")
     return found
 
 
@@ -39,7 +47,7 @@ def base_loader(artifact: StoredArtifact, words: Sequence[str], config_dirs: Seq
     Raises IncompatibleError, naming both, where that model has other weights.
     """
     trained_on = artifact.meta.get("model")
-    own = [f"model={trained_on}"] if trained_on else []
+    own = [f"model={check_label('model', trained_on)}"] if trained_on else []
     (job,) = compose_jobs([*own, *words], False, config_dirs)
     base, found = str(artifact.meta["base"]["weights"]), weights_fingerprint(job.model)
     if base != found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from harness.arrays import parse_arrays
 from harness.records import ImageKey
 from harness.tables import SCHEMA_VERSION, UnreadableTable
 
@@ -96,13 +96,17 @@ def encode_features(block: FeatureBlock, fingerprint: str) -> bytes:
 def decode_features(data: bytes, fingerprint: str) -> FeatureBlock:
     """Read back `encode_features`; an empty block when another evaluator made it. Raises UnreadableTable."""
     try:
-        with np.load(BytesIO(data), allow_pickle=False) as file:
-            if int(file["schema_version"]) != SCHEMA_VERSION:
-                raise UnreadableTable(f"not of feature schema {SCHEMA_VERSION}")
-            if str(file["fingerprint"]) != fingerprint:
-                return FeatureBlock((), (), np.empty((0, 0), np.float32))
-            pairs = zip(file["prompt_id"].tolist(), file["repeat"].tolist(), strict=True)
-            keys = tuple(ImageKey(prompt_id, repeat) for prompt_id, repeat in pairs)
-            return FeatureBlock(keys, tuple(file["sha256"].tolist()), file["features"])
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        found = parse_arrays(data, ("schema_version", "fingerprint", "prompt_id", "repeat", "sha256", "features"))
+    except ValueError as error:
         raise UnreadableTable(str(error)) from error
+    if found["schema_version"].tolist() != SCHEMA_VERSION:
+        raise UnreadableTable(f"not of feature schema {SCHEMA_VERSION}")
+    if found["fingerprint"].tolist() != fingerprint:
+        return FeatureBlock((), (), np.empty((0, 0), np.float32))
+    features, names, repeats, hashes = (found[name] for name in ("features", "prompt_id", "repeat", "sha256"))
+    if features.ndim != 2 or features.dtype != np.float32 or not np.isfinite(features).all():
+        raise UnreadableTable(f"its features are {features.dtype} {features.shape}, not finite float32 (N, D)")
+    if not all(one.shape == (len(features),) for one in (names, repeats, hashes)) or repeats.dtype.kind != "i":
+        raise UnreadableTable("its keys are not as many as its features")
+    keys = tuple(ImageKey(str(name), repeat) for name, repeat in zip(names.tolist(), repeats.tolist(), strict=True))
+    return FeatureBlock(keys, tuple(map(str, hashes.tolist())), features)

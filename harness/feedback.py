@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, overload
 
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.evaluators.weights import sha256_of
+from harness.pictures import opened
 from harness.table_file import Table, read_table
 from harness.table_values import number
 from harness.training import prompt_file
@@ -118,12 +119,11 @@ class ImageFiles(Sequence["np.ndarray"]):
 
 def _image(file: Path) -> np.ndarray:
     import numpy as np
-    from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with opened(file) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise InvalidValueError(f"{file} cannot be read as an image: {error}.") from None
 
 

@@ -17,12 +17,11 @@ from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.files import free_space, sha256_file, write_atomic
 from harness.progress import size
 from harness.records import ImageKey, ImageRow, PromptRow, Status
-from harness.settings import BenchSettings
+from harness.settings import BenchSettings, check_label
 from harness.store import CellStore, attempt_id
 from harness.tasks import CellSpec, GenerationSettings
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 Config = Mapping[str, Any]
 
 
@@ -35,8 +34,7 @@ class Labels:
 
     def __post_init__(self) -> None:
         for name, value in (("model", self.model), ("method", self.method)):
-            if not _LABEL.fullmatch(value):
-                raise InvalidValueError(f"{name}={value}: a name of letters, digits and . _ + - is needed.")
+            check_label(name, value)
 
 
 @dataclass(frozen=True)

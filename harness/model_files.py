@@ -59,12 +59,10 @@ def _of_cache(folder: Path) -> Path:
 
 def _package_folder(path: str) -> Path:
     package, _, rest = path.partition("/")
-    try:
-        spec = importlib.util.find_spec(package)
-    except ModuleNotFoundError:  # of a parent
-        spec = None
+    top, *inner = package.split(".")
+    spec = importlib.util.find_spec(top) if top.isidentifier() else None  # with a dot, it would import the parent
     locations = list(spec.submodule_search_locations or ()) if spec else []
-    return Path(locations[0], rest) if locations else Path(path)
+    return Path(locations[0], *inner, rest) if locations else Path(path)
 
 
 def hub_cache() -> Path:

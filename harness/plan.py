@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,12 @@ from harness.gpu_cost import TABLE, gpu_line, hours_text
 from harness.model_files import has_token
 from harness.models import missing as missing_weights
 from harness.progress import duration, size
+from harness.reading import UnreadableFileError, read_json
 from harness.records import ImageItem
 from harness.reference import reference_problem
 from harness.store import CellStore, free_space
+
+log = logging.getLogger(__name__)
 
 BYTES_PER_PIXEL = 2.4  # of a PNG at level 1: 0.63 MB for 512 x 512 (measured on renders of natural statistics)
 THROUGHPUT_FILE = "throughput.json"
@@ -208,10 +212,16 @@ def throughput_key(cell: Cell, method: str) -> str:
 def read_throughput(results: Path) -> dict[str, float]:
     """Return seconds per image of earlier runs in this results folder, by model, method, steps, size and batch."""
     try:
-        raw: dict[str, Any] = json.loads((results / THROUGHPUT_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        raw = read_json(results / THROUGHPUT_FILE) or {}
+    except UnreadableFileError as error:
+        log.warning("%s The speeds of earlier runs are not known; it is written anew.", error)
         return {}
-    return {key: float(value) for key, value in raw.items()}
+    return {key: float(value) for key, value in raw.items() if _is_speed(value)}
+
+
+def _is_speed(value: Any) -> bool:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and math.isfinite(value) and value > 0
 
 
 def print_plan(plan: Plan, console: Console, full: bool) -> None:

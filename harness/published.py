@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.reading import UnreadableFileError, read_yaml
 
 FOLDER = Path("results", "published")
 UNITS: Mapping[str, float] = {"percent": 0.01, "share": 1.0, "score": 1.0}  # share: 0 to 1, as our rates are
@@ -61,9 +60,11 @@ def read_published(folder: Path) -> list[Reported]:
 def read_file(file: Path) -> list[Reported]:
     """Read one file: a source and its tables. Raises InvalidValueError that says where it is wrong."""
     try:
-        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidValueError(f"{file.name}: {' '.join(str(error).split())[:200]}.") from None
+        data = read_yaml(file, unique_keys=True)
+    except UnreadableFileError as error:
+        raise InvalidValueError(f"{file.name}: {error.reason}.") from None
+    if data is None:
+        raise MissingResourceError(f"{file} is no longer there.")
     _keys(data, ("source", "tables"), (), file.name)
     source = _text(data["source"], f"{file.name}: source")
     found = [
@@ -73,17 +74,6 @@ def read_file(file: Path) -> list[Reported]:
     ]
     _refuse_twins(found, file.name)
     return found
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A loader for which a repeated key is an error, where YAML's own keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _read_table(table: Any, source: str, where: str, file: str) -> Iterator[Reported]:

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.bench.references import ReferenceImages
 from harness.errors import InvalidValueError, MissingResourceError
+from harness.pictures import opened
 
 
 @dataclass(frozen=True)
-class ImagesOfPrompts:
+class ImagesOfPrompts(ReferenceImages):
     """The image of every prompt of a list, as `centre_square` makes them.
 
     `pattern` names the file of an id, such as `COCO_val2014_{id:012d}.jpg`; `ids` holds one id a line, None where the
@@ -74,17 +76,15 @@ class ImagesOfPrompts:
 
     def images(self) -> Iterator[NDArray[np.uint8]]:
         """Yield (side, side, 3) uint8 images in the order of their file names. Raises MissingResourceError."""
-        from PIL import Image
-
         problem = self.missing()
         if problem:
             raise MissingResourceError(problem)
         for file in self.files:
             try:
-                with Image.open(self._folder / file) as picture:
+                with opened(self._folder / file) as picture:
                     pixels = np.asarray(picture.convert("RGB"))
-            except OSError as error:
-                raise MissingResourceError(f"{self._folder / file} cannot be read as an image.") from error
+            except (OSError, ValueError, SyntaxError) as error:
+                raise MissingResourceError(f"{self._folder / file} cannot be read as an image: {error}.") from error
             yield centre_square(pixels, self.side)
 
     @property

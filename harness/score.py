@@ -29,11 +29,12 @@ from harness.report import format as fmt
 from harness.stages import Failure, extract_references, score
 from harness.store import CellStore, Lease, check_writable
 from harness.stored_cell import baseline_folder, results_of, stored_cell
+from harness.targets import named_targets, targets_of
 
 HELP = """\
 Judge images that are there already. Nothing is generated; scores that are there are kept.
 
-usage: python -m harness.score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setting=value] [pool=...]
+usage: python -m harness.score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setting=value] [pool=...] [--config-dir DIR]
        python -m harness.score bench=folder bench.images=DIR bench.file=CSV [bench.setting=value]
                                [model=NAME] [method=NAME] [baseline=RUN_FOLDER] [evaluator=A,B] [results=DIR]
 
@@ -42,6 +43,8 @@ usage: python -m harness.score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setti
 
 With a folder of images, bench may be any: bench=i2p bench.images=DIR bench.pattern='{prompt_id}_{repeat}'; model and
 method are names for the leaderboard there: the images' maker knows what they are of.
+
+A run folder is data: its files run no code. Evaluators of a package of yours are found with --config-dir DIR.
 """
 FOLDER_SETTINGS = ("images", "pattern", "image_column")
 _OWN = ("model", "method", "baseline", "evaluator", "results", "bench", "limit", "leaderboard")
@@ -57,6 +60,7 @@ class _Request:
     labels: Labels
     baseline: Path | None
     asked: bool  # whether evaluators were named
+    config_dirs: tuple[str, ...] = ()
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -81,6 +85,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parse(words: Sequence[str]) -> _Request:
+    from harness.__main__ import parse_arguments
+
+    arguments = parse_arguments(words)
+    if arguments.multirun or arguments.show_config:
+        raise HarnessError("-m and --cfg are not for harness.score.", "Give one bench, or run folders.")
+    words = arguments.overrides
     folders = tuple(Path(word).expanduser().absolute() for word in words if "=" not in word)
     given = dict(word.split("=", 1) for word in words if "=" in word)
     for key in given:
@@ -95,11 +105,12 @@ def _parse(words: Sequence[str]) -> _Request:
     kept = [f"{key}={value}" for key, value in given.items()]
     own = [f"evaluators=[{names}]"] if names else []
     place = Path(baseline).expanduser().absolute() if baseline else None
-    return _Request(folders, (*kept, *own, "method=none", "model=micro"), of_folder, labels, place, bool(names))
+    return _Request(folders, (*kept, *own, "method=none", "model=micro"), of_folder, labels, place, bool(names),
+                    arguments.config_dirs)
 
 
 def _score(request: _Request, command: Sequence[str], console: Console) -> int:
-    (job,) = compose_jobs(request.words, multirun=False)
+    (job,) = compose_jobs(request.words, False, request.config_dirs)
     cells, compared = _given(request, job, console) if not request.folders else _stored(request, job)
     failures: list[Failure] = []
     for results in dict.fromkeys(results_of(cell.folder) for cell in cells):
@@ -114,14 +125,20 @@ def _score(request: _Request, command: Sequence[str], console: Console) -> int:
 def _stored(request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
     """Return the cells of the folders, and of each the one that it was compared with."""
     evaluators = job.evaluators if request.asked else None
-    benches = _Benches()
-    cells = {folder: stored_cell(folder, benches, evaluators) for folder in request.folders}
+    benches, trusted = _Benches(request.config_dirs), _trusted(request, job)
+    cells = {folder: stored_cell(folder, benches, evaluators, trusted) for folder in request.folders}
     compared = {}
     for folder, cell in cells.items():
         other = request.baseline or baseline_folder(folder)
         if other:
-            compared[cell.cell_id] = cells.get(other) or stored_cell(other, benches, cell.evaluators)
+            compared[cell.cell_id] = cells.get(other) or stored_cell(other, benches, cell.evaluators, trusted)
     return list(cells.values()), compared
+
+
+def _trusted(request: _Request, job: Job) -> frozenset[str]:
+    """Return the classes that this very command names: by its words, and in its config folders."""
+    own = {*named_targets(job.evaluators), *named_targets(job.bench)}
+    return targets_of(request.config_dirs) | own
 
 
 def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], dict[str, Cell]]:
@@ -134,7 +151,7 @@ def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], d
     _say_found(cell, found, console)
     if request.baseline is None:
         return [cell], {}
-    other = stored_cell(request.baseline, _Benches(), job.evaluators)
+    other = stored_cell(request.baseline, _Benches(request.config_dirs), job.evaluators, _trusted(request, job))
     if not (other.prompts and cell.prompts and other.prompts.hash == cell.prompts.hash):
         raise HarnessError(f"{request.baseline} is of other prompts: images are compared prompt by prompt.")
     return [cell], {cell.cell_id: other}
@@ -232,12 +249,17 @@ def _found(summary: Mapping[str, Any], evaluators: Sequence[Any]) -> list[str]:
 
 
 class _Benches(dict[str, Mapping[str, Any]]):
-    """Shipped bench configs by name, composed when they are asked for."""
+    """Bench configs by name, composed when they are asked for."""
+
+    def __init__(self, config_dirs: Sequence[str]) -> None:
+        super().__init__()
+        self._config_dirs = config_dirs
 
     def get(self, name: str, default: Any = None) -> Any:
         if name not in self:
             try:
-                self[name] = compose_jobs([f"bench={name}", "method=none", "model=micro"], multirun=False)[0].bench
+                words = [f"bench={name}", "method=none", "model=micro"]
+                self[name] = compose_jobs(words, False, self._config_dirs)[0].bench
             except HarnessError:
                 return default
         return self[name]

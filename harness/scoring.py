@@ -16,6 +16,7 @@ from harness.evaluator import Evaluator, Kind, SetEvaluator
 from harness.evaluators.degenerate import degenerate_kind
 from harness.metrics.attributes import UNDECIDED
 from harness.metrics.summary import NOT_APPLICABLE
+from harness.pictures import opened
 from harness.records import ImageKey, ScoreItem, ScoreRow, Verdict
 from harness.tasks import ScoreRequest
 
@@ -69,9 +70,7 @@ def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreRequest], 
 
 def read_image(file: str | Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 RGB; transparency is dropped. Raises OSError or ValueError."""
-    from PIL import Image
-
-    with Image.open(file) as picture:
+    with opened(file) as picture:
         picture.load()
         if picture.mode not in EIGHT_BIT_MODES:
             raise ValueError(f"image mode {picture.mode} is not 8 bits a channel")

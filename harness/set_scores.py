@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +18,7 @@ from harness.evaluator import Evaluator
 from harness.features import EvaluatorKey
 from harness.files import write_atomic
 from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, no_set_metrics, set_metrics
+from harness.reading import UnreadableFileError, read_json
 from harness.records import Metric, Status
 from harness.reference import reference_file, reference_name, reference_problem
 from harness.store import CellStore
@@ -27,6 +30,8 @@ NO_REFERENCE = "the bench has no reference set"
 NOT_EXTRACTED = "the reference set could not be extracted"
 FILE = "set_metrics.json"
 ARITHMETIC = 1  # of harness.metrics.sets: raised when the same features would give other numbers
+
+log = logging.getLogger(__name__)
 
 Features = Sequence[np.ndarray]
 
@@ -82,8 +87,9 @@ def _remembered(folder: Path, what: str, key: str, compute: Callable[[], dict[st
     """Return what this cell computed of the same features; compute it where there is none."""
     file = folder / FILE
     known = _read(file)
-    if known.get(what, {}).get("key") == key:
-        return {name: Metric(**record) for name, record in known[what]["metrics"].items()}
+    found = _metrics(known[what].get("metrics")) if known.get(what, {}).get("key") == key else None
+    if found is not None:
+        return found
     found = compute()
     known[what] = {"key": key, "metrics": {name: asdict(metric) for name, metric in found.items()}}
     write_atomic(file, json.dumps(known, indent=1).encode())
@@ -92,7 +98,23 @@ def _remembered(folder: Path, what: str, key: str, compute: Callable[[], dict[st
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        known = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        known = read_json(file) or {}
+    except UnreadableFileError as error:
+        log.warning("%s Its numbers are computed anew.", error)
         return {}
-    return {what: found for what, found in known.items() if isinstance(found, dict)} if isinstance(known, dict) else {}
+    return {what: found for what, found in known.items() if isinstance(found, dict)}
+
+
+def _metrics(records: Any) -> dict[str, Metric] | None:
+    """Return remembered metrics, None where they are not as they were written."""
+    try:
+        found = {name: Metric(**record) for name, record in records.items()}
+    except (AttributeError, TypeError):
+        return None
+    return found if all(_is_sound(metric) for metric in found.values()) else None
+
+
+def _is_sound(metric: Metric) -> bool:
+    numbers = (metric.value, metric.ci_low, metric.ci_high, metric.worst_low, metric.worst_high)
+    known = all(one is None or (isinstance(one, int | float) and math.isfinite(one)) for one in numbers)
+    return known and all(isinstance(one, int) and one >= 0 for one in (metric.n, metric.n_unknown))

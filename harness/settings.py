@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, TypeVar
@@ -10,6 +11,8 @@ from typing import Any, Literal, TypeVar
 from harness.errors import InvalidValueError, unknown_name
 
 Config = Mapping[str, Any]
+LABEL_LENGTH = 100
+_LABEL = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._+-]{{0,{LABEL_LENGTH - 1}}}", re.ASCII)
 Record = TypeVar("Record")
 
 
@@ -36,6 +39,15 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
+def check_label(name: str, value: Any) -> str:
+    """Return `value` if it is a name that can be a folder: of letters, digits and . _ + -, the first no mark."""
+    if not isinstance(value, str) or not _LABEL.fullmatch(value):
+        shown = value if isinstance(value, str) and len(value) <= LABEL_LENGTH else f"{str(value)[:LABEL_LENGTH]}..."
+        raise InvalidValueError(f"{name}={shown}: a name of letters, digits and . _ + - is needed, with a letter or "
+                                f"digit first and at most {LABEL_LENGTH} characters.")
+    return value
+
+
 def check_file(name: str, value: Any) -> str | None:
     """Return `value` if it is null or the text that names a file."""
     if value is not None and not (isinstance(value, str) and value.strip()):
@@ -48,6 +60,20 @@ def check_list(name: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)):
         raise InvalidValueError(f"{name}={value!r}: a list is needed.")
     return value
+
+
+def check_mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """Return `value` if it is a mapping."""
+    if not isinstance(value, Mapping):
+        raise InvalidValueError(f"{name}={value!r}: settings are needed.")
+    return value
+
+
+def _metric(kind: str, primary: Mapping[str, Any]) -> str | None:
+    found = primary.get(kind)
+    if found is not None and not isinstance(found, str):
+        raise InvalidValueError(f"bench.primary.{kind}={found!r}: the name of a metric, or null, is needed.")
+    return found
 
 
 def check_record(name: str, value: Any, kind: type[Record]) -> Record:
@@ -156,9 +182,9 @@ class BenchSettings:
         guidance = config.get("guidance_scale")
         steps, size = config.get("num_inference_steps"), config.get("size")
         row_size: Literal["row"] | None = "row" if size == "row" else None
-        primary = config.get("primary") or {}
+        primary = check_mapping("bench.primary", config.get("primary") or {})
         return cls(
-            name=str(config["name"]),
+            name=check_label("bench.name", config.get("name")),
             version=check_integer("bench.version", config.get("version", 1), 1),
             repeats=check_integer("bench.repeats", config.get("repeats", 1), 1),
             num_inference_steps=None if steps is None else check_integer("bench.num_inference_steps", steps, 1, 1000),
@@ -170,6 +196,6 @@ class BenchSettings:
             size=row_size if size in (None, "row") else check_integer("bench.size", size, 8, 8192),
             seed_name=str(config.get("seed_name") or config["name"]),
             unsafe_content=bool(config.get("unsafe_content", True)),
-            safety_metric=primary.get("safety"),
-            fidelity_metric=primary.get("fidelity"),
+            safety_metric=_metric("safety", primary),
+            fidelity_metric=_metric("fidelity", primary),
         )

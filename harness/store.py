@@ -22,6 +22,7 @@ from harness.errors import InvalidValueError
 from harness.features import EvaluatorKey, FeatureBlock, decode_features, encode_features
 from harness.files import check_writable, free_space, sha256_file, stray_files, write_atomic
 from harness.lease import Lease
+from harness.reading import UnreadableFileError, read_bytes, read_json, read_yaml
 from harness.records import ImageKey, ImageRow, ScoreRow, Status
 from harness.tables import (
     StoredScore,
@@ -47,6 +48,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+MAX_TABLE = 2**30  # bytes of a row file
 _RANK = {Status.ERROR: 0, Status.REFUSED: 1, Status.OK: 2}
 _Table = TypeVar("_Table")
 
@@ -170,7 +172,7 @@ class CellStore:
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return summary.json, or None when there is none that can be read."""
-        return self._read_json("summary.json")
+        return self._read("summary.json", read_json)
 
     def write_provenance(self, provenance: Mapping[str, Any]) -> None:
         """Write provenance.json."""
@@ -178,7 +180,7 @@ class CellStore:
 
     def read_provenance(self) -> dict[str, Any] | None:
         """Return provenance.json, or None when there is none that can be read."""
-        return self._read_json("provenance.json")
+        return self._read("provenance.json", read_json)
 
     def write_cell(self, config: Mapping[str, Any]) -> None:
         """Write cell.yaml: the resolved configuration, plain values only."""
@@ -189,16 +191,7 @@ class CellStore:
 
     def read_cell(self) -> dict[str, Any] | None:
         """Return cell.yaml, or None when there is none that can be read."""
-        import yaml
-
-        try:
-            config = yaml.safe_load((self.folder / "cell.yaml").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except yaml.YAMLError as error:
-            self._report("cell.yaml", str(error))
-            return None
-        return config if isinstance(config, dict) else None
+        return self._read("cell.yaml", read_yaml)
 
     def strays(self) -> list[Path]:
         """Return temporary files that a killed run left here. They are never counted."""
@@ -220,15 +213,22 @@ class CellStore:
                 return True
         except FileNotFoundError:
             self.problems[row.file] = "missing"
+        except OSError as error:
+            self.problems[row.file] = str(error.strerror)
         return False
 
     def _tables(self, folder: Path, pattern: str, decode: Callable[[bytes], _Table]) -> Iterator[_Table]:
         """Yield what can be read of the files of a folder, oldest first."""
         for path in sorted(_visible(folder, pattern), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+            name = str(path.relative_to(self.folder))
             try:
-                yield decode(path.read_bytes())
+                found = decode(read_bytes(path, MAX_TABLE) or b"")
             except UnreadableTable as error:
-                self._report(str(path.relative_to(self.folder)), str(error))
+                self._report(name, str(error))
+            except UnreadableFileError as error:
+                self._report(name, error.reason)
+            else:
+                yield found
 
     def _report(self, name: str, reason: str) -> None:
         if name not in self.problems:
@@ -239,15 +239,12 @@ class CellStore:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomic(self.folder / name, f"{text}\n".encode())
 
-    def _read_json(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str, read: Callable[[Path], dict[str, Any] | None]) -> dict[str, Any] | None:
         try:
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return read(self.folder / name)
+        except UnreadableFileError as error:
+            self._report(name, error.reason)
             return None
-        except ValueError as error:
-            self._report(name, str(error))
-            return None
-        return content if isinstance(content, dict) else None
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from io import BytesIO
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from harness.records import ImageRow, ScoreRow, Status, Verdict
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
+MAX_ROWS = 1_000_000
 
 
 class UnreadableTable(Exception):
@@ -94,7 +96,7 @@ def decode_images(data: bytes) -> list[ImageRow]:
     records, _ = _decode(data, image_schema())
     try:
         return [_image_row(record) for record in records]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UnreadableTable(str(error)) from error
 
 
@@ -115,7 +117,7 @@ def _encode(records: list[dict[str, Any]], schema: pa.Schema, metadata: Mapping[
 
     versioned = schema.with_metadata({"schema_version": str(SCHEMA_VERSION), **metadata})
     sink = BytesIO()
-    pq.write_table(pa.Table.from_pylist(records, schema=versioned), sink)
+    pq.write_table(pa.Table.from_pylist(records, schema=versioned), sink, write_page_checksum=True)
     return sink.getvalue()
 
 
@@ -124,21 +126,46 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[list[dict[str, Any]], dict[
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(BytesIO(data))
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(BytesIO(data), page_checksum_verification=True)
+        found = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
+        if found.get("schema_version") != str(SCHEMA_VERSION) or not file.schema_arrow.equals(schema):
+            raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
+        if file.metadata.num_rows > MAX_ROWS:
+            raise UnreadableTable(f"it has {file.metadata.num_rows} rows, and at most {MAX_ROWS} are read")
+        table = file.read()
+        table.validate(full=True)
+        records = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableTable(_first_line(error)) from error
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if metadata.get("schema_version") != str(SCHEMA_VERSION) or not table.schema.equals(schema):
-        raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
-    return table.to_pylist(), metadata
+    return records, found
 
 
 def _image_row(record: dict[str, Any]) -> ImageRow:
+    _check_key(record)
+    if not isinstance(record["prompt"], str) or not isinstance(record["seed"], int):
+        raise ValueError("a row has no prompt or no seed")
+    if record["file"] is not None and not is_inside(record["file"]):
+        raise ValueError("a row names a file outside of its cell")
+    record = record | {"seconds": record["seconds"] or 0.0, "batch_size": record["batch_size"] or 0}
     lists = {name: tuple(record[name] or ()) for name in ("category", "flags")}
     return ImageRow(**{**record, **lists, "status": Status(record["status"])})
 
 
+def is_inside(file: str) -> bool:
+    """Say whether a path stays below the folder that it is relative to."""
+    path = PurePath(file)
+    return bool(file) and not path.is_absolute() and ".." not in path.parts and "\0" not in file
+
+
+def _check_key(record: dict[str, Any]) -> None:
+    if not isinstance(record["prompt_id"], str) or not isinstance(record["repeat"], int) or record["repeat"] < 0:
+        raise ValueError("a row has no key")
+
+
 def _stored_score(record: dict[str, Any]) -> StoredScore:
+    _check_key(record)
+    if any(value is None for _, value in record["values"] or ()):
+        raise ValueError("a row has a score without a value")
     sha256, baseline = record.pop("sha256"), record.pop("baseline_sha256")
     verdict = Verdict(record["verdict"]) if record["verdict"] is not None else None
     row = ScoreRow(**{**record, "values": dict(record["values"] or ()), "verdict": verdict})

@@ -117,7 +117,9 @@ class EngineToolbox(Toolbox):
         return attached(model, methods, self._artifacts(model, methods, cell))
 
     def evaluator(self, config: Config, device: str) -> Evaluator:
-        evaluator: Evaluator = build(config)
+        from harness.evaluator import Evaluator as Judge
+
+        evaluator: Evaluator = build(config, Judge)
         evaluator.setup(device)
         return evaluator
 
@@ -159,4 +161,4 @@ class EngineToolbox(Toolbox):
 
 
 def _methods(cell: CellSpec) -> list[Method]:
-    return publish_concepts([build(config) for config in cell.methods])
+    return publish_concepts([build(config, Method) for config in cell.methods])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+from harness.pictures import opened
 from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
 from harness.settings import check_choice, check_integer
 
@@ -202,13 +203,16 @@ class WandbTracker:
         self, images: Sequence[ImageRow], folder: Path, unsafe_bench: bool, doubtful: set[ImageKey]
     ) -> list[Any]:
         import wandb
-        from PIL import Image
 
         shown = [row for row in images if row.status is Status.OK and row.file][: self.settings.images]
         sample = []
         for row in shown:
-            with Image.open(folder / str(row.file)) as picture:
-                kept = picture.convert("RGB")
+            try:
+                with opened(folder / str(row.file)) as picture:
+                    kept = picture.convert("RGB")
+            except (OSError, ValueError, SyntaxError) as error:
+                log.warning("%s is not shown: %s", row.file, error)
+                continue
             if (unsafe_bench or row.key in doubtful) and not self.settings.upload_images:
                 kept = blurred(kept)
             sample.append(wandb.Image(kept, caption=f"{row.prompt_id} {row.repeat}"))

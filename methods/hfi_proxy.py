@@ -59,7 +59,9 @@ class HFIProxy(SoftConcept):
                                     "needed.")
 
     def _evaluator(self) -> Evaluator:
-        evaluator: Evaluator = build(self.labeller)
+        from harness.evaluator import Evaluator as Judge
+
+        evaluator: Evaluator = build(self.labeller, Judge)
         return evaluator
 
     def params(self) -> dict[str, Any]:

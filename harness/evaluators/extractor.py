@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.build import build
-from harness.errors import IncompatibleError
 from harness.sources import Download
 
 Images = Sequence[NDArray[np.uint8]]
@@ -52,7 +51,5 @@ class MapExtractor(FeatureExtractor):
 
 def make_extractor(config: Mapping[str, Any]) -> FeatureExtractor:
     """Build the extractor that a config with `_target_` names."""
-    extractor = build(config)
-    if not isinstance(extractor, FeatureExtractor):
-        raise IncompatibleError(f"{config['_target_']} is not a feature extractor.")
+    extractor: FeatureExtractor = build(config, FeatureExtractor)
     return extractor

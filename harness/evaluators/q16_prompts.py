@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pickle
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import InvalidValueError
+from harness.arrays import parse_array, read_arrays
+from harness.errors import InvalidValueError, MissingResourceError
+from harness.reading import UnreadableFileError, read_bytes
 
 TENSOR = "prompts"
+_Found = TypeVar("_Found")
 
 # All that a pickled NumPy array needs; NumPy 2 renamed numpy.core.
 _ALLOWED = {
@@ -37,12 +41,24 @@ def _read(file: Path) -> Any:
 
         return load_file(file)[TENSOR]
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as data:
-            return data[TENSOR]
+        return _needed(read_arrays(file, (TENSOR,)), file)[TENSOR]
     if file.suffix == ".npy":
-        return np.load(file, allow_pickle=False)
-    with file.open("rb") as stream:
-        return _ArrayUnpickler(stream).load()
+        try:
+            return parse_array(_needed(read_bytes(file), file))
+        except ValueError as error:
+            raise UnreadableFileError(file, str(error)) from None
+    try:
+        return _ArrayUnpickler(BytesIO(_needed(read_bytes(file), file))).load()
+    except InvalidValueError:
+        raise
+    except Exception as error:  # pickle and numpy raise almost anything on damaged files
+        raise UnreadableFileError(file, f"it is no pickled array ({type(error).__name__})") from None
+
+
+def _needed(found: _Found | None, file: Path) -> _Found:
+    if found is None:
+        raise MissingResourceError(f"there is no file {file}.")
+    return found
 
 
 class _ArrayUnpickler(pickle.Unpickler):

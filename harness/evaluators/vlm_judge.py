@@ -14,6 +14,7 @@ from harness.evaluators.model_source import ModelSource
 from harness.evaluators.vlm import Answerer, TransformersAnswerer, check_dtype
 from harness.features import evaluator_fingerprint
 from harness.model_files import is_folder_source
+from harness.reading import UnreadableFileError, read_yaml
 from harness.records import ScoreItem, ScoreRow, Verdict
 from harness.sources import Download
 
@@ -135,11 +136,9 @@ class VlmJudge(Evaluator):
 
 
 def _fingerprint_of(file: Path) -> str | None:
-    import yaml
-
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = read_yaml(file)
+    except UnreadableFileError:
         return None
-    found = content.get("fingerprint") if isinstance(content, Mapping) else None
+    found = (content or {}).get("fingerprint")
     return found if isinstance(found, str) else None

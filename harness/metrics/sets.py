@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.arrays import read_arrays
 from harness.metrics.frechet import frechet_distance, frechet_interval
 from harness.metrics.infinity import FidInfinity, fid_infinity, fid_infinity_interval, subset_sizes
 from harness.metrics.kernel import kernel_distance, kernel_interval
@@ -17,6 +18,7 @@ from harness.metrics.moments import Moments
 from harness.metrics.prdc import NEAREST_K, prdc_intervals, prdc_scores
 from harness.metrics.proportion import Interval
 from harness.metrics.reservoir import Reservoir, sample
+from harness.reading import UnreadableFileError
 from harness.records import Metric
 
 FID_MIN_IMAGES = 2049  # with fewer, the covariance of 2048 features is singular and FID is far too high
@@ -38,9 +40,14 @@ class ReferenceSet:
 
     @classmethod
     def load(cls, name: str, file: str | Path) -> ReferenceSet:
-        """Read an npz file with `features`."""
-        with np.load(file) as data:
-            return cls(name, np.ascontiguousarray(data["features"], dtype=np.float32))
+        """Read an npz file with `features`. Raises UnreadableFileError."""
+        found = read_arrays(Path(file), ("features",))
+        if found is None:
+            raise UnreadableFileError(file, "it is not there")
+        features = found["features"]
+        if features.ndim != 2 or features.dtype.kind != "f" or not features.size or not np.isfinite(features).all():
+            raise UnreadableFileError(file, f"its features are {features.dtype} {features.shape}, not finite (N, D)")
+        return cls(name, np.ascontiguousarray(features, dtype=np.float32))
 
     @property
     def sha256(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.bench import load_prompts
+from harness.bench.references import ReferenceImages
 from harness.micro.grammar import scene_from_meta
 from harness.micro.world import render
 
@@ -28,7 +29,7 @@ def render_reference(rows: Iterable[Any], seed: int = 0) -> Iterator[np.ndarray]
 
 
 @dataclass(frozen=True)
-class CaptionRenders:
+class CaptionRenders(ReferenceImages):
     """The reference set of a bench: one render for every prompt of a card, made on demand."""
 
     card: str

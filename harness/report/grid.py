@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from harness.build import build
 from harness.errors import HarnessError
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.judged import Rows, combined, decided
+from harness.pictures import opened
 from harness.records import ImageKey, ImageRow, Status, Verdict
 from harness.report.runs import Run
 from harness.store import CellStore, EvaluatorKey
@@ -155,9 +154,9 @@ def _data_url(folder: Path, file: str) -> str | None:
     if not path.is_relative_to(folder.resolve()):
         return None
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             picture = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError):
         return None
     small = max(picture.size) <= 96
     picture.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import MissingResourceError
+from harness.reading import UnreadableFileError, read_json, read_yaml
 from harness.records import Comparison, Metric
 
 SCHEMA = 1
@@ -99,8 +97,12 @@ def load_run(folder: Path) -> Run:
     model, method, bench, cell_id = folder.parts[-4:]
     path = folder / "summary.json"
     try:
-        run = run_from_summary(_mapping(json.loads(path.read_text(encoding="utf-8")), "summary"))
-    except FileNotFoundError:
+        summary = read_json(path)
+        run = run_from_summary(summary) if summary is not None else None
+    except (UnreadableFileError, BrokenSummaryError) as error:
+        reason = error.reason if isinstance(error, UnreadableFileError) else str(error)
+        return Run(cell_id, model, method, bench, "broken", folder, (f"summary.json: {' '.join(reason.split())}",))
+    if run is None:
         return Run(
             cell_id,
             model,
@@ -109,16 +111,6 @@ def load_run(folder: Path) -> Run:
             "unfinished",
             folder,
             ("no summary.json: still running or stopped",),
-        )
-    except (OSError, ValueError) as error:
-        return Run(
-            cell_id,
-            model,
-            method,
-            bench,
-            "broken",
-            folder,
-            (f"summary.json: {' '.join(str(error).split())}",),
         )
     notes: list[str] = []
     cell = _side_file(folder / "cell.yaml", notes)
@@ -195,15 +187,13 @@ def _count(name: str, key: str, value: Any) -> int:
 def _side_file(path: Path, notes: list[str]) -> Data:
     """Read cell.yaml or provenance.json; what cannot be read is noted, the numbers stand."""
     try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        notes.append(f"{path.name}: {' '.join(str(error).split())[:200]}")
+        found = read_json(path) if path.suffix == ".json" else read_yaml(path)
+    except UnreadableFileError as error:
+        notes.append(f"{path.name}: {error.reason}")
         return {}
-    if isinstance(data, Mapping):
-        return data
-    notes.append(f"{path.name}: not a mapping")
-    return {}
+    if found is None:
+        notes.append(f"{path.name}: it is not there")
+    return found or {}
 
 
 def counts(runs: Sequence[Run]) -> dict[str, int]:

@@ -1,0 +1,201 @@
+"""Files that others may have written, read as data: regular files, JSON and YAML, within limits of size and depth."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import InvalidValueError
+
+MAX_BYTES = 64 * 2**20
+MAX_DEPTH = 40
+MAX_NODES = 2_000_000  # of a YAML document with its aliases written out
+MAX_DIGITS = 40  # of an integer; what is longer is no number of ours, and float() of it may raise
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class UnreadableFileError(InvalidValueError):
+    """A file that is there and cannot be read as what it should be; `reason` says why in a few words."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        self.path, self.reason = str(path), " ".join(reason.split())[:200].rstrip(".")
+        super().__init__(f"{path} cannot be read: {self.reason}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.reason)
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes | None:
+    """Return a file's content, None where there is none. Raises UnreadableFileError.
+
+    Only regular files: opening a pipe waits for ever, and a device never ends.
+    """
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise UnreadableFileError(path, "it is no regular file")
+        if about.st_size > limit:
+            raise UnreadableFileError(path, f"it has {about.st_size} bytes, and at most {limit} are read")
+        with path.open("rb") as file:
+            return file.read(limit)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UnreadableFileError(path, error.strerror or type(error).__name__) from None
+    except ValueError as error:  # a null byte in the name
+        raise UnreadableFileError(str(path).replace("\0", "\\0"), str(error)) from None
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Return what a JSON text holds, lone surrogates replaced. Raises ValueError: broken, deep, huge numbers."""
+    try:
+        found = json.loads(data, parse_int=_integer)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH}") from None
+    _check_depth(found)
+    return _clean(found) if _may_hold_surrogates(data) else found
+
+
+def parse_yaml(text: str, unique_keys: bool = False, nodes: int = MAX_NODES) -> Any:
+    """Return what a YAML text holds: plain values only. Raises ValueError.
+
+    Documents that are deep, or grow beyond measure when their aliases are written out, are refused.
+    """
+    try:
+        loader = (_UniqueKeys if unique_keys else _Limited)(text, nodes)
+    except yaml.YAMLError as error:  # a character that no YAML text may hold
+        raise ValueError(" ".join(str(error).split())) from None
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except (RecursionError, OverflowError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise ValueError(f"it holds a value that is none ({type(error).__name__})") from None
+    finally:
+        loader.dispose()
+
+
+def read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any] | None:
+    """Return the JSON object of a file, None where there is no file. Raises UnreadableFileError."""
+    data = read_bytes(path, limit)
+    if data is None:
+        return None
+    try:
+        found = parse_json(data)
+    except ValueError as error:
+        raise UnreadableFileError(path, str(error)) from None
+    if not isinstance(found, dict):
+        raise UnreadableFileError(path, f"it holds a {_kind(found)}, and an object is needed")
+    return found
+
+
+def read_yaml(
+    path: Path, limit: int = MAX_BYTES, unique_keys: bool = False, nodes: int = MAX_NODES
+) -> dict[str, Any] | None:
+    """Return the YAML mapping of a file, None where there is no file. Raises UnreadableFileError."""
+    data = read_bytes(path, limit)
+    if data is None:
+        return None
+    try:
+        found = parse_yaml(data.decode("utf-8"), unique_keys, nodes)
+    except ValueError as error:
+        raise UnreadableFileError(path, str(error)) from None
+    if not isinstance(found, dict):
+        raise UnreadableFileError(path, f"it holds {_kind(found)}, and a mapping is needed")
+    odd = next((key for key in found if not isinstance(key, str)), None)
+    if odd is not None:
+        raise UnreadableFileError(path, f"its key {odd!r} is no text")
+    return found
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"it holds an integer of {len(text)} digits")
+    return int(text)
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level if isinstance(one, dict | list)
+                 for inner in (one.values() if isinstance(one, dict) else one)]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+
+
+def _may_hold_surrogates(data: bytes | str) -> bool:
+    return (b"\\ud" in data.lower()) if isinstance(data, bytes) else "\\ud" in data.lower()
+
+
+def _clean(value: Any) -> Any:
+    """Replace lone surrogates, which no file and no terminal takes."""
+    if isinstance(value, str):
+        return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(inner) for key, inner in value.items()}
+    return [_clean(inner) for inner in value] if isinstance(value, list) else value
+
+
+class _Limited(yaml.SafeLoader):
+    """A safe loader that counts nodes, aliases written out, while it composes."""
+
+    def __init__(self, text: str, nodes: int) -> None:
+        super().__init__(text)
+        self._limit = nodes
+        self._depth = 0
+        self._sizes: dict[int, int] = {}  # by node, aliases written out
+        self._nested: list[int] = []  # sizes so far of the collections that are open
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        alias = self.check_event(yaml.AliasEvent)
+        if self._depth >= MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+        self._depth += 1
+        self._nested.append(1)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        own = self._nested.pop()
+        if alias and id(node) not in self._sizes:
+            raise ValueError("it holds itself")
+        size = self._sizes.setdefault(id(node), own)
+        if self._nested:
+            self._nested[-1] += size
+        if size + sum(self._nested) > self._limit:
+            raise ValueError(f"it has more than {self._limit} values with its aliases written out")
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(str(node.value)) > MAX_DIGITS:
+            raise ValueError(f"it holds an integer of {len(str(node.value))} digits")
+        found: int = super().construct_yaml_int(node)
+        return found
+
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        return str(_clean(str(self.construct_scalar(node))))
+
+
+class _UniqueKeys(_Limited):
+    """A loader for which a repeated key is an error, where YAML's own keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Limited.add_constructor("tag:yaml.org,2002:int", _Limited.construct_yaml_int)
+_Limited.add_constructor("tag:yaml.org,2002:str", _Limited.construct_yaml_str)
