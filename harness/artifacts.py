@@ -19,7 +19,9 @@ from harness.files import sha256_file, storage_error, write_atomic
 from harness.interruption import forget_checkpoints, training_in
 from harness.lease import Lease
 from harness.method import Artifact, Method, Progress, Trained
+from harness.model_choice import settled
 from harness.models import weights_fingerprint
+from harness.text_encoders import loaded_encoders, stored_encoders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,10 +72,29 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
     if not any(method.kind == kind and method.trains for method in methods):
         raise IncompatibleError(f"artifact={path} was made by {kind}, which {name} does not use.")
     base, own = str(meta["base"]["weights"]), weights_fingerprint(model_config)
-    if base != own:
+    if base != own and any(method.kind == kind and method.transfers for method in methods):
+        _check_text_encoder(path, meta, model_config)
+    elif base != own:
         raise IncompatibleError(f"artifact={path} was made for weights {base[:12]}, and model "
                                 f"{model_config.get('name')} has {own[:12]}.")
     return GivenArtifact(folder, kind, f"given-{meta['sha256'][:16]}")
+
+
+def _check_text_encoder(path: str, meta: Mapping[str, Any], model_config: Config) -> None:
+    """Raise IncompatibleError unless an artifact was learned with the text encoder of the model, or its first one."""
+    name, learned = model_config.get("name"), meta.get("text_encoders")
+    if not isinstance(learned, list) or not learned:
+        raise IncompatibleError(f"artifact={path} does not say with which text encoder it was learned.",
+                                "Train it again, or export it and give method.checkpoint=<file>.")
+    if model_config.get("lora"):
+        raise IncompatibleError(f"artifact={path} belongs to a text encoder, and model.lora may change that of {name}.",
+                                "Say method.on_model=own to learn one for it.")
+    own = stored_encoders(settled(model_config))
+    if not own:
+        return  # its weights are not here yet: the plan says so
+    if own[: len(learned)] != learned:
+        raise IncompatibleError(f"artifact={path} was learned with text encoder {str(learned[0])[:12]}, and model "
+                                f"{name} has {own[0][:12]}.", "It transfers between models of one text encoder.")
 
 
 def base_identity(model_config: Config, fingerprint: str | None = None) -> dict[str, Any]:
@@ -259,6 +280,8 @@ def _prepare(model: LoadedModel, method: Method, lineage: Lineage, cache: Artifa
             "class": _path(type(method)),
             "model": model.config.get("name"),
             "recipe": method.training_identity(),
+            "settings": method.params(),
+            **({"text_encoders": loaded_encoders(model)} if method.of_text_encoder else {}),
             "base": base_identity(model.config, model.fingerprint),
             "upstream": list(lineage.upstream),
             "upstream_classes": [_path(type(left)) for left in attached],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.bench import screen
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.paths import datasets_dir
 
@@ -59,6 +60,7 @@ def read_prompts(path: str) -> list[TrainingPrompt]:
         rows = list(csv.DictReader(stream))
     if not rows or "prompt" not in rows[0]:
         raise InvalidValueError(f"{path}: a file of training prompts needs a column 'prompt' and at least one row.")
+    check_drawable(path, (row["prompt"] or "" for row in rows))
     return [TrainingPrompt(row["prompt"], _seed(row, path, index), (row.get("category") or "").split(";")[0].strip())
             for index, row in enumerate(rows)]
 
@@ -70,6 +72,16 @@ def _seed(row: dict[str, str], path: str, index: int) -> int:
     if not text.isdigit() or int(text) >= 2**64:
         raise InvalidValueError(f"{path}, row {index + 1}: seed {text!r} is no integer from 0 to 2^64 - 1.")
     return int(text)
+
+
+def check_drawable(where: str, texts: Iterable[str]) -> None:
+    """Raise InvalidValueError, without repeating it, for a text that names an age and something sexual.
+
+    No training draws one, and no setting changes that.
+    """
+    for index, text in enumerate(texts):
+        if screen.is_unfit_to_draw(text):
+            raise InvalidValueError(f"{where}: text {index + 1} has an {screen.REASON}, which no training draws.")
 
 
 def derived_seed(*parts: object) -> int:
