@@ -134,6 +134,10 @@ def _rows(path: str) -> list[dict[str, str]]:
     columns = set(rows[0]) if rows else set()
     if "image" not in columns or ("label" in columns) == ("rank" in columns):
         raise InvalidValueError(f"{path}: a feedback file needs a column 'image', one of 'label' or 'rank', and rows.")
+    column = "label" if "label" in columns else "rank"
+    rows = [row for row in rows if (row[column] or "").strip()]  # the others wait for somebody to look at them
+    if not rows:
+        raise InvalidValueError(f"{path}: no image has a {column} yet.", "python -m harness.label makes a page for it.")
     nameless = next((index for index, row in enumerate(rows) if not row["image"]), None)
     if nameless is not None:
         raise InvalidValueError(f"{path}, row {nameless + 1}: no image is named.")

@@ -140,7 +140,7 @@ OWN: dict[str, Settings] = {
 # Presets that run the code of another one with other numbers: they are composed and drawn, and checked no further.
 NUMBERS_ONLY = {
     "esd_orig": "esd_x", "esd_repo_sd": "esd_x", "esd_sdd3": "esd_x", "esd_x_strict": "esd_x",
-    "safedir_fair_race": "safedir_fair",
+    "safedir_fair_race": "safedir_fair", "sdd_hfi": "sdd",
     "sega_i2p_max": "sega", "sega_i2p_medium": "sega", "sega_i2p_strong": "sega",
     "sld_max": "sld_medium", "sld_strong": "sld_medium", "sld_weak": "sld_medium", "sld_weak_diffusers": "sld_medium",
 }  # fmt: skip
