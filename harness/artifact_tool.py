@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from harness.artifacts import META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
-from harness.errors import MissingResourceError
+from harness.errors import InvalidValueError, MissingResourceError
 from harness.progress import duration, size
 from harness.targets import targets_of
 from harness.tensor_headers import header_of, shown
@@ -64,11 +65,29 @@ def export_one(folder: Path, meta: dict[str, Any], given: argparse.Namespace, co
     """Write an artifact as others read it, and print the files."""
     from harness.export import base_loader, export_artifact, write_export
 
-    artifact = StoredArtifact(str(meta["key"]), read_tensors(folder), meta)
+    settings, words = method_settings(given.words)
+    told = {**meta, "settings": {**(meta.get("settings") or {}), **settings}} if settings else meta
+    artifact = StoredArtifact(str(meta["key"]), read_tensors(folder), told)
     trusted = targets_of(given.config_dir)
-    export = export_artifact(artifact, base_loader(artifact, given.words, given.config_dir), trusted)
+    export = export_artifact(artifact, base_loader(artifact, words, given.config_dir), trusted)
     for file in write_export(export, artifact, given.folder):
         console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+
+
+def method_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Split `method.<setting>=<value>` words, read as YAML, from the others."""
+    settings: dict[str, Any] = {}
+    rest = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if not key.startswith("method."):
+            rest.append(word)
+            continue
+        try:
+            settings[key.removeprefix("method.")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InvalidValueError(f"{word}: {value!r} is no value.") from None
+    return settings, rest
 
 
 def _short(value: Any) -> Any:
@@ -91,7 +110,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     export = commands.add_parser("export", help="as safetensors that diffusers or the authors' code reads")
     export.add_argument("artifact", help="a folder, or the beginning of a key")
     export.add_argument("folder", type=Path, help="a new folder for the files")
-    export.add_argument("words", nargs="*", help="the model that it was made for, if it is not found: model=...")
+    export.add_argument("words", nargs="*", help="the model that it was made for, if it is not found: model=...; and "
+                        "how it is applied, if not as when it was first used: method.strength=0.5")
     export.add_argument("--config-dir", action="append", default=[], help="look for model configs there too")
     return parser.parse_args(argv)
 

@@ -20,10 +20,12 @@ from harness.files import sha256_file, storage_error, write_atomic
 from harness.interruption import forget_checkpoints, training_in
 from harness.lease import Lease
 from harness.method import Artifact, Method, Progress, Trained
+from harness.model_choice import settled
 from harness.models import weights_fingerprint
 from harness.reading import UnreadableFileError, read_bytes, read_json
 from harness.reproducible import reproducible, seeded
 from harness.tensor_headers import header_of
+from harness.text_encoders import loaded_encoders, stored_encoders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,11 +75,30 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
     if not any(method.kind == kind and method.trains for method in methods):
         raise IncompatibleError(f"artifact={path} was made by {kind}, which {name} does not use.")
     base, own = str(meta["base"]["weights"]), weights_fingerprint(model_config)
-    if base != own:
+    if base != own and any(method.kind == kind and method.transfers for method in methods):
+        _check_text_encoder(path, meta, model_config)
+    elif base != own:
         raise IncompatibleError(f"artifact={path} was made for weights {base[:12]}, and model "
                                 f"{model_config.get('name')} has {own[:12]}.")
     header_of(folder / TENSORS, f"artifact={path}: its {TENSORS}")
     return GivenArtifact(folder, kind, f"given-{meta['sha256'][:16]}")
+
+
+def _check_text_encoder(path: str, meta: Mapping[str, Any], model_config: Config) -> None:
+    """Raise IncompatibleError unless an artifact was learned with the text encoder of the model, or its first one."""
+    name, learned = model_config.get("name"), meta.get("text_encoders")
+    if not isinstance(learned, list) or not learned:
+        raise IncompatibleError(f"artifact={path} does not say with which text encoder it was learned.",
+                                "Train it again, or export it and give method.checkpoint=<file>.")
+    if model_config.get("lora"):
+        raise IncompatibleError(f"artifact={path} belongs to a text encoder, and model.lora may change that of {name}.",
+                                "Say method.on_model=own to learn one for it.")
+    own = stored_encoders(settled(model_config))
+    if not own:
+        return  # its weights are not here yet: the plan says so
+    if own[: len(learned)] != learned:
+        raise IncompatibleError(f"artifact={path} was learned with text encoder {str(learned[0])[:12]}, and model "
+                                f"{name} has {own[0][:12]}.", "It transfers between models of one text encoder.")
 
 
 def base_identity(model_config: Config, fingerprint: str | None = None) -> dict[str, Any]:
@@ -229,8 +250,10 @@ def _is_sound(meta: Config, folder: Path) -> bool:
 
 def tells_all(meta: Config) -> bool:
     """Say whether meta data tells what lists, exports and other runs ask of an artifact."""
-    recipe, base = (meta.get(name) if isinstance(meta.get(name), dict) else {} for name in ("recipe", "base"))
-    texts = [meta.get("method"), meta.get("key"), (recipe or {}).get("kind"), (base or {}).get("weights")]
+    recipe, base = meta.get("recipe"), meta.get("base")
+    if not isinstance(recipe, dict) or not isinstance(base, dict):
+        return False
+    texts = [meta.get("method"), meta.get("key"), recipe.get("kind"), base.get("weights")]
     lists = (meta.get("upstream"), meta.get("upstream_classes", []))
     return "training" in meta and all(isinstance(text, str) for text in texts) and all(
         isinstance(one, list) and all(isinstance(name, str) for name in one) for one in lists)
@@ -307,6 +330,8 @@ def _prepare(model: LoadedModel, method: Method, lineage: Lineage, cache: Artifa
             "class": _path(type(method)),
             "model": model.config.get("name"),
             "recipe": method.training_identity(),
+            "settings": method.params(),
+            **({"text_encoders": loaded_encoders(model)} if method.of_text_encoder else {}),
             "base": base_identity(model.config, model.fingerprint),
             "upstream": list(lineage.upstream),
             "upstream_classes": [_path(type(left)) for left in attached],

@@ -75,7 +75,8 @@ def paired_tokens(model: LoadedModel, text: str, guide: str, tokens: str) -> tup
     tokens: "last" is the last subject token (UCE's current release); "tail" all from there to the end, cut to the
     shorter (its first release, on which RECE builds); "all" every position (RECE's own step).
     """
-    c, g = model.embed(text), model.embed(guide)
+    with model.float32_texts():
+        c, g = model.embed(text), model.embed(guide)
     if tokens == "all":
         return c, g
     i, j = subject_index(model, text), subject_index(model, guide)
@@ -87,8 +88,9 @@ def kept_tokens(model: LoadedModel, texts: Sequence[str], tokens: str) -> Tensor
     """Return embeddings (M, D) of what shall stay: the last subject tokens, or every position, as the releases do."""
     import torch
 
-    rows = [paired_tokens(model, text, text, "last" if tokens == "last" else "all")[0] for text in texts]
-    return torch.cat(rows) if rows else model.embed("")[:0]
+    with model.float32_texts():
+        rows = [paired_tokens(model, text, text, "last" if tokens == "last" else "all")[0] for text in texts]
+        return torch.cat(rows) if rows else model.embed("")[:0]
 
 
 def check_texts(setting: str, value: Any, allow_empty: bool = False) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from harness.bench import screen
 from harness.conditions import Condition, condition, joined, unconditional
 from harness.errors import InvalidValueError
 from harness.finetune import check_finite
@@ -179,7 +180,7 @@ class DirectionTrainer:
         """Return one prompt per trajectory; a file that is too short comes round again with new seeds."""
         recipe = self.recipe
         if recipe.prompts is None:
-            text = recipe.text or f"an image of {self.concept}"
+            text = recipe.text or f"an image of {screen.drawable(self.concept)}"
             return [TrainingPrompt(text, derived_seed(self.seed, n)) for n in range(recipe.trajectories)]
         rows = read_prompts(recipe.prompts)
         if CATEGORY in self.concept:

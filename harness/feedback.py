@@ -55,18 +55,26 @@ class FeedbackFile:
 
 
 def read_feedback(path: str) -> FeedbackFile:
-    """Read a feedback file. Image paths are relative to it; rank 1 shows the concept most, within `group` if given."""
+    """Read a feedback file. Image paths are relative to it; rank 1 shows the concept most, within `group` if given.
+
+    Images that nobody has labelled yet are left out.
+    """
     table = _table(path)
+    said = "label" if table.column("label") else "rank"
+    rows = [index for index, record in enumerate(table.records) if record[table.needed(said)].strip()]
+    if not rows:
+        raise InvalidValueError(f"{path}: no image has a {said} yet.", "python -m harness.label makes a page for it.")
     folder, column = prompt_file(path).parent, table.needed("image")
-    images = tuple(folder / record[column].strip() for record in table.records)
+    images = tuple(folder / table.records[index][column].strip() for index in rows)
     lost = [image for image in images if not image.is_file()]
     if lost:
         raise MissingResourceError(f"{path}: {len(lost)} of {len(images)} images are missing, such as {lost[0]}.")
-    if table.column("label"):
-        return FeedbackFile(images, Feedback(labels=tuple(_numbers(table, "label", 1.0))).check(path))
+    if said == "label":
+        return FeedbackFile(images, Feedback(labels=tuple(_numbers(table, rows, said, 1.0))).check(path))
     group = table.column("group")
-    groups = [record[group].strip() if group else "" for record in table.records]
-    return FeedbackFile(images, Feedback(pairs=ranked_pairs(_numbers(table, "rank", math.inf), groups)).check(path))
+    groups = [table.records[index][group].strip() if group else "" for index in rows]
+    ranks = _numbers(table, rows, said, math.inf)
+    return FeedbackFile(images, Feedback(pairs=ranked_pairs(ranks, groups)).check(path))
 
 
 def ranked_pairs(ranks: Sequence[float], groups: Sequence[str]) -> tuple[Pair, ...]:
@@ -142,11 +150,11 @@ def _table(path: str) -> Table:
     return table
 
 
-def _numbers(table: Table, column: str, high: float) -> list[float]:
+def _numbers(table: Table, rows: Sequence[int], column: str, high: float) -> list[float]:
     """Return what a column says of each image, from 0 or 1 to `high`. Raises InvalidValueError naming the row."""
     low, found = (0.0 if column == "label" else 1.0), []
-    for index, record in enumerate(table.records):
-        text = record[table.needed(column)]
+    for index in rows:
+        text = table.records[index][table.needed(column)]
         try:
             value = number(text)
         except ValueError:

@@ -18,6 +18,7 @@ from harness.errors import IncompatibleError, InvalidValueError
 from harness.interruption import Carried, LoopMemory, adam_step, broke_down
 from harness.method import Artifact, Export, Method, Progress
 from harness.settings import check_choice, check_integer, check_number
+from harness.training import check_drawable
 from harness.weight_edits import unet_export
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Denoise = Callable[["Tensor", "Tensor", Any], "Tensor"]  # z (B, C, H, W), t, what texts tell -> prediction
 
 SUFFIX = ".delta"
+DRAWN = ("method.concept", "method.texts")  # settings whose texts a training draws
 
 
 def _timeless(name: str) -> bool:
@@ -227,6 +229,8 @@ def check_concepts(value: Any, setting: str = "method.concept") -> tuple[str, ..
     concepts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
     if not concepts or not all(isinstance(text, str) and text.strip() for text in concepts):
         raise InvalidValueError(f"{setting}={value!r}: a text, or a list of texts, is needed.")
+    if setting in DRAWN:
+        check_drawable(setting, concepts)
     return concepts
 
 

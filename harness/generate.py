@@ -16,6 +16,7 @@ from harness.families import Batch
 from harness.method import Artifact, EmbedBundle, Method, Refusal, check_composition
 from harness.records import TRUNCATED, ImageItem, Status
 from harness.tasks import GenerationSettings
+from harness.text_encoders import loaded_encoders
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -56,7 +57,12 @@ def _check_artifact(model: LoadedModel, method: Method, artifact: Artifact | Non
             raise IncompatibleError(f"method {method.name} needs its trained artifact, and none was given.")
         return
     base = artifact.meta.get("base", {}).get("weights")
-    if base != model.fingerprint:
+    learned = artifact.meta.get("text_encoders")
+    if base != model.fingerprint and method.transfers and learned:
+        if loaded_encoders(model)[: len(learned)] != learned:
+            raise IncompatibleError(f"the artifact of method {method.name} was learned with another text encoder than "
+                                    "the one loaded.")
+    elif base != model.fingerprint:
         raise IncompatibleError(f"the artifact of method {method.name} was made for other weights "
                                 f"({str(base)[:12]}) than those loaded ({model.fingerprint[:12]}).")
 

@@ -30,7 +30,7 @@ def inversion_loss(r: Tensor, n: Tensor, e: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TokenTraining:
-    """How v* is learned from the `top` images. Our guesses; the template is diffusers' textual inversion example's."""
+    """How v* is learned from the `top` images. All of it our guess, the template too."""
 
     top: int = 100
     vectors: int = 1

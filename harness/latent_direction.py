@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.conditions import condition, denoiser_inputs
 from harness.errors import HarnessError
 from harness.interruption import CHECKPOINT, Carried, LoopMemory, adam_step
+from harness.model_files import model_folder
 from harness.own_images import image_size
 from harness.training import derived_seed, frozen_denoiser
 
@@ -72,6 +74,17 @@ def bottleneck_shape(model: LoadedModel) -> tuple[int, int, int]:
     for _ in config.block_out_channels[1:]:
         side = math.ceil(side / 2)
     return config.block_out_channels[-1], side, side
+
+
+def bottleneck_channels(config: Mapping[str, Any]) -> int | None:
+    """Return the channels of the mid block of a settled model config's U-Net; None where its files are not here."""
+    folder = model_folder(config) if config.get("source") else None
+    try:
+        found = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8")) if folder else {}
+        channels = found.get("block_out_channels", [None])[-1]
+    except (OSError, ValueError, AttributeError, TypeError, IndexError, RecursionError):
+        return None
+    return channels if isinstance(channels, int) and channels > 0 else None
 
 
 @contextmanager

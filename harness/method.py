@@ -117,6 +117,7 @@ class Method:
     edits_training: ClassVar[bool] = True  # that change also holds outside of a run, where methods to its right train
     weights_of: ClassVar[str | None] = None  # the part whose weights it overwrites or adds to
     replaces_weights: ClassVar[bool] = False  # all weights of that part: edits to its left are lost
+    of_text_encoder: ClassVar[bool] = False  # its artifact means the same to every model of one text encoder
     edits_denoiser: ClassVar[bool] = True  # of a method that edits the model: its denoiser, not the text encoder alone
 
     @property
@@ -127,6 +128,11 @@ class Method:
     @property
     def trains_on_base(self) -> bool:
         """Say whether it trains on the bare model, whatever the methods to its left do to it."""
+        return False
+
+    @property
+    def transfers(self) -> bool:
+        """Say whether a given artifact may come from another model of the same text encoder."""
         return False
 
     @property

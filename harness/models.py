@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,29 @@ class LoadedModel:
     def forget_texts(self) -> None:
         """Drop cached embeddings: the text encoder or tokenizer has changed."""
         self._texts.clear()
+
+    @contextmanager
+    def float32_texts(self) -> Iterator[None]:
+        """Encode texts in float32 inside, whatever the model's dtype; weights come back to the bit.
+
+        For closed forms, which divide by what half precision rounds away.
+        """
+        import torch
+
+        parts = [getattr(self.pipe, name, None) for name in ("text_encoder", "text_encoder_2")]
+        halves = [(part, part.dtype) for part in parts if part is not None and part.dtype != torch.float32]
+        if not halves:
+            yield
+            return
+        kept, self._texts = self._texts, OrderedDict()
+        try:
+            for part, _ in halves:
+                part.float()
+            yield
+        finally:
+            for part, dtype in halves:
+                part.to(dtype)
+            self._texts = kept
 
     def scheduler(self, name: str | None = None) -> Any:
         """Return a fresh scheduler: of the pipeline's own kind, or `name` with the pipeline's noise schedule."""

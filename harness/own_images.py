@@ -13,6 +13,7 @@ from harness.generate import attached
 from harness.method import Method
 from harness.records import ImageItem, ImageKey
 from harness.tasks import GenerationSettings
+from harness.training import check_drawable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,7 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
 
     Batches are halved when memory runs out. Raises HarnessError where an image is not finite.
     """
+    check_drawable("training images", (wish.prompt for wish in wishes))
     batch = int(model.config.get("batch_size") or 8)
     side = image_size(model)
     settings = GenerationSettings(num_inference_steps=steps, height=side, width=side, batch_size=batch)

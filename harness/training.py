@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,7 +95,9 @@ def _read(file: str, name: str, mtime_ns: int) -> tuple[TrainingPrompt, ...]:
     if null:
         log.warning("%s is '%s', as a missing one is written; it is trained on", table.row(null[0]),
                     table.records[null[0]][prompt])
-    return tuple(_prompt(table, index, columns) for index in range(len(table.records)))
+    rows = tuple(_prompt(table, index, columns) for index in range(len(table.records)))
+    check_drawable(name, (row.prompt for row in rows))
+    return rows
 
 
 def _columns(table: Table) -> dict[str, str | None]:
@@ -153,6 +155,16 @@ def _seed(text: str, table: Table, index: int) -> int:
         raise InvalidValueError(f"{table.row(index)}: seed '{text[:40]}' is no integer from 0 to 2^64 - 1, every digit "
                                 "written.")
     return seed
+
+
+def check_drawable(where: str, texts: Iterable[str]) -> None:
+    """Raise InvalidValueError, without repeating it, for a text that names an age and something sexual.
+
+    No training draws one, and no setting changes that.
+    """
+    for index, text in enumerate(texts):
+        if screen.is_unfit_to_draw(text):
+            raise InvalidValueError(f"{where}: text {index + 1} has an {screen.REASON}, which no training draws.")
 
 
 def derived_seed(*parts: object) -> int:

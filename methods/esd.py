@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 # The published recipes; a value given in the config goes before the preset's. Adam is AdamW without decay.
 PRESETS: dict[str, dict[str, Any]] = {
-    # Paper and the checkpoints ESD-x1, ESD-u1: latents from the model that is being edited, eta 1.
+    # Paper and the checkpoints ESD-x1, ESD-u1: latents from the model that is being edited, eta 1. Latents are at the
+    # timestep that is trained, as in the paper. The first release's loop (ldm/models/diffusion/ddim.py, till_T) leaves
+    # out the noisiest step and stops where the latent is two bins of 20 timesteps cleaner, and after k = 0 not at all.
     "esd_orig": {"iterations": 1000, "learning_rate": 1e-5, "weight_decay": 0.0, "negative_guidance": 2.0,
                  "sampler": "edited", "scheduler": "ddim", "timestep": "bin"},
     # esd_sd.py of the current release: latents from the frozen model, at the scheduler's own timesteps. There they are

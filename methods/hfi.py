@@ -1,10 +1,11 @@
-"""Human Feedback Inversion (Jeon et al., ECCV 2024): what people object to, condensed into a learned word v*.
+"""Human Feedback Inversion (Kim, Jung, Kim, Choi, Shin, Lee, ECCV 2024): what people object to, as a learned word v*.
 
 1. Feedback on generated images trains a reward r on CLIP's image embedding. 2. v* = argmin E r(x) |n - e(z_t, t,
 tau(template(v)))|^2 over the images with the highest rewards: textual inversion, weighted. 3. v* takes the place of the
 concept in the methods to the right: method=[hfi,sdd], [hfi,sld_medium], [hfi,negative_prompt], [hfi,esd_x].
 
-Code and annotations were never released; what the abstract leaves open (K, rates, steps) is a setting with a guess.
+Code and annotations were never released; what the abstract leaves open (K, rates, steps, templates) is a setting with a
+guess. So is that a ranking reward is read as its sigmoid around the median.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ def binary_loss(r: Tensor, y: Tensor) -> Tensor:
 
 
 def ranking_loss(more: Tensor, less: Tensor) -> Tensor:
-    """HFI, rankings (Bradley-Terry): -E log sigma(r(x+) - r(x-)). The paper's sum over M^2 pairs is a mean here."""
+    """HFI, rankings (Bradley-Terry): -E log sigma(r(x+) - r(x-)). The paper's sum over M^2 pairs is a mean here.
+
+    Which images the paper weights by a reward learned so, and how, is not known: see the module's docstring.
+    """
     from torch.nn.functional import logsigmoid
 
     return -logsigmoid(more - less).mean()

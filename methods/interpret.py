@@ -13,18 +13,28 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.checkpoints import checkpoint_path
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
+from harness.evaluators.weights import sha256_of
 from harness.interruption import CHECKPOINT
-from harness.latent_direction import LatentDirectionTrainer, bottleneck_edited, bottleneck_shape, encoded
+from harness.latent_direction import (
+    LatentDirectionTrainer,
+    bottleneck_channels,
+    bottleneck_edited,
+    bottleneck_shape,
+    encoded,
+)
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.own_images import Wish, own_images
 from harness.records import ImageItem
 from harness.settings import check_choice, check_file, check_integer, check_number, check_record
 from harness.training import TrainingPrompt, derived_seed, file_hash, missing_file, read_prompts
 from harness.weight_edits import UNETS, check_family, check_fit
+from methods.published_directions import NAMES, check_columns, read_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +123,8 @@ class Interpret(Method):
 
     These are all that have no group, and one of each group: drawn by prompt and seed ("uniform"), or in turn over a
     prompt's repeats ("exhaustive", which fixes the shares, as the released evaluation does). With `by_prompt` only
-    directions that the prompt asks for count.
+    directions that the prompt asks for count. `checkpoint` names a published table of vectors, used in the place of
+    training: each direction is the column of its name, by `columns` or the release's concept_dict.json.
     """
 
     directions: Sequence[Direction | Mapping[str, Any]]
@@ -121,6 +132,8 @@ class Interpret(Method):
     strength: float | Sequence[float] = 1.0
     sampling: str = "uniform"
     by_prompt: bool = False
+    checkpoint: str | None = None
+    columns: Mapping[str, int] | None = None
     seed: int = 0
     name: str = "interpret"
 
@@ -142,11 +155,14 @@ class Interpret(Method):
         object.__setattr__(self, "strength", tuple(check_number("method.strength", s, -100, 100) for s in given))
         check_choice("method.sampling", self.sampling, ("uniform", "exhaustive"))
         check_integer("method.seed", self.seed, 0, 2**64 - 1)
+        check_file("method.checkpoint", self.checkpoint)
+        if self.columns is not None:
+            check_columns("method.columns", self.columns)
         self._check_sources()
 
     def _check_sources(self) -> None:
         for direction in self.vectors:
-            if direction.positive is None and not self.recipe.prompts:
+            if direction.positive is None and not self.recipe.prompts and not self.checkpoint:
                 raise InvalidValueError(f"method.directions.{direction.name} needs `positive`, or "
                                         "method.training.prompts, a CSV file.")
             if self.by_prompt and not direction.phrases:
@@ -168,11 +184,23 @@ class Interpret(Method):
 
     @property
     def trains(self) -> bool:
-        return any(self.strengths)
+        return any(self.strengths) and not self.checkpoint
 
     def params(self) -> dict[str, Any]:
         directions = [asdict(direction) | {"phrases": list(direction.phrases)} for direction in self.vectors]
-        return super().params() | {"directions": directions, "training": self.recipe.identity()}
+        values = super().params() | {"directions": directions, "training": self.recipe.identity()}
+        published = values.pop("checkpoint"), values.pop("columns")
+        if published[0] is None:
+            return values  # cells from before these settings keep their names
+        used = [{key: one[key] for key in ("name", "group", "phrases")} for one in directions]
+        del values["training"]
+        columns = self.columns and dict(self.columns)
+        return values | {"directions": used, "checkpoint": sha256_of(self._file) or "absent", "columns": columns,
+                         "names": None if columns else sha256_of(self._file.parent / NAMES)}
+
+    @property
+    def _file(self) -> Path:
+        return checkpoint_path(str(self.checkpoint))
 
     def training_identity(self) -> dict[str, Any]:
         directions = [direction.recipe() for direction in self.vectors]
@@ -180,11 +208,21 @@ class Interpret(Method):
         return {"kind": self.kind, "version": self.version, "params": params}
 
     def missing(self) -> str | None:
+        if self.checkpoint:
+            return None if self._file.is_file() else f"the vectors {self._file} of method {self.name} are missing."
         return missing_file(self.recipe.prompts) if self.recipe.prompts and self.trains else None
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         check_family(self.name, model_config, "a U-Net with a bottleneck", UNETS)
+        channels = bottleneck_channels(model_config) if self.checkpoint and not self.missing() else None
+        if channels:
+            self._published(channels)
+
+    def _published(self, channels: int) -> list[Tensor]:
+        names = [direction.name for direction in self.vectors]
+        found = read_vectors(self._file, self.columns or {}, names, channels)
+        return [found[name] for name in names]
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         tensors: dict[str, Tensor] = {}
@@ -217,10 +255,13 @@ class Interpret(Method):
         return [rows[n % len(rows)] for n in range(self.recipe.images)]
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
-        if artifact is None or not any(self.strengths):
+        if not any(self.strengths) or (artifact is None and not self.checkpoint):
             return nullcontext()
         import torch
 
+        if artifact is None:
+            own = torch.cat(self._published(bottleneck_shape(model)[0])).to(model.device)
+            return bottleneck_edited(model, lambda output: self._edit(model, own, output))
         size = next((value.shape[-2:] for value in artifact.tensors.values()), ())  # of any size: it is scaled
         check_fit(artifact.tensors, {f"h.{index}": (bottleneck_shape(model)[0], *size)
                                      for index in range(len(self.vectors))})

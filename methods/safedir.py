@@ -10,18 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.bench import screen
+from harness.checkpoints import checkpoint_path
 from harness.embedding_direction import CATEGORY, DirectionTrainer, SafeDirTraining, check_window, direction, in_window
-from harness.errors import IncompatibleError, InvalidValueError
+from harness.errors import IncompatibleError, InvalidValueError, unknown_name
+from harness.evaluators.weights import sha256_of
 from harness.interruption import CHECKPOINT
 from harness.method import Artifact, EmbedBundle, Export, Method, Progress, StepContext, Trained, scaled_calls
 from harness.records import ImageItem
 from harness.settings import check_choice, check_integer, check_number, check_record, texts_of
+from harness.text_encoders import text_shape
 from harness.training import derived_seed, missing_file
 from harness.weight_edits import UNETS, check_family, check_fit
+from methods.published_directions import direction_shape, read_direction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,22 +38,39 @@ TRAINING_VERSION = 1  # of what is learned; `SafeDir.version` also counts change
 
 # Calls are counted from 1 in the release, and steps from 0 in the callback, which sees a step when it is done.
 HOW_TO_USE = """\
-steps, start = 50, {start}                            # added from this call of 50 on, 2 at least
+steps, start, end = 50, {start}, {end}          # added in these calls of {counted}; end None: to the last one
+strengths = {strengths}
 directions = [load_file(name) for name in {files}]
-d = sum(part["d"] if "d" in part else part["b"] @ part["a"] for part in directions)
+directions = [part["d"] if "d" in part else part["b"] @ part["a"] for part in directions]   # (1, L, D)
+{combined}
+kept = {{}}
+
+
+def counted_call(call):                        # the call of a run of this many steps, from 0
+    return {scaled}
 
 
 def add_direction(pipe, step, t, tensors):     # to the conditional half of the batch
-    if step == int((start - 1) * steps / 50 + 0.5) - 1:
-        uncond, cond = tensors["prompt_embeds"].chunk(2)
+    uncond, cond = tensors["prompt_embeds"].chunk(2)
+    if step == counted_call(start - 1) - 1:
+        kept["cond"] = cond
         tensors["prompt_embeds"] = torch.cat([uncond, cond + d.to(cond)])
+    elif end is not None and step == counted_call(end) - 1:
+        tensors["prompt_embeds"] = torch.cat([uncond, kept["cond"]])
     return tensors
 
 
 apply = {{"num_inference_steps": steps, "callback_on_step_end": add_direction,
          "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}}
 # image = pipe("a prompt", **apply).images[0]
+# The authors' code reads torch files: torch.save(load_file(name), "safe-direction.pth")
 """
+_APPLIED = ("start", "end", "window", "combine", "strength")  # settings of how a direction is applied
+SUM = "d = sum(strength * part for strength, part in zip(strengths, directions))"
+DRAW = """\
+chosen = 0                                     # which direction: draw it anew for each image, all alike, such as
+                                               # random.randrange(len(directions))
+d = strengths[chosen] * directions[chosen]"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +81,9 @@ class SafeDir(Method):
     chosen uniformly by its prompt and seed (the fair mode). "{category}" in a concept stands for the training prompt's
     category, and prompts without one are left out. `on_edited` says what happens to the right of a method that edits
     weights: "retrain" learns the direction on the edited model, "transfer" takes the one of the bare model.
+    `on_model` "transfer" takes a given artifact (artifact=<folder>) that was learned on another model of the same text
+    encoder; on SDXL it moves the channels of the first encoder. `checkpoint` names published directions, one file
+    each, in the place of training: safetensors or torch files with b (1, L, 1) and a (1, 1, D).
     """
 
     concept: str | Sequence[str]
@@ -68,20 +94,25 @@ class SafeDir(Method):
     window: str = "fraction"
     combine: str = "sum"
     on_edited: str = "retrain"
+    on_model: str = "own"
+    checkpoint: str | Sequence[str] | None = None
     seed: int = 0
     name: str = "safedir"
 
     kind: ClassVar[str] = "safedir"
+    of_text_encoder: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         concepts = texts_of(self.concept)
         if not concepts:
             raise InvalidValueError(f"method.concept={self.concept!r}: a text, or a list of texts, is needed.")
-        given = self.strength if isinstance(self.strength, (list, tuple)) else [self.strength] * len(concepts)
-        if len(given) != len(concepts):
-            raise InvalidValueError(f"method.strength has {len(given)} values for {len(concepts)} concepts.")
         object.__setattr__(self, "concept", concepts)
+        self._check_checkpoint()
+        given = self.strength if isinstance(self.strength, (list, tuple)) else [self.strength] * self.count
+        if len(given) != self.count:
+            what = "checkpoints" if self.checkpoint else "concepts"
+            raise InvalidValueError(f"method.strength has {len(given)} values for {self.count} {what}.")
         object.__setattr__(self, "strength", tuple(check_number("method.strength", s, 0, 100) for s in given))
         object.__setattr__(self, "training", check_record("method.training", self.training, SafeDirTraining))
         check_window("method", self.start, self.end)
@@ -93,11 +124,30 @@ class SafeDir(Method):
         check_choice("method.window", self.window, ("calls", "fraction"))
         check_choice("method.combine", self.combine, ("sum", "draw"))
         check_choice("method.on_edited", self.on_edited, ("retrain", "transfer"))
+        check_choice("method.on_model", self.on_model, ("own", "transfer"))
         check_integer("method.seed", self.seed, 0, 2**64 - 1)
+
+    def _check_checkpoint(self) -> None:
+        sources = (self.checkpoint,) if isinstance(self.checkpoint, str) else self.checkpoint
+        if sources is None:
+            return
+        if not isinstance(sources, (list, tuple)) or not sources or not all(texts_of(one) for one in sources):
+            raise InvalidValueError(f"method.checkpoint={self.checkpoint!r}: a path, or a list of paths, is needed.")
+        object.__setattr__(self, "checkpoint", tuple(sources))
 
     @property
     def concepts(self) -> tuple[str, ...]:
         return tuple(self.concept)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where published directions are; none where the direction is learned."""
+        return tuple(checkpoint_path(source) for source in self.checkpoint or ())
+
+    @property
+    def count(self) -> int:
+        """How many directions there are."""
+        return len(self.checkpoint or self.concepts)
 
     @property
     def recipe(self) -> SafeDirTraining:
@@ -111,17 +161,32 @@ class SafeDir(Method):
 
     @property
     def trains(self) -> bool:
-        return any(self.strengths)
+        return any(self.strengths) and not self.checkpoint
 
     @property
     def trains_on_base(self) -> bool:
         return self.on_edited == "transfer"
 
+    @property
+    def transfers(self) -> bool:
+        return self.on_model == "transfer"
+
     def params(self) -> dict[str, Any]:
-        return super().params() | {"training": self.recipe.identity()}
+        values = super().params() | {"training": self.recipe.identity()}
+        if self.on_model == "own":
+            del values["on_model"]  # cells from before this setting keep their names
+        if self.checkpoint is None:
+            del values["checkpoint"]
+            return values
+        learned = ("concept", "training", "on_edited", "seed" if self.combine == "sum" else "")
+        values = {key: value for key, value in values.items() if key not in learned}
+        return values | {"checkpoint": [sha256_of(file) or "absent" for file in self.files]}
 
     def training_identity(self) -> dict[str, Any]:
         params = {"concept": list(self.concepts), "training": self.recipe.identity(), "seed": self.seed}
+        drawn = [screen.drawable(text) for text in self.concepts]
+        if not self.recipe.prompts and not self.recipe.text and drawn != list(self.concepts):
+            params["drawn"] = drawn
         return {"kind": self.kind, "version": TRAINING_VERSION, "params": params}
 
     def rename_concepts(self, rename: Callable[[str], str]) -> Method:
@@ -133,6 +198,9 @@ class SafeDir(Method):
         return replace(self, concept=renamed)
 
     def missing(self) -> str | None:
+        if self.checkpoint:
+            absent = next((file for file in self.files if not file.is_file()), None)
+            return f"the direction {absent} of method {self.name} is missing." if absent else None
         files = [path for path in (self.recipe.prompts, self.recipe.anchor_prompts) if path]
         return next((problem for problem in map(missing_file, files) if problem), None)
 
@@ -143,9 +211,20 @@ class SafeDir(Method):
             raise IncompatibleError(f"method {self.name} can learn a pooled direction on sdxl only; model "
                                     f"{model_config.get('name')} has no pooled embedding.",
                                     "Say method.training.pooled=false.")
+        shape = text_shape(model_config) if self.checkpoint and not self.missing() else None
+        for file in self.files if shape else ():
+            self._check_shape(str(file), direction_shape(read_direction(file)), shape or (0, 0))
+
+    def _check_shape(self, what: str, own: tuple[int, int], model: tuple[int, int]) -> None:
+        """Raise IncompatibleError unless a direction (L, D) fits text embeddings of `model` (L, D)."""
+        if own == model or (self.transfers and own[0] == model[0] and own[1] < model[1]):
+            return
+        hint = "On SDXL its first text encoder takes it: say method.on_model=transfer." if own[1] < model[1] else None
+        raise IncompatibleError(f"{what} is a direction of {own[0]} x {own[1]} numbers, and text embeddings of this "
+                                f"model have {model[0]} x {model[1]}.", hint)
 
     def first_call(self, n_steps: int) -> int:
-        return scaled_calls(self.start - 1, n_steps, self.window) if self.trains else 0
+        return scaled_calls(self.start - 1, n_steps, self.window) if any(self.strengths) else 0
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         tensors: dict[str, Tensor] = {}
@@ -158,26 +237,53 @@ class SafeDir(Method):
         return Trained(tensors, {"losses": losses})
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
-        if artifact is not None and any(self.strengths):
-            length, width = model.embed("").shape
-            pooled = model.pooled("") if self.recipe.pooled else None
-            shapes: dict[str, tuple[int, ...]] = {"d": (length, width), "b": (length, 1), "a": (1, width)}
-            if pooled is not None:
-                shapes["pool"] = tuple(pooled.shape)
-            check_fit(artifact.tensors, {f"{name}.{index}": shapes[name] for index in range(len(self.concepts))
-                                         for name in parts(artifact, index) if name in shapes})
+        self.__dict__["_directions"] = None
+        if not any(self.strengths):
+            return nullcontext()
+        length, width = model.embed("").shape
+        if self.checkpoint:
+            tensors = {f"{name}.{index}": value for index, file in enumerate(self.files)
+                       for name, value in read_direction(file).items()}
+        elif artifact is not None:
+            tensors = dict(artifact.tensors)
+        else:
+            return nullcontext()
+        self._check_fit(tensors, model, (length, width))
+        self.__dict__["_directions"] = {name: _widened(name, value, width) for name, value in tensors.items()}
         return nullcontext()
+
+    def _check_fit(self, tensors: Mapping[str, Tensor], model: LoadedModel, shape: tuple[int, int]) -> None:
+        length, width = shape
+        pooled = model.pooled("") if self.recipe.pooled else None
+        shapes: dict[str, tuple[int, ...]] = {"d": (length, width), "b": (length, 1), "a": (1, width)}
+        if pooled is not None:
+            shapes["pool"] = tuple(pooled.shape)
+        for index in range(self.count):
+            own = {name: tensors[f"{name}.{index}"] for name in ("d", "b", "a") if f"{name}.{index}" in tensors}
+            if own and all(value.dim() == 2 for value in own.values()) and ("d" in own or len(own) == 2):
+                self._check_shape(f"direction {index + 1} of method {self.name}", direction_shape(own), shape)
+                found = direction_shape(own)[1]
+                shapes |= {"d": (length, found), "a": (1, found)}
+        check_fit(tensors, {f"{name}.{index}": shapes[name] for index in range(self.count)
+                            for name in parts(tensors, index) if name in shapes})
 
     @classmethod
     def export(cls, artifact: Artifact, load: Callable[[], LoadedModel]) -> Export:
-        concepts = artifact.meta["recipe"]["params"]["concept"]
-        names = ["safe_direction"] if len(concepts) == 1 else [f"safe_direction_{n}" for n in range(len(concepts))]
-        files = {f"{name}.safetensors": {part: artifact.tensors[f"{part}.{index}"] for part in parts(artifact, index)}
+        settings = _exported_settings(artifact)
+        names = ["safe_direction"]
+        if len(settings["concept"]) > 1:
+            names = [f"safe_direction_{n}" for n in range(len(settings["concept"]))]
+        files = {f"{name}.safetensors": {part: artifact.tensors[f"{part}.{index}"][None]
+                                         for part in parts(artifact.tensors, index)}
                  for index, name in enumerate(names)}
-        return Export(files, HOW_TO_USE.format(files=list(files), start=cls.start))
+        shares = settings["window"] == "fraction"
+        return Export(files, HOW_TO_USE.format(
+            files=list(files), start=settings["start"], end=settings["end"], strengths=list(settings["strength"]),
+            combined=SUM if settings["combine"] == "sum" else DRAW, counted="50" if shares else "any number",
+            scaled="int(call * steps / 50 + 0.5)" if shares else "call"))
 
     def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:
-        if ctx.artifact is None:
+        if self.__dict__.get("_directions") is None:
             return bundle
         window = [in_window(call, ctx.n_calls, ctx.n_steps, self.start, self.end, self.window)
                   for call in range(ctx.n_calls)]
@@ -196,35 +302,65 @@ class SafeDir(Method):
             pooled = (pooled.float() + ctx.state["pool"]).to(pooled.dtype)
         return replace(bundle, cond=cond.to(bundle.cond.dtype), pooled_cond=pooled)
 
-    def _shift(self, ctx: StepContext, like: Tensor, stored: Callable[[Artifact, int], Tensor]) -> Tensor:
+    def _shift(self, ctx: StepContext, like: Tensor, stored: Callable[[Mapping[str, Tensor], int], Tensor]) -> Tensor:
         """Return what is added to each image's embedding: (L, D), or (B, L, D) where each draws its own."""
         import torch
 
-        assert ctx.artifact is not None
-        scaled = [beta * stored(ctx.artifact, j) for j, beta in enumerate(self.strengths)]
+        scaled = [beta * stored(self.__dict__["_directions"], j) for j, beta in enumerate(self.strengths)]
         if self.combine == "sum":
             return torch.stack(scaled).sum(0).to(like.device)
         return torch.stack([scaled[self.draw(item)] for item in ctx.items]).to(like.device)
 
     def draw(self, item: ImageItem) -> int:
         """Return which direction an image gets in fair mode: by its prompt and its seed, which prompts may share."""
-        return derived_seed("safedir-draw", self.seed, item.key.prompt_id, item.seed) % len(self.concepts)
+        return derived_seed("safedir-draw", self.seed, item.key.prompt_id, item.seed) % self.count
 
 
-def parts(artifact: Artifact, index: int) -> tuple[str, ...]:
-    """Return what direction `index` of an artifact is stored as: d itself, or b and a; and of the pooled embedding."""
-    own = ("d",) if f"d.{index}" in artifact.tensors else ("b", "a")
-    return (*own, "pool") if f"pool.{index}" in artifact.tensors else own
+def _exported_settings(artifact: Artifact) -> dict[str, Any]:
+    """Return how the method applies an artifact: as it was first used, or as the export command says.
+
+    Raises IncompatibleError for several directions whose use is not recorded, and for a window that a callback of
+    diffusers' pipelines, which is called after a step, cannot open.
+    """
+    concepts = artifact.meta["recipe"]["params"]["concept"]
+    recorded = artifact.meta.get("settings") or {}
+    if not recorded and len(concepts) > 1:
+        raise IncompatibleError(f"artifact {artifact.key} has {len(concepts)} directions and does not say whether they "
+                                "are added up or drawn.", "Say method.combine=sum or method.combine=draw.")
+    for key in recorded:
+        if key not in {f.name for f in fields(SafeDir)}:
+            raise unknown_name("setting of safedir", str(key), _APPLIED)
+    named = [f"direction {n + 1}" for n in range(len(concepts))]
+    used = SafeDir(named, **{key: recorded[key] for key in _APPLIED if key in recorded})
+    if used.start < 2:
+        raise IncompatibleError(f"artifact {artifact.key} is used from call 1 on, which a callback of the pipeline "
+                                "does not reach.", "Say method.start=2, or add the direction to prompt_embeds.")
+    return {key: getattr(used, key) for key in ("concept", *_APPLIED)}
 
 
-def stored_direction(artifact: Artifact, index: int) -> Tensor:
+def _widened(name: str, value: Tensor, width: int) -> Tensor:
+    """Return d or a with zeros for the channels of further text encoders, which it does not move; others as they are.
+    """
+    import torch
+
+    if name[0] not in "da" or value.shape[-1] == width:
+        return value
+    return torch.nn.functional.pad(value, (0, width - value.shape[-1]))
+
+
+def parts(tensors: Mapping[str, Tensor], index: int) -> tuple[str, ...]:
+    """Return what direction `index` is stored as: d itself, or b and a; and of the pooled embedding."""
+    own = ("d",) if f"d.{index}" in tensors else ("b", "a")
+    return (*own, "pool") if f"pool.{index}" in tensors else own
+
+
+def stored_direction(tensors: Mapping[str, Tensor], index: int) -> Tensor:
     """Return direction `index` of an artifact, (L, D) float32, from either parameterisation."""
-    tensors = artifact.tensors
     if f"d.{index}" in tensors:
         return tensors[f"d.{index}"]
     return direction(tensors[f"b.{index}"], tensors[f"a.{index}"])
 
 
-def stored_pool(artifact: Artifact, index: int) -> Tensor:
+def stored_pool(tensors: Mapping[str, Tensor], index: int) -> Tensor:
     """Return what direction `index` of an artifact adds to the pooled embedding, (P,) float32."""
-    return artifact.tensors[f"pool.{index}"]
+    return tensors[f"pool.{index}"]

@@ -142,6 +142,7 @@ NUMBERS_ONLY = {
     "rece_object": "rece", "rece_style": "rece", "rece_unsafe": "rece",
     "concept_ablation_object": "concept_ablation", "concept_ablation_style": "concept_ablation",
     "esd_orig": "esd_x", "esd_repo_sd": "esd_x", "esd_sdd3": "esd_x", "esd_x_strict": "esd_x",
+    "safedir_fair_race": "safedir_fair", "sdd_hfi": "sdd",
     "sega_i2p_max": "sega", "sega_i2p_medium": "sega", "sega_i2p_strong": "sega",
     "sld_max": "sld_medium", "sld_strong": "sld_medium", "sld_weak": "sld_medium", "sld_weak_diffusers": "sld_medium",
 }  # fmt: skip

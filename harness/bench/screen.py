@@ -121,6 +121,18 @@ def is_excluded(row: PromptRow, sexual_set: bool) -> bool:
     return _AGE.search(words) is not None and (sexual_set or _is_sexual(row.category, row.meta, words))
 
 
+def is_unfit_to_draw(text: str) -> bool:
+    """Say whether a text that a training would draw names an age and something sexual."""
+    return _AGE.search(text) is not None and _SEXUAL.search(text) is not None
+
+
+def drawable(text: str) -> str:
+    """Return a comma-separated text without the parts that name an age, where it also names something sexual."""
+    if not is_unfit_to_draw(text):
+        return text
+    return ", ".join(part for part in map(str.strip, text.split(",")) if part and not _AGE.search(part))
+
+
 def _is_sexual(category: tuple[str, ...], meta: Mapping[str, Any], words: str) -> bool:
     labelled = any(re.search(r"sexual|nud|porn|erotic|nsfw", name, re.IGNORECASE) for name in category)
     return labelled or _positive(meta.get("nudity_percentage")) or _SEXUAL.search(words) is not None
