@@ -44,7 +44,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes | None:
         if about.st_size > limit:
             raise UnreadableFileError(path, f"it has {about.st_size} bytes, and at most {limit} are read")
         with path.open("rb") as file:
-            return file.read(limit)
+            return file.read(min(limit, about.st_size + 1))  # `limit` bytes would be set aside at once
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

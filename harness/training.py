@@ -63,12 +63,17 @@ def _hash(path: str, mtime_ns: int) -> str:
 
 
 def missing_file(path: str) -> str | None:
-    """Return None when a file of training prompts is there, else one line. Raises InvalidValueError for a bad one."""
+    """Return None when a file of training texts is there, else one line."""
     file = prompt_file(path)
-    if not file.is_file():
-        return f"the file of training prompts {file} is missing."
-    read_prompts(path)
-    return None
+    return None if file.is_file() else f"the file of training prompts {file} is missing."
+
+
+def missing_prompts(path: str) -> str | None:
+    """Return None when a table of training prompts is there, else one line. Raises InvalidValueError for a bad one."""
+    problem = missing_file(path)
+    if problem is None:
+        read_prompts(path)
+    return problem
 
 
 def read_prompts(path: str) -> list[TrainingPrompt]:

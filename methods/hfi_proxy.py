@@ -15,7 +15,7 @@ from harness.method import Progress
 from harness.records import ImageItem, ImageKey, ScoreItem, Verdict
 from harness.settings import check_file, check_integer, check_number
 from harness.tasks import GenerationSettings
-from harness.training import TrainingPrompt, derived_seed, file_hash, missing_file, read_prompts
+from harness.training import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
 from methods.hfi import SoftConcept
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class HFIProxy(SoftConcept):
         return super().params() | {"labeller": labeller, "prompts_file": prompts}
 
     def missing(self) -> str | None:
-        prompts = missing_file(self.prompts_file) if self.prompts_file else None
+        prompts = missing_prompts(self.prompts_file) if self.prompts_file else None
         return prompts or self._evaluator().missing() or ClipSource(self.clip, self.clip_revision).missing()
 
     def labelled(self, model: LoadedModel, progress: Progress) -> tuple[list[np.ndarray], Feedback]:

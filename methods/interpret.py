@@ -32,7 +32,7 @@ from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.own_images import Wish, own_images
 from harness.records import ImageItem
 from harness.settings import check_choice, check_file, check_integer, check_number, check_record
-from harness.training import TrainingPrompt, derived_seed, file_hash, missing_file, read_prompts
+from harness.training import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
 from harness.weight_edits import UNETS, check_family, check_fit
 from methods.published_directions import NAMES, check_columns, read_vectors
 
@@ -210,7 +210,7 @@ class Interpret(Method):
     def missing(self) -> str | None:
         if self.checkpoint:
             return None if self._file.is_file() else f"the vectors {self._file} of method {self.name} are missing."
-        return missing_file(self.recipe.prompts) if self.recipe.prompts and self.trains else None
+        return missing_prompts(self.recipe.prompts) if self.recipe.prompts and self.trains else None
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)

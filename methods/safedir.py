@@ -25,7 +25,7 @@ from harness.method import Artifact, EmbedBundle, Export, Method, Progress, Step
 from harness.records import ImageItem
 from harness.settings import check_choice, check_integer, check_number, check_record, texts_of
 from harness.text_encoders import text_shape
-from harness.training import derived_seed, missing_file
+from harness.training import derived_seed, missing_prompts
 from harness.weight_edits import UNETS, check_family, check_fit
 from methods.published_directions import direction_shape, read_direction
 
@@ -202,7 +202,7 @@ class SafeDir(Method):
             absent = next((file for file in self.files if not file.is_file()), None)
             return f"the direction {absent} of method {self.name} is missing." if absent else None
         files = [path for path in (self.recipe.prompts, self.recipe.anchor_prompts) if path]
-        return next((problem for problem in map(missing_file, files) if problem), None)
+        return next((problem for problem in map(missing_prompts, files) if problem), None)
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
