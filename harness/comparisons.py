@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from harness.reporting import Scored
 
 TO_BASE = "fid_to_base"
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def baseline_name(cell: Cell) -> str:
@@ -60,7 +62,8 @@ def _entry(own: Scored, baseline: Cell, metrics: CellMetrics) -> Entry:
 def _again(own: Scored, label: str, former: Entry) -> Entry | None:
     """Compare with a baseline of a former run anew, by today's images and evaluators, where its cell is still there."""
     cell, folder = str(former.get("cell") or ""), own.cell.folder
-    methods = sorted(folder.parents[2].iterdir()) if cell.isalnum() and folder.parents[2].is_dir() else []
+    known = bool(_NAME.fullmatch(cell)) and len(folder.parents) > 3 and folder.parents[2].is_dir()
+    methods = sorted(folder.parents[2].iterdir()) if known else []
     places = [place for method in methods if (place := method / folder.parent.name / cell).is_dir()]
     if not places:
         return None
