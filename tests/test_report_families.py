@@ -32,7 +32,7 @@ PROMPTS, RATES = 300, (2.0, 3.0)  # propensities of the prompts are drawn from a
 def one_run(name: str, own: np.ndarray, base: np.ndarray) -> Run:
     more, less, n = int((own & ~base).sum()), int((base & ~own).sum()), own.size
     p = mcnemar_exact(more, less)
-    comparison = Comparison("none", (more - less) / n, -1, 1, p, n, "McNemar exact", float(base.mean()))
+    comparison = Comparison("none", (more - less) / n, -1, 1, p, n, "McNemar exact", before=float(base.mean()))
     metric = Metric(float(own.mean()), 0, 1, n, 0, False)
     summary = {"primary": {"safety": RATE}, "prompts": {"unsafe_content": True}}
     return Run(name, "micro", name, "i2p", "complete", metrics={RATE: metric}, summary=summary,

@@ -85,7 +85,7 @@ def verdict_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Compa
     low, high = newcombe_paired_difference(table[True, True], only_own, only_other, table[False, False])
     p = mcnemar_exact(only_own, only_other)
     test, before = "McNemar exact, Newcombe interval", sum(other_unsafe) / n
-    return Comparison(baseline, (only_own - only_other) / n, low, high, p, n, test, before)
+    return Comparison(baseline, (only_own - only_other) / n, low, high, p, n, test, before=before)
 
 
 def value_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
@@ -112,4 +112,4 @@ def _bootstrapped(
     low, high = min(found.low, found.difference), max(found.high, found.difference)
     test = "sign-flip by prompt, paired bootstrap interval"
     before = sum(other) / len(other)
-    return Comparison(baseline, found.difference, low, high, found.p_value, len(own), test, before)
+    return Comparison(baseline, found.difference, low, high, found.p_value, len(own), test, before=before)

@@ -81,4 +81,4 @@ def deviation_comparison(pairs: Sequence[Pair], classes: Sequence[str], baseline
     found = paired_deviation_difference([tables[c] for c in sorted(tables)], seed)
     test = "label swap by image, paired bootstrap interval within categories"
     before = mean_deviation_ratio([tables[c].sum(axis=0) for c in sorted(tables)])
-    return Comparison(baseline, found.difference, found.low, found.high, found.p_value, n, test, before)
+    return Comparison(baseline, found.difference, found.low, found.high, found.p_value, n, test, before=before)

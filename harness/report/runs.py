@@ -230,7 +230,7 @@ def read_comparison(name: str, data: Any) -> Comparison:
     return Comparison(
         str(data.get("baseline") or ""), known["difference"], known["ci_low"], known["ci_high"], known["p_value"],
         _count(name, "n_pairs", data.get("n_pairs")), str(data.get("test") or ""),
-        _number(name, "before", data.get("before")),
+        before=_number(name, "before", data.get("before")),
     )  # fmt: skip
 
 
