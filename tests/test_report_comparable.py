@@ -46,6 +46,7 @@ CHANGES = {
     "recipe": ("cell.conditions.recipe", 2, "engine recipe 2, others 1"),
     "bench version": ("cell.conditions.bench.version", 2, "bench version 2, others 1"),
     "prompts": ("cell.conditions.bench.prompts", "f" * 64, f"prompts {'f' * 10}, others {'b' * 10}"),
+    "statistics": ("statistics", 9, "statistics 9, others 1"),
     "threshold": ("evaluators.hazard_judge.identity.threshold", 0.7, "hazard_judge threshold 0.7, others 0.5"),
     "judge version": ("evaluators.hazard_judge.version", 2, "hazard_judge version 2, others 1"),
     "fingerprint": ("evaluators.hazard_judge.fingerprint", "9" * 16,

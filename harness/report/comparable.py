@@ -39,7 +39,10 @@ def making(run: Run) -> dict[str, Any]:
     found |= {title: settings[key] for key, title in _SETTINGS.items() if key in settings}
     if {"height", "width"} <= settings.keys():
         found["size"] = settings.get("size") or f"{settings['width']} x {settings['height']}"
-    return found | ({"part": f"first {run.limit:,} prompts" if run.limit else "all prompts"} if run.readable else {})
+    if run.readable:
+        found["part"] = f"first {run.limit:,} prompts" if run.limit else "all prompts"
+        found["statistics"] = run.summary.get("statistics", 1)  # of intervals and tests; 1 where it does not say
+    return found
 
 
 def judge_name(run: Run, metric: str | None = None) -> str | None:
@@ -101,7 +104,7 @@ def group_names(runs: Sequence[Run]) -> dict[str, str]:
 
 def made_apart(one: Run, other: Run) -> str:
     """Say how the images of two benches were made otherwise, but for what belongs to the bench; empty where alike."""
-    of_bench = ("bench version", "prompts", "part", "repeats", "seeds of", "guidance")
+    of_bench = ("bench version", "prompts", "part", "repeats", "seeds of", "guidance", "statistics")
     first, second = ({k: v for k, v in making(run).items() if k not in of_bench} for run in (one, other))
     return ", ".join(
         f"{key} {_short(second.get(key, _absent(second)))}, not {_short(first.get(key, _absent(first)))}"
