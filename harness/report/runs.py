@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.comparable import by_baseline, named, part
+from harness.comparable import by_baseline, mapping, named, part
 from harness.errors import MissingResourceError
 from harness.reading import UnreadableFileError, read_json, read_yaml
 from harness.records import Comparison, Metric
@@ -55,9 +55,11 @@ class Run:
     @property
     def name(self) -> str:
         """What the run is called where it is a baseline: its method and what the command line changed of it."""
-        settings = (self.summary.get("cell") or {}).get("settings") or {}
-        changed = settings.get("method_overrides")
-        return named(self.method, changed if isinstance(changed, Mapping) else {})
+        return named(self.method, mapping(self._settings.get("method_overrides")))
+
+    @property
+    def _settings(self) -> Data:
+        return mapping(mapping(self.summary.get("cell")).get("settings"))
 
     @property
     def n_prompts(self) -> int | None:
@@ -68,9 +70,7 @@ class Run:
     @property
     def limit(self) -> int | None:
         """The limit that was set, where it left prompts out."""
-        prompts = self.summary.get("prompts") or {}
-        settings = (self.summary.get("cell") or {}).get("settings") or {}
-        limit = prompts.get("limit") or settings.get("limit")
+        limit = mapping(self.summary.get("prompts")).get("limit") or self._settings.get("limit")
         return limit if isinstance(limit, int) and (self.n_prompts is None or limit < self.n_prompts) else None
 
     @property
