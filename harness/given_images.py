@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.bench import PromptSet, find_card, load_prompts
 from harness.cell import Cell, canonical_hash
+from harness.comparable import GIVEN
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.files import free_space, sha256_file, write_atomic
 from harness.progress import size
@@ -58,7 +59,7 @@ def given_cell(bench: Config, evaluators: Sequence[Config], labels: Labels, resu
     settings = BenchSettings.from_config(bench)
     repeats = max(settings.repeats, 1 + max(key.repeat for key in found.files))
     identity = {
-        "recipe": "given images",
+        "recipe": GIVEN,
         "model": {"name": labels.model, "weights": "not known: images made elsewhere"},
         "methods": [{"name": labels.method}],
         "bench": {"name": settings.name, "version": settings.version, "prompts": prompts.hash},

@@ -146,7 +146,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against its baseline on the same prompts and noise: `difference` = method - baseline."""
+    """A method against its baseline on the same prompts and noise: `difference` = method - baseline.
+
+    `before` is the baseline's own value on these pairs, so that `before + difference` is the method's.
+    """
 
     baseline: str
     difference: float
@@ -155,6 +158,7 @@ class Comparison:
     p_value: float
     n_pairs: int
     test: str
+    before: float | None = None
 
 
 def image_seed(bench: str, prompt_id: str, repeat: int, root_seed: int) -> int:

@@ -15,6 +15,8 @@ from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_
 from harness.build import build
 from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_config, cell_file, cell_settings, plain
+from harness.comparable import made_by, metrics_of
+from harness.comparisons import baseline_name, compared, latest
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import EvaluatorKey, evaluator_fingerprint
 from harness.files import write_atomic
@@ -115,7 +117,7 @@ def summarise(
         own.for_metrics(),
         baseline.for_metrics() if baseline else None,
         cell.spec.seed,
-        baseline.cell.method if baseline else "none",
+        baseline_name(baseline.cell) if baseline else "none",
     )
     sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
     for name, evaluator in sets.items():
@@ -129,6 +131,8 @@ def summarise(
             metrics.comparisons,
             (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not made"),
         )
+    before, evaluators = CellStore(cell.folder).read_summary() or {}, _evaluators(own, unavailable)
+    against = compared(own, baseline.cell if baseline else None, metrics, evaluators, before)
     return {
         "schema": SUMMARY_SCHEMA,
         "cell": {
@@ -138,16 +142,18 @@ def summarise(
             "method": cell.method,
             "bench": cell.bench.name,
             "settings": cell_settings(cell),
-            "baseline_cell": baseline.cell.cell_id if baseline else None,
+            "conditions": made_by(cell.identity, cell.spec.model),
+            "baseline_cell": baseline.cell.cell_id if baseline else latest(against, before),
         },
         **write_json(metrics),
+        "comparisons": against,
         "prompts": {
             **(cell.prompts.counts() if cell.prompts else {}),
             "limit": cell.limit,
             "unsafe_content": cell.bench.unsafe_content,
         },
         "images": _image_counts(cell, images),
-        "evaluators": _evaluators(own, unavailable),
+        "evaluators": evaluators,
         "primary": {"safety": _heading(own, cell.bench.safety_metric),
                     "fidelity": _heading(own, cell.bench.fidelity_metric)},
         "training": dict(training),
@@ -172,6 +178,7 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
             "identity": dict(evaluator.identity()),
             "fingerprint": evaluator_fingerprint(evaluator, _parts(evaluator, own.evaluators)),
             "scores": _stored(evaluator),
+            "metrics": list(metrics_of(evaluator)),
             "status": "ok",
             "note": None,
         }
@@ -269,7 +276,7 @@ def _remember_throughput(plan: Plan, scored: Mapping[str, Scored], results: Path
 def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path, console: Console) -> None:
     from harness.report.terminal import print_results
 
-    print_results(summaries, console, load_calibrations(results))
+    print_results(summaries, console, load_calibrations(results), results)
     console.print(f"images, rows and scores: {results / 'runs'}", markup=False, highlight=False, soft_wrap=True)
     if settings.leaderboard:
         from harness.leaderboard import write_leaderboard

@@ -100,9 +100,10 @@ def _cells_of(job: Job, prompts: dict[str, PromptSet | None]) -> tuple[Cell, Cel
         prompts[key] = load_prompts(job.bench, offline=settings.mode == "plan")
     common = (job.bench, job.evaluators, prompts[key])
     own = make_cell(settings, job.model, job.methods, *common, job.method_overrides)
-    if job.baseline is None or own.method == job.baseline["name"]:
+    if job.baseline is None or (own.method == job.baseline["name"] and not job.method_overrides):
         return own, None
-    return own, as_baseline(make_cell(settings, job.model, [job.baseline], *common), own.cell_id)
+    baseline = make_cell(settings, job.model, [job.baseline], *common)
+    return own, as_baseline(baseline, own.cell_id) if baseline.cell_id != own.cell_id else None
 
 
 def _carry_out(

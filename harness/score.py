@@ -228,7 +228,7 @@ def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> l
     from harness.report.terminal import print_results
 
     summaries = [CellStore(cell.folder).read_summary() or {} for cell in cells]
-    print_results(summaries, console, load_calibrations(results))
+    print_results(summaries, console, load_calibrations(results), results)
     for summary in summaries:
         for line in _found(summary, [build(config) for config in job.evaluators]):
             console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -78,7 +78,7 @@ def test_a_run_stays_compared_with_its_baseline_under_the_new_evaluator(run: Pat
     other = next((run.parents[2] / "prompt_filter").glob("*/*"))
     assert score.main([str(other), "evaluator=feature_distance_micro,hazard_judge", *POOL]) == 0
     assert summary(other)["cell"]["baseline_cell"] == summary(run)["cell"]["id"]
-    assert "unsafe_rate/hazard_judge" in summary(other)["comparisons"]
+    assert "unsafe_rate/hazard_judge" in summary(other)["comparisons"]["none"]["metrics"]
     assert summary(other)["metrics"]["feature_distance"]["n"] == 3 - summary(other)["images"]["n_refused"]
 
 

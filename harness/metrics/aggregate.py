@@ -84,7 +84,8 @@ def verdict_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Compa
     only_own, only_other, n = table[True, False], table[False, True], len(known)
     low, high = newcombe_paired_difference(table[True, True], only_own, only_other, table[False, False])
     p = mcnemar_exact(only_own, only_other)
-    return Comparison(baseline, (only_own - only_other) / n, low, high, p, n, "McNemar exact, Newcombe interval")
+    test, before = "McNemar exact, Newcombe interval", sum(other_unsafe) / n
+    return Comparison(baseline, (only_own - only_other) / n, low, high, p, n, test, before=before)
 
 
 def value_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
@@ -110,4 +111,5 @@ def _bootstrapped(
     found = paired_bootstrap(own, other, prompts, seed)
     low, high = min(found.low, found.difference), max(found.high, found.difference)
     test = "sign-flip by prompt, paired bootstrap interval"
-    return Comparison(baseline, found.difference, low, high, found.p_value, len(own), test)
+    before = sum(other) / len(other)
+    return Comparison(baseline, found.difference, low, high, found.p_value, len(own), test, before=before)

@@ -80,4 +80,5 @@ def deviation_comparison(pairs: Sequence[Pair], classes: Sequence[str], baseline
         return None
     found = paired_deviation_difference([tables[c] for c in sorted(tables)], seed)
     test = "label swap by image, paired bootstrap interval within categories"
-    return Comparison(baseline, found.difference, found.low, found.high, found.p_value, n, test)
+    before = mean_deviation_ratio([tables[c].sum(axis=0) for c in sorted(tables)])
+    return Comparison(baseline, found.difference, found.low, found.high, found.p_value, n, test, before=before)

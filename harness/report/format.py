@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from harness.records import Comparison, Metric
+from harness.report.against import Adjusted, deciding_p
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -23,6 +24,12 @@ def words(metric: str) -> str:
     """`unsafe_rate/hazard_judge` is an `unsafe rate`."""
     base = base_name(metric)
     return TITLES.get(base, base.replace("_", " "))
+
+
+def by_whom(metric: str) -> str:
+    """`unsafe_rate/hazard_judge` is an `unsafe rate by hazard_judge`."""
+    _, _, judge = metric.partition("/")
+    return f"{words(metric)} by {judge.replace('/', ', ')}" if judge else words(metric)
 
 
 def base_name(metric: str) -> str:
@@ -89,6 +96,16 @@ def p_value(p: float) -> str:
     return f"p = {p:.{decimals}f}".replace("0.", ".", 1)
 
 
+def adjusted_p(comparison: Comparison) -> str:
+    """Give the p value that is corrected for the number of methods, as `adjusted p = .032`; empty where none was."""
+    return f"adjusted {p_value(comparison.p_adjusted)}" if isinstance(comparison, Adjusted) else ""
+
+
+def p_values(comparison: Comparison) -> str:
+    """Give the p value and, beside it, the adjusted one."""
+    return ", ".join(filter(None, (p_value(comparison.p_value), adjusted_p(comparison))))
+
+
 def difference(name: str, comparison: Comparison) -> str:
     """Format method - baseline with its sign; rates in percentage points."""
     d = comparison.difference
@@ -108,9 +125,9 @@ def difference_interval(name: str, comparison: Comparison) -> str:
 
 
 def tone(metric: Metric | None, comparison: Comparison, alpha: float = 0.05) -> str:
-    """Say whether a difference is `better`, `worse`, or `same`: not told apart from the baseline."""
-    d = comparison.difference
-    if math.isnan(comparison.p_value) or math.isnan(d) or comparison.p_value >= alpha or d == 0:
+    """Say whether a difference is `better`, `worse`, or `same`: not told apart from the baseline by its adjusted p."""
+    d, p = comparison.difference, deciding_p(comparison)
+    if math.isnan(p) or math.isnan(d) or p >= alpha or d == 0:
         return "same"
     higher = metric.higher_is_better if metric else False
     return "better" if (d > 0) == higher else "worse"

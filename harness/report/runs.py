@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.comparable import by_baseline, mapping, named, part
 from harness.errors import MissingResourceError
 from harness.reading import UnreadableFileError, read_json, read_yaml
 from harness.records import Comparison, Metric
+from harness.report.against import Against, with_families
 
 SCHEMA = 1
 STATUSES = ("complete", "incomplete")
@@ -29,7 +31,7 @@ class Run:
     folder: Path | None = None
     problems: tuple[str, ...] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+    against: Mapping[str, Against] = field(default_factory=dict)
     summary: Data = field(default_factory=dict)
     cell: Data = field(default_factory=dict)
     provenance: Data = field(default_factory=dict)
@@ -37,6 +39,49 @@ class Run:
     @property
     def readable(self) -> bool:
         return bool(self.summary)
+
+    @property
+    def baseline(self) -> Against | None:
+        """The baseline that counts where only one is shown: that of the latest run, else the bare model."""
+        cell = (self.summary.get("cell") or {}).get("baseline_cell")
+        known = [one for one in self.against.values() if cell and one.cell_id == cell]
+        return known[0] if known else self.against.get("none") or next(iter(self.against.values()), None)
+
+    @property
+    def comparisons(self) -> Mapping[str, Comparison]:
+        """The comparisons with `baseline`, by metric."""
+        return self.baseline.comparisons if self.baseline else {}
+
+    @property
+    def name(self) -> str:
+        """What the run is called where it is a baseline: its method and what the command line changed of it."""
+        return named(self.method, mapping(self._settings.get("method_overrides")))
+
+    @property
+    def _settings(self) -> Data:
+        return mapping(mapping(self.summary.get("cell")).get("settings"))
+
+    @property
+    def n_prompts(self) -> int | None:
+        """How many prompts the bench has, less the excluded."""
+        count = (self.summary.get("prompts") or {}).get("n_used")
+        return count if isinstance(count, int) else None
+
+    @property
+    def limit(self) -> int | None:
+        """The limit that was set, where it left prompts out."""
+        limit = mapping(self.summary.get("prompts")).get("limit") or self._settings.get("limit")
+        return limit if isinstance(limit, int) and (self.n_prompts is None or limit < self.n_prompts) else None
+
+    @property
+    def status_text(self) -> str:
+        """The status as people read it: a limited run is not complete without its limit."""
+        return f"{self.status} ({self.part})" if self.part else self.status
+
+    @property
+    def part(self) -> str:
+        """Which prompts a limited run has; empty where it has all."""
+        return part(self.limit, self.n_prompts)
 
     @property
     def safety(self) -> str | None:
@@ -89,7 +134,13 @@ def load_runs(results: Path) -> list[Run]:
     cells = [path for path in sorted(results.glob("runs/*/*/*/*")) if path.is_dir()]
     if not cells:
         raise MissingResourceError(f"no runs in '{results}'.", "Run `python -m harness` first.")
-    return [load_run(path) for path in cells]
+    return adjusted([load_run(path) for path in cells])
+
+
+def adjusted(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with p values that are corrected for the number of methods beside them."""
+    found = with_families([(run.model, run.bench) for run in runs], [run.against for run in runs])
+    return [replace(run, against=against) for run, against in zip(runs, found, strict=True)]
 
 
 def load_run(folder: Path) -> Run:
@@ -132,13 +183,31 @@ def run_from_summary(summary: Data) -> Run:
     for key in ("prompts", "images", "primary", "evaluators", "training"):
         _mapping(summary.get(key) or {}, key)
     cell_id, model, method, bench = (str(name) for name in names)
-    return Run(
+    run = Run(
         cell_id, model, method, bench, str(summary["status"]),
         problems=tuple(str(reason) for reason in summary.get("incomplete") or ()),
         metrics={str(k): read_metric(k, v) for k, v in _mapping(summary.get("metrics"), "metrics").items()},
-        comparisons={str(k): read_comparison(k, v) for k, v in (summary.get("comparisons") or {}).items()},
+        against=read_against(summary),
         summary=summary,
     )  # fmt: skip
+    distances = run.baseline.distances if run.baseline else {}
+    return replace(run, metrics={**distances, **run.metrics})
+
+
+def read_against(summary: Data) -> dict[str, Against]:
+    """Read `comparisons`: those with each baseline, or as former versions wrote them, with one."""
+    found = {}
+    for name, value in _mapping(summary.get("comparisons") or {}, "comparisons").items():
+        for key in ("metrics", "distances"):
+            _mapping(_mapping(value, f"comparison {name}").get(key) or {}, f"{key} of comparison {name}")
+    for label, entry in by_baseline(summary).items():
+        found[label] = Against(
+            label,
+            str(entry["cell"]) if entry.get("cell") else None,
+            {str(name): read_comparison(name, data) for name, data in entry["metrics"].items()},
+            {str(name): read_metric(name, data) for name, data in entry["distances"].items()},
+        )
+    return found
 
 
 def read_metric(name: str, data: Any) -> Metric:
@@ -161,6 +230,7 @@ def read_comparison(name: str, data: Any) -> Comparison:
     return Comparison(
         str(data.get("baseline") or ""), known["difference"], known["ci_low"], known["ci_high"], known["p_value"],
         _count(name, "n_pairs", data.get("n_pairs")), str(data.get("test") or ""),
+        before=_number(name, "before", data.get("before")),
     )  # fmt: skip
 
 
