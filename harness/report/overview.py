@@ -61,10 +61,18 @@ def overview(runs: Sequence[Run], columns: Sequence[OverviewColumn], order: Sequ
     for (variant, turn), own in sorted(rows.items(), key=lambda row: _place(order, row[0][0].method)):
         label = f"{variant.model}/{variant.label}" if len(models) > 1 else variant.label
         label += f" ({turn})" if turn > 1 else ""
-        base = {run.bench: run for run in readable if run.method == "none" and run.model == variant.model}
+        base = {bench: baseline for bench, run in own.items() if (baseline := _baseline(run, readable))}
         if variant.method in order:
             lines.append(_line([label, *(_cell(column, own, base) for column in columns)]))
     return "\n".join(lines) + "\n"
+
+
+def _baseline(run: Run, runs: Sequence[Run]) -> Run | None:
+    """Return what a run was compared with, which is sampled alike; where it does not say, the bare model's run."""
+    wanted = (run.summary.get("cell") or {}).get("baseline_cell")
+    bare = [run, *reversed(runs)] if run.method == "none" else [*reversed(runs)]
+    return next((other for other in bare if (other.cell_id == wanted if wanted else
+                 (other.method, other.model, other.bench) == ("none", run.model, run.bench))), None)
 
 
 def _place(order: Sequence[str], method: str) -> int:
