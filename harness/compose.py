@@ -178,15 +178,15 @@ class _Composer:
             for config in configs
         ]
         first = resolved[0]
-        methods, proposals = zip(*(split_proposal(_named("method", config)) for config in resolved), strict=True)
-        sampling = agreed(first["model"], first["bench"],
-                          [(str(one["name"]), proposal) for one, proposal in zip(methods, proposals, strict=True)],
+        model, bench = _named("model", first), _named("bench", first)
+        parts = [split_proposal(_named("method", config)) for config in resolved]
+        sampling = agreed(model, bench, [(str(method["name"]), proposal) for method, proposal in parts],
                           self._given(groups, shared), first["sampling"])
         return Job(
             settings={key: value for key, value in first.items() if key not in ("method", "model", "bench")},
-            model={**_named("model", first), **sampling.taken},
-            methods=methods,
-            bench=_named("bench", first),
+            model={**model, **sampling.taken},
+            methods=tuple(method for method, _ in parts),
+            bench=bench,
             evaluators=self._evaluators(first, evaluator_values),
             baseline=self._baseline(first["baseline"], groups, shared),
             method_overrides={key: o.value() for key, o in of_method.items() if key.split(".")[0] != "sampling"},

@@ -63,7 +63,7 @@ def stored_cell(
         repeats=int(settings["repeats"]),
         guidance_scale=0.0,  # of images to make; these are made
         bench_config=bench,
-        sampling=Sampling(taken=settings.get("sampling") or {}),
+        sampling=Sampling(taken=sampled if isinstance(sampled := settings.get("sampling"), Mapping) else {}),
     )
 
 
