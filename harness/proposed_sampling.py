@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.settings import check_choice, check_record
+from harness.models import SCHEDULERS
+from harness.settings import check_choice, check_integer, check_number, check_record
 
 Config = Mapping[str, Any]
 CHOICES = ("method", "model")
@@ -25,6 +26,15 @@ class Proposal:
     scheduler: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheduler is not None:
+            check_choice("method.sampling.scheduler", self.scheduler, tuple(SCHEDULERS))
+        if self.num_inference_steps is not None:
+            check_integer("method.sampling.num_inference_steps", self.num_inference_steps, 1, 1000)
+        if self.guidance_scale is not None:
+            scale = check_number("method.sampling.guidance_scale", self.guidance_scale, 0, 100)
+            object.__setattr__(self, "guidance_scale", scale)
 
     @classmethod
     def read(cls, given: Any) -> Proposal:

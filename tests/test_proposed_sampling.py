@@ -83,6 +83,11 @@ def test_a_wrong_proposal_is_one_line():
         split_proposal({"name": "x", "sampling": {"shceduler": "lms"}})
     with pytest.raises(InvalidValueError, match=r"method\.sampling"):
         split_proposal({"name": "x", "sampling": "lms"})
+    with pytest.raises(UnknownNameError, match="ddim"):
+        Proposal("dim")
+    for wrong in ({"num_inference_steps": 0}, {"num_inference_steps": "ten"}, {"guidance_scale": "x"}):
+        with pytest.raises(InvalidValueError, match=r"method\.sampling\."):
+            Proposal.read(wrong)
     with pytest.raises(UnknownNameError, match="method"):
         agreed(MODEL, {}, [], (), "paper")
 
