@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.paths import conf_dir
+from harness.proposed_sampling import KEY as PROPOSAL
 from harness.proposed_sampling import Sampling, agreed, split_proposal
 from harness.reading import read_yaml
 from harness.settings import check_label
@@ -189,7 +190,7 @@ class _Composer:
             bench=bench,
             evaluators=self._evaluators(first, evaluator_values),
             baseline=self._baseline(first["baseline"], groups, shared),
-            method_overrides={key: o.value() for key, o in of_method.items() if key.split(".")[0] != "sampling"},
+            method_overrides={key: o.value() for key, o in of_method.items() if key.split(".")[0] != PROPOSAL},
             sampling=sampling,
         )
 

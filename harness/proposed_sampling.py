@@ -1,6 +1,6 @@
 """Whose sampling settings a cell takes: the command line's, the bench's, its method's release's, the model's.
 
-A preset may propose how its release samples (`sampling`: scheduler, steps, guidance scale). It is followed unless the
+A preset may propose how its release samples (`release_sampling`: scheduler, steps, guidance scale). It is followed unless the
 command line or the bench says otherwise, or `sampling=model` asks for one sampling for all methods. What a method is
 compared with is sampled as the method is.
 """
@@ -15,7 +15,7 @@ from harness.models import SCHEDULERS
 from harness.settings import check_choice, check_integer, check_number, check_record
 
 Config = Mapping[str, Any]
-CHOICES = ("method", "model")
+KEY, CHOICES = "release_sampling", ("method", "model")
 PIPELINES = "its pipeline's own"
 
 
@@ -29,17 +29,17 @@ class Proposal:
 
     def __post_init__(self) -> None:
         if self.scheduler is not None:
-            check_choice("method.sampling.scheduler", self.scheduler, tuple(SCHEDULERS))
+            check_choice("method.release_sampling.scheduler", self.scheduler, tuple(SCHEDULERS))
         if self.num_inference_steps is not None:
-            check_integer("method.sampling.num_inference_steps", self.num_inference_steps, 1, 1000)
+            check_integer("method.release_sampling.num_inference_steps", self.num_inference_steps, 1, 1000)
         if self.guidance_scale is not None:
-            scale = check_number("method.sampling.guidance_scale", self.guidance_scale, 0, 100)
+            scale = check_number("method.release_sampling.guidance_scale", self.guidance_scale, 0, 100)
             object.__setattr__(self, "guidance_scale", scale)
 
     @classmethod
     def read(cls, given: Any) -> Proposal:
-        """Check the `sampling` of a preset. Raises HarnessError naming the near setting."""
-        return check_record("method.sampling", given or {}, cls)
+        """Check the `release_sampling` of a preset. Raises HarnessError naming the near setting."""
+        return check_record("method.release_sampling", given or {}, cls)
 
 
 KEYS = tuple(Proposal.__dataclass_fields__)
@@ -55,7 +55,7 @@ class Sampling:
 
 def split_proposal(method: Config) -> tuple[dict[str, Any], Proposal]:
     """Return a method's config without its proposal, and the proposal."""
-    return {key: value for key, value in method.items() if key != "sampling"}, Proposal.read(method.get("sampling"))
+    return {key: value for key, value in method.items() if key != KEY}, Proposal.read(method.get(KEY))
 
 
 def agreed(model: Config, bench: Config, proposals: Sequence[tuple[str, Proposal]], given: Collection[str],

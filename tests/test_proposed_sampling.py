@@ -37,8 +37,8 @@ def test_presets_propose_on_sd14_what_their_releases_sample_with():
 def test_the_embedded_model_keeps_one_sampling_unless_it_is_asked():
     names = "none,safree,trasce,safedir"
     assert {told(job) for job in composed(f"method={names}")} == {(None, 25, 5.0)}
-    (job,) = composed("method=trasce", "method.sampling.scheduler=heun")
-    assert told(job)[0] == "heun" and job.method_overrides == {} and "sampling" not in job.methods[0]
+    (job,) = composed("method=trasce", "method.release_sampling.scheduler=heun")
+    assert told(job)[0] == "heun" and job.method_overrides == {} and "release_sampling" not in job.methods[0]
 
 
 @pytest.mark.parametrize(("words", "expected", "said"), [
@@ -80,13 +80,13 @@ def test_what_makes_no_difference_is_not_spoken_of():
 
 def test_a_wrong_proposal_is_one_line():
     with pytest.raises(UnknownNameError, match="Did you mean: scheduler"):
-        split_proposal({"name": "x", "sampling": {"shceduler": "lms"}})
-    with pytest.raises(InvalidValueError, match=r"method\.sampling"):
-        split_proposal({"name": "x", "sampling": "lms"})
+        split_proposal({"name": "x", "release_sampling": {"shceduler": "lms"}})
+    with pytest.raises(InvalidValueError, match=r"method\.release_sampling"):
+        split_proposal({"name": "x", "release_sampling": "lms"})
     with pytest.raises(UnknownNameError, match="ddim"):
         Proposal("dim")
     for wrong in ({"num_inference_steps": 0}, {"num_inference_steps": "ten"}, {"guidance_scale": "x"}):
-        with pytest.raises(InvalidValueError, match=r"method\.sampling\."):
+        with pytest.raises(InvalidValueError, match=r"method\.release_sampling\."):
             Proposal.read(wrong)
     with pytest.raises(UnknownNameError, match="method"):
         agreed(MODEL, {}, [], (), "paper")
@@ -116,7 +116,7 @@ def test_a_proposal_names_the_same_cell_as_the_same_words_by_hand():
 
 def test_a_run_follows_it_with_a_baseline_drawn_likewise(tmp_path, capsys):
     """On the embedded model: what is drawn changes with the scheduler, and the comparison is paired with its like."""
-    words = ("method=safree", "method.sampling.scheduler=euler", "limit=2", "evaluators=[hazard_judge]")
+    words = ("method=safree", "method.release_sampling.scheduler=euler", "limit=2", "evaluators=[hazard_judge]")
     go(tmp_path, *words)
     assert "safree, and what it is compared with, is sampled as its release: scheduler=euler" in capsys.readouterr().out
     found = summaries(tmp_path)
