@@ -1,8 +1,8 @@
 """Whose sampling settings a cell takes: the command line's, the bench's, its method's release's, the model's.
 
-A preset may propose how its release samples (`release_sampling`: scheduler, steps, guidance scale). It is followed unless the
-command line or the bench says otherwise, or `sampling=model` asks for one sampling for all methods. What a method is
-compared with is sampled as the method is.
+A preset may propose how its release samples (`release_sampling`: scheduler, steps, guidance scale). It is followed
+unless the command line or the bench says otherwise, or `sampling=model` asks for one sampling for all methods. What a
+method is compared with is sampled as the method is.
 """
 
 from __future__ import annotations
