@@ -22,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.paths import conf_dir
+from harness.proposed_sampling import KEY as PROPOSAL
+from harness.proposed_sampling import Sampling, agreed, split_proposal
 from harness.reading import read_yaml
 from harness.settings import check_label
 
@@ -45,6 +47,7 @@ class Job:
     evaluators: tuple[Config, ...]
     baseline: Config | None
     method_overrides: Config = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)  # what of `model` is as a method's release samples
 
 
 def compose_jobs(words: Sequence[str], multirun: bool, config_dirs: Sequence[str] = ()) -> list[Job]:
@@ -176,15 +179,27 @@ class _Composer:
             for config in configs
         ]
         first = resolved[0]
+        model, bench = _named("model", first), _named("bench", first)
+        parts = [split_proposal(_named("method", config)) for config in resolved]
+        sampling = agreed(model, bench, [(str(method["name"]), proposal) for method, proposal in parts],
+                          self._given(groups, shared), first["sampling"])
         return Job(
             settings={key: value for key, value in first.items() if key not in ("method", "model", "bench")},
-            model=_named("model", first),
-            methods=tuple(_named("method", config) for config in resolved),
-            bench=_named("bench", first),
+            model={**model, **sampling.taken},
+            methods=tuple(method for method, _ in parts),
+            bench=bench,
             evaluators=self._evaluators(first, evaluator_values),
             baseline=self._baseline(first["baseline"], groups, shared),
-            method_overrides={key: override.value() for key, override in of_method.items()},
+            method_overrides={key: o.value() for key, o in of_method.items() if key.split(".")[0] != PROPOSAL},
+            sampling=sampling,
         )
+
+    def _given(self, groups: Config, overrides: Sequence[Override]) -> set[str]:
+        """Return the settings of the model that the command line, or the experiment that it names, sets."""
+        given = {override.key_or_group for override in overrides}
+        experiment = self._file(f"experiment/{name}").get("model") if (name := groups.get("experiment")) else None
+        given |= {f"model.{key}" for key in experiment or {}}
+        return {key.removeprefix("model.") for key in given if key.startswith("model.")}
 
     def _sort(self, overrides: Sequence[Override]) -> tuple[Config, list[Override], list[Override]]:
         """Return the choice of every group, the overrides of values, and those of evaluators."""
@@ -246,7 +261,7 @@ class _Composer:
         config = self._config({**groups, "method": name})
         key = id(config), tuple(str(override.input_line) for override in shared)  # the same for most of a sweep's jobs
         if key not in self._baselines:
-            self._baselines[key] = dict(_named("method", self._resolved(config, shared)))
+            self._baselines[key] = split_proposal(_named("method", self._resolved(config, shared)))[0]
         return self._baselines[key]
 
     def _evaluators(self, config: Config, overrides: Sequence[Override]) -> tuple[Config, ...]:

@@ -141,7 +141,8 @@ def _missing_prompts(cell: Cell) -> str:
 
 def _notes(cell: Cell) -> list[str]:
     absent = unavailable(cell)
-    notes = [f"evaluator {name} not available: {reason}" for name, reason in absent.items()]
+    notes = [*cell.sampling.notes]
+    notes += [f"evaluator {name} not available: {reason}" for name, reason in absent.items()]
     for config in (config for config in cell.evaluators if config["name"] not in absent):
         problem = reference_problem(cell, config)
         notes += [f"evaluator {config['name']}: no comparison with real images: {problem}"] if problem else []

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -99,11 +99,11 @@ def _cells_of(job: Job, prompts: dict[str, PromptSet | None]) -> tuple[Cell, Cel
     if key not in prompts:
         prompts[key] = load_prompts(job.bench, offline=settings.mode == "plan")
     common = (job.bench, job.evaluators, prompts[key])
-    own = make_cell(settings, job.model, job.methods, *common, job.method_overrides)
+    own = make_cell(settings, job.model, job.methods, *common, job.method_overrides, job.sampling)
     if job.baseline is None or (own.method == job.baseline["name"] and not job.method_overrides):
         return own, None
-    baseline = make_cell(settings, job.model, [job.baseline], *common)
-    return own, as_baseline(baseline, own.cell_id) if baseline.cell_id != own.cell_id else None
+    baseline = make_cell(settings, job.model, [job.baseline], *common, sampling=replace(job.sampling, notes=()))
+    return own, as_baseline(baseline, own) if baseline.cell_id != own.cell_id else None
 
 
 def _carry_out(

@@ -14,6 +14,7 @@ from harness.evaluator import Evaluator
 from harness.evaluators.extractor import FeatureExtractor
 from harness.families import Plugin
 from harness.method import Method
+from harness.proposed_sampling import Sampling
 from harness.reading import UnreadableFileError
 from harness.records import ImageRow, PromptRow, Status
 from harness.settings import BenchSettings, check_label
@@ -62,6 +63,7 @@ def stored_cell(
         repeats=int(settings["repeats"]),
         guidance_scale=0.0,  # of images to make; these are made
         bench_config=bench,
+        sampling=Sampling(taken=sampled if isinstance(sampled := settings.get("sampling"), Mapping) else {}),
     )
 
 

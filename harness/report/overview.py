@@ -65,7 +65,7 @@ def overview(runs: Sequence[Run], columns: Sequence[OverviewColumn], order: Sequ
         label += f" ({turn})" if turn > 1 else ""
         told = dict.fromkeys(differs.get(run.cell_id, "") for run in own.values())
         label += "".join(f"; {text}" for text in told if text)
-        base = {run.bench: run for run in readable if run.model == variant.model and _is_base(run, own)}
+        base = {bench: baseline for bench, run in own.items() if (baseline := _baseline(run, readable))}
         if variant.method in order:
             lines.append(_line([label, *(_cell(column, own, base) for column in columns)]))
     return "\n".join([*lines, *_notes(readable, columns)]) + "\n"
@@ -88,13 +88,15 @@ def _title(column: OverviewColumn, runs: Sequence[Run]) -> str:
     return f"{column.title} (by {judge})" if judge and judge not in column.title else column.title
 
 
-def _is_base(run: Run, rows: Mapping[str, Run]) -> bool:
-    """Say whether a run is the baseline of its bench's run in this row; the bare model where there is none."""
-    own = rows.get(run.bench)
-    against = own.baseline if own else None
-    if against is None:
-        return run.method == "none"
-    return run.cell_id == against.cell_id or (against.cell_id is None and run.name == against.label)
+def _baseline(run: Run, runs: Sequence[Run]) -> Run | None:
+    """Return what a run was compared with, which is sampled alike; where it does not say, the bare model's run."""
+    against = run.baseline
+    wanted = against.cell_id if against else (run.summary.get("cell") or {}).get("baseline_cell")
+    if wanted:
+        return next((other for other in runs if other.cell_id == wanted), None)
+    name = against.label if against else "none"
+    same = [other for other in reversed(runs) if (other.name, other.model, other.bench) == (name, run.model, run.bench)]
+    return run if run in same else next(iter(same), None)
 
 
 def _place(order: Sequence[str], method: str) -> int:
