@@ -22,7 +22,7 @@ from harness.tasks import ScoreRequest
 
 log = logging.getLogger(__name__)
 
-MOVING = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
+MOVING = frozenset({"GIF", "PNG", "WEBP"})
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 ERROR_LENGTH = 300
 

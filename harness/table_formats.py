@@ -127,11 +127,16 @@ def _json(text: str, name: str, lines: bool) -> Grid:
         first = text.lstrip().startswith("{") and not lines
         remedy = "Objects one a line are a .jsonl file." if first else "Write one object a line, or a list of objects."
         raise InvalidValueError(f"{name} is no JSON of records: {error}.", remedy) from None
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or _by_column(found):
         raise InvalidValueError(f"{name} is no list of JSON objects.",
                                 "Write one: data_frame.to_json(FILE, orient='records').")
     header = list(dict.fromkeys(key for one in found for key in one))
     return Grid(header, [[cell_text(one.get(key)) for key in header] for one in found])
+
+
+def _by_column(found: Sequence[dict[str, Any]]) -> bool:
+    """Tell columns of cells, as a data frame writes them where nothing else is asked for, from a record."""
+    return len(found) == 1 and all(isinstance(value, (dict, list)) for value in found[0].values())
 
 
 def _json_lines(text: str, name: str) -> list[Any]:
