@@ -54,9 +54,7 @@ def compose_jobs(words: Sequence[str], multirun: bool, config_dirs: Sequence[str
         overrides = [_parse(word) for word in words]
         sweeps = [sweep + overrides for sweep in _experiment_sweeps(overrides, search)]
         if not multirun and any(override.is_sweep_override() for sweep in sweeps for override in sweep):
-            swept = next(override for sweep in sweeps for override in sweep if override.is_sweep_override())
-            raise HarnessError(f"'{swept.input_line}': several values for one setting are a sweep.",
-                               f"A sweep needs -m; a text with commas needs quotes of its own: {_quoted(swept)}")
+            raise _no_sweep(next(override for sweep in sweeps for override in sweep if override.is_sweep_override()))
         composer = _Composer(search, [Path(folder).expanduser().resolve() for folder in config_dirs])
         combinations = [combination for sweep in sweeps for combination in _combinations(sweep)]
         once = {tuple(sorted(f"{o.get_key_element()}={o.value()}" for o in c)): c for c in combinations}
@@ -83,6 +81,13 @@ def sweep_notes(words: Sequence[str]) -> list[str]:
         notes.append(f"{override.key_or_group} is swept over {len(texts)} values: {shown}; one text with commas needs "
                      f"quotes of its own: {_quoted(override)}")
     return notes
+
+
+def _no_sweep(override: Override) -> HarnessError:
+    told = f"'{override.input_line}': several values for one setting are a sweep."
+    if override.key_or_group in GROUPS:
+        return HarnessError(told, "Add -m to run them all.")
+    return HarnessError(told, f"A sweep needs -m; a text with commas needs quotes of its own: {_quoted(override)}")
 
 
 def _quoted(override: Override) -> str:
