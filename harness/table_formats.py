@@ -8,7 +8,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -85,25 +85,39 @@ def _workbook(data: bytes, name: str) -> Grid:
                                 "Unpack it, or save the table as CSV in UTF-8.")
     if sum(sizes.values()) > MAX_BYTES:
         raise InvalidValueError(f"{name} unpacks to more than {MAX_BYTES >> 30} GB.", AS_CSV)
-    from openpyxl import load_workbook
-
     try:
-        book = load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        sheets = [(sheet.title, [list(row) for row in sheet.iter_rows(values_only=True)]) for sheet in book.worksheets]
+        values, formulas = _sheets(data, as_values=True), _sheets(data, as_values=False)
     except Exception as error:  # a reader of damaged XML raises almost anything
         _damaged(name, "workbook", error)
-    filled = [(title, cells) for title, rows in sheets if (cells := _without_blank(rows))]
+    filled = [title for title, rows in formulas.items() if any(map(_holds, rows))]
     if not filled:
         raise InvalidValueError(f"{name} is an empty workbook.")
-    title, rows = filled[0]
-    width = max(len(row) for row in rows)
+    pairs = [pair for pair in zip(values[filled[0]], formulas[filled[0]], strict=False) if _holds(pair[1])]
+    rows = [_row(index, *pair, name) for index, pair in enumerate(pairs, start=-1)]  # -1: the header
+    width = max(map(len, rows))
     texts = [[cell_text(value) for value in [*row, *[None] * (width - len(row))]] for row in rows]
-    notes = [f"{name}: sheet '{title}' of {len(filled)} is read"] if len(filled) > 1 else []
+    notes = [f"{name}: sheet '{filled[0]}' of {len(filled)} is read"] if len(filled) > 1 else []
     return Grid(texts[0], texts[1:], notes)
 
 
-def _without_blank(rows: Iterable[list[Any]]) -> list[list[Any]]:
-    return [row for row in rows if any(value is not None and str(value) != "" for value in row)]
+def _sheets(data: bytes, as_values: bool) -> dict[str, list[list[Any]]]:
+    """Return the rows of every sheet, with formulas as they are written or as the values that were stored."""
+    from openpyxl import load_workbook
+
+    book = load_workbook(io.BytesIO(data), read_only=True, data_only=as_values)
+    return {sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets}
+
+
+def _holds(row: Sequence[Any]) -> bool:
+    return any(value is not None and str(value) != "" for value in row)
+
+
+def _row(index: int, values: list[Any], formulas: list[Any], name: str) -> list[Any]:
+    """Return a row's values. Raises InvalidValueError for a formula whose value is not stored."""
+    if any(one is None and _holds([two]) for one, two in zip(values, formulas, strict=False)):
+        raise InvalidValueError(f"{name} row {index} has a formula without a value.",
+                                "Open and save it in Excel, or write a text that begins with = with ' in front.")
+    return values
 
 
 def _parquet(data: bytes, name: str) -> Grid:

@@ -157,6 +157,13 @@ def test_columns_are_found_whatever_their_capitals_and_spaces_and_ambiguous_ones
         two.column("prompt")
 
 
+def test_a_formula_whose_value_no_program_stored_is_named():
+    with pytest.raises(HarnessError, match=r"p\.xlsx row 1 has a formula without a value"):
+        parse_table(workbook([["prompt", "seed"], ["a", 1], ["=1+1", 2]]), "p.xlsx")
+    found = parse_table(workbook([["prompt", None], [None, None], ["a", 1.0], [None, 7], [True, None]]), "p.xlsx")
+    assert [record["prompt"] for record in found.records] == ["a", "", "True"]
+
+
 def test_a_bomb_of_gzip_is_refused_before_it_fills_the_memory(monkeypatch):
     monkeypatch.setattr("harness.table_formats.MAX_BYTES", 1000)
     with pytest.raises(HarnessError, match="unpacks to more than"):

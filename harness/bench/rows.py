@@ -119,7 +119,7 @@ def _json_texts(text: str) -> list[str] | None:
 
 
 def _negative(text: str) -> str | None:
-    return None if not text or is_null_text(text) or text in ("None", "null") else text
+    return None if not text or is_null_text(text) or text.casefold() in ("none", "null") else text
 
 
 def _seed(text: str, where: str) -> int | None:
