@@ -15,7 +15,7 @@ from harness.bench import screen
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.paths import datasets_dir
 from harness.records import PromptRow
-from harness.table_file import Table, parse_table, read_table
+from harness.table_file import Table, parse_table, read_table, text_lines
 from harness.table_values import is_missing, is_null_text, whole_number
 
 if TYPE_CHECKING:
@@ -122,11 +122,7 @@ def read_lines(path: str) -> list[str]:
     problem = missing_file(path)
     if problem:
         raise MissingResourceError(problem)
-    try:
-        lines = prompt_file(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(f"{path}: byte {error.start} is not UTF-8.", "Save it as UTF-8.") from None
-    return [line.strip() for line in lines if line.strip()]
+    return text_lines(prompt_file(path))
 
 
 def listed_names(path: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from harness.bench.ids import IdFinder, safe_ids, source_ids
 from harness.errors import HarnessError, InvalidValueError, UnknownNameError
 from harness.records import ImageKey
 from harness.store import CellStore
-from harness.training import missing_file, read_prompts
+from harness.training import missing_prompts, read_prompts
 from tests.bench_common import SHARED, load, load_real, preset, write
 
 # Prompt-set hashes of what the package ships; a cell's id depends on them.
@@ -188,7 +188,7 @@ def test_training_prompts_are_the_words_of_the_bench(tmp_path):
         assert training[0].seed == bench[0].seed == 5
     file.write_bytes("prompt\ncafé\n".encode("latin-1"))
     said = []
-    for read in (lambda: load("csv", file), lambda: read_prompts(str(file)), lambda: missing_file(str(file))):
+    for read in (lambda: load("csv", file), lambda: read_prompts(str(file)), lambda: missing_prompts(str(file))):
         with pytest.raises(HarnessError, match="is not UTF-8 text") as caught:
             read()
         said.append(str(caught.value))
@@ -203,7 +203,7 @@ def test_training_prompts_are_the_words_of_the_bench(tmp_path):
 def test_bad_training_prompts_are_one_line_in_the_plan(tmp_path, text, said):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(InvalidValueError, match=said):
-        missing_file(str(tmp_path / "t.csv"))
+        missing_prompts(str(tmp_path / "t.csv"))
 
 
 def test_preset_columns_are_checked_as_settings():

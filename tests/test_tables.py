@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -155,6 +156,22 @@ def test_columns_are_found_whatever_their_capitals_and_spaces_and_ambiguous_ones
     assert two.column("PROMPT") == "PROMPT"
     with pytest.raises(HarnessError, match="may be column 'Prompt' or 'PROMPT'"):
         two.column("prompt")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damaged_file_is_a_table_or_one_line(tmp_path, name):
+    rng = random.Random(name)
+    for _ in range(20):
+        data = bytearray(KINDS[name])
+        place = rng.randrange(len(data))
+        data[place : place + rng.randrange(2)] = bytes([rng.choice([34, 44, 59, 0, 255, rng.randrange(256)])])
+        (tmp_path / name).write_bytes(data[: rng.choice([place, len(data)])])
+        try:
+            table = read_table(tmp_path / name)
+        except HarnessError as error:
+            assert "\n" not in str(error)
+            continue
+        assert all(record.keys() == set(table.columns) for record in table.records)
 
 
 def test_a_formula_whose_value_no_program_stored_is_named():
