@@ -57,7 +57,7 @@ def read_grid(data: bytes, name: str, suffixes: Sequence[str], skip_spaces: bool
     if start.lower().startswith(("<!doctype", "<html", "<?xml")):
         raise InvalidValueError(f"{name} is a web page or XML, not a table.", "Fetch the file itself, not its page.")
     if JSON_SUFFIXES & set(suffixes) or start.startswith(("{", "[{")):
-        return _json(text, name, lines=".json" not in suffixes)
+        return _json(text, name)
     header, rows, notes = split_text(text, name, tabs=".tsv" in suffixes, skip_spaces=skip_spaces)
     return Grid(header, rows, notes)
 
@@ -133,14 +133,13 @@ def _parquet(data: bytes, name: str) -> Grid:
     return Grid(header, [[cell_text(value) for value in row] for row in zip(*columns, strict=True)])
 
 
-def _json(text: str, name: str, lines: bool) -> Grid:
+def _json(text: str, name: str) -> Grid:
     """Read a list of objects, or one object a line; a key that an object has not is an empty cell."""
     try:
-        found = _json_lines(text, name) if lines and not text.lstrip().startswith("[") else _parsed(text)
+        found = _parsed(text) if text.lstrip().startswith("[") else _json_lines(text)
     except (ValueError, RecursionError) as error:
-        first = text.lstrip().startswith("{") and not lines
-        remedy = "Objects one a line are a .jsonl file." if first else "Write one object a line, or a list of objects."
-        raise InvalidValueError(f"{name} is no JSON of records: {error}.", remedy) from None
+        raise InvalidValueError(f"{name} is no JSON of records: {error}.",
+                                "Write a list of objects, or one object a line.") from None
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or _by_column(found):
         raise InvalidValueError(f"{name} is no list of JSON objects.",
                                 "Write one: data_frame.to_json(FILE, orient='records').")
@@ -153,7 +152,7 @@ def _by_column(found: Sequence[dict[str, Any]]) -> bool:
     return len(found) == 1 and all(isinstance(value, (dict, list)) for value in found[0].values())
 
 
-def _json_lines(text: str, name: str) -> list[Any]:
+def _json_lines(text: str) -> list[Any]:
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

@@ -13,6 +13,7 @@ import pytest
 from harness.__main__ import main
 from harness.compose import compose_jobs, config_names
 from harness.errors import HarnessError
+from harness.quoting import unquoted
 from harness.run import make_cells
 
 
@@ -225,6 +226,11 @@ def test_the_quotes_that_a_refusal_shows_make_a_text_with_commas_one_value(text)
     assert re.match("A sweep needs -m; a text with commas needs quotes|Put values with special", caught.value.hint)
     (word,) = shlex.split(shown)
     assert one("method=negative_prompt", word).methods[0]["concept"] == text
+
+
+def test_quotes_around_a_folder_are_no_part_of_its_name():
+    assert [unquoted(text) for text in ("'/a, b'", '"/a, b"', "/a, b", "'a' and 'b'", "'")] == [
+        "/a, b", "/a, b", "/a, b", "'a' and 'b'", "'"]  # fmt: skip
 
 
 def test_a_sweep_over_the_words_of_a_text_is_said_in_the_plan(capsys, tmp_path):

@@ -79,6 +79,8 @@ KINDS = {
     "index.parquet": parquet(index=True),
     "p.json": json.dumps(records()).encode(),
     "p.jsonl": "\n".join(map(json.dumps, records())).encode(),
+    "lines.json": "\n".join(map(json.dumps, records())).encode(),
+    "old-mac.csv": written().replace("\r\n", "\r").encode(),
     "p.jsonl.gz": gzip.compress("\n".join(map(json.dumps, records())).encode()),
 }  # fmt: skip
 
