@@ -24,6 +24,7 @@ from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.paths import conf_dir
 from harness.proposed_sampling import KEY as PROPOSAL
 from harness.proposed_sampling import Sampling, agreed, split_proposal
+from harness.quoting import in_quotes
 from harness.reading import read_yaml
 from harness.settings import check_label
 
@@ -56,7 +57,7 @@ def compose_jobs(words: Sequence[str], multirun: bool, config_dirs: Sequence[str
         overrides = [_parse(word) for word in words]
         sweeps = [sweep + overrides for sweep in _experiment_sweeps(overrides, search)]
         if not multirun and any(override.is_sweep_override() for sweep in sweeps for override in sweep):
-            raise HarnessError("several values for one setting are a sweep.", "Add -m to run them all.")
+            raise _no_sweep(next(override for sweep in sweeps for override in sweep if override.is_sweep_override()))
         composer = _Composer(search, [Path(folder).expanduser().resolve() for folder in config_dirs])
         combinations = [combination for sweep in sweeps for combination in _combinations(sweep)]
         once = {tuple(sorted(f"{o.get_key_element()}={o.value()}" for o in c)): c for c in combinations}
@@ -69,6 +70,33 @@ def config_names(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
     """Return the names that a config group offers."""
     with _hydra(config_dirs) as search:
         return _group_options(group, search)
+
+
+def sweep_notes(words: Sequence[str]) -> list[str]:
+    """Say of each setting that commas make a sweep of texts what its values are, and how it would be one text."""
+    overrides = [_parse(word) for word in words if "=" in word and "," in word and not word.startswith("-")]
+    notes = []
+    for override in overrides:
+        texts = list(override.sweep_string_iterator()) if override.is_choice_sweep() else []
+        if override.key_or_group in GROUPS or not any(re.search(r"[^\W\d]", text) for text in texts):
+            continue
+        shown = ", ".join(f"'{text}'" for text in texts[:4]) + (", ..." if len(texts) > 4 else "")
+        notes.append(f"{override.key_or_group} is swept over {len(texts)} values: {shown}; one text with commas needs "
+                     f"quotes of its own: {_quoted(override)}")
+    return notes
+
+
+def _no_sweep(override: Override) -> HarnessError:
+    told = f"'{override.input_line}': several values for one setting are a sweep."
+    if override.key_or_group in GROUPS:
+        return HarnessError(told, "Add -m to run them all.")
+    return HarnessError(told, f"A sweep needs -m; a text with commas needs quotes of its own: {_quoted(override)}")
+
+
+def _quoted(override: Override) -> str:
+    """Write an override of a text with commas as a shell takes it."""
+    key, _, text = (override.input_line or "").partition("=")
+    return in_quotes(key, text)
 
 
 @contextmanager
@@ -96,8 +124,10 @@ def _parse(word: str) -> Override:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:
         reason = str(error).splitlines()[0]
+        key, _, text = word.partition("=")
         raise HarnessError(
-            f"cannot read '{word}': {reason}.", "Put values with special characters in quotes."
+            f"cannot read '{word}': {reason}.",
+            f"Put values with special characters in quotes of their own: {in_quotes(key, text)}",
         ) from None
     if override.type not in (OverrideType.CHANGE,):
         raise HarnessError(f"'{word}': settings are changed by name=value; none are added or deleted.")

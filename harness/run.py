@@ -13,7 +13,7 @@ from rich.console import Console
 
 from harness.bench import PROMPT_KEYS, PromptSet, load_prompts
 from harness.cell import Cell, as_baseline, canonical_hash, make_cell
-from harness.compose import Job
+from harness.compose import Job, sweep_notes
 from harness.errors import IncompatibleError
 from harness.plan import Plan, make_plan, print_plan, unavailable
 from harness.pool import Interrupted, Pool, make_pool
@@ -40,6 +40,8 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     pool = make_pool(jobs[0].settings["pool"], results)
     on_cpu = PoolSettings.from_config(jobs[0].settings["pool"]).uses_cpu
     plan = make_plan(cells.cells, results, pool.size, verify=settings.mode == "run", on_cpu=on_cpu)
+    for note in sweep_notes(command):
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     _say_refused(cells.refused, console)
     print_plan(plan, console, full=settings.mode == "plan" or len(cells.cells) > 1)
     if settings.mode == "plan":

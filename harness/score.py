@@ -24,6 +24,7 @@ from harness.pool import Interrupted, make_pool
 from harness.pool.leased import LeasedPool
 from harness.progress import Board
 from harness.provenance import provenance
+from harness.quoting import unquoted
 from harness.records import Metric
 from harness.report import format as fmt
 from harness.stages import Failure, extract_references, score
@@ -99,7 +100,7 @@ def _parse(words: Sequence[str]) -> _Request:
     bench = given.get("bench")
     if bool(folders) == bool(bench):
         raise InvalidValueError("give run folders, or bench=folder with bench.images=<folder>; not both.")
-    of_folder = {key: given.pop(f"bench.{key}") for key in FOLDER_SETTINGS if f"bench.{key}" in given}
+    of_folder = {key: unquoted(given.pop(f"bench.{key}")) for key in FOLDER_SETTINGS if f"bench.{key}" in given}
     names, baseline = given.pop("evaluator", None), given.pop("baseline", None)
     labels = Labels(given.pop("model", "given"), given.pop("method", "given"))
     kept = [f"{key}={value}" for key, value in given.items()]
@@ -169,7 +170,7 @@ def _say_found(cell: Cell, found: Found, console: Console) -> None:
     lines = [f"{len(found.files)} of {wanted} images found for {len(cell.rows)} prompts: {cell.folder}"]
     lines += [f"{found.n_excluded} images of excluded prompts are not judged"] if found.n_excluded else []
     lines += [f"{found.n_other} images belong to no prompt and are not judged"] if found.n_other else []
-    for line in [*lines, *(cell.prompts.notes() if cell.prompts else [])]:
+    for line in [*lines, *found.notes, *(cell.prompts.notes() if cell.prompts else [])]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -22,6 +22,7 @@ from harness.tasks import ScoreRequest
 
 log = logging.getLogger(__name__)
 
+MOVING = frozenset({"GIF", "PNG", "WEBP"})
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 ERROR_LENGTH = 300
 
@@ -68,13 +69,21 @@ def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreRequest], 
     return FeatureResult(tuple(keys), stacked, errors)
 
 
-def read_image(file: str | Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 RGB; transparency is dropped. Raises OSError or ValueError."""
+def read_image(file: str | Path, upright: bool = False) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) uint8 RGB; transparency is dropped. Raises OSError or ValueError.
+
+    `upright`: turned as its EXIF orientation says. Of several pictures in motion none speaks for all: ValueError.
+    """
+    from PIL import ImageOps
+
     with opened(file) as picture:
+        if picture.format in MOVING and getattr(picture, "is_animated", False):
+            raise ValueError(f"{getattr(picture, 'n_frames', 'several')} pictures in one file, which move")
         picture.load()
         if picture.mode not in EIGHT_BIT_MODES:
             raise ValueError(f"image mode {picture.mode} is not 8 bits a channel")
-        return np.asarray(picture.convert("RGB"))
+        turned = ImageOps.exif_transpose(picture) if upright else picture
+        return np.asarray(turned.convert("RGB"))
 
 
 def failed_row(key: ImageKey, kind: Kind, error: str) -> ScoreRow:
@@ -94,8 +103,8 @@ def _chunks(requests: Sequence[ScoreRequest], batch_size: int) -> Iterator[Seque
 def _open(request: ScoreRequest, evaluator: Evaluator) -> ScoreItem | ScoreRow:
     """Open an image and, where needed, its baseline; an image that shows nothing gets no verdict."""
     try:
-        image = read_image(request.file)
-        baseline = _read_baseline(request) if evaluator.needs_baseline else None
+        image = read_image(request.file, evaluator.upright)
+        baseline = _read_baseline(request, evaluator.upright) if evaluator.needs_baseline else None
     except Exception as error:  # decoders raise almost anything on damaged files
         return failed_row(request.key, evaluator.kind, _text(error))
     kind = degenerate_kind(image) if evaluator.kind == "verdict" else None
@@ -104,10 +113,10 @@ def _open(request: ScoreRequest, evaluator: Evaluator) -> ScoreItem | ScoreRow:
     return ScoreItem(request.key, request.prompt, request.category, request.meta, image, baseline)
 
 
-def _read_baseline(request: ScoreRequest) -> NDArray[np.uint8]:
+def _read_baseline(request: ScoreRequest, upright: bool) -> NDArray[np.uint8]:
     if request.baseline is None:
         raise ValueError("there is no baseline image to compare with")
-    return read_image(request.baseline)
+    return read_image(request.baseline, upright)
 
 
 def _score(evaluator: Evaluator, items: Sequence[ScoreItem]) -> list[ScoreRow]:

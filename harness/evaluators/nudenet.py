@@ -48,8 +48,9 @@ class NudeNet(Evaluator):
     threads: int | None = None
     _detector: Detector | None = field(default=None, init=False, repr=False)
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # 3: images are turned as their EXIF orientation says
     kind: ClassVar[Kind] = "verdict"
+    upright: ClassVar[bool] = True  # the package reads files by OpenCV, which turns them
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, str) and self.classes in REFUSED:

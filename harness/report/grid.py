@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import ImageOps
+
 from harness.build import build
 from harness.errors import HarnessError
 from harness.evaluator import CompositeEvaluator, Evaluator
@@ -155,7 +157,7 @@ def _data_url(folder: Path, file: str) -> str | None:
         return None
     try:
         with opened(path) as image:
-            picture = image.convert("RGB")
+            picture = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError):
         return None
     small = max(picture.size) <= 96
