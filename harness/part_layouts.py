@@ -28,13 +28,17 @@ SECONDS = 300  # that the other process may take
 
 @dataclass(frozen=True)
 class Part:
-    """A part as its folder tells it: library and class, the text of its config, and the tensors of its files."""
+    """A part as its folder tells it: library and class, the text of its config, and the tensors of its files.
+
+    `modules` are where its class may be beside its library.
+    """
 
     library: str
     kind: str
     config: str
     shapes: Shapes
     sharded: bool = False
+    modules: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -135,13 +139,13 @@ def _misfit(part: Part) -> Misfit:
 
 
 def _class_of(part: Part) -> Any:
-    for name in (part.library, f"diffusers.pipelines.{part.library}",
-                 f"diffusers.pipelines.deprecated.{part.library}"):  # fmt: skip
-        if part.library not in ("diffusers", "transformers") and name == part.library:
-            continue  # a module of anybody's is not imported
+    """Return the class of a part, None where none is known; a module of anybody's is not imported."""
+    own = (part.library,) if part.library in ("diffusers", "transformers") else ()
+    inside = (f"diffusers.pipelines.{part.library}",) if part.library.isidentifier() else ()
+    for name in (*own, *inside, *part.modules):
         try:
             return getattr(importlib.import_module(name), part.kind)
-        except (ImportError, AttributeError, ValueError):
+        except (ImportError, AttributeError):
             continue
     return None
 
@@ -180,7 +184,8 @@ def _of_diffusers(kind: Any, part: Part) -> Misfit:
 def main() -> None:
     """Read parts from stdin and write how they misfit to stdout, both as JSON."""
     told = json.loads(sys.stdin.read())
-    parts = [Part(**{**one, "shapes": {name: tuple(shape) for name, shape in one["shapes"].items()}}) for one in told]
+    parts = [Part(**{**one, "shapes": {name: tuple(shape) for name, shape in one["shapes"].items()},
+                     "modules": tuple(one["modules"])}) for one in told]  # fmt: skip
     found = _here(parts)
     sys.stdout.write(json.dumps([asdict(misfit) for misfit in found]) + "\n")
 

@@ -59,7 +59,7 @@ class TensorEntry:
 
     @property
     def is_float8(self) -> bool:
-        return self.dtype.startswith(("F8", "F6", "F4"))
+        return self.dtype.startswith("F") and BITS[self.dtype] <= 8
 
 
 @dataclass(frozen=True)

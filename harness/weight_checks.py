@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.families import family_of
 from harness.model_files import PACKAGE_PREFIX, folder_problem, is_folder_source, model_folder, used_parts
 from harness.model_stages import stages_of
 from harness.part_layouts import Misfit, Part, misfits
@@ -72,7 +73,7 @@ def _check_folder(config: Config, folder: Path) -> None:
             for file in files:
                 _check_values(f"{part}/{file.name}", file, look=not shipped)
         if not shipped:
-            _check_classes(folder, variant, without)
+            _check_classes(folder, variant, without, family_of(config).modules)
     except FileFault as fault:
         raise _error(config, folder, fault) from None
 
@@ -128,7 +129,7 @@ def _looks(header: Header, whole: bool) -> Iterator[tuple[str, TensorEntry, int]
             yield name, entry, min(SAMPLE, entry.end - entry.begin)
 
 
-def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...]) -> None:
+def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...], modules: tuple[str, ...]) -> None:
     files = _files(folder, variant, without)
     named, parts = used_parts(folder, without), {}
     for part, own in files.items():
@@ -137,7 +138,7 @@ def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...]) 
             raise FileFault(f"{part}/config.json says that the part is quantised, and quantised weights are not read",
                             "Get the float16, bfloat16 or float32 files.")
         shapes = {name: shape for file in own for name, shape in read_header(file).shapes.items()}
-        parts[part] = Part(*named[part], config.read_text(encoding="utf-8"), shapes, len(own) > 1)
+        parts[part] = Part(*named[part], config.read_text(encoding="utf-8"), shapes, len(own) > 1, modules)
     for (part, own), misfit in zip(files.items(), misfits(list(parts.values())), strict=True):
         if not misfit.fits:
             raise _misfit_fault(part, own[0] if len(own) == 1 else folder / part, parts[part], misfit)
