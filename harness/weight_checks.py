@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InvalidValueError
 from harness.families import family_of
 from harness.model_files import PACKAGE_PREFIX, folder_problem, is_folder_source, model_folder, used_parts
 from harness.model_stages import stages_of
@@ -183,3 +183,14 @@ def _misfit_fault(part: str, file: Path, made: Part, misfit: Misfit) -> FileFaul
     name, has, wants = misfit.wrong[0]
     return FileFault(f"{said} does not fit its config.json: {shown(name)} has shape {has}, and {wants} is wanted "
                      f"({len(misfit.wrong)} such names)", remedy)  # fmt: skip
+
+
+def check_loaded(label: str, pipe: Any) -> None:
+    """Raise InvalidValueError for a weight in memory that is not finite, also one that a conversion made so."""
+    import torch
+
+    for part, module in pipe.components.items():
+        for name, value in module.named_parameters() if isinstance(module, torch.nn.Module) else ():
+            if value.is_floating_point() and value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+                raise InvalidValueError(f"{label}: {part}: {name} has values that are not finite in {value.dtype}.",
+                                        "Download the part again, or take model.dtype=float32 if it is whole.")

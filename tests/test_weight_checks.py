@@ -148,6 +148,27 @@ def test_of_large_files_samples_are_read(folder, monkeypatch):
     assert "conv_in.weight has values that are not finite" in refusal(folder)
 
 
+def test_what_no_sample_met_is_found_at_loading(folder, monkeypatch):
+    monkeypatch.setattr("harness.weight_checks.WHOLE", 0)
+
+    def broken(tensors):
+        tensors["conv_in.weight"][-1] = float("nan")
+        return tensors
+
+    rewrite(folder / UNET, broken)
+    monkeypatch.setattr("harness.weight_checks.SAMPLED", 1)
+    check_known(config(folder))
+    with pytest.raises(HarnessError, match=r"unet: conv_in\.weight has values that are not finite"):
+        load_model(config(folder))
+
+
+def test_a_weight_that_a_type_cannot_hold_is_found_at_loading(folder):
+    rewrite(folder / UNET, lambda tensors: tensors | {
+        "conv_in.weight": torch.full((32, 4, 3, 3), 1e39, dtype=torch.float64)})  # fmt: skip
+    with pytest.raises(HarnessError, match=r"unet: conv_in\.weight has values that are not finite in torch\.float32"):
+        load_model(config(folder))
+
+
 SHARDS = "unet/diffusion_pytorch_model.safetensors.index.json"
 
 
