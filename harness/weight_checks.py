@@ -134,7 +134,7 @@ def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...], 
     named, parts = used_parts(folder, without), {}
     for part, own in files.items():
         config = folder / part / "config.json"
-        if "quantization_config" in read_json(config):
+        if "quantization_config" in read_settings(config):
             raise FileFault(f"{part}/config.json says that the part is quantised, and quantised weights are not read",
                             "Get the float16, bfloat16 or float32 files.")
         shapes = {name: shape for file in own for name, shape in read_header(file).shapes.items()}
@@ -142,6 +142,14 @@ def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...], 
     for (part, own), misfit in zip(files.items(), misfits(list(parts.values())), strict=True):
         if not misfit.fits:
             raise _misfit_fault(part, own[0] if len(own) == 1 else folder / part, parts[part], misfit)
+
+
+def read_settings(config: Path) -> dict[str, Any]:
+    """Return the settings of a config.json. Raises FileFault that names it."""
+    try:
+        return read_json(config)
+    except FileFault as fault:
+        raise fault.about(f"{config.parent.name}/{config.name}") from None
 
 
 def network_problem(folder: Path, source: str, library: str = "transformers", kind: str | None = None) -> str | None:
@@ -156,7 +164,8 @@ def network_problem(folder: Path, source: str, library: str = "transformers", ki
         if source.startswith(PACKAGE_PREFIX) and "torch" not in sys.modules:
             return None
         text = (folder / "config.json").read_text(encoding="utf-8")
-        named = kind or next(iter(read_json(folder / "config.json").get("architectures") or ()), None)
+        listed = read_settings(folder / "config.json").get("architectures")
+        named = kind or (listed[0] if isinstance(listed, list) and listed else None)
         if not isinstance(named, str):
             return None
         shapes = {name: shape for file in files for name, shape in read_header(file).shapes.items()}

@@ -197,7 +197,7 @@ def test_shards_load_and_a_missing_one_is_named(folder):
 
 
 @pytest.mark.parametrize(("index", "said"), [
-    ("{}", "names no shards"), ("[]", "holds no settings"), ("{", "is no JSON"), ("[" * 5000, "is no JSON"),
+    ("{}", "names no shards"), ("[]", "cannot be read"), ("{", "cannot be read"), ("[" * 5000, "cannot be read"),
     ('{"weight_map": {}}', "names no shards"),
     ('{"weight_map": {"a": "../../vae/x.safetensors"}}', "no file of its folder"),
     ('{"weight_map": {"a": "/etc/passwd"}}', "no file of its folder"),
@@ -253,7 +253,11 @@ FOLDERS = {
     "a list for an index": (written("model_index.json", b"[]"), "model_index.json cannot be read"),
     "a part elsewhere": (written("model_index.json", b'{"_class_name": "StableDiffusionPipeline", "../x": ["a", "b"]}'),
                          "names a part that is no folder"),
-    "a config that is a list": (written("unet/config.json", b"[1]"), "cannot be read"),
+    "a config that is a pointer": (written("vae/config.json", b"version https://git-lfs.github.com/spec/v1\n"),
+                                   "vae/config.json is a git-lfs pointer"),
+    "an index that is a pointer": (written("model_index.json", b"version https://git-lfs.github.com/spec/v1\n"),
+                                   "model_index.json is a git-lfs pointer"),
+    "a config that is a list": (written("unet/config.json", b"[1]"), "unet/config.json cannot be read"),
     "no config that makes one": (
         written("unet/config.json", b'{"_class_name": "UNet2DConditionModel", "down_block_types": ["No"]}'),
         "unet/config.json makes no UNet2DConditionModel"),
