@@ -38,7 +38,7 @@ def is_folder_source(source: str) -> bool:
 
 def _is_there(source: str) -> bool:
     try:
-        return Path(source).is_dir()
+        return Path(source).exists()
     except OSError:
         return True
 
@@ -179,6 +179,10 @@ def _no_pipeline(folder: Path) -> FileFault:
     if (folder.parent / INDEX).is_file():
         return FileFault(f"{INDEX} is missing", f"This is a part of a pipeline: the folder above, {folder.parent}, has "
                          "one.", absent=True)  # fmt: skip
+    single = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINTS)
+    if single:
+        return FileFault(f"{INDEX} is missing", f"If {single[0].name} is a single-file checkpoint, convert it once: "
+                         f"{CONVERT} {single[0]} <new folder> like=<a diffusers folder of the same kind>", absent=True)
     return FileFault(f"{INDEX} is missing", "", absent=True)
 
 

@@ -33,6 +33,7 @@ from harness.weight_files import part_weights, read_json
 
 Config = Mapping[str, Any]
 
+PREFETCH = "python -m harness.prefetch with the same settings finds and replaces it."
 WHOLE = 48 << 20  # bytes of a file whose every value is looked at
 SAMPLED, SAMPLE = 64, 4096  # of larger ones: so many tensors, and so many bytes of each
 # Exponents of all ones: not finite. By type: how many bytes a value has, and these bits.
@@ -67,7 +68,8 @@ def _check_folder(config: Config, folder: Path) -> None:
         if problem is not None:
             if problem.absent and not is_folder_source(source):
                 return
-            raise problem
+            hint = problem.remedy if is_folder_source(source) else PREFETCH
+            raise FileFault(problem.reason, hint, problem.absent)
         shipped = source.startswith(PACKAGE_PREFIX) and "torch" not in sys.modules
         for part, files in _files(folder, variant, without).items():
             for file in files:

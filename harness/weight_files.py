@@ -107,7 +107,9 @@ def _without_weights(folder: Path, part: str, variant: str | None) -> FileFault:
         return FileFault(f"{part}/ has no safetensors weights, only pickles ({pickles[0]}), which are not read",
                          f"Convert the pipeline once: {CONVERT} {folder.parent} <new folder>")
     wanted = f" of variant {variant}" if variant else ""
-    return FileFault(f"{part}/ has no safetensors weights{wanted}", "", absent=True)
+    others = [name for name in names if not name.endswith((".json", ".txt", ".md"))]
+    has = f" (it has {others[0]})" if others else ""
+    return FileFault(f"{part}/ has no safetensors weights{wanted}{has}", "", absent=True)
 
 
 def _variants(names: Sequence[str]) -> list[str]:

@@ -65,7 +65,7 @@ def test_a_checkpoint_of_the_hub_is_fetched_by_the_files_that_its_loader_reads(h
     extra = {"activations": "hf://owner/name/activations.safetensors"} if "activations" in method else {}
     if extra:
         hub.repositories["models/owner/name"].files["activations.safetensors"] = b"x"
-    method |= extra | ({"concept": "a"} if "concept" in method else {})
+    method |= extra | ({"concept": "a", "layer": 9} if "concept" in method else {})
     assert build(method).missing() is not None
     prefetch([Job({}, LOCAL, (method,), {"name": "micro_i2p"}, (), None)])
     fetched = sorted(name.split("/", 2)[2] for name in hub.downloads)
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_the_hub_is_fetched_by_the_files_that_its_loader_reads(h
 
 def test_a_repository_without_the_files_says_which_are_looked_for(hub):
     hub.repositories["models/owner/name"] = FakeRepository({"model.safetensors": b"x"})
-    given = {"checkpoint": "hf://owner/name", "concept": "a"}
+    given = {"checkpoint": "hf://owner/name", "concept": "a", "layer": 9}
     method = read_yaml(conf_dir() / "method" / "concept_steerers.yaml") | given
     with pytest.raises(HarnessError, match=r"there is no state_dict\.pth in owner/name"):
         prefetch([Job({}, LOCAL, (method,), {"name": "micro_i2p"}, (), None)])
@@ -102,12 +102,13 @@ def test_advunlearns_own_file_is_the_same_encoder(tmp_path):
 
 
 def steerer(folder: Path, width: int) -> ConceptSteerers:
-    return ConceptSteerers(steerers.write(folder, {"state_dict": steerers.autoencoder(width)}), concept="a", layer=1)
+    return ConceptSteerers(steerers.write(folder, steerers.autoencoder(width)), concept="a", layer=1)
 
 
-def sae(folder: Path, width: int = saeuron.WIDTH, features: int = saeuron.FEATURES, **changes) -> SAeUron:
+def sae(folder: Path, width: int = saeuron.WIDTH, features: int = saeuron.FEATURES, nested: bool = True, **changes
+        ) -> SAeUron:  # fmt: skip
     save_file(saeuron.gathered(features), folder / "activations.safetensors")
-    place = saeuron.write(folder / "sae", saeuron.tensors(width), d_in=width)
+    place = saeuron.write(folder / "sae", saeuron.tensors(width), nested, d_in=width, num_latents=saeuron.FEATURES)
     settings = {"hookpoint": saeuron.POINT, "concepts": ["bomb"],
                 "activations": str(folder / "activations.safetensors")}  # fmt: skip
     return SAeUron(place, **settings | changes)
@@ -139,12 +140,17 @@ WRONG = {
     "advunlearn in part": (written(AdvUnlearn, "a.pt", lambda: without_one(wrapped())), "is not in it"),
     "steerer of another model": (lambda folder: steerer(folder, 48), "has shape"),
     "steerer is a unet": (lambda folder: ConceptSteerers(steerers.write(folder, unet()), concept="a", layer=1),
-                          "it has no state_dict"),
+                          "of another method or model"),
+    "steerer is a bare unet": (lambda folder: ConceptSteerers(str(write_checkpoint(
+        Path(steerers.write(folder)) / "state_dict.pth", unet()).parent), concept="a", layer=1), "has no state_dict"),
     "steerer's layer": (lambda folder: ConceptSteerers(steerers.write(folder), concept="a", layer=9), "layers 0 to 1"),
     "sae of another model": (lambda folder: sae(folder, 48), "reads 48 channels"),
     "sae's activations of another": (lambda folder: sae(folder, features=7), "the activations .* do not fit"),
     "sae's concept": (lambda folder: sae(folder, concepts=["bom"]), "Did you mean: bomb"),
-    "sae's place": (lambda folder: sae(folder, hookpoint="unet.up_blocks.7.attentions.0"), "unknown method.hookpoint"),
+    "sae's place": (lambda folder: sae(folder, nested=False, hookpoint="unet.up_blocks.7.attentions.0"),
+                    "unknown method.hookpoint"),
+    "sae's activations as a pickle": (lambda folder: sae(folder, activations=str(write_checkpoint(
+        folder / "acts.pkl", saeuron.gathered()))), r"python -m harness\.convert .*acts\.pkl"),
 }  # fmt: skip
 
 
@@ -156,14 +162,12 @@ def test_a_wrong_checkpoint_is_one_line_in_the_plan(tmp_path, case):
     assert "\n" not in str(error.value) and error.value.exit_code == 2
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"d_in": "many"}', '{"d_in": 32, "k": 0}', "[" * 5000])
+@pytest.mark.parametrize("text", ["[]", "{", '{"d_in": "many"}', '{"d_in": 32, "num_latents": 64, "k": 0}', "[" * 5000])
 def test_an_autoencoder_with_broken_settings_is_one_line(tmp_path, text):
     method = sae(tmp_path)
     method.files()[1].write_text(text)
     with pytest.raises(HarnessError) as error:
         method.check(random_config(), 5.0)
-        with attached(random_model(), [method], [None]):
-            pass
     assert "cfg.json" in str(error.value) and "\n" not in str(error.value)
 
 

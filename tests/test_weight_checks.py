@@ -327,6 +327,29 @@ def test_a_repository_of_the_hubs_cache_means_its_main_or_asks_for_a_snapshot(tm
         settled(local(repo))
 
 
+def test_a_folder_of_single_files_or_an_index_for_a_folder_says_so(tmp_path, folder):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "sd15.safetensors").write_bytes(b"x")
+    with pytest.raises(HarnessError, match=r"If sd15\.safetensors is a single-file checkpoint, convert it once"):
+        settled(local(tmp_path / "checkpoints"))
+    with pytest.raises(HarnessError, match=r"Give the folder that holds model_index\.json"):
+        settled(local(folder / "model_index.json"))
+
+
+def test_a_damaged_file_of_the_hubs_cache_names_prefetch(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--me--micro" / "snapshots" / "abc"
+    shutil.copytree(random_config()["source"], snapshot)
+    hub = random_config() | {"source": "me/micro", "revision": "abc"}
+    check_known(settled(hub))
+    (snapshot / UNET).write_bytes((snapshot / UNET).read_bytes()[:-1])
+    with pytest.raises(HarnessError, match=r"is cut short.*harness\.prefetch"):
+        check_known(settled(hub))
+    (snapshot / UNET).unlink()
+    check_known(settled(hub))
+    assert "no safetensors weights" in str(missing(hub))
+
+
 def test_a_folder_above_or_below_the_pipeline_says_where_it_is(folder, tmp_path):
     with pytest.raises(HarnessError, match="one folder further down: pipeline"):
         settled(local(tmp_path))
