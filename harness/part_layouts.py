@@ -51,13 +51,15 @@ class Part:
 class Misfit:
     """What a part's files lack of the `wanted` names of its class, and which tensors have another shape there.
 
-    `wrong` holds (name, shape in the file, shape that the class wants); `error` why the class cannot be built.
+    `wrong` holds (name, shape in the file, shape that the class wants); `error` why the class cannot be built. Where
+    nobody could be `asked`, nothing was found, and loading compares again.
     """
 
     lacking: tuple[str, ...] = ()
     wrong: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     wanted: int = 0
     error: str | None = None
+    asked: bool = True
 
     @property
     def fits(self) -> bool:
@@ -76,7 +78,7 @@ def misfits(parts: Sequence[Part]) -> list[Misfit]:
     ask = _here if "torch" in sys.modules else _elsewhere
     found = dict(zip(open_ones, ask(list(open_ones.values())), strict=True)) if open_ones else {}
     for digest, misfit in found.items():
-        if misfit.fits:
+        if misfit.fits and misfit.asked:
             _remember(digest)
     return [found.get(digest, Misfit()) for digest in digests]
 
@@ -119,7 +121,7 @@ def _elsewhere(parts: Sequence[Part]) -> list[Misfit]:
         done = subprocess.run(command, input=told, capture_output=True, text=True, timeout=SECONDS, check=True)
         return [_read(one) for one in json.loads(done.stdout.splitlines()[-1])]
     except (subprocess.SubprocessError, OSError, ValueError, IndexError):
-        return [Misfit(error="its class could not be asked") for _ in parts]
+        return [Misfit(asked=False) for _ in parts]
 
 
 def _read(told: Mapping[str, Any]) -> Misfit:
@@ -165,12 +167,18 @@ def _of_transformers(kind: Any, part: Part) -> Misfit:
 
 
 def _of_diffusers(kind: Any, part: Part) -> Misfit:
+    import accelerate
     import diffusers
     import torch
 
     diffusers.utils.logging.set_verbosity_error()
-    with torch.device("meta"):
-        module = kind.from_config(json.loads(part.config))
+    config = json.loads(part.config)
+    try:
+        with torch.device("meta"):
+            module = kind.from_config(config)
+    except (NotImplementedError, RuntimeError):  # a class that computes with numbers while it is built
+        with accelerate.init_empty_weights():
+            module = kind.from_config(config)
     found: dict[str, Any] = dict(part.shapes)
     if not part.sharded and hasattr(module, "_fix_state_dict_keys_on_load"):
         module._fix_state_dict_keys_on_load(found)

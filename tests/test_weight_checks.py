@@ -416,6 +416,14 @@ def test_another_process_finds_the_same_and_what_fits_is_remembered(folder, tmp_
     assert misfits([good])[0].fits
 
 
+def test_a_process_that_fails_has_found_nothing_and_is_not_remembered(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(part_layouts, "_SEEN", set())
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    monkeypatch.setattr(part_layouts, "_here", part_layouts._elsewhere)
+    assert misfits([part_of(folder)])[0].fits and not (tmp_path / "cache").exists()
+
+
 @pytest.mark.slow
 def test_a_plan_of_a_folder_compares_its_classes_and_imports_no_torch(folder, tmp_path):
     rewrite(folder / TEXT, without(max(load_file(folder / TEXT))))
