@@ -21,7 +21,7 @@ from harness.models import load_model, weights_fingerprint
 from methods.saeuron import SAeUron
 from tests import test_methods_saeuron as saeuron
 from tests.fixtures_models import random_config, random_model
-from tests.test_weight_checks import pickles_only
+from tests.test_weight_folders import pickles_only
 
 
 def convert(*words: object) -> None:
