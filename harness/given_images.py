@@ -14,7 +14,7 @@ from typing import Any
 from harness.bench import PromptSet, find_card, load_prompts
 from harness.cell import Cell, canonical_hash
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
-from harness.files import free_space, sha256_file, write_atomic
+from harness.files import free_space, sha256_file, user_path, write_atomic
 from harness.progress import size
 from harness.records import ImageKey, ImageRow, PromptRow, Status
 from harness.settings import BenchSettings, check_label
@@ -80,7 +80,7 @@ def find_images(bench: Config, prompts: PromptSet) -> Found:
     """Find the images of the prompts by `bench.image_column` or `bench.pattern`. Raises HarnessError."""
     if not bench.get("images"):
         raise InvalidValueError("bench.images is not given.", "Give bench.images=<folder of images>.")
-    folder = Path(str(bench["images"])).expanduser().absolute()
+    folder = user_path("bench.images", str(bench["images"])).absolute()
     if not folder.is_dir():
         raise MissingResourceError(f"there is no folder of images at {folder}.", "Give bench.images=<folder>.")
     column = bench.get("image_column")

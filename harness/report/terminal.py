@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.calibration import Calibrations
+from harness.errors import printable
 from harness.report.judges import beside
 from harness.report.runs import BrokenSummaryError, Run, run_from_summary
 from harness.report.table import NOT_MEASURED, Row, build_rows
@@ -60,18 +61,18 @@ def _print_place(title: str, rows: Sequence[Row], console: Console) -> None:
 
 
 def _texts(row: Row, keys: Sequence[str]) -> list[str]:
-    return [" ".join(filter(None, (row.cells[key].text, _one_line(row.cells[key].detail)))) for key in keys]
+    return [printable(" ".join(filter(None, (row.cells[key].text, _one_line(row.cells[key].detail))))) for key in keys]
 
 
 def _one_line(detail: str) -> str:
-    return detail.replace("\n", " ")
+    return printable(detail.replace("\n", " "))
 
 
 def _plain(title: str, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     lines = [[HEADINGS[key] for key in keys], *(_texts(row, keys) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(keys))]
     padded = ("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
-    return ["", title, *padded]
+    return ["", printable(title), *padded]
 
 
 def _table(title: str, rows: Sequence[Row], keys: Sequence[str]) -> Any:
@@ -79,14 +80,15 @@ def _table(title: str, rows: Sequence[Row], keys: Sequence[str]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(printable(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for key in keys:
         table.add_column(HEADINGS[key], justify="left" if key in ("method", "status") else "right")
     for row in rows:
         cells = [row.cells[key] for key in keys]
         table.add_row(
             *(
-                Text.assemble((c.text, STYLES.get(c.tone, "")), (f" {_one_line(c.detail)}" if c.detail else "", "dim"))
+                Text.assemble((printable(c.text), STYLES.get(c.tone, "")),
+                              (f" {_one_line(c.detail)}" if c.detail else "", "dim"))
                 for c in cells
             )
         )
