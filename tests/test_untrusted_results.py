@@ -1,4 +1,4 @@
-"""What is read back from files is data: no config in a results folder, artifact or card runs code or leaves its place."""
+"""What is read back from files is data: no stored config, artifact or card runs code or leaves its place."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_verdicts_on_other_images_or_of_another_judge_are_not_shown(run: Path) -
     assert read_verdicts(shown, CellStore(run)) == {}
 
 
-def test_a_plug_in_that_the_persons_config_folder_names_is_judged_again(run: Path, mark: Path, tmp_path, capsys) -> None:
+def test_a_plug_in_of_the_persons_config_folder_is_judged_again(run: Path, mark: Path, tmp_path, capsys) -> None:
     poison(run, lambda config: config["evaluators"].append({"name": "evil", "_target_": "evil_module.Evil"}))
     words = [str(run), "evaluator=degenerate", "pool=inline", "leaderboard=false"]
     assert score.main(words) == 2 and "evil_module.Evil" in capsys.readouterr().err
