@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.config_types import BENCH, MODEL, TRACKER, check_types
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.paths import conf_dir
 from harness.reading import read_yaml
@@ -176,6 +177,8 @@ class _Composer:
             for config in configs
         ]
         first = resolved[0]
+        for group, types in (("model", MODEL), ("bench", BENCH), ("tracker", TRACKER)):
+            check_types(group, _named(group, first), types)
         return Job(
             settings={key: value for key, value in first.items() if key not in ("method", "model", "bench")},
             model=_named("model", first),
