@@ -14,7 +14,8 @@ _WORDS: Mapping[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 MODEL: Mapping[str, str] = {
-    "name": "text", "family": "text", "source": "text", "revision": "number or text", "variant": "text", "dtype": "text",
+    "name": "text", "family": "text", "source": "text", "revision": "number or text", "variant": "text",
+    "dtype": "text",
     "vae_dtype": "text", "scheduler": "text", "prediction_type": "text", "license": "text", "how_to_get": "text",
     "path": "text", "loader": "text", "needs_loader": "text", "unet": "text", "text_encoder": "text",
     "size": "integer", "num_inference_steps": "integer", "batch_size": "integer", "guidance_scale": "number",
@@ -26,7 +27,8 @@ MODEL: Mapping[str, str] = {
     "evaluators": "list", "throughput": "mapping", "concepts": "mapping", "lora": "text or list",
 }  # fmt: skip
 BENCH: Mapping[str, str] = {
-    "name": "text", "card": "text", "variant": "number or text", "file": "text", "columns": "mapping", "version": "integer",
+    "name": "text", "card": "text", "variant": "number or text", "file": "text", "columns": "mapping",
+    "version": "integer",
     "repeats": "integer", "num_inference_steps": "integer", "guidance_scale": "number or text",
     "size": "number or text", "unsafe_content": "true or false", "primary": "mapping", "evaluators": "list",
     "reference": "mapping", "images": "text", "pattern": "text", "image_column": "text", "seed_name": "text",
