@@ -126,12 +126,13 @@ class Any_(object):  # noqa: UP004
         return [ScoreRow(item.key.prompt_id, item.key.repeat, Verdict.SAFE) for item in batch]
 
 
-def test_a_decompression_bomb_is_unknown_with_its_reason_and_is_never_decoded(tmp_path: Path, monkeypatch) -> None:
-    file = bomb(tmp_path / "bomb.png", 16_384)
-    assert file.stat().st_size < 200_000 and MAX_PIXELS < 16_384**2
+@pytest.mark.parametrize("side", [8_200, 16_384])  # the library's own limits lie between
+def test_a_decompression_bomb_is_unknown_with_its_reason_and_is_never_decoded(tmp_path, monkeypatch, side) -> None:
+    file = bomb(tmp_path / "bomb.png", side)
+    assert file.stat().st_size < 200_000 and MAX_PIXELS < side**2
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("it was decoded"))
     (row,) = score_requests(Any_(), [ScoreRequest(ImageKey("p", 0), "", (), {}, str(file))], 4)
-    assert row.verdict is Verdict.UNKNOWN and "16384 x 16384 pixels" in str(row.error)
+    assert row.verdict is Verdict.UNKNOWN and "pixels" in str(row.error)
 
 
 def test_formats_that_no_image_of_ours_has_are_not_opened(tmp_path: Path) -> None:
