@@ -79,7 +79,7 @@ CONFIG_FILES = {
     "path": "name: ../x\n_target_: methods.none.NoMethod", "target": "name: x\n_target_: 5",
     "no class": "name: x\n_target_: methods.none.nothing", "a function": "name: x\n_target_: os.getcwd",
     "interpolation": "name: x\n_target_: ${nothing.at.all}", "itself": "name: x\na: ${method.a}",
-    "defaults": "defaults: [5]\nname: x", "itself by default": "defaults: [bad]\nname: x",
+    "defaults": "defaults: [5]\nname: x", "itself by default": "defaults: [bad, _self_]\nname: x",
 }
 
 
