@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.errors import HarnessError, permission_denied
+from harness.errors import HarnessError
 
 HELP = """\
 Benchmark mitigations of text-to-image models: every image made once, judged by every evaluator, with intervals.
@@ -60,6 +60,9 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 1 something failed, 2 a user's mistake, 130 interrupted."""
+    from harness.streams import prepare_streams, system_errors
+
+    prepare_streams()
     words = sys.argv[1:] if words is None else words
     if {"-h", "--help"} & set(words):
         print(HELP + _choices(), end="")
@@ -70,13 +73,11 @@ def main(words: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        return _run(words)
+        with system_errors():
+            return _run(words)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except PermissionError as error:
-        print(f"error: {permission_denied(error)}", file=sys.stderr)
-        return HarnessError.exit_code
 
 
 def _choices() -> str:

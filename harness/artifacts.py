@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError, permission_denied
-from harness.files import sha256_file, storage_error, write_atomic
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
+from harness.files import sha256_file, storage_error, user_path, write_atomic
 from harness.interruption import forget_checkpoints, training_in
 from harness.lease import Lease
 from harness.method import Artifact, Method, Progress, Trained
@@ -66,7 +66,7 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
 
     Raises MissingResourceError and IncompatibleError in one line; reads no tensor.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = user_path("artifact", path).resolve()
     meta = read_meta(folder)
     if meta is None or not tells_all(meta):
         raise MissingResourceError(f"artifact={path}: there is no whole artifact ({TENSORS} and {META}) in {folder}.",
@@ -349,15 +349,15 @@ def _path(kind: type) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     from harness.artifact_tool import run
+    from harness.streams import prepare_streams, system_errors
 
+    prepare_streams()
     try:
-        return run(argv)
+        with system_errors():
+            return run(argv)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except PermissionError as error:
-        print(f"error: {permission_denied(error)}", file=sys.stderr)
-        return HarnessError.exit_code
 
 
 if __name__ == "__main__":

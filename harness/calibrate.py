@@ -16,15 +16,16 @@ from rich.progress import track
 from harness.build import build
 from harness.calibration import MEASURES, Calibration, Counts, calibration_path, write_calibration
 from harness.compose import compose_jobs
-from harness.errors import HarnessError, InvalidValueError, MissingResourceError, permission_denied, unknown_name
+from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import evaluator_fingerprint
-from harness.files import check_writable
+from harness.files import check_writable, user_path
 from harness.labelled import LabelledFolder, read_labelled
 from harness.machine import process_threads
 from harness.records import ImageKey, Metric, ScoreRow, Verdict
 from harness.report import format as fmt
 from harness.scoring import score_requests
+from harness.streams import prepare_streams, system_errors
 from harness.tasks import ScoreRequest
 from harness.toolbox import EngineToolbox
 
@@ -59,20 +60,19 @@ class Request:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 calibrated, 2 a mistake or something that is not there."""
+    prepare_streams()
     words = sys.argv[1:] if words is None else words
     if not words or {"-h", "--help"} & set(words):
         print(HELP, end="")
         return 0 if words else HarnessError.exit_code
     try:
-        request = read_request(words)
-        calibration = calibrate(request)
-        path = write_calibration(calibration, request.results)
+        with system_errors():
+            request = read_request(words)
+            calibration = calibrate(request)
+            path = write_calibration(calibration, request.results)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except PermissionError as error:
-        print(f"error: {permission_denied(error)}", file=sys.stderr)
-        return HarnessError.exit_code
     except KeyboardInterrupt:
         print("stopped; nothing was written.", file=sys.stderr)
         return INTERRUPTED
@@ -107,7 +107,7 @@ def read_request(words: Sequence[str]) -> Request:
         raise unknown_name("device", device, DEVICES)
     if not batch_size.isdecimal() or int(batch_size) < 1:
         raise InvalidValueError(f"batch_size is '{batch_size}'.", "Give a number from 1.")
-    folders = Path(given["data"]).expanduser(), Path(given.get("results", "results")).expanduser()
+    folders = user_path("data", given["data"]), user_path("results", given.get("results", "results"))
     return Request(given["evaluator"], *folders, device, int(batch_size), tuple(passed_on),
                    tuple(arguments.config_dirs))
 

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.config_types import BENCH, MODEL, TRACKER, check_types
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.paths import conf_dir
 from harness.proposed_sampling import KEY as PROPOSAL
@@ -210,6 +211,9 @@ class _Composer:
         ]
         first = resolved[0]
         model, bench = _named("model", first), _named("bench", first)
+        for group, config, types in (("model", model, MODEL), ("bench", bench, BENCH),
+                                     ("tracker", _named("tracker", first), TRACKER)):
+            check_types(group, config, types)
         parts = [split_proposal(_named("method", config)) for config in resolved]
         sampling = agreed(model, bench, [(str(method["name"]), proposal) for method, proposal in parts],
                           self._given(groups, shared), first["sampling"])

@@ -13,7 +13,7 @@ from harness.bench import PromptSet, find_card, load_prompts
 from harness.cell import Cell, canonical_hash
 from harness.comparable import GIVEN
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
-from harness.files import free_space, sha256_file, write_atomic
+from harness.files import free_space, sha256_file, user_path, write_atomic
 from harness.image_files import ImageFolder, image_folder
 from harness.image_names import Named, images_by_name
 from harness.progress import size
@@ -75,7 +75,7 @@ def find_images(bench: Config, prompts: PromptSet) -> Found:
     """Find the images of the prompts by `bench.image_column` or `bench.pattern`. Raises HarnessError."""
     if not bench.get("images"):
         raise InvalidValueError("bench.images is not given.", "Give bench.images=<folder of images>.")
-    place = Path(str(bench["images"])).expanduser().absolute()
+    place = user_path("bench.images", str(bench["images"])).absolute()
     if not place.is_dir():
         raise MissingResourceError(f"there is no folder of images at {place}.", "Give bench.images=<folder>.")
     folder, column = image_folder(place), bench.get("image_column")

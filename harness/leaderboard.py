@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.calibration import Calibrations, load_calibrations
-from harness.errors import HarnessError, InvalidValueError, permission_denied, unknown_name
-from harness.files import write_atomic
+from harness.errors import HarnessError, InvalidValueError, printable, unknown_name
+from harness.files import user_path, write_atomic
 from harness.published import FOLDER, Reported, read_published
 from harness.records import Metric
 from harness.report.runs import Run, load_runs
+from harness.streams import prepare_streams, system_errors
 
 PICTURES = 8
 NAMES = ("html", "md", "csv", "json")
@@ -153,23 +154,24 @@ def _published(given: Path | None) -> Path | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the leaderboard and say where it is. Return 2 when a summary is broken, after listing it."""
+    prepare_streams()
     options = _parser().parse_args(arguments)
     selection = Selection(tuple(options.model), tuple(options.method), tuple(options.bench))
     try:
-        extra = Extra(tuple(options.calibration), options.corrected, _published(options.published))
-        board = write_leaderboard(options.results, options.out, options.images, selection, extra)
+        with system_errors():
+            results = user_path("results", str(options.results))
+            out = user_path("--out", str(options.out)) if options.out else None
+            extra = Extra(tuple(options.calibration), options.corrected, _published(options.published))
+            board = write_leaderboard(results, out, options.images, selection, extra)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except PermissionError as error:
-        print(f"error: {permission_denied(error)}", file=sys.stderr)
-        return HarnessError.exit_code
     print(f"{board.n_runs} runs: {' '.join(map(str, board.files))}")
     if board.broken:
         places = ", ".join(str(run.folder) for run in board.broken)
-        print(f"error: {len(board.broken)} broken, listed as such: {places}", file=sys.stderr)
+        print(printable(f"error: {len(board.broken)} broken, listed as such: {places}"), file=sys.stderr)
     for problem in board.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(printable(f"error: {problem}"), file=sys.stderr)
     return HarnessError.exit_code if board.broken or board.problems else 0
 
 

@@ -26,6 +26,7 @@ from harness.reading import UnreadableFileError, read_json
 from harness.records import ImageItem
 from harness.reference import reference_problem
 from harness.store import CellStore, free_space
+from harness.streams import cell_text
 
 log = logging.getLogger(__name__)
 
@@ -232,11 +233,11 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         for entry in plan.cells:
             name = entry.cell.label + (" (to compare with)" if entry.cell.baseline_of else "")
             table.add_row(
-                name,
+                cell_text(name),
                 entry.cell.cell_id,
                 _count(entry.n_images),
                 _count(entry.n_missing),
-                f"{duration(entry.seconds)} ({entry.seconds_source})",
+                cell_text(f"{duration(entry.seconds)} ({entry.seconds_source})"),
                 entry.gpu_hours_text,
                 size(entry.disk_bytes),
             )
@@ -255,6 +256,7 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         f"{plan.workers} worker{'s' if plan.workers != 1 else ''}{_besides(plan)}, "
         f"{size(sum(c.disk_bytes for c in plan.cells))} of {size(free_space(plan.results))} free disk, "
         f"into {plan.results}",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )

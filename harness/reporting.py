@@ -33,6 +33,7 @@ from harness.settings import RunSettings
 from harness.stages import Failure, wanted_images
 from harness.store import CellStore
 from harness.tracking import Tracker
+from harness.verdicts import Judged, write_verdicts
 
 SUMMARY_SCHEMA = 1
 
@@ -72,6 +73,7 @@ def report(
         own, other = scored[cell.cell_id], scored.get(baseline.cell_id) if baseline else None
         summary = summarise(own, other, unavailable.get(cell.cell_id, {}), training_of(cell))
         if _write(cell, summary, workers, command, console):
+            keep_verdicts(own, summary)
             tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
         summaries.append(summary)
     _remember_throughput(plan, scored, results)
@@ -247,7 +249,7 @@ def _write(
     """Write a cell's files, unless they tell of a run that was whole and asked for more images; say whether."""
     store = CellStore(cell.folder)
     before = store.read_summary() or {}
-    n_before, n_now = (int(s.get("images", {}).get("n_expected", 0)) for s in (before, summary))
+    n_before, n_now = (_n_expected(one) for one in (before, summary))
     if n_before > n_now and before.get("status") == "complete":
         kept = f"{cell.label}: summary.json and the leaderboard keep the run of {n_before} images"
         text = f"{kept}; this one had {n_now}"
@@ -259,6 +261,20 @@ def _write(
     store.write_provenance(provenance(command, workers, weights, hashed, model))
     store.write_summary(plain(summary))
     return True
+
+
+def _n_expected(summary: Mapping[str, Any]) -> int:
+    images = summary.get("images")
+    count = images.get("n_expected") if isinstance(images, Mapping) else None
+    return count if isinstance(count, int) else 0
+
+
+def keep_verdicts(own: Scored, summary: Mapping[str, Any]) -> None:
+    """Keep what the summary's evaluators said of each image, so that reports need not build them."""
+    told = summary["evaluators"]
+    judged = [Judged(name, str(told[name]["fingerprint"]), tuple(own.scores[name]))
+              for name, evaluator in own.evaluators.items() if evaluator.kind == "verdict" and name in own.scores]
+    write_verdicts(own.cell.folder, judged, own.images)
 
 
 def _remember_throughput(plan: Plan, scored: Mapping[str, Scored], results: Path) -> None:

@@ -24,6 +24,7 @@ from harness.progress import Board
 from harness.settings import RunSettings
 from harness.stages import Failure, Judging, extract_references, generate, prepare, score
 from harness.store import Lease, check_writable
+from harness.streams import PlainConsole
 from harness.tracking import Tracker, make_tracker
 
 PLAIN_WIDTH = 140  # columns of output that goes to a file
@@ -31,7 +32,7 @@ PLAIN_WIDTH = 140  # columns of output that goes to a file
 
 def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     """Run or plan the jobs. Return 0 when every cell is complete, 1 when something failed. Raises HarnessError."""
-    console = Console(width=None if os.isatty(1) else PLAIN_WIDTH)
+    console = PlainConsole(width=None if os.isatty(1) else PLAIN_WIDTH)
     settings = RunSettings.from_config(jobs[0].settings)
     results = Path(settings.results).expanduser().resolve()
     if settings.mode == "run":

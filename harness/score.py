@@ -17,7 +17,8 @@ from harness.build import build
 from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_file, plain
 from harness.compose import Job, compose_jobs
-from harness.errors import HarnessError, InvalidValueError, permission_denied, unknown_name
+from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.files import user_path
 from harness.given_images import Found, Labels, given_cell
 from harness.plan import unavailable
 from harness.pool import Interrupted, make_pool
@@ -30,6 +31,7 @@ from harness.report import format as fmt
 from harness.stages import Failure, extract_references, score
 from harness.store import CellStore, Lease, check_writable
 from harness.stored_cell import baseline_folder, results_of, stored_cell
+from harness.streams import PlainConsole, prepare_streams, system_errors
 from harness.targets import named_targets, targets_of
 
 HELP = """\
@@ -67,22 +69,21 @@ class _Request:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 all is judged, 1 something failed, 2 a mistake."""
     words = sys.argv[1:] if words is None else words
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    prepare_streams()
+    console = PlainConsole(width=None if sys.stdout.isatty() else 140)
     if {"-h", "--help"} & set(words) or not words:
         print(HELP, end="")
         return 0 if words else HarnessError.exit_code
     command = ["python", "-m", "harness.score", *words]
     try:
-        return _score(_parse(words), command, console)
+        with system_errors():
+            return _score(_parse(words), command, console)
     except (Interrupted, KeyboardInterrupt):
         print(f"stopped; what was judged is kept. To go on: {shlex.join(command)}", file=sys.stderr)
         return Interrupted.exit_code
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except PermissionError as error:
-        print(f"error: {permission_denied(error)}", file=sys.stderr)
-        return HarnessError.exit_code
 
 
 def _parse(words: Sequence[str]) -> _Request:
@@ -92,7 +93,7 @@ def _parse(words: Sequence[str]) -> _Request:
     if arguments.multirun or arguments.show_config:
         raise HarnessError("-m and --cfg are not for harness.score.", "Give one bench, or run folders.")
     words = arguments.overrides
-    folders = tuple(Path(word).expanduser().absolute() for word in words if "=" not in word)
+    folders = tuple(user_path("run folder", word).absolute() for word in words if "=" not in word)
     given = dict(word.split("=", 1) for word in words if "=" in word)
     for key in given:
         if key not in _OWN and not key.startswith(("bench.", "evaluator.", "pool")):
@@ -105,7 +106,7 @@ def _parse(words: Sequence[str]) -> _Request:
     labels = Labels(given.pop("model", "given"), given.pop("method", "given"))
     kept = [f"{key}={value}" for key, value in given.items()]
     own = [f"evaluators=[{names}]"] if names else []
-    place = Path(baseline).expanduser().absolute() if baseline else None
+    place = user_path("baseline", baseline).absolute() if baseline else None
     return _Request(folders, (*kept, *own, "method=none", "model=micro"), of_folder, labels, place, bool(names),
                     arguments.config_dirs)
 
@@ -146,7 +147,7 @@ def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], d
     """Take the folder of images in, and say what was found in it."""
     bench = {"pattern": "{prompt_id}_{repeat}", **job.bench, **request.folder_bench}
     bench["primary"] = _primary(job)
-    results = Path(str(job.settings["results"])).expanduser().resolve()
+    results = user_path("results", str(job.settings["results"])).resolve()
     check_writable(results)
     cell, found = given_cell(bench, job.evaluators, request.labels, results)
     _say_found(cell, found, console)
@@ -207,21 +208,27 @@ def _rewrite(
     workers: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write cell.yaml and summary.json with the new evaluators; provenance tells of both commands."""
-    from harness.reporting import read_scores, summarise
+    from harness.reporting import keep_verdicts, read_scores, summarise
 
     for cell in cells:
         store, other = CellStore(cell.folder), compared.get(cell.cell_id)
         before = store.read_summary() or {}
         own = read_scores(cell, skip[cell.cell_id], compared)
         base = read_scores(other, skip[other.cell_id], compared) if other else None
-        summary = summarise(own, base, skip[cell.cell_id], before.get("training") or {})
+        summary = summarise(own, base, skip[cell.cell_id], _mapping(before.get("training")))
         store.write_cell(cell_file(cell))
         store.write_summary(plain(summary))
+        keep_verdicts(own, summary)
         weights = str(cell.identity["model"]["weights"])
         hashed = cell.prompts.hash if cell.prompts else None
         made = store.read_provenance() or provenance(command, workers, weights, hashed)
         judged = {"command": command, "when": datetime.now(UTC).isoformat(timespec="seconds")}
-        store.write_provenance({**made, "judged_again": [*made.get("judged_again", []), judged]})
+        earlier = made.get("judged_again")
+        store.write_provenance({**made, "judged_again": [*(earlier if isinstance(earlier, list) else []), judged]})
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> list[Failure]:

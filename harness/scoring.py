@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,12 +131,26 @@ def _score(evaluator: Evaluator, items: Sequence[ScoreItem]) -> list[ScoreRow]:
             log.debug("%s failed on %d images, trying halves: %s", evaluator.name, len(items), error)
             return [row for half in _halves(items) for row in _score(evaluator, half)]
         return [failed_row(items[0].key, evaluator.kind, _text(error))]
-    return [_checked(row, evaluator.kind) for row in rows]
+    return [_checked(row, evaluator.kind) if _is_row(row) else
+            failed_row(row.key, evaluator.kind, f"{evaluator.name} returned a malformed row") for row in rows]
 
 
 def _check_keys(evaluator: Evaluator, items: Sequence[ScoreItem], rows: Sequence[ScoreRow]) -> None:
     if [row.key for row in rows] != [item.key for item in items]:
         raise ValueError(f"{evaluator.name} returned {len(rows)} rows for {len(items)} images, or in another order")
+
+
+def _is_row(row: ScoreRow) -> bool:
+    """Say whether an evaluator's row can be stored: numbers are numbers, texts are texts."""
+    texts = (row.label, row.error)
+    values = [*row.values.values(), row.value] if isinstance(row.values, Mapping) else ["no mapping"]
+    return (
+        all(text is None or isinstance(text, str) for text in texts)
+        and all(value is None or isinstance(value, Real | np.bool_) for value in values)
+        and (row.verdict is None or row.verdict in tuple(Verdict))
+        and not (isinstance(row.values, Mapping) and (None in row.values.values()
+                                                     or not all(isinstance(name, str) for name in row.values)))
+    )
 
 
 def _checked(row: ScoreRow, kind: Kind) -> ScoreRow:

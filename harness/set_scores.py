@@ -20,7 +20,7 @@ from harness.files import write_atomic
 from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, no_set_metrics, set_metrics
 from harness.reading import UnreadableFileError, read_json
 from harness.records import Metric, Status
-from harness.reference import reference_file, reference_name, reference_problem
+from harness.reference import reference_features, reference_file, reference_name, reference_problem
 from harness.store import CellStore
 
 if TYPE_CHECKING:
@@ -59,11 +59,12 @@ def _features(scored: Scored, evaluator: Evaluator) -> tuple[Features, int]:
 
 def _to_reference(cell: Cell, config: Mapping[str, Any], features: Features, n_unknown: int) -> dict[str, Metric]:
     file, name = reference_file(cell, config), str(config["name"])
-    if file is None or not file.is_file():
+    reference = reference_features(file, reference_name(cell, config)) if file else None
+    if reference is None:
         problem = None if file is None else reference_problem(cell, config)
         note = f"not available: {problem}" if problem else NO_REFERENCE if file is None else NOT_EXTRACTED
         return no_set_metrics(note)
-    reference, seed = ReferenceSet.load(reference_name(cell, config), file), cell.spec.seed
+    seed = cell.spec.seed
     return _remembered(cell.folder, f"{name}/reference", _key(features, reference, seed, n_unknown),
                        lambda: set_metrics(features, reference, name, seed, n_unknown))
 

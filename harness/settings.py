@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from harness.errors import InvalidValueError, unknown_name
+from harness.files import user_path
 
 Config = Mapping[str, Any]
 LABEL_LENGTH = 100
@@ -52,6 +53,8 @@ def check_file(name: str, value: Any) -> str | None:
     """Return `value` if it is null or the text that names a file."""
     if value is not None and not (isinstance(value, str) and value.strip()):
         raise InvalidValueError(f"{name}={value!r}: a path, or null, is needed.")
+    if value is not None:
+        user_path(name, value)
     return value
 
 
@@ -125,6 +128,7 @@ class RunSettings:
             raise InvalidValueError(f"leaderboard={config['leaderboard']}: true or false is needed.")
         if not isinstance(config["results"], str) or not config["results"]:
             raise InvalidValueError(f"results={config['results']}: a folder is needed.")
+        user_path("results", config["results"])
         return cls(
             mode=check_choice("mode", config["mode"], ("run", "plan")),
             results=config["results"],
@@ -144,6 +148,8 @@ def _optional_path(config: Config, name: str) -> str | None:
     value = config.get(name)
     if value is not None and (not isinstance(value, str) or not value):
         raise InvalidValueError(f"{name}={value}: a folder is needed.")
+    if value is not None:
+        user_path(name, value)
     return value
 
 

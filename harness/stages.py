@@ -17,7 +17,7 @@ from harness.plan import CellPlan
 from harness.pool import Pool
 from harness.progress import Board, Meter
 from harness.records import ImageKey, ImageRow, Status
-from harness.reference import reference_file, reference_of, reference_problem
+from harness.reference import reference_features, reference_file, reference_of, reference_problem
 from harness.store import CellStore
 from harness.tasks import (
     GenerateTask,
@@ -170,10 +170,15 @@ def extract_references(
 ) -> list[Failure]:
     """Extract the features of each reference set that a cell is compared with, once, unless it is not here."""
     jobs: dict[Path, Job] = {}
+    whole: set[Path] = set()
     for cell in cells:
         for config in (config for config in cell.evaluators if config["name"] not in skip.get(cell.cell_id, ())):
             file = reference_file(cell, config)
-            if file and not file.is_file() and not reference_problem(cell, config):
+            if file is None or file in jobs or file in whole:
+                continue
+            if reference_features(file, "") is not None:
+                whole.add(file)
+            elif not reference_problem(cell, config):
                 task = ReferenceTask(_task_id("reference"), config, reference_of(cell, config) or {}, str(file))
                 jobs.setdefault(file, Job(cell, task, 1))
     failed = _run(pool, list(jobs.values()), board, lambda job: job.cell.bench.name)

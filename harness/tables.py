@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from harness.records import ImageRow, ScoreRow, Status, Verdict
+from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +29,17 @@ class StoredScore:
     row: ScoreRow
     sha256: str | None
     baseline_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredVerdict:
+    """What an evaluator of this fingerprint says of the image of this hash."""
+
+    evaluator: str
+    fingerprint: str
+    key: ImageKey
+    verdict: Verdict
+    sha256: str | None
 
 
 @cache
@@ -75,6 +86,14 @@ def score_schema() -> pa.Schema:
     )
 
 
+@cache
+def verdict_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    names = ("evaluator", "fingerprint", "prompt_id", "verdict", "sha256")
+    return pa.schema([*((name, pa.string()) for name in names), ("repeat", pa.int32())])
+
+
 def encode_images(rows: Iterable[ImageRow]) -> bytes:
     """Return a Parquet file of image rows."""
     records = [{**asdict(row), "category": list(row.category), "flags": list(row.flags)} for row in rows]
@@ -109,6 +128,29 @@ def decode_scores(data: bytes, fingerprint: str) -> list[StoredScore]:
         return [_stored_score(record) for record in records]
     except (ValueError, TypeError) as error:
         raise UnreadableTable(str(error)) from error
+
+
+def encode_verdicts(verdicts: Iterable[StoredVerdict]) -> bytes:
+    """Return a Parquet file of verdicts."""
+    records = [{"evaluator": one.evaluator, "fingerprint": one.fingerprint, "prompt_id": one.key.prompt_id,
+                "verdict": str(one.verdict), "sha256": one.sha256, "repeat": one.key.repeat} for one in verdicts]
+    return _encode(records, verdict_schema(), {})
+
+
+def decode_verdicts(data: bytes) -> list[StoredVerdict]:
+    """Read back `encode_verdicts`. Raises UnreadableTable."""
+    records, _ = _decode(data, verdict_schema())
+    try:
+        return [_stored_verdict(record) for record in records]
+    except (ValueError, TypeError) as error:
+        raise UnreadableTable(str(error)) from error
+
+
+def _stored_verdict(record: dict[str, Any]) -> StoredVerdict:
+    _check_key(record)
+    key = ImageKey(record["prompt_id"], record["repeat"])
+    return StoredVerdict(str(record["evaluator"]), str(record["fingerprint"]), key, Verdict(record["verdict"]),
+                         record["sha256"])
 
 
 def _encode(records: list[dict[str, Any]], schema: pa.Schema, metadata: Mapping[str, str]) -> bytes:

@@ -28,6 +28,7 @@ from harness.pool.outcome import failure
 from harness.pool.queue import Holds, Job, TaskQueue
 from harness.pool.settings import PoolSettings
 from harness.pool.signals import StopSignals
+from harness.streams import prepare_streams
 from harness.tasks import GenerateTask, ScoreTask, Task, TaskFailure, TaskResult
 from harness.worker import Worker
 
@@ -53,6 +54,7 @@ class _Actor:
     def __init__(
         self, name: str, device: str, threads: int, toolbox: Toolbox | None, environment: Mapping[str, str]
     ) -> None:
+        prepare_streams()
         os.environ.update(environment)
         self._worker = Worker(name, device, threads, toolbox)
 

@@ -131,7 +131,7 @@ def _cell(column: OverviewColumn, own: Mapping[str, Run], base: Mapping[str, Run
 
 def _training_seconds(run: Run) -> str:
     """Sum the seconds of all artifacts; curves of one artifact share its hash."""
-    seconds = {entry["hash"]: entry["seconds"] for entry in (run.summary.get("training") or {}).values()}
+    seconds = {str(entry.get("hash")): entry.get("seconds") for entry in (run.summary.get("training") or {}).values()}
     known = [value for value in seconds.values() if value is not None]
     return f"{sum(known):.0f}" if known else DASH
 

@@ -180,8 +180,7 @@ def run_from_summary(summary: Data) -> Run:
         raise BrokenSummaryError("cell needs id, model, method and bench")
     if summary.get("status") not in STATUSES:
         raise BrokenSummaryError(f"status is {summary.get('status')!r}, expected one of {', '.join(STATUSES)}")
-    for key in ("prompts", "images", "primary", "evaluators", "training"):
-        _mapping(summary.get(key) or {}, key)
+    _check_parts(summary, cell)
     cell_id, model, method, bench = (str(name) for name in names)
     run = Run(
         cell_id, model, method, bench, str(summary["status"]),
@@ -208,6 +207,26 @@ def read_against(summary: Data) -> dict[str, Against]:
             {str(name): read_metric(name, data) for name, data in entry["distances"].items()},
         )
     return found
+
+
+def _check_parts(summary: Data, cell: Data) -> None:
+    """Refuse parts of a summary that are not what reports take them for."""
+    parts = {key: _mapping({} if summary.get(key) is None else summary[key], key)
+             for key in ("prompts", "images", "primary", "evaluators", "training", "comparisons")}
+    _mapping(cell.get("settings") or {}, "cell.settings")
+    for key in ("evaluators", "training"):
+        for name, part in parts[key].items():
+            _mapping(part, f"{key}.{name}")
+    for name, part in parts["training"].items():
+        if not isinstance(part.get("losses") or [], list):
+            raise BrokenSummaryError(f"training.{name}: losses is {type(part['losses']).__name__}, expected a list")
+        _number(f"training.{name}", "seconds", part.get("seconds"))
+    for name, part in parts["images"].items():
+        _count("images", str(name), part)
+    if not all(part is None or isinstance(part, str) for part in parts["primary"].values()):
+        raise BrokenSummaryError("primary: expected names of metrics")
+    if not isinstance(summary.get("incomplete") or [], list):
+        raise BrokenSummaryError(f"incomplete is {type(summary['incomplete']).__name__}, expected a list")
 
 
 def read_metric(name: str, data: Any) -> Metric:

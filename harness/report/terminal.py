@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.calibration import Calibrations
-from harness.errors import HarnessError
+from harness.errors import HarnessError, printable
 from harness.report.against import Adjusted
 from harness.report.judges import beside
 from harness.report.runs import BrokenSummaryError, Run, adjusted, load_runs, run_from_summary
@@ -97,14 +97,19 @@ def _families(rows: Sequence[Row]) -> list[str]:
 
 def _texts(row: Row, columns: Sequence[Column]) -> list[str]:
     cells = [(row_cell(row, column), column) for column in columns]
-    return [" ".join(filter(None, (cell.text, *column.lines(cell)))) for cell, column in cells]
+    texts = [" ".join(filter(None, (cell.text, *map(_one_line, column.lines(cell))))) for cell, column in cells]
+    return [printable(text) for text in texts]
+
+
+def _one_line(detail: str) -> str:
+    return printable(detail.replace("\n", " "))
 
 
 def _plain(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     lines = [[_heading(column) for column in columns], *(_texts(row, columns) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     padded = ("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
-    return ["", title, *padded]
+    return ["", printable(title), *padded]
 
 
 def _table(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> Any:
@@ -112,14 +117,15 @@ def _table(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(printable(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         left = column.key in ("method", "differs", "status")
         table.add_column(_heading(column), justify="left" if left else "right")
     for row in rows:
         cells = [(row_cell(row, column), column) for column in columns]
         table.add_row(*(
-            Text.assemble((c.text, STYLES.get(c.tone, "")), *((f" {line}", "dim") for line in column.lines(c)))
+            Text.assemble((printable(c.text), STYLES.get(c.tone, "")),
+                          *((f" {_one_line(line)}", "dim") for line in column.lines(c)))
             for c, column in cells
         ))  # fmt: skip
     return table
