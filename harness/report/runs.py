@@ -215,8 +215,8 @@ def _check_parts(summary: Data, cell: Data) -> None:
              for key in ("prompts", "images", "primary", "evaluators", "training", "comparisons")}
     _mapping(cell.get("settings") or {}, "cell.settings")
     for key in ("evaluators", "training"):
-        for name, part in parts[key].items():
-            _mapping(part, f"{key}.{name}")
+        for name, one in parts[key].items():
+            _mapping(one, f"{key}.{name}")
     for name, part in parts["training"].items():
         if not isinstance(part.get("losses") or [], list):
             raise BrokenSummaryError(f"training.{name}: losses is {type(part['losses']).__name__}, expected a list")
