@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.artifacts import META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
+from harness.artifacts import CONTENT_DIGITS, META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.files import user_path
 from harness.progress import duration, size
@@ -43,12 +43,12 @@ def find(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
 
 def show_all(root: Path, console: Console) -> None:
     """Print one line an artifact."""
-    table = Table("method", "key", "base weights", "trained in", "size", "upstream")
+    table = Table("method", "key", "content", "base weights", "trained in", "size", "upstream")
     count = 0
     for folder, meta in artifacts_below(root):
         count += 1
-        shown = (meta["method"], meta["key"], meta["base"]["weights"][:12], duration(meta.get("seconds")),
-                 size((folder / TENSORS).stat().st_size), "+".join(meta["upstream"]) or "-")
+        shown = (meta["method"], meta["key"], str(meta["sha256"])[:CONTENT_DIGITS], meta["base"]["weights"][:12],
+                 duration(meta.get("seconds")), size((folder / TENSORS).stat().st_size), "+".join(meta["upstream"]) or "-")
         table.add_row(*map(cell_text, shown))
     console.print(table if count else f"no artifacts in {root}")
 

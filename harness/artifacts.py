@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 TENSORS, META, LEASE = "artifact.safetensors", "meta.json", ".lease.json"
 MAX_TENSORS = 2**36
+CONTENT_DIGITS = 16  # of the sha256 of its tensors, as it is told of images
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,18 @@ def _applied(method: Method, key: str | None) -> str:
     content = {part: value for part, value in method.identity().items() if part != "name"} | {"artifact": key}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content_of(artifacts: Sequence[Artifact | None]) -> str | None:
+    """Return what names the content of a cell's artifacts, 16 digits of sha256 each; None where it has none."""
+    return "+".join(_content(artifact) for artifact in artifacts if artifact is not None) or None
+
+
+def _content(artifact: Artifact) -> str:
+    from safetensors.torch import save
+
+    known = artifact.meta.get("sha256")
+    return str(known or hashlib.sha256(save(dict(artifact.tensors))).hexdigest())[:CONTENT_DIGITS]
 
 
 class ArtifactCache:

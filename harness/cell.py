@@ -93,7 +93,7 @@ class Cell:
         return [self._item(row, repeat) for repeat in range(self.repeats) for row in self.rows]
 
     def _item(self, row: PromptRow, repeat: int) -> ImageItem:
-        own = row.seed if repeat == 0 else None
+        own = row.seed if repeat == 0 and self.spec.seed == 0 else None
         seed = own if own is not None else image_seed(self.bench.seed_name, row.prompt_id, repeat, self.spec.seed)
         guidance = self.guidance_scale
         if _by_row(self.bench, self.spec.model) and row.guidance is not None:
@@ -245,9 +245,14 @@ def _identity(
         "height": generation.height,
         "width": generation.width,
         "seed": run.seed,
+        **({"row_seeds": "of seed 0"} if run.seed and _brings_seeds(prompts) else {}),
         **({"size": "row"} if bench.size == "row" else {}),
         **({"seeds": bench.seed_name} if bench.seed_name != bench.name else {}),
     }
+
+
+def _brings_seeds(prompts: PromptSet | None) -> bool:
+    return prompts is not None and any(row.seed is not None for row in prompts.rows)
 
 
 def _by_row(bench: BenchSettings, model: Config) -> bool:

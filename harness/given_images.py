@@ -113,7 +113,7 @@ def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKe
 
     Copied, because the script that made them may write over them. Raises HarnessError where the disk is too small.
     """
-    store = CellStore(cell.folder)
+    store = CellStore(cell.folder, cell.cell_id)
     known = store.done(verify=False)
     need, free = sum(file.stat().st_size for key, file in files.items() if key not in known), free_space(cell.folder)
     if need > free:
@@ -129,7 +129,8 @@ def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKe
         if hashlib.sha256(data).hexdigest() != hashes[key]:
             raise HarnessError(f"{file} changed while it was read.", "Run the command again when nothing writes there.")
         write_atomic(cell.folder / inside, data)
-        rows.append(_row(key, prompts[key.prompt_id], inside, hashes[key], len(data)))
+        row = _row(key, prompts[key.prompt_id], inside, hashes[key], len(data))
+        rows.append(replace(row, cell_id=cell.cell_id))
     if rows:
         store.append_images(attempt_id("given"), rows)
 

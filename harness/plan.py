@@ -21,6 +21,7 @@ from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.gpu_cost import TABLE, gpu_line, hours_text
 from harness.model_files import has_token
 from harness.models import missing as missing_weights
+from harness.one_training import training_problem
 from harness.progress import duration, size
 from harness.reading import UnreadableFileError, read_json
 from harness.records import ImageItem
@@ -121,8 +122,9 @@ def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool, on_cpu: bo
         notes += [note for note in (cpu_note(cell, denoiser_rows(cell)),) if note]
     missing = None
     if cell.prompts:
-        done = CellStore(cell.folder).done(verify=verify)
-        missing = tuple(item for item in cell.items() if item.key not in done)
+        missing = CellStore(cell.folder, cell.cell_id).missing(cell.items(), verify)
+        of_another = training_problem(cell) if 0 < len(missing) < len(cell.items()) else None
+        problems += [of_another] if of_another else []
     per_image, source = _seconds_per_image(cell, speeds, on_cpu)
     n_missing = cell.n_images if missing is None else len(missing)
     return CellPlan(

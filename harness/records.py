@@ -74,7 +74,11 @@ class ImageItem:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """What is stored of one image. `file` is relative to the cell's folder; `seconds` is its share of the batch."""
+    """What is stored of one image. `file` is relative to the cell's folder; `seconds` is its share of the batch.
+
+    `cell_id` says whose image it is, `artifact` by the content of which training it was drawn, None where its cell
+    trains nothing. Both are None in rows of former versions, which did not say.
+    """
 
     prompt_id: str
     repeat: int
@@ -91,6 +95,8 @@ class ImageRow:
     batch_size: int
     worker: str
     flags: tuple[str, ...] = ()
+    cell_id: str | None = None
+    artifact: str | None = None
 
     @property
     def key(self) -> ImageKey:
@@ -164,7 +170,8 @@ class Comparison:
 def image_seed(bench: str, prompt_id: str, repeat: int, root_seed: int) -> int:
     """Return the first 8 bytes of sha256 of `bench|prompt id|repeat|seed`, big-endian: 0 <= seed < 2^64.
 
-    The method is not in it, so a method and its baseline share noise.
+    The method is not in it, so a method and its baseline share noise. A seed that the prompt's row brings stands for
+    repeat 0 at root seed 0: every other repeat and root seed draws other noise.
     """
     digest = hashlib.sha256(f"{bench}|{prompt_id}|{repeat}|{root_seed}".encode()).digest()
     return int.from_bytes(digest[:8], "big")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
+from harness.artifacts import CONTENT_DIGITS
 from harness.build import build
 from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_config, cell_file, cell_settings, plain
@@ -21,17 +21,17 @@ from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import EvaluatorKey, evaluator_fingerprint
 from harness.files import write_atomic
 from harness.judged import Rows, combined, judged
-from harness.method import publish_concepts
 from harness.metrics.plain import write_json
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
+from harness.one_training import trainings
 from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
 from harness.provenance import provenance
 from harness.records import TRUNCATED, ImageRow, ScoreRow, Status
 from harness.set_scores import set_scores
 from harness.settings import RunSettings
 from harness.stages import Failure, wanted_images
-from harness.store import CellStore
+from harness.store import CellStore, drawn_with
 from harness.tracking import Tracker
 from harness.verdicts import Judged, write_verdicts
 
@@ -71,7 +71,7 @@ def report(
     for cell in cells:
         baseline = compared.get(cell.cell_id)
         own, other = scored[cell.cell_id], scored.get(baseline.cell_id) if baseline else None
-        summary = summarise(own, other, unavailable.get(cell.cell_id, {}), training_of(cell))
+        summary = summarise(own, other, unavailable.get(cell.cell_id, {}), training_of(cell, own.images.values()))
         if _write(cell, summary, workers, command, console):
             keep_verdicts(own, summary)
             tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
@@ -89,7 +89,7 @@ def report(
 
 def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[str, Cell]) -> Scored:
     """Read a cell's images and current scores from the store."""
-    store, images = CellStore(cell.folder), wanted_images(cell)
+    store, images = CellStore(cell.folder, cell.cell_id), wanted_images(cell)
     evaluators = {str(config["name"]): build(config) for config in cell.evaluators}
     evaluators = {name: evaluator for name, evaluator in evaluators.items() if name not in unavailable}
     baseline = compared.get(cell.cell_id)
@@ -146,6 +146,7 @@ def summarise(
             "settings": cell_settings(cell),
             "conditions": made_by(cell.identity, cell.spec.model),
             "baseline_cell": baseline.cell.cell_id if baseline else latest(against, before),
+            "artifact": drawn_with(images),
         },
         **write_json(metrics),
         "comparisons": against,
@@ -211,18 +212,16 @@ def _stored(evaluator: Evaluator) -> dict[str, Any]:
     return {"folder": key.name, "fingerprint": key.fingerprint}
 
 
-def training_of(cell: Cell) -> dict[str, Any]:
-    """Return, for each trained artifact of the cell's methods, what its training came to."""
-    methods = publish_concepts([build(config) for config in cell.spec.methods])
-    given = read_given(cell.spec.given, methods, cell.spec.model) if cell.spec.given else None
-    keys = artifact_keys(methods, base_identity(cell.spec.model), given)
-    cache = ArtifactCache(Path(cell.spec.artifacts))
+def training_of(cell: Cell, images: Iterable[ImageRow] = ()) -> dict[str, Any]:
+    """Return, for each trained artifact of the cell's methods, what its training came to.
+
+    An artifact that did not draw `images`, which say by which training they were drawn, tells nothing of them.
+    """
     found: dict[str, Any] = {}
-    for method, key in zip(methods, keys, strict=True):
-        meta = given.load().meta if given and key == given.key else cache.meta(method, key) if key else None
-        if meta is None:
-            continue
-        found |= training_curves(method.name, str(key), meta)
+    drawn = (drawn_with(images) or "").split("+")
+    for method, key, _, meta in trainings(cell):
+        if meta and (drawn == [""] or str(meta["sha256"])[:CONTENT_DIGITS] in drawn):
+            found |= training_curves(method.name, key, meta)
     return found
 
 
@@ -233,7 +232,7 @@ def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, d
     """
     losses = meta["training"].get("losses") or []
     by_concept = losses if isinstance(losses, Mapping) else {"": losses}
-    told = {"hash": key, "seconds": meta.get("seconds")}
+    told = {"hash": key, "sha256": meta.get("sha256"), "seconds": meta.get("seconds")}
     if len(by_concept) <= 1:
         return {name: {**told, "losses": next(iter(by_concept.values()), [])}}
     return {f"{name} ({concept})": {**told, "losses": curve} for concept, curve in by_concept.items()}
@@ -247,7 +246,7 @@ def _write(
     console: Console,
 ) -> bool:
     """Write a cell's files, unless they tell of a run that was whole and asked for more images; say whether."""
-    store = CellStore(cell.folder)
+    store = CellStore(cell.folder, cell.cell_id)
     before = store.read_summary() or {}
     n_before, n_now = (_n_expected(one) for one in (before, summary))
     if n_before > n_now and before.get("status") == "complete":

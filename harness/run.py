@@ -15,7 +15,8 @@ from harness.bench import PROMPT_KEYS, PromptSet, load_prompts
 from harness.cell import Cell, as_baseline, canonical_hash, make_cell
 from harness.compose import Job, sweep_notes
 from harness.errors import IncompatibleError
-from harness.plan import Plan, make_plan, print_plan, unavailable
+from harness.one_training import bound
+from harness.plan import CellPlan, Plan, make_plan, print_plan, unavailable
 from harness.pool import Interrupted, Pool, make_pool
 from harness.pool.leased import LeasedPool
 from harness.pool.settings import PoolSettings
@@ -125,17 +126,28 @@ def _carry_out(
     cells = [entry.cell for entry in plan.cells]
     with Board("train", console, says_start=True) as board:
         unprepared = prepare(pool, [entry.cell for entry in plan.cells if entry.missing], board)
-    ready = [entry for entry in plan.cells if entry.cell.cell_id not in unprepared]
+    ready, of_another = bound_cells([entry for entry in plan.cells if entry.cell.cell_id not in unprepared])
     skip = {cell.cell_id: unavailable(cell) for cell in cells}
     with Board("make", console) as board:
         made = generate(pool, ready, settings.shard_size, board, tracker, Judging(compared, skip))
-    failures = [*unprepared.values(), *made]
+    failures = [*unprepared.values(), *of_another, *made]
     with Board("reference", console) as board:
         failures += extract_references(pool, cells, skip, board)
     with Board("judge", console) as board:
         failures += score(pool, cells, compared, skip, board)
     failures += report(plan, compared, skip, pool.workers(), settings, results, command, tracker, console)
     return failures
+
+
+def bound_cells(plans: Sequence[CellPlan]) -> tuple[list[CellPlan], list[Failure]]:
+    """Tell every cell the content of its artifacts; return those that may be drawn, and why others may not."""
+    ready, failures = [], []
+    for entry in plans:
+        try:
+            ready.append(replace(entry, cell=bound(entry.cell)) if entry.missing else entry)
+        except IncompatibleError as error:
+            failures.append(Failure(entry.cell.label, "generation", str(error), True))
+    return ready, failures
 
 
 def _say_refused(refused: Sequence[Failure], console: Console) -> None:

@@ -211,7 +211,7 @@ def _rewrite(
     from harness.reporting import keep_verdicts, read_scores, summarise
 
     for cell in cells:
-        store, other = CellStore(cell.folder), compared.get(cell.cell_id)
+        store, other = CellStore(cell.folder, cell.cell_id), compared.get(cell.cell_id)
         before = store.read_summary() or {}
         own = read_scores(cell, skip[cell.cell_id], compared)
         base = read_scores(other, skip[other.cell_id], compared) if other else None
@@ -235,7 +235,7 @@ def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> l
     from harness.leaderboard import write_leaderboard
     from harness.report.terminal import print_results
 
-    summaries = [CellStore(cell.folder).read_summary() or {} for cell in cells]
+    summaries = [CellStore(cell.folder, cell.cell_id).read_summary() or {} for cell in cells]
     print_results(summaries, console, load_calibrations(results), results)
     for summary in summaries:
         for line in _found(summary, [build(config) for config in job.evaluators]):

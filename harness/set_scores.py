@@ -51,7 +51,7 @@ def set_scores(own: Scored, baseline: Scored | None, name: str, evaluator: Evalu
 
 def _features(scored: Scored, evaluator: Evaluator) -> tuple[Features, int]:
     """Return the features of a cell's images, block by block, and how many images have none."""
-    blocks = CellStore(scored.cell.folder).features(EvaluatorKey.of(evaluator))
+    blocks = CellStore(scored.cell.folder, scored.cell.cell_id).features(EvaluatorKey.of(evaluator))
     kept = [block.take([i for i, key in enumerate(block.keys) if key in scored.images]) for block in blocks]
     n_ok = sum(row.status is Status.OK for row in scored.images.values())
     return [block.features for block in kept if block.keys], n_ok - sum(len(block.keys) for block in kept)

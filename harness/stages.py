@@ -199,7 +199,7 @@ def measuring(cell: Cell, skip: Iterable[str]) -> list[Mapping[str, Any]]:
 
 def wanted_images(cell: Cell) -> dict[ImageKey, ImageRow]:
     """Return the stored rows of the images that the cell asks for, in its order."""
-    stored = CellStore(cell.folder).images()
+    stored = CellStore(cell.folder, cell.cell_id).images()
     return {item.key: stored[item.key] for item in cell.items() if item.key in stored}
 
 
@@ -210,7 +210,7 @@ def _score_jobs(cell: Cell, config: Mapping[str, Any], baseline: Cell | None) ->
     if evaluator.needs_baseline:
         others = wanted_images(baseline) if baseline else {}
         images = {key: row for key, row in images.items() if key in others and others[key].status is Status.OK}
-    key_of, store = EvaluatorKey.of(evaluator), CellStore(cell.folder)
+    key_of, store = EvaluatorKey.of(evaluator), CellStore(cell.folder, cell.cell_id)
     if evaluator.kind == "features":
         known = {key for block in store.features(key_of) for key in block.keys}
     else:

@@ -44,7 +44,7 @@ def stored_cell(
     bench = config.get("bench") or benches.get(str(config["identity"]["bench"]["name"]))
     if bench is None:
         raise HarnessError(f"{folder}: its bench {config['identity']['bench']['name']} is not known here.")
-    rows = list(store.images().values())
+    rows = list(CellStore(folder, str(config["cell_id"])).images().values())
     if not rows:
         raise MissingResourceError(f"{folder} has no images.")
     settings, spec = config["settings"], _spec(config, folder)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MAX_ROWS = 1_000_000
+ADDED = frozenset({"cell_id", "artifact"})  # columns that rows of former versions lack: unknown there
 
 
 class UnreadableTable(Exception):
@@ -63,6 +64,8 @@ def image_schema() -> pa.Schema:
             ("batch_size", pa.int32()),
             ("worker", pa.string()),
             ("flags", pa.list_(pa.string())),
+            ("cell_id", pa.string()),
+            ("artifact", pa.string()),
         ]
     )
 
@@ -170,7 +173,7 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[list[dict[str, Any]], dict[
     try:
         file = pq.ParquetFile(BytesIO(data), page_checksum_verification=True)
         found = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
-        if found.get("schema_version") != str(SCHEMA_VERSION) or not file.schema_arrow.equals(schema):
+        if found.get("schema_version") != str(SCHEMA_VERSION) or not _fits(file.schema_arrow, schema):
             raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
         if file.metadata.num_rows > MAX_ROWS:
             raise UnreadableTable(f"it has {file.metadata.num_rows} rows, and at most {MAX_ROWS} are read")
@@ -180,6 +183,14 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[list[dict[str, Any]], dict[
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableTable(_first_line(error)) from error
     return records, found
+
+
+def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Say whether a file has the columns of `schema`, but for those that were added to it later."""
+    import pyarrow as pa
+
+    return found.equals(pa.schema([column for column in schema
+                                   if column.name not in ADDED or column.name in found.names]))
 
 
 def _image_row(record: dict[str, Any]) -> ImageRow:

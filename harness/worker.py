@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from harness.batches import BatchRunner, Outcome
-from harness.errors import StoppedError
+from harness.errors import IncompatibleError, StoppedError
 from harness.evaluator import Evaluator, SetEvaluator
 from harness.files import sha256_file, write_atomic
 from harness.holding import Holding, fingerprint
@@ -27,6 +27,7 @@ from harness.machine import hardware_name, peak_memory_mb, versions
 from harness.records import ImageKey, ImageRow, ScoreItem, ScoreRow
 from harness.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, WrittenImage, attempt_id
 from harness.tasks import (
+    CellSpec,
     Config,
     GenerateTask,
     PrepareTask,
@@ -141,6 +142,7 @@ class Worker:
     def _generate(self, task: GenerateTask) -> TaskResult:
         with self._gate:
             session = self._holding.session(task.cell, self.device)
+        _check_artifact(task.cell, session.artifact)
         place = fingerprint([task.cell.model, task.cell.settings.height, task.cell.settings.width])
         size = min(task.cell.settings.batch_size, self._batch_sizes.get(place, task.cell.settings.batch_size))
         runner = BatchRunner(session, replace(task.cell.settings, batch_size=size), self._tools.free)
@@ -158,7 +160,7 @@ class Worker:
                 self._count(len(batch))
         finally:
             self._batch_sizes[place] = runner.batch_size
-            rows = self._record(store, task, made)
+            rows = self._record(store, task, made, session.artifact)
         return TaskResult(task.task_id, self.name, 0.0, images=rows, info={"batch_size": runner.batch_size})
 
     def _queue(self, store: CellStore, outcome: Outcome) -> tuple[Outcome, Future[WrittenImage] | None]:
@@ -168,12 +170,13 @@ class Worker:
         return replace(outcome, image=None), written
 
     def _record(
-        self, store: CellStore, task: GenerateTask, made: Sequence[tuple[Outcome, Future[WrittenImage] | None]]
-    ) -> tuple[ImageRow, ...]:
+        self, store: CellStore, task: GenerateTask, made: Sequence[tuple[Outcome, Future[WrittenImage] | None]],
+        artifact: str | None,
+    ) -> tuple[ImageRow, ...]:  # fmt: skip
         """Wait until every write has ended and record what is on disk; then raise what a failed write raised."""
         failures = [written.exception() if written is not None else None for _, written in made]
         rows = tuple(
-            _image_row(outcome, written, self.name)
+            replace(_image_row(outcome, written, self.name), cell_id=task.cell.cell_id, artifact=artifact)
             for (outcome, written), failure in zip(made, failures, strict=True)
             if failure is None
         )
@@ -242,6 +245,14 @@ class Worker:
         self._images += images
         if self._on_images is not None:
             self._on_images(images)
+
+
+def _check_artifact(cell: CellSpec, artifact: str | None) -> None:
+    """Refuse to draw with another artifact than the one that this run found: a cell's images are of one training."""
+    known = cell.artifact or (CellStore(Path(cell.folder), cell.cell_id).artifact() if artifact else None)
+    if known not in (None, artifact):
+        raise IncompatibleError(f"{cell.name}: the artifact {known} was replaced by {artifact} while images "
+                                "were drawn with it.", "Run the command again.")
 
 
 def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, worker: str) -> ImageRow:

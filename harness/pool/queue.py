@@ -116,7 +116,7 @@ class TaskQueue:
 def give_up(task: Task, error: str) -> TaskResult:
     """Record every image of a task as an error, and return the rows."""
     if isinstance(task, GenerateTask):
-        rows = tuple(_error_row(item, error) for item in task.items)
+        rows = tuple(replace(_error_row(item, error), cell_id=task.cell.cell_id) for item in task.items)
         CellStore(Path(task.cell.folder)).append_images(attempt_id(task.task_id), rows)
         return TaskResult(task.task_id, "none", 0.0, images=rows)
     if isinstance(task, ScoreTask):

@@ -57,7 +57,7 @@ class Grid:
 
 def build_grid(runs: Sequence[Run], labels: Mapping[str, str], count: int) -> Grid | None:
     """Return `count` columns for the runs of one model and bench, chosen by the prompt ids' hash, not by result."""
-    stores = {run.cell_id: CellStore(run.folder) for run in runs if run.folder}
+    stores = {run.cell_id: CellStore(run.folder, run.cell_id) for run in runs if run.folder}
     tables = {cell_id: store.images() for cell_id, store in stores.items()}
     shown = [run for run in runs if tables.get(run.cell_id)]
     if not shown or count < 1:

@@ -149,7 +149,7 @@ def load_run(folder: Path) -> Run:
     path = folder / "summary.json"
     try:
         summary = read_json(path)
-        run = run_from_summary(summary) if summary is not None else None
+        run = _of_cell(cell_id, run_from_summary(summary)) if summary is not None else None
     except (UnreadableFileError, BrokenSummaryError) as error:
         reason = error.reason if isinstance(error, UnreadableFileError) else str(error)
         return Run(cell_id, model, method, bench, "broken", folder, (f"summary.json: {' '.join(reason.split())}",))
@@ -168,6 +168,13 @@ def load_run(folder: Path) -> Run:
     provenance = _side_file(folder / "provenance.json", notes)
     problems = run.problems + tuple(notes)
     return replace(run, folder=folder, cell=cell, provenance=provenance, problems=problems)
+
+
+def _of_cell(cell_id: str, run: Run) -> Run:
+    """Return the run of a folder. Raises BrokenSummaryError where its summary is another cell's."""
+    if run.cell_id != cell_id:
+        raise BrokenSummaryError(f"it is that of cell {run.cell_id[:40]}")
+    return run
 
 
 def run_from_summary(summary: Data) -> Run:
@@ -217,10 +224,10 @@ def _check_parts(summary: Data, cell: Data) -> None:
     for key in ("evaluators", "training"):
         for name, one in parts[key].items():
             _mapping(one, f"{key}.{name}")
-    for name, part in parts["training"].items():
-        if not isinstance(part.get("losses") or [], list):
-            raise BrokenSummaryError(f"training.{name}: losses is {type(part['losses']).__name__}, expected a list")
-        _number(f"training.{name}", "seconds", part.get("seconds"))
+    for name, one in parts["training"].items():
+        if not isinstance(one.get("losses") or [], list):
+            raise BrokenSummaryError(f"training.{name}: losses is {type(one['losses']).__name__}, expected a list")
+        _number(f"training.{name}", "seconds", one.get("seconds"))
     for name, part in parts["images"].items():
         _count("images", str(name), part)
     if not all(part is None or isinstance(part, str) for part in parts["primary"].values()):
