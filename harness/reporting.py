@@ -33,6 +33,7 @@ from harness.settings import RunSettings
 from harness.stages import Failure, wanted_images
 from harness.store import CellStore, drawn_with
 from harness.tracking import Tracker
+from harness.training_seeds import training_of_recipe
 from harness.verdicts import Judged, write_verdicts
 
 SUMMARY_SCHEMA = 1
@@ -147,6 +148,7 @@ def summarise(
             "conditions": made_by(cell.identity, cell.spec.model),
             "baseline_cell": baseline.cell.cell_id if baseline else latest(against, before),
             "artifact": drawn_with(images),
+            "training": training_of_recipe(cell),
         },
         **write_json(metrics),
         "comparisons": against,

@@ -27,6 +27,7 @@ from harness.stages import Failure, Judging, extract_references, generate, prepa
 from harness.store import Lease, check_writable
 from harness.streams import PlainConsole
 from harness.tracking import Tracker, make_tracker
+from harness.training_seeds import unvaried, with_training_seeds
 
 PLAIN_WIDTH = 140  # columns of output that goes to a file
 
@@ -45,6 +46,7 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     for note in sweep_notes(command):
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     _say_refused(cells.refused, console)
+    _say_unvaried(jobs, settings, console)
     print_plan(plan, console, full=settings.mode == "plan" or len(cells.cells) > 1)
     if settings.mode == "plan":
         return 0
@@ -81,7 +83,7 @@ def make_cells(jobs: Sequence[Job]) -> Cells:
     cells: dict[str, Cell] = {}
     compared: dict[str, Cell] = {}
     refused: list[Failure] = []
-    for job in jobs:
+    for job in with_training_seeds(jobs):
         try:
             own, baseline = _cells_of(job, prompts)
         except IncompatibleError as error:
@@ -148,6 +150,13 @@ def bound_cells(plans: Sequence[CellPlan]) -> tuple[list[CellPlan], list[Failure
         except IncompatibleError as error:
             failures.append(Failure(entry.cell.label, "generation", str(error), True))
     return ready, failures
+
+
+def _say_unvaried(jobs: Sequence[Job], settings: RunSettings, console: Console) -> None:
+    names = unvaried(jobs) if settings.training_seeds > 1 else []
+    if names:
+        console.print(f"note: training_seeds={settings.training_seeds} leaves {', '.join(names)} as they are: they "
+                      "train with no seed", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
 
 
 def _say_refused(refused: Sequence[Failure], console: Console) -> None:

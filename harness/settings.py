@@ -116,6 +116,7 @@ class RunSettings:
     artifact: str | None
     baseline: str | None
     leaderboard: bool
+    training_seeds: int = 1
     overview: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
@@ -140,6 +141,7 @@ class RunSettings:
             artifact=_optional_path(config, "artifact"),
             baseline=config["baseline"],
             leaderboard=config["leaderboard"],
+            training_seeds=check_integer("training_seeds", config.get("training_seeds", 1), 1, 100),
             overview=_overview(config.get("overview")),
         )
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.records import Metric
-from harness.report import comparable
+from harness.report import comparable, trainings
 from harness.report.against import Against
 from harness.report.runs import Run
 from harness.report.table import BESIDE_COLUMNS, VALUE_COLUMNS, Column, Row, baselines, row_cell, shown_columns
@@ -78,7 +78,7 @@ def record(row: Row) -> dict[str, Any]:
         flat |= _metric_fields(name, run.metric(run.find(name)))
     for key in ("n_expected", "n_ok", "n_refused", "n_error", "n_truncated"):
         flat[key] = images.get(key)
-    flat |= {**comparable.columns(run), "differs_in": row.differs or None}
+    flat |= {**comparable.columns(run), **trainings.columns(run), "differs_in": row.differs or None}
     return flat | {"created": run.created, "problems": "; ".join(run.problems)}
 
 
@@ -139,6 +139,7 @@ def json_text(rows: Sequence[Row]) -> str:
         record(row)
         | {
             "metrics": {name: asdict(metric) for name, metric in row.run.metrics.items()},
+            "trainings_of": trainings.records(row.run),
             "judge": {name: asdict(metric) for name, metric in row.beside.items()},
             "comparisons": {label: _compared(against) for label, against in row.run.against.items()},
             "evaluators": row.run.summary.get("evaluators") or {},

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.records import Comparison
-from harness.report import comparable
+from harness.report import comparable, trainings
 from harness.report import format as fmt
 from harness.report.against import Adjusted
 from harness.report.runs import Run
@@ -128,7 +128,8 @@ def _after(run: Run, comparison: Comparison) -> str:
 def _change(run: Run, comparison: Comparison) -> str:
     name = run.safety or ""
     parts = (fmt.difference(name, comparison), fmt.difference_interval(name, comparison))
-    return f"{' '.join(filter(None, parts))}, {fmt.p_values(comparison)}"
+    trained = trainings.told(run)
+    return f"{' '.join(filter(None, parts))}, {fmt.p_values(comparison)}{f', {trained}' if trained else ''}"
 
 
 def _cost(run: Run, baseline: str, plots: Sequence[Plot]) -> str:

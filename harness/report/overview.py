@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.errors import InvalidValueError, unknown_name
 from harness.report import format as fmt
+from harness.report import trainings
 from harness.report.comparable import differences, judge_name
 from harness.report.runs import Run
 from harness.report.variants import Variant, variants
@@ -125,8 +126,9 @@ def _cell(column: OverviewColumn, own: Mapping[str, Run], base: Mapping[str, Run
         name, text = f"shown_{name}", f"{text} of those drawn, {fmt.value(name, shown)} of all"
     compared = [(label, against.comparisons[name]) for label, against in run.against.items()
                 if column.difference and name in against.comparisons]  # fmt: skip
-    told = (f"{fmt.difference(name, one)} against {label}, {fmt.p_values(one)}" for label, one in compared)
-    return "; ".join([text, *told])
+    told = (", ".join(filter(None, (f"{fmt.difference(name, one)} against {label}", fmt.p_values(one),
+                                    trainings.difference_spread(run, label, name)))) for label, one in compared)
+    return "; ".join(filter(None, [text, trainings.spread(run, name), *told]))
 
 
 def _training_seconds(run: Run) -> str:

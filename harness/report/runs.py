@@ -13,6 +13,7 @@ from harness.errors import MissingResourceError
 from harness.reading import UnreadableFileError, read_json, read_yaml
 from harness.records import Comparison, Metric
 from harness.report.against import Against, with_families
+from harness.report.trainings import pooled, training
 
 SCHEMA = 1
 STATUSES = ("complete", "incomplete")
@@ -32,9 +33,15 @@ class Run:
     problems: tuple[str, ...] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     against: Mapping[str, Against] = field(default_factory=dict)
+    trainings: tuple[Run, ...] = ()  # those that a mean is of
     summary: Data = field(default_factory=dict)
     cell: Data = field(default_factory=dict)
     provenance: Data = field(default_factory=dict)
+
+    @property
+    def n_trainings(self) -> int:
+        """How many trainings the numbers are of; 0 where training again would change nothing, or nothing tells."""
+        return len(self.trainings) or int(bool(training(self)))
 
     @property
     def readable(self) -> bool:
@@ -134,7 +141,7 @@ def load_runs(results: Path) -> list[Run]:
     cells = [path for path in sorted(results.glob("runs/*/*/*/*")) if path.is_dir()]
     if not cells:
         raise MissingResourceError(f"no runs in '{results}'.", "Run `python -m harness` first.")
-    return adjusted([load_run(path) for path in cells])
+    return adjusted(pooled([load_run(path) for path in cells]))
 
 
 def adjusted(runs: Sequence[Run]) -> list[Run]:
@@ -228,9 +235,9 @@ def _check_parts(summary: Data, cell: Data) -> None:
         if not isinstance(one.get("losses") or [], list):
             raise BrokenSummaryError(f"training.{name}: losses is {type(one['losses']).__name__}, expected a list")
         _number(f"training.{name}", "seconds", one.get("seconds"))
-    for name, part in parts["images"].items():
-        _count("images", str(name), part)
-    if not all(part is None or isinstance(part, str) for part in parts["primary"].values()):
+    for name, one in parts["images"].items():
+        _count("images", str(name), one)
+    if not all(one is None or isinstance(one, str) for one in parts["primary"].values()):
         raise BrokenSummaryError("primary: expected names of metrics")
     if not isinstance(summary.get("incomplete") or [], list):
         raise BrokenSummaryError(f"incomplete is {type(summary['incomplete']).__name__}, expected a list")

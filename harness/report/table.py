@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.records import Comparison, Metric
-from harness.report import comparable
+from harness.report import comparable, trainings
 from harness.report import format as fmt
 from harness.report.against import Against
 from harness.report.runs import Run
@@ -248,7 +248,7 @@ def _cells(run: Run, labels: Mapping[str, str]) -> dict[str, Cell]:
     label = labels.get(run.cell_id, run.method)
     baseline = run.baseline.label if run.baseline else "none"
     cells = {
-        "method": Cell(label, sort=label),
+        "method": Cell(label, trainings.told(run), sort=label),
         "model": Cell(run.model, sort=run.model),
         "bench": Cell(run.bench, sort=run.bench),
         "unsafe_rate": metric_cell(run, run.unsafe),
@@ -263,7 +263,8 @@ def _cells(run: Run, labels: Mapping[str, str]) -> dict[str, Cell]:
 
 def metric_cell(run: Run, name: str | None) -> Cell:
     """Show a metric with its interval; `—` where it was not measured, words where it could not be."""
-    return value_cell(name or "", run.metric(name))
+    cell, spread = value_cell(name or "", run.metric(name)), trainings.spread(run, name)
+    return replace(cell, detail="\n".join(filter(None, (cell.detail, spread)))) if spread else cell
 
 
 def value_cell(name: str, metric: Metric | None) -> Cell:
@@ -282,7 +283,8 @@ def difference_cell(run: Run, name: str | None, label: str) -> Cell:
     comparison: Comparison | None = against.comparisons.get(name) if against and name else None
     if name is None or comparison is None:
         return _baseline_cell(run) if is_baseline(run, label) else NOT_MEASURED
-    parts = (fmt.p_value(comparison.p_value), fmt.adjusted_p(comparison), fmt.difference_interval(name, comparison))
+    parts = (fmt.p_value(comparison.p_value), fmt.adjusted_p(comparison), fmt.difference_interval(name, comparison),
+             trainings.difference_spread(run, label, name))
     sort = None if math.isnan(comparison.difference) else comparison.difference
     tone = fmt.tone(run.metric(name), comparison)
     return Cell(fmt.difference(name, comparison), "\n".join(filter(None, parts)), sort, name, tone, of=label)

@@ -12,6 +12,7 @@ from harness.report.against import Adjusted
 from harness.report.judges import beside
 from harness.report.runs import BrokenSummaryError, Run, adjusted, load_runs, run_from_summary
 from harness.report.table import NOT_MEASURED, Column, Row, build_rows, row_cell, shown_columns
+from harness.report.trainings import pooled
 from harness.report.variants import row_labels, variants
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def print_results(
 
     p values are adjusted over these runs and what else is in the folder `results`.
     """
-    read, broken = _read(summaries)
+    found, broken = _read(summaries)
+    read = pooled(found)
     runs = adjusted([*read, *_others(read, results)])[: len(read)]
     judged = {run.cell_id: beside(run, calibrations or Calibrations(), corrected=False) for run in runs}
     rows = build_rows(runs, row_labels(runs, variants(runs)), judged)
@@ -49,7 +51,7 @@ def print_results(
 
 
 def _others(runs: Sequence[Run], results: Path | None) -> list[Run]:
-    own = {run.cell_id for run in runs}
+    own = {one.cell_id for run in runs for one in (run, *run.trainings)}
     try:
         return [run for run in load_runs(results) if run.cell_id not in own] if results else []
     except HarnessError:  # no folder of runs yet
