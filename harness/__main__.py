@@ -26,7 +26,7 @@ usage: python -m harness [-m] [--config-dir DIR] [name=value ...]
   -h, --help          this text
   --version
 
-settings: limit repeats seed batch_size shard_size results baseline evaluators leaderboard mode=run|plan
+settings: limit repeats seed training_seeds batch_size shard_size results baseline evaluators leaderboard mode=run|plan
           pool=auto|inline|ray pool.workers=N pool.threads=N pool.address=HOST:PORT
           tracker=wandb|disabled tracker.mode=offline|online|disabled
           method.<parameter> model.<parameter> bench.<parameter> evaluator.<name>.<parameter>

@@ -103,6 +103,8 @@ class StepContext:
 class Method:
     """A mitigation. Subclasses are frozen dataclasses of plain config values with a `name` field.
 
+    A field `seed`, where there is one, is what its training draws from: `training_seeds=N` trains it with N of them.
+
     Construction is cheap and loads nothing; a value out of range raises InvalidValueError. A subclass overrides only
     the hooks that it needs. Order in a denoiser call: every `embeds`, every `rows`, one wide call, every `guide`.
     """
