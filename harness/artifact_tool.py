@@ -47,8 +47,9 @@ def show_all(root: Path, console: Console) -> None:
     count = 0
     for folder, meta in artifacts_below(root):
         count += 1
-        shown = (meta["method"], meta["key"], str(meta["sha256"])[:CONTENT_DIGITS], meta["base"]["weights"][:12],
-                 duration(meta.get("seconds")), size((folder / TENSORS).stat().st_size), "+".join(meta["upstream"]) or "-")
+        content, base = str(meta["sha256"])[:CONTENT_DIGITS], meta["base"]["weights"][:12]
+        shown = (meta["method"], meta["key"], content, base, duration(meta.get("seconds")),
+                 size((folder / TENSORS).stat().st_size), "+".join(meta["upstream"]) or "-")
         table.add_row(*map(cell_text, shown))
     console.print(table if count else f"no artifacts in {root}")
 
