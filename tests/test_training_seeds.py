@@ -21,7 +21,8 @@ from tests.test_run import QUICK
 
 FAST = [*SAFEDIR[:-3], "baseline=none", *SAFEDIR[-2:], "limit=3"]
 SEEDED = {"concept_ablation", "esd_u", "esd_x", "hfi", "hfi_proxy", "interpret_fair", "interpret_responsible",
-          "interpret_safe", "safedir", "safedir_anchor", "safedir_fair", "safedir_full", "sdd", "uce_debias"}  # fmt: skip
+          "interpret_safe", "safedir", "safedir_anchor", "safedir_fair", "safedir_full", "sdd",
+          "uce_debias"}  # fmt: skip
 
 
 def cells(*words: str) -> list[Cell]:
@@ -114,7 +115,8 @@ def test_every_page_tells_the_mean_the_spread_and_how_many_trainings(board, caps
     (row,) = [one for one in csv.DictReader((board / "leaderboard.csv").open()) if one["method"] == "safedir"]
     values = [s["metrics"]["unsafe_rate/hazard_judge"]["value"] for s in summaries(board, "safedir")]
     assert row["trainings"] == "2"
-    assert (float(row["unsafe_rate_training_min"]), float(row["unsafe_rate_training_max"])) == (min(values), max(values))
+    ends = float(row["unsafe_rate_training_min"]), float(row["unsafe_rate_training_max"])
+    assert ends == (min(values), max(values))
     assert float(row["unsafe_rate_ci_low"]) <= min(values) and float(row["unsafe_rate_ci_high"]) >= max(values)
     told = json.loads((board / "leaderboard.json").read_text())
     (own,) = [one for one in told["runs"] if one["method"] == "safedir"]
