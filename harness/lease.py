@@ -15,7 +15,9 @@ from typing import Any
 
 from harness.errors import StorageError
 from harness.files import storage_error, write_atomic
+from harness.reading import UnreadableFileError, read_json
 
+MAX_PID = 2**31
 log = logging.getLogger(__name__)
 
 _held: set[str] = set()
@@ -139,10 +141,11 @@ class Lease:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        owner = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        owner = read_json(path) or {}
+    except UnreadableFileError:
         return {}
-    return owner if isinstance(owner, dict) else {}
+    pid = owner.get("pid")
+    return owner if pid is None or (isinstance(pid, int) and 0 < pid < MAX_PID) else owner | {"pid": None}
 
 
 def _is_dead(owner: dict[str, Any]) -> bool:
