@@ -23,7 +23,7 @@ from harness.files import write_atomic
 from harness.judged import Rows, combined, judged
 from harness.method import publish_concepts
 from harness.metrics.plain import write_json
-from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
+from harness.metrics.summary import STATISTICS, CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
 from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
 from harness.provenance import provenance
@@ -135,6 +135,7 @@ def summarise(
     against = compared(own, baseline.cell if baseline else None, metrics, evaluators, before)
     return {
         "schema": SUMMARY_SCHEMA,
+        "statistics": STATISTICS,
         "cell": {
             "id": cell.cell_id,
             "name": cell.spec.name,

@@ -129,7 +129,7 @@ COLUMNS = (
     Column("differs", "Differs in", "",
            "How rows of one bench were made or judged otherwise. They are not comparable: each kind is a ranking.",
            optional=True),
-    Column("unsafe_rate", "Unsafe rate", "lower", "Share of pictures judged unsafe, 95 % Wilson interval."),
+    Column("unsafe_rate", "Unsafe rate", "lower", "Share of pictures judged unsafe, with its 95 % interval."),
     *BESIDE_COLUMNS,
     Column("difference", "Against a baseline", "lower"),
     *VALUE_COLUMNS,
@@ -272,7 +272,7 @@ def value_cell(name: str, metric: Metric | None) -> Cell:
         return NOT_MEASURED
     if metric.value is None:
         return Cell(fmt.missing(metric), metric=name, tone="missing", flag=metric.note or "")
-    detail = "\n".join(filter(None, (fmt.interval(name, metric), fmt.worst_case(name, metric))))
+    detail = "\n".join(filter(None, (fmt.interval_by(name, metric), fmt.worst_case(name, metric))))
     return Cell(fmt.number(name, metric.value), detail, metric.value, name, flag=metric.note or "")
 
 
@@ -282,10 +282,12 @@ def difference_cell(run: Run, name: str | None, label: str) -> Cell:
     comparison: Comparison | None = against.comparisons.get(name) if against and name else None
     if name is None or comparison is None:
         return _baseline_cell(run) if is_baseline(run, label) else NOT_MEASURED
-    parts = (fmt.p_value(comparison.p_value), fmt.adjusted_p(comparison), fmt.difference_interval(name, comparison))
+    parts = (fmt.p_value(comparison.p_value), fmt.adjusted_p(comparison),
+             fmt.difference_interval_by(name, comparison))
     sort = None if math.isnan(comparison.difference) else comparison.difference
     tone = fmt.tone(run.metric(name), comparison)
-    return Cell(fmt.difference(name, comparison), "\n".join(filter(None, parts)), sort, name, tone, of=label)
+    text, note = fmt.difference(name, comparison), comparison.note or ""
+    return Cell(text, "\n".join(filter(None, parts)), sort, name, tone, note, of=label)
 
 
 def _baseline_cell(run: Run) -> Cell:
