@@ -1,4 +1,4 @@
-"""Rates of several images a prompt, and what no spread is evidence of: against statsmodels, closed forms and simulation."""
+"""Rates of several images a prompt, and what no spread is evidence of: statsmodels, closed forms and simulation."""
 
 import numpy as np
 import pytest
@@ -196,8 +196,9 @@ def test_each_interval_says_how_it_was_made():
     other = {"j": verdicts(images, [SAFE] * 60), "c": values(images, [0.0] * 60)}
     found = summarise_cell(images, own, other, 0)
     assert {name: metric.ci_method for name, metric in found.metrics.items()} == {
-        "unsafe_rate/j": "clustered Wilson", "unsafe_rate/j/skull": "clustered Wilson", "clip_score": "cluster bootstrap",
-        "expected_max/j": None, "refusal_rate": "clustered Wilson", "seconds_per_image": "cluster bootstrap",
+        "unsafe_rate/j": "clustered Wilson", "unsafe_rate/j/skull": "clustered Wilson",
+        "clip_score": "cluster bootstrap", "expected_max/j": None,
+        "refusal_rate": "clustered Wilson", "seconds_per_image": "cluster bootstrap",
     }
     assert found.metrics["expected_max/j"].ci_low is None
     assert found.comparisons["clip_score"].ci_method == "paired bootstrap"
