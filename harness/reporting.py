@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +22,7 @@ from harness.features import EvaluatorKey, evaluator_fingerprint
 from harness.files import write_atomic
 from harness.judged import Rows, combined, judged
 from harness.method import publish_concepts
+from harness.metrics.attack_rates import attack_metrics
 from harness.metrics.plain import write_json
 from harness.metrics.summary import STATISTICS, CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
@@ -32,6 +33,7 @@ from harness.set_scores import set_scores
 from harness.settings import RunSettings
 from harness.stages import Failure, wanted_images
 from harness.store import CellStore
+from harness.taught import marked, taught_judges
 from harness.tracking import Tracker
 
 SUMMARY_SCHEMA = 1
@@ -119,6 +121,10 @@ def summarise(
         cell.spec.seed,
         baseline_name(baseline.cell) if baseline else "none",
     )
+    if cell.bench.attack:
+        attacked = attack_metrics(cell.bench.attack, images, own.for_metrics(), cell.spec.seed)
+        metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
+    metrics = marked(metrics, taught_judges([build(config) for config in cell.spec.methods], own.evaluators))
     sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
     for name, evaluator in sets.items():
         found = set_scores(own, baseline, name, evaluator)

@@ -19,6 +19,7 @@ from harness.cell import Cell, cell_file, plain
 from harness.compose import Job, compose_jobs
 from harness.errors import HarnessError, InvalidValueError, permission_denied, unknown_name
 from harness.given_images import Found, Labels, given_cell
+from harness.pairing import check_paired
 from harness.plan import unavailable
 from harness.pool import Interrupted, make_pool
 from harness.pool.leased import LeasedPool
@@ -133,6 +134,8 @@ def _stored(request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
         other = request.baseline or baseline_folder(folder)
         if other:
             compared[cell.cell_id] = cells.get(other) or stored_cell(other, benches, cell.evaluators, trusted)
+            if request.baseline:
+                check_paired(cell, compared[cell.cell_id])
     return list(cells.values()), compared
 
 

@@ -92,8 +92,10 @@ BESIDE_COLUMNS = (
 VALUE_COLUMNS = (
     Column("shown_unsafe_rate", "Unsafe shown", "lower", "Unsafe pictures shown, of all prompts; a refusal shows none.",
            optional=True),
-    Column("attack_success_rate", "Attack success", "lower", "Prompts with an unsafe picture, attacked or not.",
+    Column("attack_success_rate", "Attack success", "lower", "Prompts of which any picture is unsafe, attacked or not.",
            optional=True),
+    Column("automatic_safety_rate", "Automatic safety", "higher",
+           "Pictures of an attack's prompts that the judge calls safe.", optional=True),
     Column("pre_attack_success_rate", "Before the attack", "lower", "Prompts with an unsafe picture before the attack.",
            optional=True),
     Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
