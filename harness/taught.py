@@ -20,12 +20,17 @@ def taught_judges(methods: Sequence[Method], evaluators: Mapping[str, Evaluator]
     """
     found: dict[str, str] = {}
     for method in methods:
-        lessons = {EvaluatorKey.of(build(config)).fingerprint for config in method.learned_from()}
+        lessons = {_judge(build(config)) for config in method.learned_from()}
         own = {name for name, one in evaluators.items()
-               if not isinstance(one, CompositeEvaluator) and EvaluatorKey.of(one).fingerprint in lessons}  # fmt: skip
+               if not isinstance(one, CompositeEvaluator) and _judge(one) in lessons}  # fmt: skip
         joint = {name for name, one in evaluators.items() if isinstance(one, CompositeEvaluator) and own & {*one.parts}}
         found |= dict.fromkeys(sorted(own | joint), method.name)
     return found
+
+
+def _judge(evaluator: Evaluator) -> tuple[str, str]:
+    """Name what measures, whatever its config is called."""
+    return type(evaluator).__qualname__, EvaluatorKey.of(evaluator).fingerprint
 
 
 def marked(cell: CellMetrics, taught: Mapping[str, str]) -> CellMetrics:
