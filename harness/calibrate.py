@@ -229,7 +229,8 @@ def _lines(calibration: Calibration) -> list[str]:
 
 
 def _line(name: str, metric: Metric) -> str:
-    shown = (fmt.value(name, metric), fmt.interval(name, metric), fmt.worst_case(name, metric))
+    unit = MEASURES[0]  # shares all three, and no precision of a set of features
+    shown = (fmt.value(unit, metric), fmt.interval(unit, metric), fmt.worst_case(unit, metric))
     of_these = " on these images: it changes with their share of unsafe ones" if name == "precision" else ""
     return f"{name}: {' '.join(filter(None, shown))}{of_these}"
 

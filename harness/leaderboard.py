@@ -83,7 +83,7 @@ def _write_all(
     runs: Sequence[Run], judged: Mapping[str, Mapping[str, Metric]], out: Path, images: int,
     reported: Sequence[Reported],
 ) -> tuple[Path, ...]:  # fmt: skip
-    from harness.report import export
+    from harness.report import elsewhere, export
     from harness.report.html import page
     from harness.report.published import beside, with_csv, with_json, with_markdown
     from harness.report.table import build_rows
@@ -93,11 +93,12 @@ def _write_all(
     named = variants(readable)
     rows = build_rows(runs, row_labels(readable, named), judged)
     found = beside(rows, reported)
+    rest = elsewhere.unplaced(found, reported)
     texts = (
-        page(rows, named, images, found),
-        with_markdown(export.markdown(rows), found),
+        page(rows, named, images, found, elsewhere.lines(rest)),
+        elsewhere.with_markdown(with_markdown(export.markdown(rows), found), rest),
         with_csv(export.csv_text(rows), rows, found),
-        with_json(export.json_text(rows), found),
+        elsewhere.with_json(with_json(export.json_text(rows), found), rest),
     )
     files = tuple(out / f"leaderboard.{name}" for name in NAMES)
     for path, text in zip(files, texts, strict=True):

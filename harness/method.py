@@ -159,6 +159,10 @@ class Method:
         """Return what names its artifact: the part of `identity` that training depends on."""
         return {"kind": self.kind, "version": self.version, "params": self.params()}
 
+    def learned_from(self) -> Sequence[Mapping[str, Any]]:
+        """Return the configs of evaluators that its training asked: their own scores of it are no fair test."""
+        return ()
+
     def missing(self) -> str | None:
         """Return None when every file it needs is there, else one line: what is missing and how to get it."""
         return None

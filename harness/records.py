@@ -136,7 +136,8 @@ class ScoreRow:
 class Metric:
     """A number with its sample and interval. `value` is None when it could not be computed; `note` then says why.
 
-    `worst_low`, `worst_high` bound the value when every unknown is counted as safe and as unsafe.
+    `worst_low`, `worst_high` bound the value when every unknown is counted as safe and as unsafe; `ci_method` names how
+    the interval was made: Wilson, bootstrap by prompt, jackknife.
     """
 
     value: float | None
@@ -148,6 +149,7 @@ class Metric:
     worst_low: float | None = None
     worst_high: float | None = None
     note: str | None = None
+    ci_method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,16 +157,19 @@ class Comparison:
     """A method against its baseline on the same prompts and noise: `difference` = method - baseline.
 
     `before` is the baseline's own value on these pairs, so that `before + difference` is the method's.
+    No interval where none would cover; `note` then says why. `ci_method` names how the interval was made.
     """
 
     baseline: str
     difference: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     p_value: float
     n_pairs: int
     test: str
     before: float | None = None
+    ci_method: str | None = None
+    note: str | None = None
 
 
 def image_seed(bench: str, prompt_id: str, repeat: int, root_seed: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,8 +21,9 @@ from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import EvaluatorKey, evaluator_fingerprint
 from harness.files import write_atomic
 from harness.judged import Rows, combined, judged
+from harness.metrics.attack_rates import attack_metrics
 from harness.metrics.plain import write_json
-from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
+from harness.metrics.summary import STATISTICS, CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
 from harness.one_training import trainings
 from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
@@ -32,6 +33,7 @@ from harness.set_scores import set_scores
 from harness.settings import RunSettings
 from harness.stages import Failure, wanted_images
 from harness.store import CellStore, drawn_with
+from harness.taught import marked, taught_judges
 from harness.tracking import Tracker
 from harness.training_seeds import training_of_recipe
 from harness.verdicts import Judged, write_verdicts
@@ -122,6 +124,10 @@ def summarise(
         cell.spec.seed,
         baseline_name(baseline.cell) if baseline else "none",
     )
+    if cell.bench.attack:
+        attacked = attack_metrics(cell.bench.attack, images, own.for_metrics(), cell.spec.seed)
+        metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
+    metrics = marked(metrics, taught_judges([build(config) for config in cell.spec.methods], own.evaluators))
     sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
     for name, evaluator in sets.items():
         found = set_scores(own, baseline, name, evaluator)
@@ -138,6 +144,7 @@ def summarise(
     against = compared(own, baseline.cell if baseline else None, metrics, evaluators, before)
     return {
         "schema": SUMMARY_SCHEMA,
+        "statistics": STATISTICS,
         "cell": {
             "id": cell.cell_id,
             "name": cell.spec.name,

@@ -20,6 +20,7 @@ from harness.compose import Job, compose_jobs
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.files import user_path
 from harness.given_images import Found, Labels, given_cell
+from harness.pairing import check_paired
 from harness.plan import unavailable
 from harness.pool import Interrupted, make_pool
 from harness.pool.leased import LeasedPool
@@ -134,6 +135,8 @@ def _stored(request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
         other = request.baseline or baseline_folder(folder)
         if other:
             compared[cell.cell_id] = cells.get(other) or stored_cell(other, benches, cell.evaluators, trusted)
+            if request.baseline:
+                check_paired(cell, compared[cell.cell_id])
     return list(cells.values()), compared
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NO_REFERENCE = "the bench has no reference set"
 NOT_EXTRACTED = "the reference set could not be extracted"
 FILE = "set_metrics.json"
-ARITHMETIC = 1  # of harness.metrics.sets: raised when the same features would give other numbers
+ARITHMETIC = 2  # of harness.metrics.sets: raised when the same features would give other numbers
 
 log = logging.getLogger(__name__)
 

@@ -184,6 +184,7 @@ class BenchSettings:
     unsafe_content: bool
     safety_metric: str | None
     fidelity_metric: str | None
+    attack: str | None = None  # "attack": prompts that an attack made; "unattacked": those that one would start from
 
     @classmethod
     def from_config(cls, config: Config) -> BenchSettings:
@@ -206,4 +207,11 @@ class BenchSettings:
             unsafe_content=bool(config.get("unsafe_content", True)),
             safety_metric=_metric("safety", primary),
             fidelity_metric=_metric("fidelity", primary),
+            attack=_attack(config.get("attack")),
         )
+
+
+def _attack(value: Any) -> str | None:
+    if value not in (None, "attack", "unattacked"):
+        raise unknown_name("bench.attack", str(value), ("attack", "unattacked", "null"))
+    return None if value is None else str(value)

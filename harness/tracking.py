@@ -240,7 +240,7 @@ def summary_values(summary: Config) -> dict[str, Any]:
     values: dict[str, Any] = {"status": status_text(summary)}
     values |= {f"images/{k}": v for k, v in summary["images"].items()}
     for name, metric in summary["metrics"].items():
-        for part in ("value", "ci_low", "ci_high", "n", "n_unknown", "note"):
+        for part in ("value", "ci_low", "ci_high", "ci_method", "n", "n_unknown", "note"):
             if metric.get(part) is not None:
                 values[name if part == "value" else f"{name}.{part}"] = metric[part]
     for label, entry in by_baseline(summary).items():

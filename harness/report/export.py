@@ -29,7 +29,7 @@ def markdown(rows: Sequence[Row]) -> str:
         lines.append(_line([_cell(row, column, notes) for column in columns]))
     lines += [
         "",
-        "Rates carry 95 % Wilson intervals, means bootstrap intervals; differences are paired with the baseline that",
+        "Intervals are of 95 %, made as each says; differences are paired with the baseline that",
         "the column names (same prompts, same noise). The adjusted p is Holm's, over all methods of the results folder",
         "that are compared with that baseline by the same metric on the same model and bench.",
     ]
@@ -79,11 +79,12 @@ def record(row: Row) -> dict[str, Any]:
     for key in ("n_expected", "n_ok", "n_refused", "n_error", "n_truncated"):
         flat[key] = images.get(key)
     flat |= {**comparable.columns(run), **trainings.columns(run), "differs_in": row.differs or None}
+    flat["statistics"] = run.statistics if run.readable else None
     return flat | {"created": run.created, "problems": "; ".join(run.problems)}
 
 
 COMPARED = ("baseline", "difference", "ci_low", "ci_high", "p_value", "p_adjusted", "n_family", "n_pairs", "before",
-            "test")  # fmt: skip
+            "test", "ci_method", "note")  # fmt: skip
 
 
 def _difference(name: str, against: Against | None, metric: str | None) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def _other_baselines(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _metric_fields(name: str, metric: Metric | None) -> dict[str, Any]:
-    keys = ["value", "ci_low", "ci_high", "n", "n_unknown", "note"]
+    keys = ["value", "ci_low", "ci_high", "ci_method", "n", "n_unknown", "note"]
     keys += ["worst_low", "worst_high"] if name == "unsafe_rate" else []
     return {name if key == "value" else f"{name}_{key}": getattr(metric, key, None) for key in keys}
 

@@ -10,7 +10,7 @@ from harness.report.against import Adjusted, deciding_p
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
-PERCENT = ("attribute_accuracy", "expected_max", "sensitivity", "specificity", "precision")
+PERCENT = ("attribute_accuracy", "expected_max", "sensitivity", "specificity")
 TITLES: Mapping[str, str] = {
     "clip_score": "CLIP score", "fid": "FID", "fid_to_base": "FID to base", "kid": "KID", "lpips": "LPIPS",
     "fid_infinity": "FID infinity", "clip_image_similarity": "CLIP similarity", "pick_score": "PickScore",
@@ -81,6 +81,12 @@ def interval(name: str, metric: Metric) -> str:
     return f"[{text}]" if text and metric.value is not None else ""
 
 
+def interval_by(name: str, metric: Metric) -> str:
+    """Format the interval and say how it was made: `[35.0–47.6] Wilson`."""
+    text = interval(name, metric)
+    return f"{text} {metric.ci_method or ''}".strip() if text else ""
+
+
 def worst_case(name: str, metric: Metric) -> str:
     """Say what the value could be if every unknown were safe, or unsafe."""
     text = span(name, metric.worst_low, metric.worst_high)
@@ -117,11 +123,17 @@ def difference(name: str, comparison: Comparison) -> str:
 
 def difference_interval(name: str, comparison: Comparison) -> str:
     low, high = comparison.ci_low, comparison.ci_high
-    if math.isnan(low) or math.isnan(high):
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
         return ""
     scale, decimals = (100, 1) if is_percent(name) else (1, 3)
     ends = [f"{scale * end:+.{decimals}f}".replace("-", MINUS) for end in (low, high)]
     return f"[{ends[0]}, {ends[1]}]"
+
+
+def difference_interval_by(name: str, comparison: Comparison) -> str:
+    """Format the interval of a difference and say how it was made."""
+    text = difference_interval(name, comparison)
+    return f"{text} {comparison.ci_method or ''}".strip() if text else ""
 
 
 def tone(metric: Metric | None, comparison: Comparison, alpha: float = 0.05) -> str:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from harness.report import comparable
 from harness.report import format as fmt
 from harness.report.bars import CategoryPanel, category_panels, curve, strip
+from harness.report.elsewhere import LEAD_ELSEWHERE, Left
 from harness.report.findings import Finding, findings
 from harness.report.grid import Grid, build_grid
 from harness.report.published import LEAD, Beside, in_cells
@@ -72,7 +73,8 @@ class Training:
 
 
 def page(
-    rows: Sequence[Row], named: Mapping[str, Variant], images: int, published: Sequence[Beside] = ()
+    rows: Sequence[Row], named: Mapping[str, Variant], images: int, published: Sequence[Beside] = (),
+    elsewhere: Sequence[Left] = (),
 ) -> str:
     """Return the whole page for these rows, with `images` columns in each picture grid."""
     runs = [row.run for row in rows]
@@ -88,6 +90,7 @@ def page(
         categories=_categories(readable, labels, palette), grids=_grids(readable, labels, images),
         trainings=_trainings(readable), counts=counts(runs), newest=max((run.created for run in runs), default=""),
         models=sorted({r.model for r in runs}), benches=sorted({r.bench for r in runs}),
+        elsewhere=elsewhere, elsewhere_lead=LEAD_ELSEWHERE,
         published=published, published_cells=in_cells(published), published_lead=LEAD,
         style=Markup(style), script=Markup(script), policy=_policy(style, script), fmt=fmt, row_cell=row_cell,
         based={row.run.cell_id for row in rows if row.base_of or (not compared and row.run.name == BASELINE)},

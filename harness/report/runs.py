@@ -117,6 +117,12 @@ class Run:
         return bool((self.summary.get("prompts") or {}).get("unsafe_content", True))
 
     @property
+    def statistics(self) -> int:
+        """The version of the arithmetic that its numbers and intervals were made by; 1 where it does not say."""
+        version = self.summary.get("statistics", 1)
+        return version if isinstance(version, int) else 1
+
+    @property
     def created(self) -> str:
         return str(self.provenance.get("created") or "")
 
@@ -252,7 +258,8 @@ def read_metric(name: str, data: Any) -> Metric:
     value, low, high, worst_low, worst_high = (_number(name, key, data.get(key)) for key in keys)
     n, n_unknown = (_count(name, key, data.get(key)) for key in ("n", "n_unknown"))
     note = None if data.get("note") is None else str(data["note"])
-    return Metric(value, low, high, n, n_unknown, data["higher_is_better"], worst_low, worst_high, note)
+    better, method = data["higher_is_better"], _said(data, "ci_method")
+    return Metric(value, low, high, n, n_unknown, better, worst_low, worst_high, note, method)
 
 
 def read_comparison(name: str, data: Any) -> Comparison:
@@ -264,7 +271,12 @@ def read_comparison(name: str, data: Any) -> Comparison:
         str(data.get("baseline") or ""), known["difference"], known["ci_low"], known["ci_high"], known["p_value"],
         _count(name, "n_pairs", data.get("n_pairs")), str(data.get("test") or ""),
         before=_number(name, "before", data.get("before")),
+        ci_method=_said(data, "ci_method"), note=_said(data, "note"),
     )  # fmt: skip
+
+
+def _said(data: Data, key: str) -> str | None:
+    return None if data.get(key) is None else str(data[key])
 
 
 def _mapping(value: Any, where: str) -> Data:

@@ -92,8 +92,10 @@ BESIDE_COLUMNS = (
 VALUE_COLUMNS = (
     Column("shown_unsafe_rate", "Unsafe shown", "lower", "Unsafe pictures shown, of all prompts; a refusal shows none.",
            optional=True),
-    Column("attack_success_rate", "Attack success", "lower", "Prompts with an unsafe picture, attacked or not.",
+    Column("attack_success_rate", "Attack success", "lower", "Prompts of which any picture is unsafe, attacked or not.",
            optional=True),
+    Column("automatic_safety_rate", "Automatic safety", "higher",
+           "Pictures of an attack's prompts that the judge calls safe.", optional=True),
     Column("pre_attack_success_rate", "Before the attack", "lower", "Prompts with an unsafe picture before the attack.",
            optional=True),
     Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
@@ -129,7 +131,7 @@ COLUMNS = (
     Column("differs", "Differs in", "",
            "How rows of one bench were made or judged otherwise. They are not comparable: each kind is a ranking.",
            optional=True),
-    Column("unsafe_rate", "Unsafe rate", "lower", "Share of pictures judged unsafe, 95 % Wilson interval."),
+    Column("unsafe_rate", "Unsafe rate", "lower", "Share of pictures judged unsafe, with its 95 % interval."),
     *BESIDE_COLUMNS,
     Column("difference", "Against a baseline", "lower"),
     *VALUE_COLUMNS,
@@ -273,7 +275,7 @@ def value_cell(name: str, metric: Metric | None) -> Cell:
         return NOT_MEASURED
     if metric.value is None:
         return Cell(fmt.missing(metric), metric=name, tone="missing", flag=metric.note or "")
-    detail = "\n".join(filter(None, (fmt.interval(name, metric), fmt.worst_case(name, metric))))
+    detail = "\n".join(filter(None, (fmt.interval_by(name, metric), fmt.worst_case(name, metric))))
     return Cell(fmt.number(name, metric.value), detail, metric.value, name, flag=metric.note or "")
 
 
@@ -283,11 +285,12 @@ def difference_cell(run: Run, name: str | None, label: str) -> Cell:
     comparison: Comparison | None = against.comparisons.get(name) if against and name else None
     if name is None or comparison is None:
         return _baseline_cell(run) if is_baseline(run, label) else NOT_MEASURED
-    parts = (fmt.p_value(comparison.p_value), fmt.adjusted_p(comparison), fmt.difference_interval(name, comparison),
-             trainings.difference_spread(run, label, name))
+    parts = (fmt.p_value(comparison.p_value), fmt.adjusted_p(comparison),
+             fmt.difference_interval_by(name, comparison), trainings.difference_spread(run, label, name))
     sort = None if math.isnan(comparison.difference) else comparison.difference
     tone = fmt.tone(run.metric(name), comparison)
-    return Cell(fmt.difference(name, comparison), "\n".join(filter(None, parts)), sort, name, tone, of=label)
+    text, note = fmt.difference(name, comparison), comparison.note or ""
+    return Cell(text, "\n".join(filter(None, parts)), sort, name, tone, note, of=label)
 
 
 def _baseline_cell(run: Run) -> Cell:
