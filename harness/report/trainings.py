@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.report.runs import Run
 
 ONE = "one training"
+MOVER = "MOVER over prompts and trainings"
 HELP = "mean of several trainings, 95 % interval over prompts and trainings (MOVER)"
 
 
@@ -132,7 +133,7 @@ def _metric(found: Sequence[Metric]) -> Metric:
     low, high = (_kept(end, found) for end in (joined.low, joined.high))
     worst = [_mean([getattr(one, name) for one in found]) for name in ("worst_low", "worst_high")]
     return replace(first, value=joined.mean, ci_low=low, ci_high=high, n_unknown=n_unknown,
-                   n=min(one.n for one in found), worst_low=worst[0], worst_high=worst[1],
+                   n=min(one.n for one in found), ci_method=MOVER, worst_low=worst[0], worst_high=worst[1],
                    note="; ".join([f"{len(found)} trainings: {HELP}", *map(str, notes)]))
 
 
@@ -157,13 +158,14 @@ def _against(found: Sequence[Against]) -> Against:
 
 def _compared(found: Sequence[Comparison]) -> Comparison:
     if any(math.isnan(one.difference) for one in found):
-        return replace(found[0], difference=math.nan, ci_low=math.nan, ci_high=math.nan, p_value=math.nan)
+        return replace(found[0], difference=math.nan, ci_low=None, ci_high=None, p_value=math.nan)
     joined = of_several([OfOne(one.difference, one.ci_low, one.ci_high) for one in found])
     return replace(
         found[0],
         difference=joined.mean,
-        ci_low=math.nan if joined.low is None else joined.low,
-        ci_high=math.nan if joined.high is None else joined.high,
+        ci_low=joined.low,
+        ci_high=joined.high,
+        ci_method=MOVER,
         p_value=p_value(joined, [one.p_value for one in found if not math.isnan(one.p_value)]),
         n_pairs=min(one.n_pairs for one in found),
         before=_mean([one.before for one in found]),
