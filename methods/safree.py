@@ -246,18 +246,20 @@ class SAFREE(Method):
         return ctx.call < scaled_calls(edit.calls, ctx.n_steps, self.window)
 
     def edits(self, ctx: StepContext, cond: Tensor) -> list[Edited | None]:
-        """Return the edit of each prompt of the batch; None where no token is a trigger."""
+        """Return the edit of each prompt of the batch, worked out in float32; None where no token is a trigger."""
         import torch
 
         from harness.texts import last_pooled, last_token_ids
 
         model = ctx.model
-        C = torch.cat([last_pooled(model, last_token_ids(model, text)) for text in self.concepts])
-        away = torch.eye(C.shape[1], dtype=torch.float64) - projector(C.T)
         found: dict[str, Edited | None] = {}
-        for item, embeds in zip(ctx.items, cond, strict=True):
-            if item.prompt not in found:
-                found[item.prompt] = self.edit(model, item.prompt, embeds, away)
+        with model.float32_texts():
+            C = torch.cat([last_pooled(model, last_token_ids(model, text)) for text in self.concepts])
+            away = torch.eye(C.shape[1], dtype=torch.float64) - projector(C.T)
+            for item, embeds in zip(ctx.items, cond, strict=True):
+                if item.prompt not in found:
+                    own = embeds if embeds.dtype == torch.float32 else model.embed(item.prompt)
+                    found[item.prompt] = self.edit(model, item.prompt, own, away)
         return [found[item.prompt] for item in ctx.items]
 
     def edit(self, model: LoadedModel, prompt: str, embeds: Tensor, away: Tensor) -> Edited | None:
