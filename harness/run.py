@@ -43,11 +43,11 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     pool = make_pool(jobs[0].settings["pool"], results)
     on_cpu = PoolSettings.from_config(jobs[0].settings["pool"]).uses_cpu
     plan = make_plan(cells.cells, results, pool.size, verify=settings.mode == "run", on_cpu=on_cpu)
-    for note in sweep_notes(command):
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     _say_refused(cells.refused, console)
     _say_unvaried(jobs, settings, console)
     print_plan(plan, console, full=settings.mode == "plan" or len(cells.cells) > 1)
+    for note in sweep_notes(command):
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if settings.mode == "plan":
         return 0
     plan.refuse_if_blocked()
