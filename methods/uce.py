@@ -64,7 +64,6 @@ class UCE(Method):
     name: str = "uce"
 
     kind: ClassVar[str] = "uce"
-    version: ClassVar[int] = 2  # 2: texts in float32 whatever the model's dtype, guides expanded
     edits_model: ClassVar[bool] = True
     weights_of: ClassVar[str | None] = "U-Net"
 
