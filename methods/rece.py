@@ -60,12 +60,6 @@ class RECE(UCE):
             object.__setattr__(self, setting, check_number(f"method.{setting}", getattr(self, setting), 0, 1e6))
 
     @property
-    def version(self) -> int:  # type: ignore[override]
-        """2: "" and what is preserved are kept once. What names one concept and preserves nothing was so before."""
-        expands = self.expand_prompts and self.tokens == "last"
-        return 2 if len(self.erase) > 1 or self.preserve or self.preserve_file or expands else 1
-
-    @property
     def kept(self) -> tuple[str, ...]:
         """What is preserved, whichever tokens are edited: "" as well, and nothing twice."""
         return tuple(dict.fromkeys(("", *self.preserve, *self.listed())))

@@ -113,8 +113,8 @@ def test_sdxl_takes_a_direction_of_its_first_encoder(tmp_path):
         SafeDir("x", checkpoint=file).check(random_xl_config(), 5.0)
     method = SafeDir("x", checkpoint=file, on_model="transfer", start=1)
     method.check(random_xl_config(), 5.0)
-    method.attach(model, None)
-    (d,) = [method.__dict__["_directions"][f"{name}.0"] for name in "a"]
+    with method.attach(model, None):
+        (d,) = [method.__dict__["_directions"][f"{name}.0"] for name in "a"]
     assert d.shape == (1, width) and not d[:, first:].any() and d[:, :first].any()
 
 

@@ -104,11 +104,6 @@ def test_keeping_nothing_eleven_times_is_keeping_it_once_at_eleven_times_the_sca
     assert torch.allclose(often, edit_matrix(C, G, kept_tokens(model, [""], "all"), 1.0, 1.1, 0.1), atol=1e-9)
 
 
-def test_versions_name_what_is_solved_otherwise_than_before():
-    assert rece(erase=["a bomb"]).version == 1
-    assert rece().version == rece(erase=["a bomb"], preserve=["a tree"]).version == 2
-
-
 def test_no_epoch_is_uce():
     alone = UCE(["a skull", "flame"], preserve=[""], preserve_scale=1.0, lam=0.5, tokens="tail")
     theirs = trained(alone).tensors

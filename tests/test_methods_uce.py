@@ -161,11 +161,6 @@ def test_the_first_release_keeps_the_empty_text_once_and_then_what_is_preserved(
     assert uce(preserve=preserve).kept == preserve
 
 
-def test_versions_name_what_is_solved_otherwise_than_before():
-    assert [uce(**change).version for change in (
-        {}, {"tokens": "tail", "preserve": ()}, {"expand_prompts": True}, {"tokens": "tail"})] == [1, 1, 2, 2]
-
-
 def test_names_to_preserve_come_from_a_file_less_what_is_erased(tmp_path):
     """As RECE's release takes those of ESD's list of 1,734 artists."""
     table = tmp_path / "artists.csv"
