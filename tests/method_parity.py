@@ -1,7 +1,7 @@
-"""How close methods come to what they are held against: `python -m tests.method_parity` writes the table of docs/parity.md.
+"""How close methods come to what they are held against: `python -m tests.method_parity` writes docs/parity.md's table.
 
-Tests hand the difference that they measured to `agree`, which also checks it. The command runs these tests and keeps the
-largest difference of each row; a table line without a measurement is an error.
+Tests hand the difference that they measured to `agree`, which also checks it. The command runs these tests and keeps
+the largest difference of each row; a table line without a measurement is an error.
 """
 
 from __future__ import annotations
