@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError, permission_denied
 
 HELP = """\
@@ -61,6 +63,22 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 1 something failed, 2 a user's mistake, 130 interrupted."""
     words = sys.argv[1:] if words is None else words
+    command = ["python", "-m", "harness", *words]
+    with stoppable(command):
+        try:
+            return _answer(words, command)
+        except HarnessError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except PermissionError as error:
+            print(f"error: {permission_denied(error)}", file=sys.stderr)
+            return HarnessError.exit_code
+        except KeyboardInterrupt:
+            print(f"stopped; what was made is kept. To go on, run the same command again:\n  {shlex.join(command)}")
+            return INTERRUPTED
+
+
+def _answer(words: Sequence[str], command: Sequence[str]) -> int:
     if {"-h", "--help"} & set(words):
         print(HELP + _choices(), end="")
         return 0
@@ -69,14 +87,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    try:
-        return _run(words)
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except PermissionError as error:
-        print(f"error: {permission_denied(error)}", file=sys.stderr)
-        return HarnessError.exit_code
+    return _run(words, command)
 
 
 def _choices() -> str:
@@ -89,7 +100,7 @@ def _choices() -> str:
     return "\n" + "".join(lines)
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(words: Sequence[str], command: Sequence[str]) -> int:
     arguments = parse_arguments(words)
     from harness.compose import compose_jobs
 
@@ -99,7 +110,7 @@ def _run(words: Sequence[str]) -> int:
         return 0
     from harness.run import run
 
-    return run(jobs, ["python", "-m", "harness", *words])
+    return run(jobs, command)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.calibration import Calibrations, load_calibrations
+from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError, InvalidValueError, permission_denied, unknown_name
 from harness.files import write_atomic
 from harness.published import FOLDER, Reported, read_published
@@ -153,7 +155,16 @@ def _published(given: Path | None) -> Path | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the leaderboard and say where it is. Return 2 when a summary is broken, after listing it."""
-    options = _parser().parse_args(arguments)
+    command = ["python", "-m", "harness.leaderboard", *(sys.argv[1:] if arguments is None else arguments)]
+    with stoppable(command):
+        try:
+            return _write(_parser().parse_args(arguments))
+        except KeyboardInterrupt:
+            print(f"stopped; files that are there are whole. To begin again: {shlex.join(command)}", file=sys.stderr)
+            return INTERRUPTED
+
+
+def _write(options: argparse.Namespace) -> int:
     selection = Selection(tuple(options.model), tuple(options.method), tuple(options.bench))
     try:
         extra = Extra(tuple(options.calibration), options.corrected, _published(options.published))

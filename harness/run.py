@@ -16,7 +16,7 @@ from harness.cell import Cell, as_baseline, canonical_hash, make_cell
 from harness.compose import Job
 from harness.errors import IncompatibleError
 from harness.plan import Plan, make_plan, print_plan, unavailable
-from harness.pool import Interrupted, Pool, make_pool
+from harness.pool import Interrupted, Lost, Pool, make_pool
 from harness.pool.leased import LeasedPool
 from harness.pool.settings import PoolSettings
 from harness.prefetch import fetch_asked
@@ -51,10 +51,9 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
         try:
             made = _carry_out(plan, cells.compared, workers, jobs[0], results, command, tracker, console)
             failures = [*cells.refused, *made]
-        except (Interrupted, KeyboardInterrupt):
-            console.print("stopped; what was made is kept. To go on, run the same command again:")
-            console.print(f"  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
-            return Interrupted.exit_code
+        except (Interrupted, Lost) as error:
+            print_resumable(console, "stopped" if isinstance(error, Interrupted) else str(error), command)
+            return error.exit_code
     _say_failures(failures, command, console)
     return 1 if failures else 0
 
@@ -132,6 +131,13 @@ def _carry_out(
         failures += score(pool, cells, compared, skip, board)
     failures += report(plan, compared, skip, pool.workers(), settings, results, command, tracker, console)
     return failures
+
+
+def print_resumable(console: Console, what: str, command: Sequence[str]) -> None:
+    """Say that a run ended early, and how to go on."""
+    words = f"{what.rstrip('.')}; what was made is kept. To go on, run the same command again:"
+    for line in (words, f"  {shlex.join(command)}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _say_refused(refused: Sequence[Failure], console: Console) -> None:

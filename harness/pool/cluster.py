@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
-from collections.abc import Mapping
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -15,34 +23,124 @@ from harness.errors import HarnessError, MissingResourceError, StorageError
 log = logging.getLogger(__name__)
 
 START_TRIES = 3
+MARK = "HARNESS_RAY"
+TOKEN_HINT = ("Give every node and this command the same one: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file "
+              "~/.ray/auth_token (`ray get-auth-token --generate` makes one).")
+
+
+_local: list[LocalRay] = []
+
+
+@dataclass
+class LocalRay:
+    """The processes of a Ray that this one started: they end with it, however it ends."""
+
+    mark: str
+    reaper: subprocess.Popen[bytes]
+
+    @classmethod
+    def prepare(cls) -> LocalRay | None:
+        """Start the watcher; None where the system does not say what processes there are."""
+        if not Path("/proc/self/environ").exists():
+            return None
+        mark = f"{MARK}={uuid.uuid4().hex}"
+        command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("reaper.py")), mark]
+        environment = {"PATH": os.environ.get("PATH", "")}
+        quiet = subprocess.DEVNULL
+        return cls(mark, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, env=environment,
+                                          start_new_session=True))  # fmt: skip
+
+    @contextmanager
+    def marking(self) -> Iterator[None]:
+        """Let what is started here bear the mark."""
+        name, _, value = self.mark.partition("=")
+        os.environ[name] = value
+        try:
+            yield
+        finally:
+            os.environ.pop(name, None)
+
+    def end(self) -> None:
+        """End what is left of it."""
+        if self.reaper.stdin is not None:
+            self.reaper.stdin.close()
+        self.reaper.wait()
 
 
 def start_local(cpus: int, object_store_mb: int, log_to_driver: bool = False) -> None:
     """Start a quiet Ray of our own. Raises HarnessError when the machine is too busy for it."""
-    for _ in range(START_TRIES):
-        try:
-            ray.init(
-                address="local", num_cpus=cpus, object_store_memory=object_store_mb * 2**20, include_dashboard=False,
-                logging_level=logging.ERROR, log_to_driver=log_to_driver,
-            )  # fmt: skip
-            return
-        except Exception as error:  # a bare Exception is what Ray raises here
-            if "timed out during startup" not in str(error):
-                raise
-            log.warning("Ray did not start within its 30 s, trying again")
+    local = LocalRay.prepare()
+    if local is not None:
+        _local.append(local)
+    with local.marking() if local else nullcontext(), _signals_kept():
+        for _ in range(START_TRIES):
+            try:
+                ray.init(
+                    address="local", num_cpus=cpus, object_store_memory=object_store_mb * 2**20,
+                    include_dashboard=False, logging_level=logging.ERROR, log_to_driver=log_to_driver,
+                )  # fmt: skip
+                return
+            except Exception as error:  # a bare Exception is what Ray raises here
+                if "timed out during startup" not in str(error):
+                    raise
+                log.warning("Ray did not start within its 30 s, trying again")
     raise HarnessError("Ray could not be started: this machine is too busy.", "Try pool=inline, or again later.")
 
 
+def end(is_lost: bool = False) -> None:
+    """Leave the cluster, and end a Ray of our own. One that is lost is not spoken to: Ray would wait for it."""
+    if not is_lost:
+        ray.shutdown()
+    while _local:
+        _local.pop().end()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Put back the handlers of signals: Ray sets one for SIGTERM that ends the process with SystemExit."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def join(address: str, log_to_driver: bool) -> None:
+    """Join a cluster. Raises MissingResourceError with the reason."""
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdecimal() and "/" not in host:
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
+        with _signals_kept():
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
+    except ray.exceptions.AuthenticationError as error:
+        text = f"the Ray cluster at {address} asks for a token that is not here, or is another one."
+        raise MissingResourceError(text, TOKEN_HINT) from error
     except (OSError, RuntimeError, ValueError) as error:
         hint = "Start one with `ray start --head`, and `ray start --address=HOST:PORT` on further nodes."
         text = f"no Ray cluster can be joined at {address}: {describe(error)[:200]}."
         raise MissingResourceError(text, hint) from error
+
+
+def places() -> list[tuple[str, str, int]]:
+    """Return what this process cannot do without: name, host and port of the cluster's head and of our own node."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    own = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["NodeID"] == own]
+    return [("the head (GCS)", host, int(port)),
+            *(("this node's raylet", str(node["NodeManagerAddress"]), int(node["NodeManagerPort"])) for node in nodes)]
+
+
+def alive_nodes() -> set[str]:
+    return {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
 
 
 def capacities() -> str:
