@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+START_SECONDS = 120.0  # that a new process may take at least, with what it loads
 TICK_SECONDS = 1.0  # how often a wait looks at its limit
 FIRST_LIMITS = 4  # limits that the first answer may take: it waits for the weights
 MAX_DEATHS, MAX_SILENCES = 5, 3  # in a row; then the evaluator is at fault, whatever the image
@@ -188,38 +189,49 @@ class JudgeApart:
             self._silences += 1
 
     def _ask(self, requests: Sequence[ScoreRequest], batch_size: int) -> Judged:
-        pipe, process = self._ready()
         started = time.monotonic()
         try:
-            pipe.send((tuple(requests), batch_size))
-            while not pipe.poll(TICK_SECONDS):
-                if time.monotonic() - started > self._patience.limit:
-                    raise NoAnswer(f"gave no answer for {time.monotonic() - started:.0f} s")
-                self._tick()
-            answer = pipe.recv()
+            if self._process is None:
+                self._answer(self._begin(), max(START_SECONDS, self._patience.limit))
+                started = time.monotonic()
+            assert self._pipe is not None
+            self._pipe.send((tuple(requests), batch_size))
+            answer = self._answer(self._pipe, self._patience.limit)
         except (EOFError, OSError):
-            process.join()
-            code = process.exitcode or 0
-            self.close()
-            name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise Died(f"ended its process ({name})") from None
+            raise Died(f"ended its process ({self._end_of_process()})") from None
         except BaseException:
             self.close()
             raise
-        if isinstance(answer, Exception):
-            raise answer
         self._patience.learn(time.monotonic() - started)
         self._deaths = self._silences = 0
+        return cast(Judged, answer)
+
+    def _answer(self, pipe: Connection, limit: float) -> Any:
+        started = time.monotonic()
+        while not pipe.poll(min(TICK_SECONDS, limit)):
+            if time.monotonic() - started > limit:
+                raise NoAnswer(f"gave no answer for {time.monotonic() - started:.0f} s")
+            self._tick()
+        answer = pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
-    def _ready(self) -> tuple[Connection, SpawnProcess]:
-        if self._process is None or self._pipe is None:
-            spawn = multiprocessing.get_context("spawn")
-            self._pipe, theirs = spawn.Pipe()
-            self._process = spawn.Process(target=_judge_apart, args=(theirs, *self._start), name="judge", daemon=True)
-            self._process.start()
-            theirs.close()
-        return self._pipe, self._process
+    def _begin(self) -> Connection:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_judge_apart, args=(theirs, *self._start), name="judge", daemon=True)
+        self._process.start()
+        theirs.close()
+        return self._pipe
+
+    def _end_of_process(self) -> str:
+        """Close what is left of a process that ended; return how it did."""
+        if self._process is not None:
+            self._process.join(TICK_SECONDS)
+        code = (self._process.exitcode if self._process else None) or 0
+        self.close()
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 class Judges:
@@ -292,24 +304,26 @@ def _judge_apart(pipe: Connection, tools: Toolbox, config: Config, device: str, 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    evaluator: Evaluator | None = None
+    try:
+        tools.start(device, threads)
+        evaluator = tools.evaluator(config, device)
+    except Exception as error:  # raised again in the parent
+        _send(pipe, error)
+        return
+    _send(pipe, None)
     while True:
         try:
             requests, batch_size = pipe.recv()
         except EOFError:
             return
-        answer: Judged | Exception
         try:
-            if evaluator is None:
-                tools.start(device, threads)
-                evaluator = tools.evaluator(config, device)
-            answer = judge(tools, evaluator, requests, batch_size)
-        except Exception as error:  # raised again in the parent
+            answer: Judged | Exception = judge(tools, evaluator, requests, batch_size)
+        except Exception as error:  # as above
             answer = error
         _send(pipe, answer)
 
 
-def _send(pipe: Connection, answer: Judged | Exception) -> None:
+def _send(pipe: Connection, answer: Judged | Exception | None) -> None:
     try:
         pipe.send(answer)
     except Exception as error:  # an exception that cannot travel
