@@ -131,11 +131,14 @@ class Lease:
 
     def _now(self) -> float:
         probe = self.path.with_name(f".lease-clock-{self.token}")
-        write_atomic(probe, b"")
-        try:
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink(missing_ok=True)
+        while True:
+            write_atomic(probe, b"")
+            try:
+                return probe.stat().st_mtime
+            except FileNotFoundError:  # the folder's holder has just cleared it
+                continue
+            finally:
+                probe.unlink(missing_ok=True)
 
     def _keep(self) -> None:
         while not self._stop.wait(self.refresh_every):

@@ -23,8 +23,8 @@ from harness.method import publish_concepts
 from harness.metrics.plain import write_json
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
-from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
-from harness.provenance import provenance
+from harness.plan import THROUGHPUT_FILE, CellPlan, Plan, read_throughput, throughput_key
+from harness.provenance import joined, made_on, mixed, provenance
 from harness.records import TRUNCATED, ImageRow, ScoreRow, Status
 from harness.set_scores import set_scores
 from harness.settings import RunSettings
@@ -63,16 +63,24 @@ def report(
 ) -> list[Failure]:
     """Write summaries and provenance, mirror to the tracker, print the table, rebuild the leaderboard."""
     cells = [entry.cell for entry in plan.cells]
-    scored = {cell.cell_id: read_scores(cell, unavailable.get(cell.cell_id, {}), compared) for cell in cells}
+    in_plan = {cell.cell_id for cell in cells}
+    speeds = read_throughput(results)
     summaries = []
-    for cell in cells:
-        baseline = compared.get(cell.cell_id)
-        own, other = scored[cell.cell_id], scored.get(baseline.cell_id) if baseline else None
+    read: dict[str, Scored] = {}  # a cell and its baseline at a time: a sweep has more rows than memory need hold
+    for entry in plan.cells:
+        cell, baseline = entry.cell, compared.get(entry.cell.cell_id)
+        wanted = {one.cell_id: one for one in (cell, baseline) if one is not None and one.cell_id in in_plan}
+        read = {cell_id: read.get(cell_id) or read_scores(one, unavailable.get(cell_id, {}), compared)
+                for cell_id, one in wanted.items()}  # fmt: skip
+        own, other = read[cell.cell_id], read.get(baseline.cell_id) if baseline else None
         summary = summarise(own, other, unavailable.get(cell.cell_id, {}), training_of(cell))
-        if _write(cell, summary, workers, command, console):
+        _say_mixed(cell, summary, console)
+        if _write(entry, own, summary, workers, command, console):
             tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
+        _measure_speed(entry, own, speeds)
         summaries.append(summary)
-    _remember_throughput(plan, scored, results)
+    read.clear()
+    write_atomic(results / THROUGHPUT_FILE, json.dumps(speeds, indent=1, sort_keys=True).encode())
     _show(summaries, settings, results, console)
     if settings.overview:
         _write_overview(settings, cells, results, console)
@@ -154,9 +162,11 @@ def summarise(
     }
 
 
-def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, int]:
+def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, Any]:
     count = {status: sum(row.status is status for row in images) for status in Status}
+    mix = mixed(made_on(images))
     return {
+        **({"mixed": mix} if mix else {}),
         "n_expected": len(cell.items()),
         "n_ok": count[Status.OK],
         "n_refused": count[Status.REFUSED],
@@ -230,14 +240,22 @@ def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, d
     return {f"{name} ({concept})": {**told, "losses": curve} for concept, curve in by_concept.items()}
 
 
+def _say_mixed(cell: Cell, summary: Mapping[str, Any], console: Console) -> None:
+    if summary["images"].get("mixed"):
+        text = f"warning: {cell.label}: {summary['images']['mixed']}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _write(
-    cell: Cell,
+    entry: CellPlan,
+    own: Scored,
     summary: Mapping[str, Any],
     workers: Sequence[Mapping[str, Any]],
     command: Sequence[str],
     console: Console,
 ) -> bool:
     """Write a cell's files, unless they tell of a run that was whole and asked for more images; say whether."""
+    cell = entry.cell
     store = CellStore(cell.folder)
     before = store.read_summary() or {}
     n_before, n_now = (int(s.get("images", {}).get("n_expected", 0)) for s in (before, summary))
@@ -247,23 +265,31 @@ def _write(
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return False
     store.write_cell(cell_file(cell))
-    hashed = cell.prompts.hash if cell.prompts else None
-    weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
-    store.write_provenance(provenance(command, workers, weights, hashed, model))
+    _write_provenance(entry, own, workers, command)
     store.write_summary(plain(summary))
     return True
 
 
-def _remember_throughput(plan: Plan, scored: Mapping[str, Scored], results: Path) -> None:
+def _write_provenance(
+    entry: CellPlan, own: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
+) -> None:
+    """Say who made the images; a run that made none of them leaves what is there."""
+    cell, store = entry.cell, CellStore(entry.cell.folder)
+    before = store.read_provenance()
+    if before and not entry.missing:
+        return
+    hashed = cell.prompts.hash if cell.prompts else None
+    weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
+    made = joined(provenance(command, workers, weights, hashed, model), before)
+    store.write_provenance({**made, "made_on": made_on(own.images.values())})
+
+
+def _measure_speed(entry: CellPlan, own: Scored, speeds: dict[str, float]) -> None:
     """Keep the seconds per image of what this run made, for the next plan's estimate."""
-    speeds = read_throughput(results)
-    for entry in plan.cells:
-        made = {item.key for item in entry.missing or ()}
-        images = scored[entry.cell.cell_id].images.values()
-        seconds = [row.seconds for row in images if row.key in made and row.status is Status.OK]
-        if seconds:
-            speeds[throughput_key(entry.cell, entry.cell.method)] = median(seconds)
-    write_atomic(results / THROUGHPUT_FILE, json.dumps(speeds, indent=1, sort_keys=True).encode())
+    made = {item.key for item in entry.missing or ()}
+    seconds = [row.seconds for row in own.images.values() if row.key in made and row.status is Status.OK]
+    if seconds:
+        speeds[throughput_key(entry.cell, entry.cell.method)] = median(seconds)
 
 
 def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path, console: Console) -> None:

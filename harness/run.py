@@ -24,6 +24,7 @@ from harness.progress import Board
 from harness.settings import RunSettings
 from harness.stages import Failure, Judging, extract_references, generate, prepare, score
 from harness.store import Lease, check_writable
+from harness.strays import clear_strays
 from harness.tracking import Tracker, make_tracker
 
 PLAIN_WIDTH = 140  # columns of output that goes to a file
@@ -48,6 +49,8 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     check_writable(results)
     tracker = make_tracker(jobs[0].settings["tracker"], f"sweep-{canonical_hash(list(command))[:8]}", results)
     with Lease(results) as lease, closing(tracker), LeasedPool(pool, lease) as workers:
+        clear_strays(results, [entry.cell.folder for entry in plan.cells],
+                     [entry.cell.folder for entry in plan.cells if entry.missing])
         try:
             made = _carry_out(plan, cells.compared, workers, jobs[0], results, command, tracker, console)
             failures = [*cells.refused, *made]

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from itertools import islice
@@ -25,7 +25,7 @@ from harness.evaluator import SetEvaluator
 from harness.files import PassingFault, is_passing, sha256_file, write_atomic
 from harness.holding import Holding, fingerprint
 from harness.judging import Judged, Judges
-from harness.machine import hardware_name, peak_memory_mb, versions
+from harness.machine import hardware_name, peak_memory_mb, versions, versions_text
 from harness.records import ImageItem, ImageKey, ImageRow, ScoreItem
 from harness.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, WrittenImage, attempt_id
 from harness.tasks import (
@@ -74,6 +74,7 @@ class Worker:
         self._images = 0
         self._stopping = False
         self._signs = 0
+        self._made_on: Origin | None = None
         self._gate: AbstractContextManager[Any] = gate or nullcontext()
         self._judges = Judges(self._tools, self._holding, threads, hang_seconds, self._sign, self._gate)
 
@@ -199,8 +200,9 @@ class Worker:
         Return the rows, what was not written for a reason that may pass, and that reason. Raises what else went wrong.
         """
         failures = [written.exception() if written is not None else None for _, written in made]
+        origin = self._origin()
         rows = tuple(
-            _image_row(outcome, written, self.name)
+            _image_row(outcome, written, origin)
             for (outcome, written), failure in zip(made, failures, strict=True)
             if failure is None
         )
@@ -262,6 +264,11 @@ class Worker:
                 return
             yield block
 
+    def _origin(self) -> Origin:
+        if self._made_on is None:
+            self._made_on = Origin(self.name, socket.gethostname(), hardware_name(self.device), versions_text())
+        return self._made_on
+
     def _sign(self) -> None:
         self._signs += 1
 
@@ -272,7 +279,17 @@ class Worker:
             self._on_images(images)
 
 
-def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, worker: str) -> ImageRow:
+@dataclass(frozen=True)
+class Origin:
+    """Who makes the images here, where and with what: the same in all rows of a worker."""
+
+    worker: str
+    host: str
+    hardware: str
+    versions: str
+
+
+def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, origin: Origin) -> ImageRow:
     item = outcome.item
     file = written.result() if written is not None else None
     return ImageRow(
@@ -289,8 +306,11 @@ def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, worker: s
         error=outcome.error,
         seconds=outcome.seconds,
         batch_size=outcome.batch_size,
-        worker=worker,
+        worker=origin.worker,
         flags=outcome.flags,
+        host=origin.host,
+        hardware=origin.hardware,
+        versions=origin.versions,
     )
 
 

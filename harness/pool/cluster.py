@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 START_TRIES = 3
 MARK = "HARNESS_RAY"
+TITLE_KEEPS = "SPT_NOENV"  # setproctitle, by which Ray names its processes, else writes over their environment
 TOKEN_HINT = ("Give every node and this command the same one: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file "
               "~/.ray/auth_token (`ray get-auth-token --generate` makes one).")
 
@@ -54,11 +55,15 @@ class LocalRay:
     def marking(self) -> Iterator[None]:
         """Let what is started here bear the mark."""
         name, _, value = self.mark.partition("=")
-        os.environ[name] = value
+        before = os.environ.get(TITLE_KEEPS)
+        os.environ.update({name: value, TITLE_KEEPS: "1"})
         try:
             yield
         finally:
-            os.environ.pop(name, None)
+            os.environ.pop(name)
+            os.environ.pop(TITLE_KEEPS)
+            if before is not None:
+                os.environ[TITLE_KEEPS] = before
 
     def end(self) -> None:
         """End what is left of it."""

@@ -56,9 +56,11 @@ class _Actor:
 
     def __init__(
         self, name: str, device: str, threads: int, toolbox: Toolbox | None, environment: Mapping[str, str],
-        hang_seconds: float,
+        hang_seconds: float, folder: str,
     ) -> None:  # fmt: skip
         os.environ.update(environment)
+        if os.path.isdir(folder):
+            os.chdir(folder)  # what a setting names relative to the command's folder
         self._worker = Worker(name, device, threads, toolbox, hang_seconds=hang_seconds)
 
     @ray.method(concurrency_group="control")
@@ -234,7 +236,7 @@ class RayPool(Pool):
         options: dict[str, Any] = {**request, "max_restarts": 0, "max_task_retries": 0}
         if self._refused:
             options["label_selector"] = {"ray.io/node-id": f"!in({', '.join(self._refused)})"}
-        arguments = (name, device, threads, self._toolbox, environment, settings.hang_seconds)
+        arguments = (name, device, threads, self._toolbox, environment, settings.hang_seconds, os.getcwd())
         actor = _RemoteActor.options(**options).remote(*arguments)
         refs = {"placed": actor.is_placed.remote(), "hello": actor.hello.remote(self._results and str(self._results))}
         return Member(name, actor, now, refs, is_judge=is_judge)
