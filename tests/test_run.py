@@ -316,7 +316,7 @@ def test_paths_in_settings_are_those_of_the_folder_of_the_command(tmp_path, monk
     """A worker may have another working directory; who a cell is does not depend on how a file is named."""
     write_prompts(tmp_path / "own.csv", ["a red ball", "a house"])
     monkeypatch.chdir(tmp_path)
-    words = [*QUICK, "method=safedir", f"results={tmp_path}", "evaluators=[fid_micro]", "evaluator.fid_micro.reference=."]
+    words = [*QUICK, "method=safedir", f"results={tmp_path}", "evaluators=[]"]
     cells = []
     for name in ("own.csv", str(tmp_path / "own.csv")):
         jobs = compose_jobs([*words, f"method.training.prompts={name}"], multirun=False)
