@@ -20,6 +20,7 @@ import harness.run
 import harness.score
 from harness.__main__ import main
 from harness.lease import Lease
+from harness.pool import Lost
 from tests.test_run import QUICK
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -117,6 +118,20 @@ def test_words_of_a_command_are_its_own_only_while_it_runs() -> None:
             assert ending.resume_words().endswith("python 'inner one'")
         assert ending.resume_words().endswith("python outer")
     assert ending.resume_words().endswith("again.")
+
+
+def test_a_run_whose_ray_has_died_says_so_and_how_to_go_on(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*arguments: object) -> None:
+        raise Lost("Ray has died: the head (GCS) at 10.0.0.1:6379 does not answer any more.")
+
+    monkeypatch.setattr("harness.run._carry_out", lost)
+    assert main(words(made)) == 2
+    said = capsys.readouterr().out
+    assert "Ray has died: the head (GCS) at 10.0.0.1:6379 does not answer any more; what was made is kept." in said
+    assert shlex.join(["python", "-m", "harness", *words(made)]) in said
+    assert not (made / ".lease.json").exists()
 
 
 def test_a_command_that_is_stopped_while_it_waits_for_a_lease_leaves_the_other_ones(tmp_path: Path) -> None:
