@@ -18,7 +18,7 @@ from pathlib import Path
 import ray
 
 from harness.batches import describe
-from harness.errors import HarnessError, MissingResourceError, StorageError
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +153,14 @@ def capacities() -> str:
         return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
 
     return f"the cluster has {text(ray.cluster_resources())}, of which {text(ray.available_resources())} are free"
+
+
+def check_versions(host: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    """Raise IncompatibleError where a worker does not run what the driver runs."""
+    differing = [f"{name} {theirs.get(name)} (here {own})" for name, own in ours.items() if theirs.get(name) != own]
+    if differing:
+        hint = "Install the same versions on every node."
+        raise IncompatibleError(f"the worker on {host} has {', '.join(differing)}.", hint)
 
 
 def check_shared(probe: Path, host: str) -> None:

@@ -21,10 +21,10 @@ from ray.exceptions import RayError, RayTaskError
 
 from harness.batches import BrokenDevice, describe
 from harness.ending import end_hard
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError
+from harness.errors import HarnessError, MissingResourceError
 from harness.machine import versions
 from harness.pool import Interrupted, Lost, Pool, Progress, Then
-from harness.pool.cluster import alive_nodes, capacities, check_shared, end, join, places, start_local
+from harness.pool.cluster import alive_nodes, capacities, check_shared, check_versions, end, join, places, start_local
 from harness.pool.member import Member
 from harness.pool.outcome import failure
 from harness.pool.queue import Job, TaskQueue, is_judging
@@ -108,7 +108,7 @@ class RayPool(Pool):
         self._watch: Watch | None = None
         self._first_nodes: set[str] = set()
         self._refused: dict[str, HarnessError] = {}  # by node
-        self._met: dict[str, Mapping[str, Any]] = {}  # by name: every worker that was ever ready
+        self._met: dict[tuple[str, str], Mapping[str, Any]] = {}  # by name and host: those that were ever ready
         self._on_progress: Progress | None = None
 
     @property
@@ -359,18 +359,14 @@ class RayPool(Pool):
 
     def _welcome(self, member: Member, greeting: dict[str, Any]) -> None:
         """Check that the worker has our versions and our folder."""
+        probe = greeting.pop("probe")
         if "problem" in greeting:
             raise greeting["problem"]
-        theirs, ours = greeting["versions"], versions()
-        differing = [f"{name} {theirs.get(name)} (here {own})" for name, own in ours.items() if theirs.get(name) != own]
-        if differing:
-            hint = "Install the same versions on every node."
-            raise IncompatibleError(f"the worker on {greeting['host']} has {', '.join(differing)}.", hint)
-        probe = greeting.pop("probe")
         if probe is not None:
             check_shared(Path(probe), greeting["host"])
+        check_versions(greeting["host"], greeting["versions"], versions())
         member.greeting = greeting
-        self._met[member.name] = greeting
+        self._met[member.name, greeting["host"]] = greeting
 
     def _ready(self) -> list[Member]:
         return [member for member in self._members.values() if member.greeting is not None]
