@@ -23,7 +23,6 @@ _REMEDIES = {
     errno.EEXIST: ("part of the path is a file", "Choose another folder with results=FOLDER."),
 }
 
-
 # Of network file systems above all: the same write may succeed a moment later, or from another node.
 _PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.ENOLCK,
                       errno.ECONNRESET, errno.EHOSTDOWN, errno.ENETDOWN, errno.ENETUNREACH, errno.EBUSY,
@@ -45,6 +44,9 @@ def is_passing(error: BaseException | None) -> bool:
 
 def storage_error(error: OSError, path: Path) -> StorageError | None:
     """Return what a user can do about `error` at `path`, or None when it is no storage fault."""
+    if error.errno in _PASSING:
+        return StorageError(f"cannot write {path}: {os.strerror(error.errno)}.",
+                            "This may pass: run the same command again.")  # fmt: skip
     if error.errno not in _REMEDIES:
         return None
     reason, remedy = _REMEDIES[error.errno]

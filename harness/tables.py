@@ -115,7 +115,7 @@ def decode_scores(data: bytes, fingerprint: str) -> list[StoredScore]:
     known: dict[Any, Any] = {}
     try:
         return [_stored_score(record, known) for record in records]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UnreadableTable(str(error)) from error
 
 

@@ -59,6 +59,24 @@ def test_full_disk_is_said_in_every_stage(
     assert not (results / ".lease.json").exists()
 
 
+@pytest.mark.parametrize("stage", ["summary", "board"])
+def test_fault_of_the_storage_while_the_driver_writes_is_one_line(
+    results: Path, stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def failing(source: str | Path, target: str | Path) -> None:
+        if Path(target).name == FIRST[stage]:
+            raise OSError(errno.EIO, "input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    assert main(words(results)) == 2
+    said = capsys.readouterr().err
+    assert "Input/output error. This may pass: run the same command again." in said
+    assert said.count("\n") == 1
+
+
 def test_what_full_disks_left_is_gone_on_with(results: Path) -> None:
     assert main(words(results)) == 0
     (folder,) = results.glob("runs/*/*/*/*")
