@@ -83,8 +83,7 @@ class Lease:
             )
 
     def _create(self) -> bool:
-        owner = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time(),
-                 "space": _process_space(), "started": _started(os.getpid())}  # fmt: skip
+        owner = {"token": self.token, "since": time.time(), **this_process()}
         try:
             file = self.path.open("x")
         except FileExistsError:
@@ -122,7 +121,9 @@ class Lease:
         return _read(self.path)
 
     def _abandoned(self, owner: dict[str, Any]) -> bool:
-        if owner.get("host") == socket.gethostname() and _is_dead(owner):
+        if owner.get("pid") == os.getpid() and owner.get("host") == socket.gethostname() and _is_here(owner):
+            return owner.get("token") not in _held  # a restarted container gives the same number to a new process
+        if is_dead(owner):
             return True
         try:
             return self._now() - self.path.stat().st_mtime > self.stale_after
@@ -172,13 +173,17 @@ def _read(path: Path) -> dict[str, Any]:
     return owner if isinstance(owner, dict) else {}
 
 
-def _is_dead(owner: dict[str, Any]) -> bool:
-    """Say whether the owner, a process of this host's name, is known to have ended."""
+def this_process() -> dict[str, Any]:
+    """Return what names this process for good, for `is_dead` of another one."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "space": _process_space(), "started": _started(pid)}
+
+
+def is_dead(owner: dict[str, Any]) -> bool:
+    """Say whether a process is known to have ended: one of this host whose processes are seen from here."""
     pid = owner.get("pid")
-    if not isinstance(pid, int) or owner.get("space", _process_space()) != _process_space():
+    if not isinstance(pid, int) or owner.get("host") != socket.gethostname() or not _is_here(owner):
         return False
-    if pid == os.getpid():  # a restarted container gives the same number to a new process
-        return owner.get("token") not in _held
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -186,6 +191,10 @@ def _is_dead(owner: dict[str, Any]) -> bool:
     except PermissionError:
         return False
     return owner.get("started") is not None and owner["started"] != _started(pid)
+
+
+def _is_here(owner: dict[str, Any]) -> bool:
+    return bool(owner.get("space", _process_space()) == _process_space())
 
 
 def _process_space() -> str | None:

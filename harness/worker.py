@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from harness.at_work import at_work
 from harness.batches import BatchRunner, Outcome, describe
 from harness.errors import StoppedError, StorageError
 from harness.evaluator import SetEvaluator
@@ -221,7 +222,11 @@ class Worker:
         return rows, tuple(unwritten), describe(passing[0]) if passing else ""
 
     def _score(self, task: ScoreTask) -> TaskResult:
-        evaluator = self._judges.ready(task.evaluator, self.device, task.apart)
+        with at_work(Path(task.cell.folder), fingerprint(task.evaluator)) as was_deadly:
+            return self._judge(task, task.apart or was_deadly)
+
+    def _judge(self, task: ScoreTask, apart: bool) -> TaskResult:
+        evaluator = self._judges.ready(task.evaluator, self.device, apart)
         store, key = CellStore(Path(task.cell.folder)), EvaluatorKey.of(evaluator)
         parts: list[Judged] = []
         hashes: dict[ImageKey, tuple[str | None, str | None]] = {}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +76,34 @@ def test_an_evaluator_that_dies_at_every_image_is_given_up(cell: CellSpec, tmp_p
     assert f"not judged: the evaluator ended its process (SIGKILL), {MAX_DEATHS} times in a row" in {
         row.error for row in result.scores
     }
+
+
+def test_an_evaluator_that_ended_the_whole_command_goes_on_apart_when_it_runs_again(
+    cell: CellSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process nobody outlives it: the first command dies, the same one again leaves one image unknown."""
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from harness.worker import Worker\n"
+        "from harness.tasks import ScoreTask\n"
+        "from tests.fakes import FakeToolbox, fake_cell\n"
+        "from tests.test_judging import CONFIG, asked\n"
+        "cell = fake_cell(Path(sys.argv[1]))\n"
+        "if __name__ == '__main__':\n"
+        "    worker = Worker('w', toolbox=FakeToolbox(Path(sys.argv[2])))\n"
+        "    worker.run(ScoreTask('score', cell, CONFIG, asked(cell, p002='die')))\n"
+        "    worker.close()\n"
+    )
+    file = tmp_path / "command.py"
+    file.write_text(script)
+    command = [sys.executable, str(file), cell.folder, str(tmp_path / "notes")]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    codes = [subprocess.run(command, env=environment, timeout=300).returncode for _ in range(2)]
+    assert codes == [-signal.SIGKILL, 0]
+    assert judged(cell) == {"p000", "p001", "p003", "p004", "p005"}
+    assert stored(cell)["p002"].error == "the evaluator ended its process (SIGKILL)"
+    assert list(Path(cell.folder).glob(".at-work-*")) == []
 
 
 def test_an_evaluator_that_hangs_costs_its_image_and_the_run_goes_on(cell: CellSpec, tmp_path: Path) -> None:

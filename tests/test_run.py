@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -324,3 +326,22 @@ def test_paths_in_settings_are_those_of_the_folder_of_the_command(tmp_path, monk
     assert cells[0].spec.methods[0]["training"]["prompts"] == str(tmp_path / "own.csv")
     assert cells[0].cell_id == cells[1].cell_id
     assert cells[0].spec == cells[1].spec
+
+
+def test_a_report_holds_the_rows_of_two_cells_at_most(finished, tmp_path, monkeypatch):
+    """A sweep has more rows than a driver's memory need hold."""
+    import harness.reporting
+
+    read, alive, most = harness.reporting.read_scores, list[weakref.ref](), [0]
+
+    def watched(*arguments):
+        found = read(*arguments)
+        alive.append(weakref.ref(found))
+        gc.collect()
+        most[0] = max(most[0], sum(one() is not None for one in alive))
+        return found
+
+    monkeypatch.setattr(harness.reporting, "read_scores", watched)
+    words = ["-m", "method=none,sld_medium,sld_max", "bench=micro_i2p,micro_coco", "limit=1", "batch_size=1"]
+    go(tmp_path, *words, "evaluators=[degenerate]")
+    assert len(alive) >= 6 and most[0] <= 3  # the third is just being read
