@@ -361,7 +361,7 @@ def test_node_that_joins_late_and_cannot_work_is_left_out(
             raise IncompatibleError("the worker on node-7 has torch 0.1 (here 2.9).")
         welcome(self, member, greeting)
 
-    monkeypatch.setattr(ray_pool, "alive_nodes", set)
+    monkeypatch.setattr("harness.pool.cluster.alive_nodes", set)
     monkeypatch.setattr(ray_pool.RayPool, "_welcome", welcome_the_first)
     cell, notes = fake_cell(tmp_path / "cell"), tmp_path / "notes"
     thread = at_gate(notes, lambda: wait_until(lambda: len(met) > 1), (notes / "open").touch)

@@ -22,6 +22,12 @@ from harness.errors import HarnessError, IncompatibleError, MissingResourceError
 
 log = logging.getLogger(__name__)
 
+# Handed to the actors as an argument: a runtime_env would show tokens in Ray's own log files.
+TRAVELLING = (
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT",
+    "TRANSFORMERS_OFFLINE", "TORCH_HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+)  # fmt: skip
+
 START_TRIES = 3
 MARK = "HARNESS_RAY"
 TITLE_KEEPS = "SPT_NOENV"  # setproctitle, by which Ray names its processes, else writes over their environment
@@ -146,6 +152,17 @@ def places() -> list[tuple[str, str, int]]:
 
 def alive_nodes() -> set[str]:
     return {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
+
+
+def travelling() -> dict[str, str]:
+    """Return the variables that workers on other nodes need."""
+    return {key: os.environ[key] for key in TRAVELLING if key in os.environ}
+
+
+def not_placed(request: Mapping[str, float], waited: str) -> str:
+    """Say what a worker asks for and what there is."""
+    asked = ", ".join(f"{value:g} {name[4:].upper()[:-1]}" for name, value in request.items() if value)
+    return f"no worker could be placed in {waited}: one needs {asked}; {capacities()}."
 
 
 def capacities() -> str:

@@ -23,8 +23,7 @@ from harness.batches import BrokenDevice, describe
 from harness.ending import end_hard
 from harness.errors import HarnessError, MissingResourceError
 from harness.machine import versions
-from harness.pool import Interrupted, Lost, Pool, Progress, Then
-from harness.pool.cluster import alive_nodes, capacities, check_shared, check_versions, end, join, places, start_local
+from harness.pool import Interrupted, Lost, Pool, Progress, Then, cluster
 from harness.pool.member import Member
 from harness.pool.outcome import failure
 from harness.pool.queue import Job, TaskQueue, is_judging
@@ -38,12 +37,6 @@ if TYPE_CHECKING:
     from harness.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
-
-# Handed to the actors as an argument: a runtime_env would show tokens in Ray's own log files.
-TRAVELLING = (
-    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT",
-    "TRANSFORMERS_OFFLINE", "TORCH_HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-)  # fmt: skip
 
 TURN_SECONDS = 1.0  # the longest wait before signals, capacity and hung workers are looked at
 SCALE_SECONDS = 5.0
@@ -147,7 +140,7 @@ class RayPool(Pool):
         if self._watch is not None:
             self._watch.close()
         if self._started_ray:
-            end(is_lost=self._is_lost)
+            cluster.end(is_lost=self._is_lost)
             self._started_ray = False
 
     @property
@@ -164,17 +157,17 @@ class RayPool(Pool):
         if not ray.is_initialized():
             self._start()
         if self._watch is None:
-            self._watch, self._first_nodes = Watch(places()), alive_nodes()
+            self._watch, self._first_nodes = Watch(cluster.places()), cluster.alive_nodes()
 
     def _start(self) -> None:
         settings = self._settings
         try:
             if settings.cluster_address is not None:
-                join(settings.cluster_address, settings.log_to_driver)
+                cluster.join(settings.cluster_address, settings.log_to_driver)
             else:
                 judges = settings.judge_workers(settings.uses_gpus)
                 cpus = settings.ray_workers * settings.worker_threads + judges * settings.judge_threads
-                start_local(cpus, settings.object_store_mb, settings.log_to_driver)
+                cluster.start_local(cpus, settings.object_store_mb, settings.log_to_driver)
         except KeyboardInterrupt as error:
             raise Interrupted("stopped before any worker was started.") from error
         self._started_ray = True
@@ -230,8 +223,7 @@ class RayPool(Pool):
     def _hire(self, name: str, is_judge: bool) -> Member:
         settings, now, request = self._settings, time.monotonic(), self._request(is_judge)
         threads = settings.judge_threads if is_judge else settings.worker_threads
-        environment = {key: os.environ[key] for key in TRAVELLING if key in os.environ}
-        environment["OMP_NUM_THREADS"] = str(threads)
+        environment = {**cluster.travelling(), "OMP_NUM_THREADS": str(threads)}
         device = "cuda" if request["num_gpus"] else ("cpu" if settings.device in ("auto", "cuda") else settings.device)
         options: dict[str, Any] = {**request, "max_restarts": 0, "max_task_retries": 0}
         if self._refused:
@@ -363,8 +355,8 @@ class RayPool(Pool):
         if "problem" in greeting:
             raise greeting["problem"]
         if probe is not None:
-            check_shared(Path(probe), greeting["host"])
-        check_versions(greeting["host"], greeting["versions"], versions())
+            cluster.check_shared(Path(probe), greeting["host"])
+        cluster.check_versions(greeting["host"], greeting["versions"], versions())
         member.greeting = greeting
         self._met[member.name, greeting["host"]] = greeting
 
@@ -392,11 +384,8 @@ class RayPool(Pool):
         if now - member.created < self._settings.start_timeout_seconds or member.late:
             return
         waited = f"{now - member.created:.0f} s"
-        asked = ", ".join(f"{value:g} {name[4:].upper()[:-1]}" for name, value in self._request(member.is_judge).items()
-                          if value)
-        text = f"no worker could be placed in {waited}: one needs {asked}; {capacities()}."
-        if member.placed:
-            text = f"a worker was placed, but did not get ready in {waited}."
+        text = (f"a worker was placed, but did not get ready in {waited}." if member.placed
+                else cluster.not_placed(self._request(member.is_judge), waited))  # fmt: skip
         if not self._ready():
             hint = "Free or add nodes, or lower pool.workers and pool.threads; pool.start_timeout_seconds waits longer."
             raise MissingResourceError(text, hint)
