@@ -458,6 +458,38 @@ def test_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert "ray start --head" in done.stderr
 
 
+@pytest.mark.ray  # no Ray is started, but Ray's files are read
+@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "UNIMPLEMENTED"])
+def test_cluster_that_asks_for_a_token_is_told_from_one_that_is_not_there(
+    code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray only says that it could not connect."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+
+    from harness.pool import cluster
+
+    class Refuse(grpc.GenericRpcHandler):
+        def service(self, details: object) -> object:
+            return grpc.unary_unary_rpc_method_handler(
+                lambda request, context: context.abort(getattr(grpc.StatusCode, code), "no")
+            )
+
+    def fail(**settings: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Refuse()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setattr(cluster.ray, "init", fail)
+    with pytest.raises(MissingResourceError) as told:
+        cluster.join(f"127.0.0.1:{port}", False)
+    server.stop(None)
+    assert ("RAY_AUTH_MODE=token" in str(told.value)) == (code == "UNAUTHENTICATED")
+    assert "ray start --head" in str(told.value) or code == "UNAUTHENTICATED"
+
+
 def test_driver_of_a_ray_pool_loads_neither_torch_nor_diffusers() -> None:
     script = (
         "import sys, harness.run, harness.pool.ray\n"

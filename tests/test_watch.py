@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import uuid
 
 import pytest
 
 from harness.pool import watch as module
+from harness.pool.reaper import __file__ as reaper_file
+from harness.pool.reaper import marked
 from harness.pool.watch import MISSES, Watch
+from tests.fakes import wait_until
 
 PLACE = ("the head (GCS)", "127.0.0.1", 1)
 
@@ -60,3 +66,34 @@ def test_only_a_connection_that_is_taken_is_an_answer() -> None:
         port = server.getsockname()[1]
         assert module.answers("127.0.0.1", port)
     assert not module.answers("127.0.0.1", port)
+
+
+def test_what_bears_the_mark_ends_with_the_driver_and_nothing_else() -> None:
+    """The watcher sees the driver's end by its standard input, whatever the driver died of."""
+    waiting = [sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()"]
+    mark = f"HARNESS_RAY={uuid.uuid4().hex}"
+    name, _, value = mark.partition("=")
+    processes = [subprocess.Popen(waiting, stdin=subprocess.PIPE, env={**os.environ, **own})
+                 for own in ({name: value}, {name: "another"}, {})]  # fmt: skip
+    wait_until(lambda: len(marked(mark.encode())) == 1)
+    reaper = subprocess.Popen([sys.executable, "-I", "-S", reaper_file, mark], stdin=subprocess.PIPE)
+    reaper.communicate()
+    assert processes[0].wait(60) == -signal.SIGKILL
+    assert [process.poll() for process in processes[1:]] == [None, None]
+    for process in processes[1:]:
+        process.communicate()
+
+
+def test_sigterm_while_ray_starts_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray sets a handler that ends the process with exit code 15, at the start of what takes it seconds."""
+    from harness.pool import cluster
+
+    def init(**settings: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.join("auto", False)
+    assert signal.getsignal(signal.SIGTERM) is before

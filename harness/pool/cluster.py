@@ -29,6 +29,7 @@ TRAVELLING = (
 )  # fmt: skip
 
 START_TRIES = 3
+ANY_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 MARK = "HARNESS_RAY"
 TITLE_KEEPS = "SPT_NOENV"  # setproctitle, by which Ray names its processes, else writes over their environment
 TOKEN_HINT = ("Give every node and this command the same one: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file "
@@ -132,13 +133,27 @@ def join(address: str, log_to_driver: bool) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
         with _signals_kept():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
-    except ray.exceptions.AuthenticationError as error:
-        text = f"the Ray cluster at {address} asks for a token that is not here, or is another one."
-        raise MissingResourceError(text, TOKEN_HINT) from error
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        if isinstance(error, ray.exceptions.AuthenticationError) or asks_for_token(address):
+            text = f"the Ray cluster at {address} asks for a token that is not here, or is another one."
+            raise MissingResourceError(text, TOKEN_HINT) from error
         hint = "Start one with `ray start --head`, and `ray start --address=HOST:PORT` on further nodes."
         text = f"no Ray cluster can be joined at {address}: {describe(error)[:200]}."
         raise MissingResourceError(text, hint) from error
+
+
+def asks_for_token(address: str) -> bool:
+    """Say whether a head refuses callers without a token: Ray itself only says that it could not connect."""
+    try:
+        import grpc
+    except ImportError:
+        return False
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary(ANY_CALL)(b"", timeout=5)
+        except grpc.RpcError as error:
+            return bool(error.code() is grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
 
 def places() -> list[tuple[str, str, int]]:
