@@ -191,7 +191,7 @@ def check_versions(host: str, theirs: Mapping[str, str], ours: Mapping[str, str]
     """Raise IncompatibleError where a worker does not run what the driver runs."""
     differing = [f"{name} {theirs.get(name)} (here {own})" for name, own in ours.items() if theirs.get(name) != own]
     if differing:
-        hint = "Install the same versions on every node."
+        hint = "Install the same versions on every node, and leave the package alone while a run goes on."
         raise IncompatibleError(f"the worker on {host} has {', '.join(differing)}.", hint)
 
 
