@@ -16,7 +16,7 @@ import pytest
 from harness.pool.reaper import reap
 from harness.store import CellStore
 from harness.worker import Worker
-from tests.fakes import FakeToolbox, fake_cell, fake_items, fake_shards, image_bytes, noted, wait_for, wait_until
+from tests.fakes import FakeToolbox, fake_cell, fake_items, fake_shards, image_bytes, noted, wait_until
 
 COUNT, PORT = 24, 6390
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -50,7 +50,7 @@ class Hosts:
     def run(self, name: str, *command: str) -> subprocess.Popen[str]:
         variable, _, value = self.mark.partition("=")
         environment = {key: text for key, text in os.environ.items() if not key.startswith("RAY_")}
-        environment |= {variable: value, "SPT_NOENV": "1"}
+        environment |= {variable: value, "SPT_NOENV": "1", "RAY_AUTH_MODE": "disabled"}
         return subprocess.Popen(["ip", "netns", "exec", self.space(name), *command], env=environment, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 
@@ -99,7 +99,8 @@ def test_host_that_is_cut_off_loses_nothing_and_one_that_joins_helps(hosts: Host
     hosts.ray("b", 2, temp)
     command = [sys.executable, "-m", "tests.resume_driver", str(tmp_path / "results"), "ray", str(notes), str(COUNT)]
     driver = hosts.run("a", *command, json.dumps({"5": "gate", "13": "gate"}), f"10.77.0.1:{PORT}")
-    wait_for(notes / "reached")
+    wait_until(lambda: (notes / "reached").exists() or driver.poll() is not None, 100)
+    assert driver.poll() is None, driver.communicate()[0]
     wait_until(lambda: noted(notes / "loaded", "fake") > 1 or driver.poll() is not None, 100)
     hosts.cut_off("b")
     hosts.ray("c", 3, temp)
