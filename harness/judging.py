@@ -191,17 +191,20 @@ class JudgeApart:
     def _ask(self, requests: Sequence[ScoreRequest], batch_size: int) -> Judged:
         started = time.monotonic()
         try:
+            answer = None
             if self._process is None:
-                self._answer(self._begin(), max(START_SECONDS, self._patience.limit))
+                answer = self._answer(self._begin(), max(START_SECONDS, self._patience.limit))
                 started = time.monotonic()
-            assert self._pipe is not None
-            self._pipe.send((tuple(requests), batch_size))
-            answer = self._answer(self._pipe, self._patience.limit)
+            if answer is None and self._pipe is not None:
+                self._pipe.send((tuple(requests), batch_size))
+                answer = self._answer(self._pipe, self._patience.limit)
         except (EOFError, OSError):
             raise Died(f"ended its process ({self._end_of_process()})") from None
         except BaseException:
             self.close()
             raise
+        if isinstance(answer, Exception):
+            raise answer
         self._patience.learn(time.monotonic() - started)
         self._deaths = self._silences = 0
         return cast(Judged, answer)
@@ -212,10 +215,7 @@ class JudgeApart:
             if time.monotonic() - started > limit:
                 raise NoAnswer(f"gave no answer for {time.monotonic() - started:.0f} s")
             self._tick()
-        answer = pipe.recv()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return pipe.recv()
 
     def _begin(self) -> Connection:
         spawn = multiprocessing.get_context("spawn")

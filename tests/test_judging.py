@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,16 @@ def test_an_image_at_which_an_evaluator_dies_is_unknown_and_no_other(cell: CellS
     assert (bad.prompt_id, bad.verdict, bad.error) == (
         "p002", Verdict.UNKNOWN, "the evaluator ended its process (SIGKILL)")  # fmt: skip
     assert judged(cell) == {"p000", "p001", "p003", "p004", "p005"}
+
+
+def test_what_an_evaluator_apart_raises_is_its_error_and_no_death(cell: CellSpec, tmp_path: Path) -> None:
+    worker = Worker("w", toolbox=FakeToolbox(tmp_path / "notes"))
+    gone = tuple(replace(one, file=f"{one.file}.gone") for one in asked(cell))  # the fake toolbox lets it through
+    with pytest.raises(FileNotFoundError):
+        worker.run(ScoreTask("score", cell, CONFIG, gone, apart=True))
+    worker.run(ScoreTask("again", cell, CONFIG, asked(cell), apart=True))
+    worker.close()
+    assert len(judged(cell)) == 6
 
 
 def test_an_evaluator_that_dies_at_every_image_is_given_up(cell: CellSpec, tmp_path: Path) -> None:
