@@ -195,7 +195,9 @@ class JudgeApart:
             if self._process is None:
                 answer = self._answer(self._begin(), max(START_SECONDS, self._patience.limit))
                 started = time.monotonic()
-            if answer is None and self._pipe is not None:
+            if answer is not None:  # it could not be set up
+                self.close()
+            elif self._pipe is not None:
                 self._pipe.send((tuple(requests), batch_size))
                 answer = self._answer(self._pipe, self._patience.limit)
         except (EOFError, OSError):
