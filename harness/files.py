@@ -44,9 +44,6 @@ def is_passing(error: BaseException | None) -> bool:
 
 def storage_error(error: OSError, path: Path) -> StorageError | None:
     """Return what a user can do about `error` at `path`, or None when it is no storage fault."""
-    if error.errno in _PASSING:
-        return StorageError(f"cannot write {path}: {os.strerror(error.errno or errno.EIO)}.",
-                            "This may pass: run the same command again.")  # fmt: skip
     if error.errno not in _REMEDIES:
         return None
     reason, remedy = _REMEDIES[error.errno]

@@ -63,23 +63,13 @@ def report(
 ) -> list[Failure]:
     """Write summaries and provenance, mirror to the tracker, print the table, rebuild the leaderboard."""
     cells = [entry.cell for entry in plan.cells]
-    in_plan = {cell.cell_id for cell in cells}
     speeds = read_throughput(results)
+    rows = _CellRows(cells, compared, unavailable)
     summaries = []
-    read: dict[str, Scored] = {}  # a cell and its baseline at a time: a sweep has more rows than memory need hold
     for entry in plan.cells:
-        cell, baseline = entry.cell, compared.get(entry.cell.cell_id)
-        wanted = {one.cell_id: one for one in (cell, baseline) if one is not None and one.cell_id in in_plan}
-        read = {cell_id: read.get(cell_id) or read_scores(one, unavailable.get(cell_id, {}), compared)
-                for cell_id, one in wanted.items()}  # fmt: skip
-        own, other = read[cell.cell_id], read.get(baseline.cell_id) if baseline else None
-        summary = summarise(own, other, unavailable.get(cell.cell_id, {}), training_of(cell))
-        _say_mixed(cell, summary, console)
-        if _write(entry, own, summary, workers, command, console):
-            tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
-        _measure_speed(entry, own, speeds)
-        summaries.append(summary)
-    read.clear()
+        summaries.append(_report_cell(entry, rows, workers, command, tracker, console))
+        _measure_speed(entry, rows.own(entry.cell), speeds)
+    rows.clear()
     write_atomic(results / THROUGHPUT_FILE, json.dumps(speeds, indent=1, sort_keys=True).encode())
     _show(summaries, settings, results, console)
     if settings.overview:
@@ -89,6 +79,58 @@ def report(
         for summary in summaries
         if summary["status"] != "complete"
     ]
+
+
+class _CellRows:
+    """The rows of a cell and of its baseline at a time: a sweep has more of them than a driver's memory need hold."""
+
+    def __init__(self, cells: Sequence[Cell], compared: Mapping[str, Cell], unavailable: Unavailable) -> None:
+        self._cells = {cell.cell_id for cell in cells}
+        self._compared, self._unavailable = compared, unavailable
+        self._read: dict[str, Scored] = {}
+
+    def own(self, cell: Cell) -> Scored:
+        """Return a cell's rows; those of cells that it is not compared with are let go."""
+        baseline = self._compared.get(cell.cell_id)
+        wanted = {cell.cell_id, *([baseline.cell_id] if baseline else [])}
+        for cell_id in self._read.keys() - wanted:
+            del self._read[cell_id]
+        if cell.cell_id not in self._read:
+            self._read[cell.cell_id] = read_scores(cell, self.unavailable(cell), self._compared)
+        return self._read[cell.cell_id]
+
+    def baseline(self, cell: Cell) -> Scored | None:
+        """Return the rows of the cell that it is compared with, where that is of this run."""
+        baseline = self._compared.get(cell.cell_id)
+        if baseline is None or baseline.cell_id not in self._cells:
+            return None
+        if baseline.cell_id not in self._read:
+            self._read[baseline.cell_id] = read_scores(baseline, self.unavailable(baseline), self._compared)
+        return self._read[baseline.cell_id]
+
+    def unavailable(self, cell: Cell) -> Mapping[str, str]:
+        """Return the evaluators that a cell cannot have, each with the reason."""
+        return self._unavailable.get(cell.cell_id, {})
+
+    def clear(self) -> None:
+        self._read.clear()
+
+
+def _report_cell(
+    entry: CellPlan,
+    rows: _CellRows,
+    workers: Sequence[Mapping[str, Any]],
+    command: Sequence[str],
+    tracker: Tracker,
+    console: Console,
+) -> dict[str, Any]:
+    cell = entry.cell
+    own = rows.own(cell)
+    summary = summarise(own, rows.baseline(cell), rows.unavailable(cell), training_of(cell))
+    _say_mixed(cell, summary, console)
+    if _write(entry, own, summary, workers, command, console):
+        tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
+    return summary
 
 
 def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[str, Cell]) -> Scored:

@@ -344,4 +344,4 @@ def test_a_report_holds_the_rows_of_two_cells_at_most(finished, tmp_path, monkey
     monkeypatch.setattr(harness.reporting, "read_scores", watched)
     words = ["-m", "method=none,sld_medium,sld_max", "bench=micro_i2p,micro_coco", "limit=1", "batch_size=1"]
     go(tmp_path, *words, "evaluators=[degenerate]")
-    assert len(alive) >= 6 and most[0] <= 3  # the third is just being read
+    assert len(alive) >= 6 and most[0] == 2
