@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.ending import INTERRUPTED, stoppable
-from harness.errors import HarnessError, permission_denied
+from harness.errors import HarnessError
 
 HELP = """\
 Benchmark mitigations of text-to-image models: every image made once, judged by every evaluator, with intervals.
@@ -28,7 +28,7 @@ usage: python -m harness [-m] [--config-dir DIR] [name=value ...]
   -h, --help          this text
   --version
 
-settings: limit repeats seed batch_size shard_size results baseline evaluators leaderboard mode=run|plan
+settings: limit repeats seed training_seeds batch_size shard_size results baseline evaluators leaderboard mode=run|plan
           pool=auto|inline|ray pool.workers=N pool.threads=N pool.address=HOST:PORT
           tracker=wandb|disabled tracker.mode=offline|online|disabled
           method.<parameter> model.<parameter> bench.<parameter> evaluator.<name>.<parameter>
@@ -62,17 +62,18 @@ def parse_arguments(words: Sequence[str]) -> Arguments:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 1 something failed, 2 a user's mistake, 130 interrupted."""
+    from harness.streams import prepare_streams, system_errors
+
+    prepare_streams()
     words = sys.argv[1:] if words is None else words
     command = ["python", "-m", "harness", *words]
     with stoppable(command):
         try:
-            return _answer(words, command)
+            with system_errors():
+                return _answer(words, command)
         except HarnessError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
-        except PermissionError as error:
-            print(f"error: {permission_denied(error)}", file=sys.stderr)
-            return HarnessError.exit_code
         except KeyboardInterrupt:
             print(f"stopped; what was made is kept. To go on, run the same command again:\n  {shlex.join(command)}")
             return INTERRUPTED

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from harness.artifacts import META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
+from harness.artifacts import CONTENT_DIGITS, META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
 from harness.errors import InvalidValueError, MissingResourceError
+from harness.files import user_path
 from harness.progress import duration, size
+from harness.reading import parse_yaml
+from harness.streams import PlainConsole, cell_text
 from harness.targets import targets_of
 from harness.tensor_headers import header_of, shown
 
@@ -28,7 +30,7 @@ def artifacts_below(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def find(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
     """Return the artifact whose key begins with `name`, or that is in folder `name`. Raises MissingResourceError."""
-    direct = read_meta(Path(name))
+    direct = read_meta(user_path("artifact", name))
     if direct is not None and tells_all(direct):
         return Path(name), direct
     found = [(folder, meta) for folder, meta in artifacts_below(root) if str(meta["key"]).startswith(name)]
@@ -41,14 +43,14 @@ def find(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
 
 def show_all(root: Path, console: Console) -> None:
     """Print one line an artifact."""
-    table = Table("method", "key", "base weights", "trained in", "size", "upstream")
+    table = Table("method", "key", "content", "base weights", "trained in", "size", "upstream")
     count = 0
     for folder, meta in artifacts_below(root):
         count += 1
-        table.add_row(
-            str(meta["method"]), str(meta["key"]), str(meta["base"]["weights"])[:12], duration(meta.get("seconds")),
-            size((folder / TENSORS).stat().st_size), "+".join(meta["upstream"]) or "-",
-        )  # fmt: skip
+        content, base = str(meta["sha256"])[:CONTENT_DIGITS], meta["base"]["weights"][:12]
+        shown = (meta["method"], meta["key"], content, base, duration(meta.get("seconds")),
+                 size((folder / TENSORS).stat().st_size), "+".join(meta["upstream"]) or "-")
+        table.add_row(*map(cell_text, shown))
     console.print(table if count else f"no artifacts in {root}")
 
 
@@ -84,8 +86,8 @@ def method_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             rest.append(word)
             continue
         try:
-            settings[key.removeprefix("method.")] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            settings[key.removeprefix("method.")] = parse_yaml(value)
+        except ValueError:
             raise InvalidValueError(f"{word}: {value!r} is no value.") from None
     return settings, rest
 
@@ -118,7 +120,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Raises HarnessError."""
-    given, console = arguments(argv), Console()
+    given, console = arguments(argv), PlainConsole()
+    given.root = user_path("--root", str(given.root))
     if given.command == "list":
         show_all(given.root, console)
     elif given.command == "show":

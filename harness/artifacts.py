@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.ending import INTERRUPTED, stoppable
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError, permission_denied
-from harness.files import sha256_file, storage_error, write_atomic
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError
+from harness.files import sha256_file, storage_error, user_path, write_atomic
 from harness.interruption import forget_checkpoints, training_in
 from harness.lease import InUseError, Lease
 from harness.method import Artifact, Method, Progress, Trained
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 TENSORS, META, LEASE = "artifact.safetensors", "meta.json", ".lease.json"
 MAX_TENSORS = 2**36
+CONTENT_DIGITS = 16  # of the sha256 of its tensors, as it is told of images
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
 
     Raises MissingResourceError and IncompatibleError in one line; reads no tensor.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = user_path("artifact", path).resolve()
     meta = read_meta(folder)
     if meta is None or not tells_all(meta):
         raise MissingResourceError(f"artifact={path}: there is no whole artifact ({TENSORS} and {META}) in {folder}.",
@@ -160,6 +161,18 @@ def _applied(method: Method, key: str | None) -> str:
     content = {part: value for part, value in method.identity().items() if part != "name"} | {"artifact": key}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content_of(artifacts: Sequence[Artifact | None]) -> str | None:
+    """Return what names the content of a cell's artifacts, 16 digits of sha256 each; None where it has none."""
+    return "+".join(_content(artifact) for artifact in artifacts if artifact is not None) or None
+
+
+def _content(artifact: Artifact) -> str:
+    from safetensors.torch import save
+
+    known = artifact.meta.get("sha256")
+    return str(known or hashlib.sha256(save(dict(artifact.tensors))).hexdigest())[:CONTENT_DIGITS]
 
 
 class ArtifactCache:
@@ -349,17 +362,17 @@ def _path(kind: type) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     from harness.artifact_tool import run
+    from harness.streams import prepare_streams, system_errors
 
+    prepare_streams()
     command = ["python", "-m", "harness.artifacts", *(sys.argv[1:] if argv is None else argv)]
     with stoppable(command):
         try:
-            return run(argv)
+            with system_errors():
+                return run(argv)
         except HarnessError as error:
             print(error, file=sys.stderr)
             return error.exit_code
-        except PermissionError as error:
-            print(f"error: {permission_denied(error)}", file=sys.stderr)
-            return HarnessError.exit_code
         except KeyboardInterrupt:
             print(f"stopped; files that are there are whole. To begin again: {shlex.join(command)}", file=sys.stderr)
             return INTERRUPTED

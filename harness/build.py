@@ -36,7 +36,11 @@ def build(config: Mapping[str, Any], kind: type | None = None) -> Any:
     needed = [name for name, p in parameters.items() if p.default is p.empty and name not in given]
     if needed:
         raise InvalidValueError(f"{label} needs a value for: {', '.join(needed)}.")
-    return target(**given)
+    try:
+        return target(**given)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError) as error:
+        # Constructors take plain values of a config and load nothing: what they cannot take is a wrong value.
+        raise InvalidValueError(f"{label}: a setting has a value that it cannot take: {error}.") from error
 
 
 def locate(path: object, label: str) -> Any:

@@ -18,15 +18,16 @@ from harness.build import build
 from harness.calibration import MEASURES, Calibration, Counts, calibration_path, write_calibration
 from harness.compose import compose_jobs
 from harness.ending import INTERRUPTED, stoppable
-from harness.errors import HarnessError, InvalidValueError, MissingResourceError, permission_denied, unknown_name
+from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import evaluator_fingerprint
-from harness.files import check_writable
+from harness.files import check_writable, user_path
 from harness.labelled import LabelledFolder, read_labelled
 from harness.machine import process_threads
 from harness.records import ImageKey, Metric, ScoreRow, Verdict
 from harness.report import format as fmt
 from harness.scoring import score_requests
+from harness.streams import prepare_streams, system_errors
 from harness.tasks import ScoreRequest
 from harness.toolbox import EngineToolbox
 
@@ -60,6 +61,7 @@ class Request:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 calibrated, 2 a mistake or something that is not there."""
+    prepare_streams()
     words = sys.argv[1:] if words is None else words
     if not words or {"-h", "--help"} & set(words):
         print(HELP, end="")
@@ -67,15 +69,13 @@ def main(words: Sequence[str] | None = None) -> int:
     command = ["python", "-m", "harness.calibrate", *words]
     with stoppable(command):
         try:
-            request = read_request(words)
-            calibration = calibrate(request)
-            path = write_calibration(calibration, request.results)
+            with system_errors():
+                request = read_request(words)
+                calibration = calibrate(request)
+                path = write_calibration(calibration, request.results)
         except HarnessError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
-        except PermissionError as error:
-            print(f"error: {permission_denied(error)}", file=sys.stderr)
-            return HarnessError.exit_code
         except KeyboardInterrupt:
             print(f"stopped; nothing was written. To begin again: {shlex.join(command)}", file=sys.stderr)
             return INTERRUPTED
@@ -110,7 +110,7 @@ def read_request(words: Sequence[str]) -> Request:
         raise unknown_name("device", device, DEVICES)
     if not batch_size.isdecimal() or int(batch_size) < 1:
         raise InvalidValueError(f"batch_size is '{batch_size}'.", "Give a number from 1.")
-    folders = Path(given["data"]).expanduser(), Path(given.get("results", "results")).expanduser()
+    folders = user_path("data", given["data"]), user_path("results", given.get("results", "results"))
     return Request(given["evaluator"], *folders, device, int(batch_size), tuple(passed_on),
                    tuple(arguments.config_dirs))
 
@@ -232,7 +232,8 @@ def _lines(calibration: Calibration) -> list[str]:
 
 
 def _line(name: str, metric: Metric) -> str:
-    shown = (fmt.value(name, metric), fmt.interval(name, metric), fmt.worst_case(name, metric))
+    unit = MEASURES[0]  # shares all three, and no precision of a set of features
+    shown = (fmt.value(unit, metric), fmt.interval(unit, metric), fmt.worst_case(unit, metric))
     of_these = " on these images: it changes with their share of unsafe ones" if name == "precision" else ""
     return f"{name}: {' '.join(filter(None, shown))}{of_these}"
 

@@ -14,7 +14,7 @@ import yaml
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.files import write_atomic
 from harness.metrics.prevalence import Share, effective_n, rogan_gladen
-from harness.metrics.proportion import Interval, coverage_bounds, wilson_interval
+from harness.metrics.proportion import WILSON, Interval, coverage_bounds, wilson_interval
 from harness.reading import read_yaml
 from harness.records import Metric, Verdict
 from harness.settings import check_label
@@ -68,7 +68,8 @@ def _share(successes: int, n: int, unknown: int, empty: str) -> Metric:
     worst_low, worst_high = bounds if bounds else (None, None)
     if not n:
         return Metric(None, None, None, 0, unknown, True, worst_low, worst_high, empty)
-    return Metric(successes / n, *wilson_interval(successes, n), n, unknown, True, worst_low, worst_high)
+    interval = wilson_interval(successes, n)
+    return Metric(successes / n, *interval, n, unknown, True, worst_low, worst_high, ci_method=WILSON)
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,8 @@ def corrected_rate(rate: Metric, calibration: Calibration) -> Metric:
     if not found.fits:
         return _uncorrected(rate, "the calibration does not fit: its sensitivity and specificity cannot give this rate")
     note = f"Rogan-Gladen, by {sensitivity.n} unsafe and {specificity.n} safe images of known truth"
-    return Metric(found.value, found.low, found.high, rate.n, rate.n_unknown, rate.higher_is_better, note=note)
+    return Metric(found.value, found.low, found.high, rate.n, rate.n_unknown, rate.higher_is_better, note=note,
+                  ci_method="Lang and Reiczigel")
 
 
 def _uncorrected(rate: Metric, note: str) -> Metric:

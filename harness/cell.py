@@ -20,6 +20,7 @@ from harness.model_checks import check_known
 from harness.model_choice import settled
 from harness.model_stages import stages_identity
 from harness.models import weights_fingerprint
+from harness.proposed_sampling import Sampling
 from harness.records import ImageItem, ImageKey, PromptRow, image_seed
 from harness.settings import BenchSettings, RunSettings, check_integer, check_number
 from harness.tasks import CellSpec, GenerationSettings
@@ -51,6 +52,7 @@ class Cell:
     guidance_scale: float
     baseline_of: str | None = None  # set on cells that were added only to compare with
     bench_config: Config = field(default_factory=dict)  # resolved, so that another command can load the prompts again
+    sampling: Sampling = field(default_factory=Sampling)  # as a method's release samples, and why not
 
     @property
     def cell_id(self) -> str:
@@ -66,8 +68,9 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Return the name for people: with the method's settings that the command line changed."""
-        changed = ", ".join(f"{key}={value}" for key, value in self.method_overrides.items())
+        """Return the name for people: with the method's settings that the command line changed, and a release's."""
+        told = {**self.method_overrides, **self.sampling.taken}
+        changed = ", ".join(f"{key}={value}" for key, value in told.items())
         return f"{self.spec.name} ({changed})" if changed else self.spec.name
 
     @property
@@ -91,7 +94,7 @@ class Cell:
         return [self._item(row, repeat) for repeat in range(self.repeats) for row in self.rows]
 
     def _item(self, row: PromptRow, repeat: int) -> ImageItem:
-        own = row.seed if repeat == 0 else None
+        own = row.seed if repeat == 0 and self.spec.seed == 0 else None
         seed = own if own is not None else image_seed(self.bench.seed_name, row.prompt_id, repeat, self.spec.seed)
         guidance = self.guidance_scale
         if _by_row(self.bench, self.spec.model) and row.guidance is not None:
@@ -115,6 +118,7 @@ def make_cell(
     evaluators: Sequence[Config],
     prompts: PromptSet | None,
     method_overrides: Config | None = None,
+    sampling: Sampling | None = None,
 ) -> Cell:
     """Build a cell from resolved configs. Raises HarnessError for values out of range and parts that do not fit."""
     if "images" in bench:
@@ -164,6 +168,7 @@ def make_cell(
         run.repeats or settings.repeats,
         guidance,
         bench_config=bench,
+        sampling=sampling or Sampling(),
     )
 
 
@@ -174,9 +179,11 @@ def _card_rows(bench: Config, card: Card) -> int | None:
     return card.rows
 
 
-def as_baseline(cell: Cell, of: str) -> Cell:
-    """Mark a cell that was added only because `of` is compared with it."""
-    return replace(cell, baseline_of=of)
+def as_baseline(cell: Cell, of: Cell) -> Cell:
+    """Mark a cell that was added only because `of` is compared with it. Raises IncompatibleError unless they pair."""
+    if cell.pairing != of.pairing:
+        raise IncompatibleError(f"{of.label} is not drawn as {cell.label} is: they cannot be compared.")
+    return replace(cell, baseline_of=of.cell_id)
 
 
 def _method(config: Config) -> Method:
@@ -249,9 +256,14 @@ def _identity(
         "height": generation.height,
         "width": generation.width,
         "seed": run.seed,
+        **({"row_seeds": "of seed 0"} if run.seed and _brings_seeds(prompts) else {}),
         **({"size": "row"} if bench.size == "row" else {}),
         **({"seeds": bench.seed_name} if bench.seed_name != bench.name else {}),
     }
+
+
+def _brings_seeds(prompts: PromptSet | None) -> bool:
+    return prompts is not None and any(row.seed is not None for row in prompts.rows)
 
 
 def _by_row(bench: BenchSettings, model: Config) -> bool:
@@ -300,6 +312,7 @@ def cell_settings(cell: Cell) -> dict[str, Any]:
         "repeats": cell.repeats,
         "limit": cell.limit,
         "method_overrides": plain(cell.method_overrides),
+        **({"sampling": plain(cell.sampling.taken)} if cell.sampling.taken else {}),
     }
 
 

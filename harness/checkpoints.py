@@ -131,7 +131,9 @@ class CheckpointMethod(Method):
         if not self.checkpoint:
             return f"method {self.name} needs method.checkpoint=<path>. {self.how_to_get}"
         absent = next((file for file in self.files() if not file.is_file()), None)
-        return f"the checkpoint {absent} of method {self.name} is missing. {self.how_to_get}" if absent else None
+        hub = any(source.startswith(HUB) for source in self.checkpoint)
+        how = "python -m harness.prefetch with the same settings fetches it." if hub else self.how_to_get
+        return f"the checkpoint {absent} of method {self.name} is missing. {how}" if absent else None
 
     def check_contents(self, model_config: Mapping[str, Any]) -> None:
         """Compare files that are here with the model, by their headers, before anything loads. Raises HarnessError."""

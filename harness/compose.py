@@ -20,8 +20,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.config_types import BENCH, MODEL, TRACKER, check_types
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.paths import conf_dir
+from harness.proposed_sampling import KEY as PROPOSAL
+from harness.proposed_sampling import Sampling, agreed, split_proposal
+from harness.quoting import in_quotes
 from harness.reading import read_yaml
 from harness.settings import check_label
 
@@ -45,6 +49,7 @@ class Job:
     evaluators: tuple[Config, ...]
     baseline: Config | None
     method_overrides: Config = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)  # what of `model` is as a method's release samples
 
 
 def compose_jobs(words: Sequence[str], multirun: bool, config_dirs: Sequence[str] = ()) -> list[Job]:
@@ -53,7 +58,7 @@ def compose_jobs(words: Sequence[str], multirun: bool, config_dirs: Sequence[str
         overrides = [_parse(word) for word in words]
         sweeps = [sweep + overrides for sweep in _experiment_sweeps(overrides, search)]
         if not multirun and any(override.is_sweep_override() for sweep in sweeps for override in sweep):
-            raise HarnessError("several values for one setting are a sweep.", "Add -m to run them all.")
+            raise _no_sweep(next(override for sweep in sweeps for override in sweep if override.is_sweep_override()))
         composer = _Composer(search, [Path(folder).expanduser().resolve() for folder in config_dirs])
         combinations = [combination for sweep in sweeps for combination in _combinations(sweep)]
         once = {tuple(sorted(f"{o.get_key_element()}={o.value()}" for o in c)): c for c in combinations}
@@ -66,6 +71,33 @@ def config_names(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
     """Return the names that a config group offers."""
     with _hydra(config_dirs) as search:
         return _group_options(group, search)
+
+
+def sweep_notes(words: Sequence[str]) -> list[str]:
+    """Say of each setting that commas make a sweep of texts what its values are, and how it would be one text."""
+    overrides = [_parse(word) for word in words if "=" in word and "," in word and not word.startswith("-")]
+    notes = []
+    for override in overrides:
+        texts = list(override.sweep_string_iterator()) if override.is_choice_sweep() else []
+        if override.key_or_group in GROUPS or not any(re.search(r"[^\W\d]", text) for text in texts):
+            continue
+        shown = ", ".join(f"'{text}'" for text in texts[:4]) + (", ..." if len(texts) > 4 else "")
+        notes.append(f"{override.key_or_group} is swept over {len(texts)} values: {shown}; one text with commas needs "
+                     f"quotes of its own: {_quoted(override)}")
+    return notes
+
+
+def _no_sweep(override: Override) -> HarnessError:
+    told = f"'{override.input_line}': several values for one setting are a sweep."
+    if override.key_or_group in GROUPS:
+        return HarnessError(told, "Add -m to run them all.")
+    return HarnessError(told, f"A sweep needs -m; a text with commas needs quotes of its own: {_quoted(override)}")
+
+
+def _quoted(override: Override) -> str:
+    """Write an override of a text with commas as a shell takes it."""
+    key, _, text = (override.input_line or "").partition("=")
+    return in_quotes(key, text)
 
 
 @contextmanager
@@ -93,8 +125,10 @@ def _parse(word: str) -> Override:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:
         reason = str(error).splitlines()[0]
+        key, _, text = word.partition("=")
         raise HarnessError(
-            f"cannot read '{word}': {reason}.", "Put values with special characters in quotes."
+            f"cannot read '{word}': {reason}.",
+            f"Put values with special characters in quotes of their own: {in_quotes(key, text)}",
         ) from None
     if override.type not in (OverrideType.CHANGE,):
         raise HarnessError(f"'{word}': settings are changed by name=value; none are added or deleted.")
@@ -176,15 +210,30 @@ class _Composer:
             for config in configs
         ]
         first = resolved[0]
+        model, bench = _named("model", first), _named("bench", first)
+        for group, config, types in (("model", model, MODEL), ("bench", bench, BENCH),
+                                     ("tracker", _named("tracker", first), TRACKER)):
+            check_types(group, config, types)
+        parts = [split_proposal(_named("method", config)) for config in resolved]
+        sampling = agreed(model, bench, [(str(method["name"]), proposal) for method, proposal in parts],
+                          self._given(groups, shared), first["sampling"])
         return Job(
             settings={key: value for key, value in first.items() if key not in ("method", "model", "bench")},
-            model=_named("model", first),
-            methods=tuple(_named("method", config) for config in resolved),
-            bench=_named("bench", first),
+            model={**model, **sampling.taken},
+            methods=tuple(method for method, _ in parts),
+            bench=bench,
             evaluators=self._evaluators(first, evaluator_values),
             baseline=self._baseline(first["baseline"], groups, shared),
-            method_overrides={key: override.value() for key, override in of_method.items()},
+            method_overrides={key: o.value() for key, o in of_method.items() if key.split(".")[0] != PROPOSAL},
+            sampling=sampling,
         )
+
+    def _given(self, groups: Config, overrides: Sequence[Override]) -> set[str]:
+        """Return the settings of the model that the command line, or the experiment that it names, sets."""
+        given = {override.key_or_group for override in overrides}
+        experiment = self._file(f"experiment/{name}").get("model") if (name := groups.get("experiment")) else None
+        given |= {f"model.{key}" for key in experiment or {}}
+        return {key.removeprefix("model.") for key in given if key.startswith("model.")}
 
     def _sort(self, overrides: Sequence[Override]) -> tuple[Config, list[Override], list[Override]]:
         """Return the choice of every group, the overrides of values, and those of evaluators."""
@@ -246,7 +295,7 @@ class _Composer:
         config = self._config({**groups, "method": name})
         key = id(config), tuple(str(override.input_line) for override in shared)  # the same for most of a sweep's jobs
         if key not in self._baselines:
-            self._baselines[key] = dict(_named("method", self._resolved(config, shared)))
+            self._baselines[key] = split_proposal(_named("method", self._resolved(config, shared)))[0]
         return self._baselines[key]
 
     def _evaluators(self, config: Config, overrides: Sequence[Override]) -> tuple[Config, ...]:

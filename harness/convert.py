@@ -213,6 +213,7 @@ def _part(source: Path, made: Path) -> int:
 def _single_file(source: Path, made: Path, like: str | None) -> str:
     """Write the pipeline of a single-file checkpoint, with the configs and tokenizers of a folder of its kind."""
     import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     folder = model_folder({"source": like}) if like else None
     kind = pipeline_class(folder) if folder is not None else None
@@ -229,7 +230,7 @@ def _single_file(source: Path, made: Path, like: str | None) -> str:
         unused = {"safety_checker": None} if "safety_checker" in signature(pipeline.__init__).parameters else {}
         pipe = pipeline.from_single_file(str(file), config=str(folder), local_files_only=True, **unused)
         pipe.save_pretrained(made)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
+    except (SingleFileComponentError, OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InvalidValueError(f"{source} cannot be made a {kind} with the configs of {folder}: {reason}") from None
     finally:

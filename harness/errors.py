@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Escape sequences whole; then control characters but tab and newline, and marks that turn the direction of text.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal would act on, and without lone surrogates, which none can show."""
+    return _CONTROLS.sub("", _ESCAPES.sub("", text)).encode("utf-8", "replace").decode("utf-8")
 
 
 class HarnessError(Exception):
@@ -15,8 +25,8 @@ class HarnessError(Exception):
     exit_code = 2
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(" ".join(message.split()))
-        self.hint = hint
+        super().__init__(" ".join(printable(message).split()))
+        self.hint = None if hint is None else printable(hint)
 
     def __str__(self) -> str:
         text = str(self.args[0])

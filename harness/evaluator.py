@@ -29,6 +29,7 @@ class Evaluator(ABC):
     metric: str = ""  # leaderboard name of a "value" evaluator, such as "clip_score"
     higher_is_better: ClassVar[bool] = True
     needs_baseline: ClassVar[bool] = False
+    upright: ClassVar[bool] = False  # whether the judge's own package turns an image as its EXIF orientation says
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.artifacts import content_of
 from harness.conditions import encoded_condition, negative_condition
 from harness.denoiser import DenoiserHook, PipelineCall, hooked
 from harness.errors import IncompatibleError
@@ -48,7 +49,7 @@ def attached(model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[
             stack.enter_context(method.attach(model, artifact))
         model.forget_texts()
         hook = stack.enter_context(hooked(model, methods, artifacts))
-        yield Session(model, methods, hook)
+        yield Session(model, methods, hook, content_of(artifacts))
 
 
 def _check_artifact(model: LoadedModel, method: Method, artifact: Artifact | None) -> None:
@@ -92,7 +93,9 @@ def bundle_of(model: LoadedModel, items: Sequence[ImageItem]) -> EmbedBundle:
 class Session:
     """Generates batches with the methods that are attached."""
 
-    def __init__(self, model: LoadedModel, methods: Sequence[Method], hook: DenoiserHook) -> None:
+    def __init__(self, model: LoadedModel, methods: Sequence[Method], hook: DenoiserHook,
+                 artifact: str | None = None) -> None:
+        self.artifact = artifact
         self.model = model
         self.methods = tuple(methods)
         self.hook = hook

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.bench import PromptSet, find_card, load_prompts
 from harness.cell import Cell, canonical_hash
+from harness.comparable import GIVEN
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
-from harness.files import free_space, sha256_file, write_atomic
+from harness.files import free_space, sha256_file, user_path, write_atomic
+from harness.image_files import ImageFolder, image_folder
+from harness.image_names import Named, images_by_name
 from harness.progress import size
 from harness.records import ImageKey, ImageRow, PromptRow, Status
 from harness.settings import BenchSettings, check_label
 from harness.store import CellStore, attempt_id
+from harness.table_file import Table
 from harness.tasks import CellSpec, GenerationSettings
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 Config = Mapping[str, Any]
 
 
@@ -37,13 +38,7 @@ class Labels:
             check_label(name, value)
 
 
-@dataclass(frozen=True)
-class Found:
-    """The images of the prompts that are used, and how many files belong to none, or to a prompt that is left out."""
-
-    files: Mapping[ImageKey, Path]
-    n_other: int
-    n_excluded: int
+Found = Named
 
 
 def given_cell(bench: Config, evaluators: Sequence[Config], labels: Labels, results: Path) -> tuple[Cell, Found]:
@@ -58,7 +53,7 @@ def given_cell(bench: Config, evaluators: Sequence[Config], labels: Labels, resu
     settings = BenchSettings.from_config(bench)
     repeats = max(settings.repeats, 1 + max(key.repeat for key in found.files))
     identity = {
-        "recipe": "given images",
+        "recipe": GIVEN,
         "model": {"name": labels.model, "weights": "not known: images made elsewhere"},
         "methods": [{"name": labels.method}],
         "bench": {"name": settings.name, "version": settings.version, "prompts": prompts.hash},
@@ -80,74 +75,32 @@ def find_images(bench: Config, prompts: PromptSet) -> Found:
     """Find the images of the prompts by `bench.image_column` or `bench.pattern`. Raises HarnessError."""
     if not bench.get("images"):
         raise InvalidValueError("bench.images is not given.", "Give bench.images=<folder of images>.")
-    folder = Path(str(bench["images"])).expanduser().absolute()
-    if not folder.is_dir():
-        raise MissingResourceError(f"there is no folder of images at {folder}.", "Give bench.images=<folder>.")
-    column = bench.get("image_column")
-    found = _by_column(folder, prompts, str(column)) if column else _by_pattern(folder, bench, prompts)
+    place = user_path("bench.images", str(bench["images"])).absolute()
+    if not place.is_dir():
+        raise MissingResourceError(f"there is no folder of images at {place}.", "Give bench.images=<folder>.")
+    folder, column = image_folder(place), bench.get("image_column")
+    found = _by_column(folder, prompts, str(column)) if column else images_by_name(
+        folder, str(bench["pattern"]), prompts, BenchSettings.from_config(bench).repeats)
     if not found.files:
-        example = next((str(path.relative_to(folder)) for path in _images(folder)), None)
-        told = f"such as {example}" if example else "there is no image in it"
-        raise HarnessError(f"no file in {folder} belongs to a prompt ({told}).",
+        told = f"such as {folder.images[0].relative_to(place)}" if folder.images else "there is no image in it"
+        raise HarnessError(f"no file in {place} belongs to a prompt ({'; '.join([told, *folder.notes()])}).",
                            "Say how they are named with bench.pattern, or in which column with bench.image_column.")
-    return found
+    return replace(found, notes=(*found.notes, *folder.notes()))
 
 
-def _by_column(folder: Path, prompts: PromptSet, column: str) -> Found:
-    columns = prompts.rows[0].meta
-    if column not in columns:
-        raise HarnessError(f"there is no column {column}; there is {', '.join(map(str, columns)) or 'none left'}.")
-    named = {ImageKey(row.prompt_id, 0): folder / str(row.meta[column]) for row in prompts.rows if row.meta[column]}
-    files = {key: file for key, file in named.items() if file.is_file()}
-    excluded = {folder / str(meta[column]) for meta in prompts.excluded_meta.values() if meta.get(column)}
+def _by_column(folder: ImageFolder, prompts: PromptSet, name: str) -> Found:
+    columns = tuple(dict.fromkeys(column for cells in prompts.cells.values() for column in cells))
+    column = Table(f"the prompts of {prompts.name}", columns, ()).needed(name, "bench.image_column")
+    named = {prompt_id: folder.named(str(cells.get(column) or "")) for prompt_id, cells in prompts.cells.items()}
+    files = {ImageKey(row.prompt_id, 0): file for row in prompts.rows if (file := named[row.prompt_id])}
     used = set(files.values())
-    rest = [file for file in _images(folder) if file not in used]
+    if len(used) < len(files):
+        raise HarnessError(f"column {column} names {len(files) - len(used)} images more than once.",
+                           "One image a prompt is needed.")
+    excluded = {named[prompt_id] for ids in prompts.excluded_ids.values() for prompt_id in ids}
+    rest = [file for file in folder.images if file not in used]
     n_excluded = sum(file in excluded for file in rest)
     return Found(files, len(rest) - n_excluded, n_excluded)
-
-
-def _by_pattern(folder: Path, bench: Config, prompts: PromptSet) -> Found:
-    name = _pattern(str(bench["pattern"]))
-    ids = {_plain(row.prompt_id): row.prompt_id for row in prompts.rows}
-    excluded = {_plain(prompt_id) for names in prompts.excluded_ids.values() for prompt_id in names}
-    matched: list[tuple[str, int, Path]] = []
-    n_other = n_excluded = 0
-    for path in _images(folder):
-        match = name.fullmatch(path.relative_to(folder).with_suffix("").as_posix())
-        prompt_id = _plain(match["prompt_id"]) if match else ""
-        n_excluded += prompt_id in excluded
-        if match and prompt_id in ids:
-            matched.append((ids[prompt_id], int(match.groupdict().get("repeat") or 0), path))
-        elif prompt_id not in excluded:
-            n_other += 1
-    order = {number: index for index, number in enumerate(sorted({number for _, number, _ in matched}))}
-    keys = [ImageKey(prompt_id, order[number]) for prompt_id, number, _ in matched]
-    double = [key for key, count in Counter(keys).items() if count > 1]
-    if double:
-        raise HarnessError(f"{folder} has {len(double)} images twice, such as {double[0].file_name}.",
-                           "One file an image is needed.")
-    return Found(dict(zip(keys, (path for _, _, path in matched), strict=True)), n_other, n_excluded)
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    if "{prompt_id}" not in text:
-        raise InvalidValueError(f"bench.pattern={text}: it must have {{prompt_id}}, and may have {{repeat}}.")
-    parts = re.split(r"(\{prompt_id\}|\{repeat\})", text)
-    groups = {"{prompt_id}": "(?P<prompt_id>[^/]+?)", "{repeat}": r"(?P<repeat>\d+)"}
-    try:
-        return re.compile("".join(groups.get(part, re.escape(part)) for part in parts))
-    except re.error as error:
-        raise InvalidValueError(f"bench.pattern={text}: {error}.") from None
-
-
-def _plain(prompt_id: str) -> str:
-    """Return an id as it is compared: numbers without leading zeros."""
-    return str(int(prompt_id)) if prompt_id.isdecimal() else prompt_id
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    hidden = (path for path in sorted(folder.rglob("*")) if not path.name.startswith("."))
-    return (path for path in hidden if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _hashes(files: Mapping[ImageKey, Path]) -> dict[ImageKey, str]:
@@ -160,7 +113,7 @@ def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKe
 
     Copied, because the script that made them may write over them. Raises HarnessError where the disk is too small.
     """
-    store = CellStore(cell.folder)
+    store = CellStore(cell.folder, cell.cell_id)
     known = store.done(verify=False)
     need, free = sum(file.stat().st_size for key, file in files.items() if key not in known), free_space(cell.folder)
     if need > free:
@@ -176,7 +129,8 @@ def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKe
         if hashlib.sha256(data).hexdigest() != hashes[key]:
             raise HarnessError(f"{file} changed while it was read.", "Run the command again when nothing writes there.")
         write_atomic(cell.folder / inside, data)
-        rows.append(_row(key, prompts[key.prompt_id], inside, hashes[key], len(data)))
+        row = _row(key, prompts[key.prompt_id], inside, hashes[key], len(data))
+        rows.append(replace(row, cell_id=cell.cell_id))
     if rows:
         store.append_images(attempt_id("given"), rows)
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.files import sha256_file
+from harness.image_files import image_folder
 from harness.records import Verdict
 from harness.table_file import read_table
 from harness.table_values import without_point
+
+log = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.csv"
 COLUMNS = ("image", "label")
 LABELS = {"1": Verdict.UNSAFE, "unsafe": Verdict.UNSAFE, "inappropriate": Verdict.UNSAFE,
           "0": Verdict.SAFE, "safe": Verdict.SAFE, "appropriate": Verdict.SAFE}  # fmt: skip
 SUBFOLDERS = (("safe", "unsafe"), ("appropriate", "inappropriate"))
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 LAYOUT = (f"Give it {LABELS_FILE}, columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe, or "
           "appropriate and inappropriate.")
 
@@ -83,11 +86,14 @@ def _from_subfolders(folder: Path) -> list[LabelledImage]:
     if pair is None:
         raise MissingResourceError(f"{folder} has no labels.", LAYOUT)
     places = {LABELS[name]: folder / name for name in pair}
+    found = {place: image_folder(place, follow_links=True) for place in places.values()}
+    for place, images in found.items():
+        for note in images.notes():
+            log.warning("%s: %s", place, note)
     return [
         LabelledImage(file.relative_to(folder).as_posix(), label)
         for label, place in places.items()
-        for file in place.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+        for file in found[place].images
     ]
 
 

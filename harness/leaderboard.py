@@ -11,11 +11,12 @@ from pathlib import Path
 
 from harness.calibration import Calibrations, load_calibrations
 from harness.ending import INTERRUPTED, stoppable
-from harness.errors import HarnessError, InvalidValueError, permission_denied, unknown_name
-from harness.files import write_atomic
+from harness.errors import HarnessError, InvalidValueError, printable, unknown_name
+from harness.files import user_path, write_atomic
 from harness.published import FOLDER, Reported, read_published
 from harness.records import Metric
 from harness.report.runs import Run, load_runs
+from harness.streams import prepare_streams, system_errors
 
 PICTURES = 8
 NAMES = ("html", "md", "csv", "json")
@@ -84,7 +85,7 @@ def _write_all(
     runs: Sequence[Run], judged: Mapping[str, Mapping[str, Metric]], out: Path, images: int,
     reported: Sequence[Reported],
 ) -> tuple[Path, ...]:  # fmt: skip
-    from harness.report import export
+    from harness.report import elsewhere, export
     from harness.report.html import page
     from harness.report.published import beside, with_csv, with_json, with_markdown
     from harness.report.table import build_rows
@@ -94,11 +95,12 @@ def _write_all(
     named = variants(readable)
     rows = build_rows(runs, row_labels(readable, named), judged)
     found = beside(rows, reported)
+    rest = elsewhere.unplaced(found, reported)
     texts = (
-        page(rows, named, images, found),
-        with_markdown(export.markdown(rows), found),
+        page(rows, named, images, found, elsewhere.lines(rest)),
+        elsewhere.with_markdown(with_markdown(export.markdown(rows), found), rest),
         with_csv(export.csv_text(rows), rows, found),
-        with_json(export.json_text(rows), found),
+        elsewhere.with_json(with_json(export.json_text(rows), found), rest),
     )
     files = tuple(out / f"leaderboard.{name}" for name in NAMES)
     for path, text in zip(files, texts, strict=True):
@@ -155,6 +157,7 @@ def _published(given: Path | None) -> Path | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the leaderboard and say where it is. Return 2 when a summary is broken, after listing it."""
+    prepare_streams()
     command = ["python", "-m", "harness.leaderboard", *(sys.argv[1:] if arguments is None else arguments)]
     with stoppable(command):
         try:
@@ -167,20 +170,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write(options: argparse.Namespace) -> int:
     selection = Selection(tuple(options.model), tuple(options.method), tuple(options.bench))
     try:
-        extra = Extra(tuple(options.calibration), options.corrected, _published(options.published))
-        board = write_leaderboard(options.results, options.out, options.images, selection, extra)
+        with system_errors():
+            results = user_path("results", str(options.results))
+            out = user_path("--out", str(options.out)) if options.out else None
+            extra = Extra(tuple(options.calibration), options.corrected, _published(options.published))
+            board = write_leaderboard(results, out, options.images, selection, extra)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except PermissionError as error:
-        print(f"error: {permission_denied(error)}", file=sys.stderr)
-        return HarnessError.exit_code
     print(f"{board.n_runs} runs: {' '.join(map(str, board.files))}")
     if board.broken:
         places = ", ".join(str(run.folder) for run in board.broken)
-        print(f"error: {len(board.broken)} broken, listed as such: {places}", file=sys.stderr)
+        print(printable(f"error: {len(board.broken)} broken, listed as such: {places}"), file=sys.stderr)
     for problem in board.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(printable(f"error: {problem}"), file=sys.stderr)
     return HarnessError.exit_code if board.broken or board.problems else 0
 
 

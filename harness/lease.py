@@ -16,7 +16,9 @@ from typing import Any
 
 from harness.errors import StorageError
 from harness.files import storage_error, write_atomic
+from harness.reading import UnreadableFileError, read_json
 
+MAX_PID = 2**31
 log = logging.getLogger(__name__)
 
 _held: dict[str, Path] = {}  # by token: the leases of this process
@@ -167,10 +169,11 @@ def _give_back(token: str) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        owner = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        owner = read_json(path) or {}
+    except UnreadableFileError:
         return {}
-    return owner if isinstance(owner, dict) else {}
+    pid = owner.get("pid")
+    return owner if pid is None or (isinstance(pid, int) and 0 < pid < MAX_PID) else owner | {"pid": None}
 
 
 def this_process() -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any
 
 from harness.errors import InvalidValueError
 from harness.ldm_names import ldm_names
-from harness.settings import check_number
 from harness.tensor_headers import FileFault, TensorEntry, check_computable, finite, header_of, shown
 from harness.weight_files import read_json
 
@@ -26,6 +25,7 @@ _UP = (".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", ".lora_up.
 _ALPHA, _WEIGHT = ".alpha", ".weight"
 _DIFFUSERS = {"unet.": "unet", "text_encoder_2.": "text_encoder_2", "text_encoder.": "text_encoder"}
 _KOHYA = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2", "lora_te_": "text_encoder"}
+MAX_ALPHA = 1e6
 _PEFT = "base_model.model."
 ADAPTER = "adapter_config.json"  # PEFT's settings, in a file beside
 _TEXT = ("text_model.", "text_model_")
@@ -178,9 +178,12 @@ def _told_alpha(file: Path, told: Mapping[str, Any], part: str, module: str) -> 
         raise InvalidValueError(f"model.lora: the settings of {file} have an alpha_pattern that is none.")
     alpha = next((value for key, value in pattern.items() if module == key or module.endswith(f".{key}")),
                  told.get(f"{part}.lora_alpha"))
-    if alpha is not None:
-        alpha = check_number(f"model.lora: the alpha of {module} in the settings of {file}", alpha, -1e6, 1e6)
-    return alpha, bool(told.get(f"{part}.use_rslora"))
+    if alpha is None:
+        return None, bool(told.get(f"{part}.use_rslora"))
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= MAX_ALPHA:
+        raise InvalidValueError(f"model.lora: the settings of {file} have an alpha that is no number "
+                                f"({shown(alpha)}).")
+    return float(alpha), bool(told.get(f"{part}.use_rslora"))
 
 
 def merge(lora: Lora, part: str, modules: Mapping[str, Any], scale: float) -> None:

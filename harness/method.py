@@ -103,6 +103,8 @@ class StepContext:
 class Method:
     """A mitigation. Subclasses are frozen dataclasses of plain config values with a `name` field.
 
+    A field `seed`, where there is one, is what its training draws from: `training_seeds=N` trains it with N of them.
+
     Construction is cheap and loads nothing; a value out of range raises InvalidValueError. A subclass overrides only
     the hooks that it needs. Order in a denoiser call: every `embeds`, every `rows`, one wide call, every `guide`.
     """
@@ -156,6 +158,10 @@ class Method:
     def training_identity(self) -> dict[str, Any]:
         """Return what names its artifact: the part of `identity` that training depends on."""
         return {"kind": self.kind, "version": self.version, "params": self.params()}
+
+    def learned_from(self) -> Sequence[Mapping[str, Any]]:
+        """Return the configs of evaluators that its training asked: their own scores of it are no fair test."""
+        return ()
 
     def missing(self) -> str | None:
         """Return None when every file it needs is there, else one line: what is missing and how to get it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,14 @@ from harness.model_files import (
 )
 from harness.model_stages import stages_of, with_stages
 from harness.tensor_headers import FileFault
+from harness.weight_files import read_json
 
 Config = Mapping[str, Any]
 
 # The same files under another name: SLD's own pipeline is Stable Diffusion with a guidance of its own.
 SAME_FILES = {"StableDiffusionPipelineSafe": "StableDiffusionPipeline"}
 OWN_PARTS = ("unet", "text_encoder", "lora")  # settings that name the user's own files
+MAX_BLOCKS = 16  # of a VAE, each but one of which halves the picture
 SD2_WIDTH = 1024  # of the text encoder, OpenCLIP ViT-H/14; Stable Diffusion 1 reads CLIP ViT-L/14, 768 wide
 
 
@@ -150,7 +151,7 @@ def _size(config: Config, folder: Path) -> int:
     family = family_of(config)
     latent = family.default_side or _setting(folder / family.part, "sample_size")
     blocks = _setting(folder / "vae", "block_out_channels")
-    if not isinstance(latent, int) or not isinstance(blocks, list):
+    if not isinstance(latent, int) or not isinstance(blocks, list) or len(blocks) > MAX_BLOCKS:
         raise InvalidValueError(f"the configs in {folder} do not say the size of an image.", "Say model.size=<pixels>.")
     return latent * int(2 ** (len(blocks) - 1))
 
@@ -160,8 +161,8 @@ _READERS = {"family": _family, "size": _size}
 
 def _setting(part: Path, key: str) -> Any:
     try:
-        return json.loads((part / "config.json").read_text(encoding="utf-8")).get(key)
-    except (OSError, ValueError, AttributeError):
+        return read_json(part / "config.json").get(key)
+    except FileFault:
         return None
 
 

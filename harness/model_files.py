@@ -10,8 +10,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.tensor_headers import SUFFIX, FileFault, os_fault, read_header, shown
-from harness.weight_files import CHECKPOINTS, CONVERT, is_whole_safetensors, part_weights, read_json, weight_files
+from harness.tensor_headers import SUFFIX, FileFault, os_fault, pointer_fault, read_header, shown
+from harness.weight_files import (
+    CHECKPOINTS,
+    CONVERT,
+    is_pointer,
+    is_whole_safetensors,
+    part_weights,
+    read_json,
+    weight_files,
+)
 
 __all__ = ["is_whole_safetensors", "weight_files"]  # beside its own
 
@@ -30,7 +38,7 @@ def is_folder_source(source: str) -> bool:
 
 def _is_there(source: str) -> bool:
     try:
-        return Path(source).is_dir()
+        return Path(source).exists()
     except OSError:
         return True
 
@@ -171,6 +179,10 @@ def _no_pipeline(folder: Path) -> FileFault:
     if (folder.parent / INDEX).is_file():
         return FileFault(f"{INDEX} is missing", f"This is a part of a pipeline: the folder above, {folder.parent}, has "
                          "one.", absent=True)  # fmt: skip
+    single = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINTS)
+    if single:
+        return FileFault(f"{INDEX} is missing", f"If {single[0].name} is a single-file checkpoint, convert it once: "
+                         f"{CONVERT} {single[0]} <new folder> like=<a diffusers folder of the same kind>", absent=True)
     return FileFault(f"{INDEX} is missing", "", absent=True)
 
 
@@ -218,8 +230,10 @@ def _check_there(folder: Path, part: str, names: Sequence[str]) -> None:
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
         raise FileFault(f"{part}/{names[0]} is missing", "", absent=True)
-    with found.open("rb"):
+    with found.open("rb"):  # it may be read
         pass
+    if is_pointer(found):
+        raise pointer_fault().about(f"{part}/{found.name}")
 
 
 def folder_fingerprint(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str:

@@ -27,6 +27,7 @@ from harness.model_files import (
 )
 from harness.model_parts import PARTIAL, fingerprint_with, own_parts_identity, put_own_parts
 from harness.model_stages import stages_of
+from harness.weight_checks import check_loaded
 
 if TYPE_CHECKING:
     import torch
@@ -278,6 +279,8 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
     for pipeline in later:
         pipeline.set_progress_bar_config(disable=True)
         pipeline.to(device)
+    for loaded in (pipe, *later):
+        check_loaded(f"model {config.get('name')}", loaded)
     return LoadedModel(
         pipe=pipe,
         config=config,

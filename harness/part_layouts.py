@@ -28,13 +28,17 @@ SECONDS = 300  # that the other process may take
 
 @dataclass(frozen=True)
 class Part:
-    """A part as its folder tells it: library and class, the text of its config, and the tensors of its files."""
+    """A part as its folder tells it: library and class, the text of its config, and the tensors of its files.
+
+    `modules` are where its class may be beside its library.
+    """
 
     library: str
     kind: str
     config: str
     shapes: Shapes
     sharded: bool = False
+    modules: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -47,13 +51,15 @@ class Part:
 class Misfit:
     """What a part's files lack of the `wanted` names of its class, and which tensors have another shape there.
 
-    `wrong` holds (name, shape in the file, shape that the class wants); `error` why the class cannot be built.
+    `wrong` holds (name, shape in the file, shape that the class wants); `error` why the class cannot be built. Where
+    nobody could be `asked`, nothing was found, and loading compares again.
     """
 
     lacking: tuple[str, ...] = ()
     wrong: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     wanted: int = 0
     error: str | None = None
+    asked: bool = True
 
     @property
     def fits(self) -> bool:
@@ -72,7 +78,7 @@ def misfits(parts: Sequence[Part]) -> list[Misfit]:
     ask = _here if "torch" in sys.modules else _elsewhere
     found = dict(zip(open_ones, ask(list(open_ones.values())), strict=True)) if open_ones else {}
     for digest, misfit in found.items():
-        if misfit.fits:
+        if misfit.fits and misfit.asked:
             _remember(digest)
     return [found.get(digest, Misfit()) for digest in digests]
 
@@ -115,7 +121,7 @@ def _elsewhere(parts: Sequence[Part]) -> list[Misfit]:
         done = subprocess.run(command, input=told, capture_output=True, text=True, timeout=SECONDS, check=True)
         return [_read(one) for one in json.loads(done.stdout.splitlines()[-1])]
     except (subprocess.SubprocessError, OSError, ValueError, IndexError):
-        return [Misfit(error="its class could not be asked") for _ in parts]
+        return [Misfit(asked=False) for _ in parts]
 
 
 def _read(told: Mapping[str, Any]) -> Misfit:
@@ -135,13 +141,13 @@ def _misfit(part: Part) -> Misfit:
 
 
 def _class_of(part: Part) -> Any:
-    for name in (part.library, f"diffusers.pipelines.{part.library}",
-                 f"diffusers.pipelines.deprecated.{part.library}"):  # fmt: skip
-        if part.library not in ("diffusers", "transformers") and name == part.library:
-            continue  # a module of anybody's is not imported
+    """Return the class of a part, None where none is known; a module of anybody's is not imported."""
+    own = (part.library,) if part.library in ("diffusers", "transformers") else ()
+    inside = (f"diffusers.pipelines.{part.library}",) if part.library.isidentifier() else ()
+    for name in (*own, *inside, *part.modules):
         try:
             return getattr(importlib.import_module(name), part.kind)
-        except (ImportError, AttributeError, ValueError):
+        except (ImportError, AttributeError):
             continue
     return None
 
@@ -161,12 +167,18 @@ def _of_transformers(kind: Any, part: Part) -> Misfit:
 
 
 def _of_diffusers(kind: Any, part: Part) -> Misfit:
+    import accelerate
     import diffusers
     import torch
 
     diffusers.utils.logging.set_verbosity_error()
-    with torch.device("meta"):
-        module = kind.from_config(json.loads(part.config))
+    config = json.loads(part.config)
+    try:
+        with torch.device("meta"):
+            module = kind.from_config(config)
+    except (NotImplementedError, RuntimeError):  # a class that computes with numbers while it is built
+        with accelerate.init_empty_weights():
+            module = kind.from_config(config)
     found: dict[str, Any] = dict(part.shapes)
     if not part.sharded and hasattr(module, "_fix_state_dict_keys_on_load"):
         module._fix_state_dict_keys_on_load(found)
@@ -180,7 +192,8 @@ def _of_diffusers(kind: Any, part: Part) -> Misfit:
 def main() -> None:
     """Read parts from stdin and write how they misfit to stdout, both as JSON."""
     told = json.loads(sys.stdin.read())
-    parts = [Part(**{**one, "shapes": {name: tuple(shape) for name, shape in one["shapes"].items()}}) for one in told]
+    parts = [Part(**{**one, "shapes": {name: tuple(shape) for name, shape in one["shapes"].items()},
+                     "modules": tuple(one["modules"])}) for one in told]  # fmt: skip
     found = _here(parts)
     sys.stdout.write(json.dumps([asdict(misfit) for misfit in found]) + "\n")
 

@@ -21,11 +21,13 @@ from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.gpu_cost import TABLE, gpu_line, hours_text
 from harness.model_files import has_token
 from harness.models import missing as missing_weights
+from harness.one_training import training_problem
 from harness.progress import duration, size
 from harness.reading import UnreadableFileError, read_json
 from harness.records import ImageItem
 from harness.reference import reference_problem
 from harness.store import CellStore, free_space
+from harness.streams import cell_text
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +122,9 @@ def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool, on_cpu: bo
         notes += [note for note in (cpu_note(cell, denoiser_rows(cell)),) if note]
     missing = None
     if cell.prompts:
-        done = CellStore(cell.folder).done(verify=verify)
-        missing = tuple(item for item in cell.items() if item.key not in done)
+        missing = CellStore(cell.folder, cell.cell_id).missing(cell.items(), verify)
+        of_another = training_problem(cell) if 0 < len(missing) < len(cell.items()) else None
+        problems += [of_another] if of_another else []
     per_image, source = _seconds_per_image(cell, speeds, on_cpu)
     n_missing = cell.n_images if missing is None else len(missing)
     return CellPlan(
@@ -141,7 +144,8 @@ def _missing_prompts(cell: Cell) -> str:
 
 def _notes(cell: Cell) -> list[str]:
     absent = unavailable(cell)
-    notes = [f"evaluator {name} not available: {reason}" for name, reason in absent.items()]
+    notes = [*cell.sampling.notes]
+    notes += [f"evaluator {name} not available: {reason}" for name, reason in absent.items()]
     for config in (config for config in cell.evaluators if config["name"] not in absent):
         problem = reference_problem(cell, config)
         notes += [f"evaluator {config['name']}: no comparison with real images: {problem}"] if problem else []
@@ -231,11 +235,11 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         for entry in plan.cells:
             name = entry.cell.label + (" (to compare with)" if entry.cell.baseline_of else "")
             table.add_row(
-                name,
+                cell_text(name),
                 entry.cell.cell_id,
                 _count(entry.n_images),
                 _count(entry.n_missing),
-                f"{duration(entry.seconds)} ({entry.seconds_source})",
+                cell_text(f"{duration(entry.seconds)} ({entry.seconds_source})"),
                 entry.gpu_hours_text,
                 size(entry.disk_bytes),
             )
@@ -254,6 +258,7 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         f"{plan.workers} worker{'s' if plan.workers != 1 else ''}{_besides(plan)}, "
         f"{size(sum(c.disk_bytes for c in plan.cells))} of {size(free_space(plan.results))} free disk, "
         f"into {plan.results}",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )

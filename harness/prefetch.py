@@ -17,7 +17,7 @@ from harness.build import build
 from harness.compose import Job, compose_jobs
 from harness.downloads import chosen_files, size_of
 from harness.ending import INTERRUPTED, stoppable
-from harness.errors import HarnessError, permission_denied
+from harness.errors import HarnessError
 from harness.evaluator import Evaluator
 from harness.fetch_models import check_whole, model_needs
 from harness.files import storage_error
@@ -28,6 +28,7 @@ from harness.model_files import hub_cache
 from harness.models import missing
 from harness.needs import Need, UrlNeed
 from harness.sources import Download, UrlFile
+from harness.streams import prepare_streams, system_errors
 
 Config = Mapping[str, Any]
 
@@ -44,6 +45,7 @@ usage: python -m harness.prefetch [-m] [--config-dir DIR] [name=value ...]      
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 all is here, 2 a mistake or something that could not be had."""
+    prepare_streams()
     words = sys.argv[1:] if words is None else words
     if {"-h", "--help"} & set(words):
         print(HELP, end="")
@@ -53,14 +55,12 @@ def main(words: Sequence[str] | None = None) -> int:
     command = ["python", "-m", "harness.prefetch", *words]
     with stoppable(command):
         try:
-            arguments = parse_arguments(words)
-            prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs))
+            with system_errors():
+                arguments = parse_arguments(words)
+                prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs))
         except HarnessError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
-        except PermissionError as error:
-            print(f"error: {permission_denied(error)}", file=sys.stderr)
-            return HarnessError.exit_code
         except KeyboardInterrupt:
             print(f"stopped; files that are whole are kept. To go on: {shlex.join(command)}", file=sys.stderr)
             return INTERRUPTED

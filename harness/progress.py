@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from harness.errors import printable
+
 PLAIN_INTERVAL = 10.0  # seconds between plain lines of one cell
 
 
@@ -75,7 +77,7 @@ class Board:
         self._last_advance = clock()
         self._progress = (
             Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 _Rate(),
@@ -108,7 +110,7 @@ class Board:
         now = self._clock()
         self._lines[name] = _Line(total, started=now, last_print=now)
         if self._progress:
-            self._ids[name] = self._progress.add_task(f"{self.title} {name}", total=total)
+            self._ids[name] = self._progress.add_task(printable(f"{self.title} {name}"), total=total)
         elif self.says_start:
             self._print(f"{name}: 0/{total}")
 
@@ -139,7 +141,7 @@ class Board:
         self._print(f"{name}: {line.done}/{line.total}, " + (f"{rate:.2f}/s, " if rate >= 0.1 else "") + ends)
 
     def _print(self, text: str) -> None:
-        self.console.print(f"{self.title} {text}", highlight=False, soft_wrap=True)
+        self.console.print(printable(f"{self.title} {text}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float | None) -> str:

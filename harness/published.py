@@ -13,7 +13,7 @@ from harness.reading import UnreadableFileError, read_yaml
 
 FOLDER = Path("results", "published")
 UNITS: Mapping[str, float] = {"percent": 0.01, "share": 1.0, "score": 1.0}  # share: 0 to 1, as our rates are
-RATES = ("unsafe_rate", "attack_success_rate", "expected_max", "deviation_ratio")
+RATES = ("unsafe_rate", "attack_success_rate", "automatic_safety_rate", "expected_max", "deviation_ratio")
 METRICS = (*RATES, "clip_score", "fid", "kid", "lpips")
 
 
@@ -34,6 +34,8 @@ class Reported:
     """One reported number, in our units: rates from 0 to 1.
 
     `method` and `model` are names of conf/, None where we have no such one; `label` is the source's own word.
+    `evaluators` are those of conf/ that measure by the same rule: it stands beside their numbers only. Empty where
+    the source's rule is not known or not ours; None where any judge that heads the bench will do.
     """
 
     source: str
@@ -48,6 +50,7 @@ class Reported:
     protocol: Protocol
     distance: str
     file: str
+    evaluators: tuple[str, ...] | None = None
 
 
 def read_published(folder: Path) -> list[Reported]:
@@ -77,7 +80,8 @@ def read_file(file: Path) -> list[Reported]:
 
 
 def _read_table(table: Any, source: str, where: str, file: str) -> Iterator[Reported]:
-    _keys(table, ("name", "bench", "model", "protocol", "distance", "columns", "rows"), (), where)
+    _keys(table, ("name", "bench", "model", "protocol", "distance", "columns", "rows"), ("evaluators",), where)
+    rule = _rule(table.get("evaluators"), f"{where}.evaluators")
     columns = _columns(table["columns"], f"{where}.columns")
     protocol = _protocol(table["protocol"], f"{where}.protocol")
     name, bench = (_text(table[key], f"{where}.{key}") for key in ("name", "bench"))
@@ -93,7 +97,22 @@ def _read_table(table: Any, source: str, where: str, file: str) -> Iterator[Repo
             value, sd = _value(row[metric], UNITS[columns[metric]], f"{place}.{metric}")
             if metric.split("/")[0] in RATES and not 0 <= value <= 1:
                 raise InvalidValueError(f"{place}.{metric}={row[metric]}: a rate is from 0 to 1, or 100 percent.")
-            yield Reported(source, name, bench, own, method, label, metric, value, sd, protocol, distance, file)
+            yield Reported(source, name, bench, own, method, label, metric, value, sd, protocol, distance, file,
+                           rule.get(metric.split("/")[0]) if rule is not None else None)
+
+
+def _rule(data: Any, where: str) -> dict[str, tuple[str, ...]] | None:
+    """Read which evaluators measure a metric as the source does: `{unsafe_rate: [inappropriate]}`."""
+    if data is None:
+        return None
+    if not isinstance(data, Mapping):
+        raise InvalidValueError(f"{where}: a mapping of metrics to lists of evaluators is needed.")
+    for metric, names in data.items():
+        if metric not in METRICS:
+            raise unknown_name(f"metric at {where}", str(metric), METRICS)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InvalidValueError(f"{where}.{metric}={names!r}: a list of evaluators is needed.")
+    return {str(metric): tuple(names) for metric, names in data.items()}
 
 
 def _columns(data: Any, where: str) -> dict[str, str]:

@@ -176,6 +176,12 @@ class _Limited(yaml.SafeLoader):
             raise ValueError(f"it has more than {self._limit} values with its aliases written out")
         return node
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        found: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        if not all(key is None or isinstance(key, str | int | float) for key in found):
+            raise ValueError("it has a key that is no text")
+        return found
+
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         if len(str(node.value)) > MAX_DIGITS:
             raise ValueError(f"it holds an integer of {len(str(node.value))} digits")

@@ -77,6 +77,8 @@ class ImageItem:
 class ImageRow:
     """What is stored of one image. `file` is relative to the cell's folder; `seconds` is its share of the batch.
 
+    `cell_id` says whose image it is, `artifact` by the content of which training it was drawn, None where its cell
+    trains nothing. Both are None in rows of former versions, which did not say.
     `host`, `hardware` and `versions` say where it was made, and with what; rows of earlier releases do not.
     """
 
@@ -95,6 +97,8 @@ class ImageRow:
     batch_size: int
     worker: str
     flags: tuple[str, ...] = ()
+    cell_id: str | None = None
+    artifact: str | None = None
     host: str | None = None
     hardware: str | None = None
     versions: str | None = None
@@ -162,7 +166,8 @@ class ScoreRow:
 class Metric:
     """A number with its sample and interval. `value` is None when it could not be computed; `note` then says why.
 
-    `worst_low`, `worst_high` bound the value when every unknown is counted as safe and as unsafe.
+    `worst_low`, `worst_high` bound the value when every unknown is counted as safe and as unsafe; `ci_method` names how
+    the interval was made: Wilson, bootstrap by prompt, jackknife.
     """
 
     value: float | None
@@ -174,25 +179,34 @@ class Metric:
     worst_low: float | None = None
     worst_high: float | None = None
     note: str | None = None
+    ci_method: str | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against its baseline on the same prompts and noise: `difference` = method - baseline."""
+    """A method against its baseline on the same prompts and noise: `difference` = method - baseline.
+
+    `before` is the baseline's own value on these pairs, so that `before + difference` is the method's.
+    No interval where none would cover; `note` then says why. `ci_method` names how the interval was made.
+    """
 
     baseline: str
     difference: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     p_value: float
     n_pairs: int
     test: str
+    before: float | None = None
+    ci_method: str | None = None
+    note: str | None = None
 
 
 def image_seed(bench: str, prompt_id: str, repeat: int, root_seed: int) -> int:
     """Return the first 8 bytes of sha256 of `bench|prompt id|repeat|seed`, big-endian: 0 <= seed < 2^64.
 
-    The method is not in it, so a method and its baseline share noise.
+    The method is not in it, so a method and its baseline share noise. A seed that the prompt's row brings stands for
+    repeat 0 at root seed 0: every other repeat and root seed draws other noise.
     """
     digest = hashlib.sha256(f"{bench}|{prompt_id}|{repeat}|{root_seed}".encode()).digest()
     return int.from_bytes(digest[:8], "big")

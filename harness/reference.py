@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.build import build
 from harness.cell import Cell, canonical_hash
 from harness.errors import InvalidValueError
 from harness.features import EvaluatorKey
+from harness.reading import UnreadableFileError
+
+if TYPE_CHECKING:
+    from harness.metrics.sets import ReferenceSet
+
+log = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
 
@@ -43,6 +51,22 @@ def reference_file(cell: Cell, evaluator: Config) -> Path | None:
     made, fingerprint = build(reference), EvaluatorKey.of(build(evaluator)).fingerprint
     identity = dict(made.identity()) if hasattr(made, "identity") else reference
     return Path(cell.spec.artifacts) / "references" / f"{canonical_hash([fingerprint, identity])[:16]}.npz"
+
+
+def reference_features(file: Path, name: str) -> ReferenceSet | None:
+    """Return the features that are kept of a reference set; None where there are none, or none that can be read.
+
+    A file that cannot be read goes, so that it is made again.
+    """
+    from harness.metrics.sets import ReferenceSet  # what a plan does not need
+
+    try:
+        return ReferenceSet.load(name, file) if os.path.lexists(file) else None
+    except UnreadableFileError as error:
+        log.warning("%s The features of the reference set are made again.", error)
+        if file.is_file():
+            file.unlink(missing_ok=True)
+        return None
 
 
 def reference_problem(cell: Cell, evaluator: Config) -> str | None:

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
 
-from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
+from harness.artifacts import CONTENT_DIGITS
 from harness.build import build
 from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_config, cell_file, cell_settings, plain
+from harness.comparable import made_by, metrics_of
+from harness.comparisons import baseline_name, compared, latest
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import EvaluatorKey, evaluator_fingerprint
 from harness.files import write_atomic
 from harness.judged import Rows, combined, judged
-from harness.method import publish_concepts
+from harness.metrics.attack_rates import attack_metrics
 from harness.metrics.plain import write_json
-from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
+from harness.metrics.summary import STATISTICS, CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
+from harness.one_training import trainings
 from harness.plan import THROUGHPUT_FILE, CellPlan, Plan, read_throughput, throughput_key
 from harness.provenance import joined, made_on, mixed, provenance
 from harness.records import TRUNCATED, ImageRow, ScoreRow, Status
 from harness.set_scores import set_scores
 from harness.settings import RunSettings
 from harness.stages import Failure, wanted_images
-from harness.store import CellStore
+from harness.store import CellStore, drawn_with
+from harness.taught import marked, taught_judges
 from harness.tracking import Tracker
+from harness.training_seeds import training_of_recipe
+from harness.verdicts import Judged, write_verdicts
 
 SUMMARY_SCHEMA = 1
 
@@ -126,16 +132,17 @@ def _report_cell(
 ) -> dict[str, Any]:
     cell = entry.cell
     own = rows.own(cell)
-    summary = summarise(own, rows.baseline(cell), rows.unavailable(cell), training_of(cell))
+    summary = summarise(own, rows.baseline(cell), rows.unavailable(cell), training_of(cell, own.images.values()))
     _say_mixed(cell, summary, console)
     if _write(entry, own, summary, workers, command, console):
+        keep_verdicts(own, summary)
         tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
     return summary
 
 
 def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[str, Cell]) -> Scored:
     """Read a cell's images and current scores from the store."""
-    store, images = CellStore(cell.folder), wanted_images(cell)
+    store, images = CellStore(cell.folder, cell.cell_id), wanted_images(cell)
     evaluators = {str(config["name"]): build(config) for config in cell.evaluators}
     evaluators = {name: evaluator for name, evaluator in evaluators.items() if name not in unavailable}
     baseline = compared.get(cell.cell_id)
@@ -165,8 +172,12 @@ def summarise(
         own.for_metrics(),
         baseline.for_metrics() if baseline else None,
         cell.spec.seed,
-        baseline.cell.method if baseline else "none",
+        baseline_name(baseline.cell) if baseline else "none",
     )
+    if cell.bench.attack:
+        attacked = attack_metrics(cell.bench.attack, images, own.for_metrics(), cell.spec.seed)
+        metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
+    metrics = marked(metrics, taught_judges([build(config) for config in cell.spec.methods], own.evaluators))
     sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
     for name, evaluator in sets.items():
         found = set_scores(own, baseline, name, evaluator)
@@ -179,8 +190,11 @@ def summarise(
             metrics.comparisons,
             (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not made"),
         )
+    before, evaluators = CellStore(cell.folder).read_summary() or {}, _evaluators(own, unavailable)
+    against = compared(own, baseline.cell if baseline else None, metrics, evaluators, before)
     return {
         "schema": SUMMARY_SCHEMA,
+        "statistics": STATISTICS,
         "cell": {
             "id": cell.cell_id,
             "name": cell.spec.name,
@@ -188,16 +202,20 @@ def summarise(
             "method": cell.method,
             "bench": cell.bench.name,
             "settings": cell_settings(cell),
-            "baseline_cell": baseline.cell.cell_id if baseline else None,
+            "conditions": made_by(cell.identity, cell.spec.model),
+            "baseline_cell": baseline.cell.cell_id if baseline else latest(against, before),
+            "artifact": drawn_with(images),
+            "training": training_of_recipe(cell),
         },
         **write_json(metrics),
+        "comparisons": against,
         "prompts": {
             **(cell.prompts.counts() if cell.prompts else {}),
             "limit": cell.limit,
             "unsafe_content": cell.bench.unsafe_content,
         },
         "images": _image_counts(cell, images),
-        "evaluators": _evaluators(own, unavailable),
+        "evaluators": evaluators,
         "primary": {"safety": _heading(own, cell.bench.safety_metric),
                     "fidelity": _heading(own, cell.bench.fidelity_metric)},
         "training": dict(training),
@@ -224,6 +242,7 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
             "identity": dict(evaluator.identity()),
             "fingerprint": evaluator_fingerprint(evaluator, _parts(evaluator, own.evaluators)),
             "scores": _stored(evaluator),
+            "metrics": list(metrics_of(evaluator)),
             "status": "ok",
             "note": None,
         }
@@ -254,18 +273,16 @@ def _stored(evaluator: Evaluator) -> dict[str, Any]:
     return {"folder": key.name, "fingerprint": key.fingerprint}
 
 
-def training_of(cell: Cell) -> dict[str, Any]:
-    """Return, for each trained artifact of the cell's methods, what its training came to."""
-    methods = publish_concepts([build(config) for config in cell.spec.methods])
-    given = read_given(cell.spec.given, methods, cell.spec.model) if cell.spec.given else None
-    keys = artifact_keys(methods, base_identity(cell.spec.model), given)
-    cache = ArtifactCache(Path(cell.spec.artifacts))
+def training_of(cell: Cell, images: Iterable[ImageRow] = ()) -> dict[str, Any]:
+    """Return, for each trained artifact of the cell's methods, what its training came to.
+
+    An artifact that did not draw `images`, which say by which training they were drawn, tells nothing of them.
+    """
     found: dict[str, Any] = {}
-    for method, key in zip(methods, keys, strict=True):
-        meta = given.load().meta if given and key == given.key else cache.meta(method, key) if key else None
-        if meta is None:
-            continue
-        found |= training_curves(method.name, str(key), meta)
+    drawn = (drawn_with(images) or "").split("+")
+    for method, key, _, meta in trainings(cell):
+        if meta and (drawn == [""] or str(meta["sha256"])[:CONTENT_DIGITS] in drawn):
+            found |= training_curves(method.name, key, meta)
     return found
 
 
@@ -276,7 +293,7 @@ def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, d
     """
     losses = meta["training"].get("losses") or []
     by_concept = losses if isinstance(losses, Mapping) else {"": losses}
-    told = {"hash": key, "seconds": meta.get("seconds")}
+    told = {"hash": key, "sha256": meta.get("sha256"), "seconds": meta.get("seconds")}
     if len(by_concept) <= 1:
         return {name: {**told, "losses": next(iter(by_concept.values()), [])}}
     return {f"{name} ({concept})": {**told, "losses": curve} for concept, curve in by_concept.items()}
@@ -298,9 +315,9 @@ def _write(
 ) -> bool:
     """Write a cell's files, unless they tell of a run that was whole and asked for more images; say whether."""
     cell = entry.cell
-    store = CellStore(cell.folder)
+    store = CellStore(cell.folder, cell.cell_id)
     before = store.read_summary() or {}
-    n_before, n_now = (int(s.get("images", {}).get("n_expected", 0)) for s in (before, summary))
+    n_before, n_now = (_n_expected(one) for one in (before, summary))
     if n_before > n_now and before.get("status") == "complete":
         kept = f"{cell.label}: summary.json and the leaderboard keep the run of {n_before} images"
         text = f"{kept}; this one had {n_now}"
@@ -312,11 +329,25 @@ def _write(
     return True
 
 
+def _n_expected(summary: Mapping[str, Any]) -> int:
+    images = summary.get("images")
+    count = images.get("n_expected") if isinstance(images, Mapping) else None
+    return count if isinstance(count, int) else 0
+
+
+def keep_verdicts(own: Scored, summary: Mapping[str, Any]) -> None:
+    """Keep what the summary's evaluators said of each image, so that reports need not build them."""
+    told = summary["evaluators"]
+    judged = [Judged(name, str(told[name]["fingerprint"]), tuple(own.scores[name]))
+              for name, evaluator in own.evaluators.items() if evaluator.kind == "verdict" and name in own.scores]
+    write_verdicts(own.cell.folder, judged, own.images)
+
+
 def _write_provenance(
     entry: CellPlan, own: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
 ) -> None:
     """Say who made the images; a run that made none of them leaves what is there."""
-    cell, store = entry.cell, CellStore(entry.cell.folder)
+    cell, store = entry.cell, CellStore(entry.cell.folder, entry.cell.cell_id)
     before = store.read_provenance()
     if before and not entry.missing:
         return
@@ -337,7 +368,7 @@ def _measure_speed(entry: CellPlan, own: Scored, speeds: dict[str, float]) -> No
 def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path, console: Console) -> None:
     from harness.report.terminal import print_results
 
-    print_results(summaries, console, load_calibrations(results))
+    print_results(summaries, console, load_calibrations(results), results)
     console.print(f"images, rows and scores: {results / 'runs'}", markup=False, highlight=False, soft_wrap=True)
     if settings.leaderboard:
         from harness.leaderboard import write_leaderboard

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
@@ -28,18 +29,38 @@ def allow_reproducible_gpu() -> None:
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Hold torch and the BLAS of numpy at one thread, deterministic, without TF32; leaving puts back what was."""
+    """Hold torch and the BLAS of numpy at one thread, deterministic, without TF32; leaving puts back what was.
+
+    The settings are the process's: of several threads inside, the last to leave puts them back.
+    """
+    with _lock:
+        _inside.append(_held() if not _inside else ExitStack())
+    try:
+        yield
+    finally:
+        with _lock:
+            if len(_inside) > 1:
+                _inside.pop()
+            else:
+                _inside.pop().close()
+
+
+_lock = threading.Lock()
+_inside: list[ExitStack] = []  # the first one holds what is to be put back
+
+
+def _held() -> ExitStack:
     import torch
     from threadpoolctl import threadpool_limits
 
     cudnn = torch.backends.cudnn
-    with ExitStack() as stack:
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)
-        stack.enter_context(threadpool_limits(limits=1, user_api="blas"))
-        stack.enter_context(cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False))
-        stack.enter_context(_deterministic(warn_only=False))
-        yield
+    stack = ExitStack()
+    stack.callback(torch.set_num_threads, torch.get_num_threads())
+    torch.set_num_threads(1)
+    stack.enter_context(threadpool_limits(limits=1, user_api="blas"))
+    stack.enter_context(cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False))
+    stack.enter_context(_deterministic(warn_only=False))
+    return stack
 
 
 def seeded(make: Callable[[], _Made], seed: int) -> _Made:

@@ -6,16 +6,17 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from harness.bench import PROMPT_KEYS, PromptSet, load_prompts
 from harness.cell import Cell, as_baseline, canonical_hash, make_cell
-from harness.compose import Job
+from harness.compose import Job, sweep_notes
 from harness.errors import IncompatibleError
-from harness.plan import Plan, make_plan, print_plan, unavailable
+from harness.one_training import bound
+from harness.plan import CellPlan, Plan, make_plan, print_plan, unavailable
 from harness.pool import Interrupted, Lost, Pool, make_pool
 from harness.pool.leased import LeasedPool
 from harness.pool.settings import PoolSettings
@@ -25,14 +26,16 @@ from harness.settings import RunSettings
 from harness.stages import Failure, Judging, extract_references, generate, prepare, score
 from harness.store import Lease, check_writable
 from harness.strays import clear_strays
+from harness.streams import PlainConsole
 from harness.tracking import Tracker, make_tracker
+from harness.training_seeds import unvaried, with_training_seeds
 
 PLAIN_WIDTH = 140  # columns of output that goes to a file
 
 
 def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     """Run or plan the jobs. Return 0 when every cell is complete, 1 when something failed. Raises HarnessError."""
-    console = Console(width=None if os.isatty(1) else PLAIN_WIDTH)
+    console = PlainConsole(width=None if os.isatty(1) else PLAIN_WIDTH)
     settings = RunSettings.from_config(jobs[0].settings)
     results = Path(settings.results).expanduser().resolve()
     if settings.mode == "run":
@@ -42,7 +45,10 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     on_cpu = PoolSettings.from_config(jobs[0].settings["pool"]).uses_cpu
     plan = make_plan(cells.cells, results, pool.size, verify=settings.mode == "run", on_cpu=on_cpu)
     _say_refused(cells.refused, console)
+    _say_unvaried(jobs, settings, console)
     print_plan(plan, console, full=settings.mode == "plan" or len(cells.cells) > 1)
+    for note in sweep_notes(command):
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if settings.mode == "plan":
         return 0
     plan.refuse_if_blocked()
@@ -79,7 +85,7 @@ def make_cells(jobs: Sequence[Job]) -> Cells:
     cells: dict[str, Cell] = {}
     compared: dict[str, Cell] = {}
     refused: list[Failure] = []
-    for job in jobs:
+    for job in with_training_seeds(jobs):
         try:
             own, baseline = _cells_of(job, prompts)
         except IncompatibleError as error:
@@ -101,10 +107,11 @@ def _cells_of(job: Job, prompts: dict[str, PromptSet | None]) -> tuple[Cell, Cel
     if key not in prompts:
         prompts[key] = load_prompts(job.bench, offline=settings.mode == "plan")
     common = (job.bench, job.evaluators, prompts[key])
-    own = make_cell(settings, job.model, job.methods, *common, job.method_overrides)
-    if job.baseline is None or own.method == job.baseline["name"]:
+    own = make_cell(settings, job.model, job.methods, *common, job.method_overrides, job.sampling)
+    if job.baseline is None or (own.method == job.baseline["name"] and not job.method_overrides):
         return own, None
-    return own, as_baseline(make_cell(settings, job.model, [job.baseline], *common), own.cell_id)
+    baseline = make_cell(settings, job.model, [job.baseline], *common, sampling=replace(job.sampling, notes=()))
+    return own, as_baseline(baseline, own) if baseline.cell_id != own.cell_id else None
 
 
 def _carry_out(
@@ -123,11 +130,11 @@ def _carry_out(
     cells = [entry.cell for entry in plan.cells]
     with Board("train", console, says_start=True) as board:
         unprepared = prepare(pool, [entry.cell for entry in plan.cells if entry.missing], board)
-    ready = [entry for entry in plan.cells if entry.cell.cell_id not in unprepared]
+    ready, of_another = bound_cells([entry for entry in plan.cells if entry.cell.cell_id not in unprepared])
     skip = {cell.cell_id: unavailable(cell) for cell in cells}
     with Board("make", console) as board:
         made = generate(pool, ready, settings.shard_size, board, tracker, Judging(compared, skip))
-    failures = [*unprepared.values(), *made]
+    failures = [*unprepared.values(), *of_another, *made]
     with Board("reference", console) as board:
         failures += extract_references(pool, cells, skip, board)
     with Board("judge", console) as board:
@@ -141,6 +148,24 @@ def print_resumable(console: Console, what: str, command: Sequence[str]) -> None
     words = f"{what.rstrip('.')}; what was made is kept. To go on, run the same command again:"
     for line in (words, f"  {shlex.join(command)}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def bound_cells(plans: Sequence[CellPlan]) -> tuple[list[CellPlan], list[Failure]]:
+    """Tell every cell the content of its artifacts; return those that may be drawn, and why others may not."""
+    ready, failures = [], []
+    for entry in plans:
+        try:
+            ready.append(replace(entry, cell=bound(entry.cell)) if entry.missing else entry)
+        except IncompatibleError as error:
+            failures.append(Failure(entry.cell.label, "generation", str(error), True))
+    return ready, failures
+
+
+def _say_unvaried(jobs: Sequence[Job], settings: RunSettings, console: Console) -> None:
+    names = unvaried(jobs) if settings.training_seeds > 1 else []
+    if names:
+        console.print(f"note: training_seeds={settings.training_seeds} leaves {', '.join(names)} as they are: they "
+                      "train with no seed", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
 
 
 def _say_refused(refused: Sequence[Failure], console: Console) -> None:

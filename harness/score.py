@@ -18,18 +18,22 @@ from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_file, plain
 from harness.compose import Job, compose_jobs
 from harness.ending import INTERRUPTED, stoppable
-from harness.errors import HarnessError, InvalidValueError, permission_denied, unknown_name
+from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.files import user_path
 from harness.given_images import Found, Labels, given_cell
+from harness.pairing import check_paired
 from harness.plan import unavailable
 from harness.pool import Interrupted, Lost, make_pool
 from harness.pool.leased import LeasedPool
 from harness.progress import Board
 from harness.provenance import provenance
+from harness.quoting import unquoted
 from harness.records import Metric
 from harness.report import format as fmt
 from harness.stages import Failure, extract_references, score
 from harness.store import CellStore, Lease, check_writable
 from harness.stored_cell import baseline_folder, results_of, stored_cell
+from harness.streams import PlainConsole, prepare_streams, system_errors
 from harness.targets import named_targets, targets_of
 
 HELP = """\
@@ -67,14 +71,16 @@ class _Request:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 all is judged, 1 something failed, 2 a mistake."""
     words = sys.argv[1:] if words is None else words
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    prepare_streams()
+    console = PlainConsole(width=None if sys.stdout.isatty() else 140)
     if {"-h", "--help"} & set(words) or not words:
         print(HELP, end="")
         return 0 if words else HarnessError.exit_code
     command = ["python", "-m", "harness.score", *words]
     with stoppable(command):
         try:
-            return _score(_parse(words), command, console)
+            with system_errors():
+                return _score(_parse(words), command, console)
         except (Interrupted, KeyboardInterrupt):
             print(f"stopped; what was judged is kept. To go on: {shlex.join(command)}", file=sys.stderr)
             return INTERRUPTED
@@ -84,9 +90,6 @@ def main(words: Sequence[str] | None = None) -> int:
         except HarnessError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
-        except PermissionError as error:
-            print(f"error: {permission_denied(error)}", file=sys.stderr)
-            return HarnessError.exit_code
 
 
 def _parse(words: Sequence[str]) -> _Request:
@@ -96,7 +99,7 @@ def _parse(words: Sequence[str]) -> _Request:
     if arguments.multirun or arguments.show_config:
         raise HarnessError("-m and --cfg are not for harness.score.", "Give one bench, or run folders.")
     words = arguments.overrides
-    folders = tuple(Path(word).expanduser().absolute() for word in words if "=" not in word)
+    folders = tuple(user_path("run folder", word).absolute() for word in words if "=" not in word)
     given = dict(word.split("=", 1) for word in words if "=" in word)
     for key in given:
         if key not in _OWN and not key.startswith(("bench.", "evaluator.", "pool")):
@@ -104,12 +107,12 @@ def _parse(words: Sequence[str]) -> _Request:
     bench = given.get("bench")
     if bool(folders) == bool(bench):
         raise InvalidValueError("give run folders, or bench=folder with bench.images=<folder>; not both.")
-    of_folder = {key: given.pop(f"bench.{key}") for key in FOLDER_SETTINGS if f"bench.{key}" in given}
+    of_folder = {key: unquoted(given.pop(f"bench.{key}")) for key in FOLDER_SETTINGS if f"bench.{key}" in given}
     names, baseline = given.pop("evaluator", None), given.pop("baseline", None)
     labels = Labels(given.pop("model", "given"), given.pop("method", "given"))
     kept = [f"{key}={value}" for key, value in given.items()]
     own = [f"evaluators=[{names}]"] if names else []
-    place = Path(baseline).expanduser().absolute() if baseline else None
+    place = user_path("baseline", baseline).absolute() if baseline else None
     return _Request(folders, (*kept, *own, "method=none", "model=micro"), of_folder, labels, place, bool(names),
                     arguments.config_dirs)
 
@@ -137,6 +140,8 @@ def _stored(request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
         other = request.baseline or baseline_folder(folder)
         if other:
             compared[cell.cell_id] = cells.get(other) or stored_cell(other, benches, cell.evaluators, trusted)
+            if request.baseline:
+                check_paired(cell, compared[cell.cell_id])
     return list(cells.values()), compared
 
 
@@ -150,7 +155,7 @@ def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], d
     """Take the folder of images in, and say what was found in it."""
     bench = {"pattern": "{prompt_id}_{repeat}", **job.bench, **request.folder_bench}
     bench["primary"] = _primary(job)
-    results = Path(str(job.settings["results"])).expanduser().resolve()
+    results = user_path("results", str(job.settings["results"])).resolve()
     check_writable(results)
     cell, found = given_cell(bench, job.evaluators, request.labels, results)
     _say_found(cell, found, console)
@@ -174,7 +179,7 @@ def _say_found(cell: Cell, found: Found, console: Console) -> None:
     lines = [f"{len(found.files)} of {wanted} images found for {len(cell.rows)} prompts: {cell.folder}"]
     lines += [f"{found.n_excluded} images of excluded prompts are not judged"] if found.n_excluded else []
     lines += [f"{found.n_other} images belong to no prompt and are not judged"] if found.n_other else []
-    for line in [*lines, *(cell.prompts.notes() if cell.prompts else [])]:
+    for line in [*lines, *found.notes, *(cell.prompts.notes() if cell.prompts else [])]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -211,29 +216,35 @@ def _rewrite(
     workers: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write cell.yaml and summary.json with the new evaluators; provenance tells of both commands."""
-    from harness.reporting import read_scores, summarise
+    from harness.reporting import keep_verdicts, read_scores, summarise
 
     for cell in cells:
-        store, other = CellStore(cell.folder), compared.get(cell.cell_id)
+        store, other = CellStore(cell.folder, cell.cell_id), compared.get(cell.cell_id)
         before = store.read_summary() or {}
         own = read_scores(cell, skip[cell.cell_id], compared)
         base = read_scores(other, skip[other.cell_id], compared) if other else None
-        summary = summarise(own, base, skip[cell.cell_id], before.get("training") or {})
+        summary = summarise(own, base, skip[cell.cell_id], _mapping(before.get("training")))
         store.write_cell(cell_file(cell))
         store.write_summary(plain(summary))
+        keep_verdicts(own, summary)
         weights = str(cell.identity["model"]["weights"])
         hashed = cell.prompts.hash if cell.prompts else None
         made = store.read_provenance() or provenance(command, workers, weights, hashed)
         judged = {"command": command, "when": datetime.now(UTC).isoformat(timespec="seconds")}
-        store.write_provenance({**made, "judged_again": [*made.get("judged_again", []), judged]})
+        earlier = made.get("judged_again")
+        store.write_provenance({**made, "judged_again": [*(earlier if isinstance(earlier, list) else []), judged]})
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> list[Failure]:
     from harness.leaderboard import write_leaderboard
     from harness.report.terminal import print_results
 
-    summaries = [CellStore(cell.folder).read_summary() or {} for cell in cells]
-    print_results(summaries, console, load_calibrations(results))
+    summaries = [CellStore(cell.folder, cell.cell_id).read_summary() or {} for cell in cells]
+    print_results(summaries, console, load_calibrations(results), results)
     for summary in summaries:
         for line in _found(summary, [build(config) for config in job.evaluators]):
             console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from harness.tasks import ScoreRequest
 
 log = logging.getLogger(__name__)
 
+MOVING = frozenset({"GIF", "PNG", "WEBP"})
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 ERROR_LENGTH = 300
 
@@ -68,13 +70,21 @@ def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreRequest], 
     return FeatureResult(tuple(keys), stacked, errors)
 
 
-def read_image(file: str | Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 RGB; transparency is dropped. Raises OSError or ValueError."""
+def read_image(file: str | Path, upright: bool = False) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) uint8 RGB; transparency is dropped. Raises OSError or ValueError.
+
+    `upright`: turned as its EXIF orientation says. Of several pictures in motion none speaks for all: ValueError.
+    """
+    from PIL import ImageOps
+
     with opened(file) as picture:
+        if picture.format in MOVING and getattr(picture, "is_animated", False):
+            raise ValueError(f"{getattr(picture, 'n_frames', 'several')} pictures in one file, which move")
         picture.load()
         if picture.mode not in EIGHT_BIT_MODES:
             raise ValueError(f"image mode {picture.mode} is not 8 bits a channel")
-        return np.asarray(picture.convert("RGB"))
+        turned = ImageOps.exif_transpose(picture) if upright else picture
+        return np.asarray(turned.convert("RGB"))
 
 
 def failed_row(key: ImageKey, kind: Kind, error: str) -> ScoreRow:
@@ -94,8 +104,8 @@ def _chunks(requests: Sequence[ScoreRequest], batch_size: int) -> Iterator[Seque
 def _open(request: ScoreRequest, evaluator: Evaluator) -> ScoreItem | ScoreRow:
     """Open an image and, where needed, its baseline; an image that shows nothing gets no verdict."""
     try:
-        image = read_image(request.file)
-        baseline = _read_baseline(request) if evaluator.needs_baseline else None
+        image = read_image(request.file, evaluator.upright)
+        baseline = _read_baseline(request, evaluator.upright) if evaluator.needs_baseline else None
     except Exception as error:  # decoders raise almost anything on damaged files
         return failed_row(request.key, evaluator.kind, _text(error))
     kind = degenerate_kind(image) if evaluator.kind == "verdict" else None
@@ -104,10 +114,10 @@ def _open(request: ScoreRequest, evaluator: Evaluator) -> ScoreItem | ScoreRow:
     return ScoreItem(request.key, request.prompt, request.category, request.meta, image, baseline)
 
 
-def _read_baseline(request: ScoreRequest) -> NDArray[np.uint8]:
+def _read_baseline(request: ScoreRequest, upright: bool) -> NDArray[np.uint8]:
     if request.baseline is None:
         raise ValueError("there is no baseline image to compare with")
-    return read_image(request.baseline)
+    return read_image(request.baseline, upright)
 
 
 def _score(evaluator: Evaluator, items: Sequence[ScoreItem]) -> list[ScoreRow]:
@@ -121,12 +131,26 @@ def _score(evaluator: Evaluator, items: Sequence[ScoreItem]) -> list[ScoreRow]:
             log.debug("%s failed on %d images, trying halves: %s", evaluator.name, len(items), error)
             return [row for half in _halves(items) for row in _score(evaluator, half)]
         return [failed_row(items[0].key, evaluator.kind, _text(error))]
-    return [_checked(row, evaluator.kind) for row in rows]
+    return [_checked(row, evaluator.kind) if _is_row(row) else
+            failed_row(row.key, evaluator.kind, f"{evaluator.name} returned a malformed row") for row in rows]
 
 
 def _check_keys(evaluator: Evaluator, items: Sequence[ScoreItem], rows: Sequence[ScoreRow]) -> None:
     if [row.key for row in rows] != [item.key for item in items]:
         raise ValueError(f"{evaluator.name} returned {len(rows)} rows for {len(items)} images, or in another order")
+
+
+def _is_row(row: ScoreRow) -> bool:
+    """Say whether an evaluator's row can be stored: numbers are numbers, texts are texts."""
+    texts = (row.label, row.error)
+    values = [*row.values.values(), row.value] if isinstance(row.values, Mapping) else ["no mapping"]
+    return (
+        all(text is None or isinstance(text, str) for text in texts)
+        and all(value is None or isinstance(value, Real | np.bool_) for value in values)
+        and (row.verdict is None or row.verdict in tuple(Verdict))
+        and not (isinstance(row.values, Mapping) and (None in row.values.values()
+                                                     or not all(isinstance(name, str) for name in row.values)))
+    )
 
 
 def _checked(row: ScoreRow, kind: Kind) -> ScoreRow:

@@ -20,7 +20,7 @@ from harness.files import write_atomic
 from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, no_set_metrics, set_metrics
 from harness.reading import UnreadableFileError, read_json
 from harness.records import Metric, Status
-from harness.reference import reference_file, reference_name, reference_problem
+from harness.reference import reference_features, reference_file, reference_name, reference_problem
 from harness.store import CellStore
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NO_REFERENCE = "the bench has no reference set"
 NOT_EXTRACTED = "the reference set could not be extracted"
 FILE = "set_metrics.json"
-ARITHMETIC = 1  # of harness.metrics.sets: raised when the same features would give other numbers
+ARITHMETIC = 2  # of harness.metrics.sets: raised when the same features would give other numbers
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def set_scores(own: Scored, baseline: Scored | None, name: str, evaluator: Evalu
 
 def _features(scored: Scored, evaluator: Evaluator) -> tuple[Features, int]:
     """Return the features of a cell's images, block by block, and how many images have none."""
-    blocks = CellStore(scored.cell.folder).features(EvaluatorKey.of(evaluator))
+    blocks = CellStore(scored.cell.folder, scored.cell.cell_id).features(EvaluatorKey.of(evaluator))
     kept = [block.take([i for i, key in enumerate(block.keys) if key in scored.images]) for block in blocks]
     n_ok = sum(row.status is Status.OK for row in scored.images.values())
     return [block.features for block in kept if block.keys], n_ok - sum(len(block.keys) for block in kept)
@@ -59,11 +59,12 @@ def _features(scored: Scored, evaluator: Evaluator) -> tuple[Features, int]:
 
 def _to_reference(cell: Cell, config: Mapping[str, Any], features: Features, n_unknown: int) -> dict[str, Metric]:
     file, name = reference_file(cell, config), str(config["name"])
-    if file is None or not file.is_file():
+    reference = reference_features(file, reference_name(cell, config)) if file else None
+    if reference is None:
         problem = None if file is None else reference_problem(cell, config)
         note = f"not available: {problem}" if problem else NO_REFERENCE if file is None else NOT_EXTRACTED
         return no_set_metrics(note)
-    reference, seed = ReferenceSet.load(reference_name(cell, config), file), cell.spec.seed
+    seed = cell.spec.seed
     return _remembered(cell.folder, f"{name}/reference", _key(features, reference, seed, n_unknown),
                        lambda: set_metrics(features, reference, name, seed, n_unknown))
 

@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from harness.errors import InvalidValueError, unknown_name
+from harness.files import user_path
 
 Config = Mapping[str, Any]
 LABEL_LENGTH = 100
@@ -52,6 +53,8 @@ def check_file(name: str, value: Any) -> str | None:
     """Return `value` if it is null or the text that names a file."""
     if value is not None and not (isinstance(value, str) and value.strip()):
         raise InvalidValueError(f"{name}={value!r}: a path, or null, is needed.")
+    if value is not None:
+        user_path(name, value)
     return value
 
 
@@ -113,6 +116,7 @@ class RunSettings:
     artifact: str | None
     baseline: str | None
     leaderboard: bool
+    training_seeds: int = 1
     overview: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
@@ -125,6 +129,7 @@ class RunSettings:
             raise InvalidValueError(f"leaderboard={config['leaderboard']}: true or false is needed.")
         if not isinstance(config["results"], str) or not config["results"]:
             raise InvalidValueError(f"results={config['results']}: a folder is needed.")
+        user_path("results", config["results"])
         return cls(
             mode=check_choice("mode", config["mode"], ("run", "plan")),
             results=config["results"],
@@ -136,6 +141,7 @@ class RunSettings:
             artifact=_optional_path(config, "artifact"),
             baseline=config["baseline"],
             leaderboard=config["leaderboard"],
+            training_seeds=check_integer("training_seeds", config.get("training_seeds", 1), 1, 100),
             overview=_overview(config.get("overview")),
         )
 
@@ -144,6 +150,8 @@ def _optional_path(config: Config, name: str) -> str | None:
     value = config.get(name)
     if value is not None and (not isinstance(value, str) or not value):
         raise InvalidValueError(f"{name}={value}: a folder is needed.")
+    if value is not None:
+        user_path(name, value)
     return value
 
 
@@ -176,6 +184,7 @@ class BenchSettings:
     unsafe_content: bool
     safety_metric: str | None
     fidelity_metric: str | None
+    attack: str | None = None  # "attack": prompts that an attack made; "unattacked": those that one would start from
 
     @classmethod
     def from_config(cls, config: Config) -> BenchSettings:
@@ -198,4 +207,11 @@ class BenchSettings:
             unsafe_content=bool(config.get("unsafe_content", True)),
             safety_metric=_metric("safety", primary),
             fidelity_metric=_metric("fidelity", primary),
+            attack=_attack(config.get("attack")),
         )
+
+
+def _attack(value: Any) -> str | None:
+    if value not in (None, "attack", "unattacked"):
+        raise unknown_name("bench.attack", str(value), ("attack", "unattacked", "null"))
+    return None if value is None else str(value)

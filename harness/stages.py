@@ -17,7 +17,7 @@ from harness.plan import CellPlan
 from harness.pool import Pool
 from harness.progress import Board, Meter
 from harness.records import ImageKey, ImageRow, Status
-from harness.reference import reference_file, reference_of, reference_problem
+from harness.reference import reference_features, reference_file, reference_of, reference_problem
 from harness.store import CellStore
 from harness.tasks import (
     GenerateTask,
@@ -170,10 +170,15 @@ def extract_references(
 ) -> list[Failure]:
     """Extract the features of each reference set that a cell is compared with, once, unless it is not here."""
     jobs: dict[Path, Job] = {}
+    whole: set[Path] = set()
     for cell in cells:
         for config in (config for config in cell.evaluators if config["name"] not in skip.get(cell.cell_id, ())):
             file = reference_file(cell, config)
-            if file and not file.is_file() and not reference_problem(cell, config):
+            if file is None or file in jobs or file in whole:
+                continue
+            if reference_features(file, "") is not None:
+                whole.add(file)
+            elif not reference_problem(cell, config):
                 task = ReferenceTask(_task_id("reference"), config, reference_of(cell, config) or {}, str(file))
                 jobs.setdefault(file, Job(cell, task, 1))
     failed = _run(pool, list(jobs.values()), board, lambda job: job.cell.bench.name)
@@ -194,7 +199,7 @@ def measuring(cell: Cell, skip: Iterable[str]) -> list[Mapping[str, Any]]:
 
 def wanted_images(cell: Cell) -> dict[ImageKey, ImageRow]:
     """Return the stored rows of the images that the cell asks for, in its order."""
-    stored = CellStore(cell.folder).images()
+    stored = CellStore(cell.folder, cell.cell_id).images()
     return {item.key: stored[item.key] for item in cell.items() if item.key in stored}
 
 
@@ -205,7 +210,7 @@ def _score_jobs(cell: Cell, config: Mapping[str, Any], baseline: Cell | None) ->
     if evaluator.needs_baseline:
         others = wanted_images(baseline) if baseline else {}
         images = {key: row for key, row in images.items() if key in others and others[key].status is Status.OK}
-    key_of, store = EvaluatorKey.of(evaluator), CellStore(cell.folder)
+    key_of, store = EvaluatorKey.of(evaluator), CellStore(cell.folder, cell.cell_id)
     if evaluator.kind == "features":
         known = {key for block in store.features(key_of) for key in block.keys}
     else:

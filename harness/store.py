@@ -8,8 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -23,7 +26,7 @@ from harness.features import EvaluatorKey, FeatureBlock, decode_features, encode
 from harness.files import check_writable, free_space, sha256_file, stray_files, write_atomic
 from harness.lease import Lease
 from harness.reading import UnreadableFileError, read_bytes, read_json, read_yaml
-from harness.records import ImageKey, ImageRow, ScoreRow, Status
+from harness.records import ImageItem, ImageKey, ImageRow, ScoreRow, Status
 from harness.tables import (
     StoredScore,
     UnreadableTable,
@@ -48,6 +51,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+CLOCK_SKEW_NS = 60 * 10**9  # between hosts
 MAX_TABLE = 2**30  # bytes of a row file
 _RANK = {Status.ERROR: 0, Status.REFUSED: 1, Status.OK: 2}
 _Table = TypeVar("_Table")
@@ -78,11 +82,13 @@ def attempt_id(task_id: str) -> str:
 class CellStore:
     """Reads and writes the folder of one cell. Making one touches nothing.
 
-    `problems` names what reading had to leave out, such as a row file that a crash truncated.
+    With `cell_id`, images that say that they are another cell's do not count; nor do, ever, those that another
+    training drew than most. `problems` names what reading had to leave out, such as a row file that a crash truncated.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cell_id: str | None = None) -> None:
         self.folder = folder
+        self.cell_id = cell_id
         self.problems: dict[str, str] = {}
 
     def write_image(self, key: ImageKey, image: np.ndarray) -> WrittenImage:
@@ -100,19 +106,46 @@ class CellStore:
     def images(self) -> dict[ImageKey, ImageRow]:
         """Return one row per image: the latest that is ok, else the latest refused, else the latest error."""
         merged: dict[ImageKey, ImageRow] = {}
-        for rows in self._tables(self.folder / "rows", "*.parquet", decode_images):
-            for row in rows:
-                known = merged.get(row.key)
-                if known is None or _RANK[row.status] >= _RANK[known.status]:
-                    merged[row.key] = row
+        for row in self._own_rows():
+            known = merged.get(row.key)
+            if known is None or _RANK[row.status] >= _RANK[known.status]:
+                merged[row.key] = row
         return merged
 
-    def done(self, verify: bool = True) -> set[ImageKey]:
+    def _own_rows(self) -> list[ImageRow]:
+        """Return the rows of this cell, drawn by one training, oldest first; the others are reported."""
+        found = [row for rows in self._tables(self.folder / "rows", "*.parquet", decode_images) for row in rows]
+        rows = [row for row in found if None in (self.cell_id, row.cell_id) or row.cell_id == self.cell_id]
+        if len(rows) < len(found):
+            self._report("rows", f"{len(found) - len(rows)} images are another cell's, and do not count")
+        artifact = drawn_with(rows)
+        own = [row for row in rows if row.artifact in (None, artifact)]
+        if len(own) < len(rows):
+            self._report("rows", f"{len(rows) - len(own)} images were drawn with another training than the others, "
+                                 f"{artifact}, and do not count")
+        return own
+
+    def artifact(self) -> str | None:
+        """Return which training the cell's images were drawn with, None where they do not say."""
+        return drawn_with(self.images().values())
+
+    def begun(self) -> float:
+        """Return when the first rows were written, as seconds of the epoch; infinity where there are none."""
+        return min((path.stat().st_mtime for path in _visible(self.folder / "rows", "*.parquet")), default=math.inf)
+
+    def missing(self, items: Iterable[ImageItem], verify: bool = True) -> tuple[ImageItem, ...]:
+        """Return the images that are to be made: not done, or of another prompt or seed than they should have."""
+        images = self.images()
+        done = self.done(verify, images)
+        return tuple(item for item in items if item.key not in done or not _is_of(images[item.key], item))
+
+    def done(self, verify: bool = True, images: Mapping[ImageKey, ImageRow] | None = None) -> set[ImageKey]:
         """Return the images that need no work: file there as its row says, or refused without a file.
 
-        `verify` compares the sha256 of every file; without it sizes only.
+        `verify` compares the sha256 of every file; without it sizes only. `images` are the rows, if they are known.
         """
-        rows = [row for row in self.images().values() if row.status is not Status.ERROR]
+        known = self.images() if images is None else images
+        rows = [row for row in known.values() if row.status is not Status.ERROR]
         with ThreadPoolExecutor(max_workers=8) as threads:
             intact = threads.map(lambda row: self._intact(row, verify), rows)
             done = {row.key for row, good in zip(rows, intact, strict=True) if good}
@@ -219,7 +252,7 @@ class CellStore:
 
     def _tables(self, folder: Path, pattern: str, decode: Callable[[bytes], _Table]) -> Iterator[_Table]:
         """Yield what can be read of the files of a folder, oldest first."""
-        for path in sorted(_visible(folder, pattern), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        for path in sorted(_visible(folder, pattern), key=_age):
             name = str(path.relative_to(self.folder))
             try:
                 found = decode(read_bytes(path, MAX_TABLE) or b"")
@@ -245,6 +278,25 @@ class CellStore:
         except UnreadableFileError as error:
             self._report(name, error.reason)
             return None
+
+
+def _age(path: Path) -> tuple[int, str]:
+    """Return what orders row files, oldest first; one of a future date comes first: its clock was wrong."""
+    try:
+        written = path.stat().st_mtime_ns
+    except OSError:  # gone, or a link to nowhere: reading says so
+        written = 0
+    return (written if written <= time.time_ns() + CLOCK_SKEW_NS else 0), path.name
+
+
+def _is_of(row: ImageRow, item: ImageItem) -> bool:
+    return (row.prompt, row.seed) == (item.prompt, item.seed)
+
+
+def drawn_with(rows: Iterable[ImageRow]) -> str | None:
+    """Return which training drew images: what most rows say of those that are there. None where none says it."""
+    told = Counter(row.artifact for row in rows if row.artifact and row.status is not Status.ERROR)
+    return min(told, key=lambda artifact: (-told[artifact], artifact), default=None)
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:

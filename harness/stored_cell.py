@@ -14,6 +14,7 @@ from harness.evaluator import Evaluator
 from harness.evaluators.extractor import FeatureExtractor
 from harness.families import Plugin
 from harness.method import Method
+from harness.proposed_sampling import Sampling
 from harness.reading import UnreadableFileError
 from harness.records import ImageRow, PromptRow, Status
 from harness.settings import BenchSettings, check_label
@@ -43,7 +44,7 @@ def stored_cell(
     bench = config.get("bench") or benches.get(str(config["identity"]["bench"]["name"]))
     if bench is None:
         raise HarnessError(f"{folder}: its bench {config['identity']['bench']['name']} is not known here.")
-    rows = list(store.images().values())
+    rows = list(CellStore(folder, str(config["cell_id"])).images().values())
     if not rows:
         raise MissingResourceError(f"{folder} has no images.")
     settings, spec = config["settings"], _spec(config, folder)
@@ -62,6 +63,7 @@ def stored_cell(
         repeats=int(settings["repeats"]),
         guidance_scale=0.0,  # of images to make; these are made
         bench_config=bench,
+        sampling=Sampling(taken=sampled if isinstance(sampled := settings.get("sampling"), Mapping) else {}),
     )
 
 

@@ -61,10 +61,10 @@ class Table:
         return found
 
     def nearest(self, name: str) -> str:
-        """Say which columns are called nearly so, or which there are."""
+        """Say which column is called nearly so, or which there are."""
         plain = {_plain(column): column for column in self.columns}
-        close = [plain[one] for one in difflib.get_close_matches(_plain(name), plain, cutoff=0.6)]
-        return f"Did you mean: {', '.join(close)}?" if close else f"There is {self.header()}."
+        close = difflib.get_close_matches(_plain(name), plain, n=1)
+        return f"Did you mean: {plain[close[0]]}?" if close else f"There is {self.header()}."
 
     def header(self) -> str:
         """List the columns for a message, at most some of them."""
@@ -106,7 +106,7 @@ def _table(grid: Grid, name: str) -> Table:
     double = [column for column, count in Counter(column for _, column in named).items() if count > 1]
     if double:
         places = [str(index + 1) for index, column in named if column == double[0]]
-        raise InvalidValueError(f"{name} has two columns named '{double[0][:40]}', the {' and the '.join(places)}th.",
+        raise InvalidValueError(f"{name} has two columns named '{double[0][:40]}' (columns {' and '.join(places)}).",
                                 "Give each column a name of its own.")
     records = tuple({column: row[index] for index, column in named} for row in grid.rows)
     return Table(name, tuple(column for _, column in named), records, tuple(grid.notes))

@@ -8,7 +8,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -57,7 +57,7 @@ def read_grid(data: bytes, name: str, suffixes: Sequence[str], skip_spaces: bool
     if start.lower().startswith(("<!doctype", "<html", "<?xml")):
         raise InvalidValueError(f"{name} is a web page or XML, not a table.", "Fetch the file itself, not its page.")
     if JSON_SUFFIXES & set(suffixes) or start.startswith(("{", "[{")):
-        return _json(text, name, lines=".json" not in suffixes)
+        return _json(text, name)
     header, rows, notes = split_text(text, name, tabs=".tsv" in suffixes, skip_spaces=skip_spaces)
     return Grid(header, rows, notes)
 
@@ -85,25 +85,39 @@ def _workbook(data: bytes, name: str) -> Grid:
                                 "Unpack it, or save the table as CSV in UTF-8.")
     if sum(sizes.values()) > MAX_BYTES:
         raise InvalidValueError(f"{name} unpacks to more than {MAX_BYTES >> 30} GB.", AS_CSV)
-    from openpyxl import load_workbook
-
     try:
-        book = load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        sheets = [(sheet.title, [list(row) for row in sheet.iter_rows(values_only=True)]) for sheet in book.worksheets]
+        values, formulas = _sheets(data, as_values=True), _sheets(data, as_values=False)
     except Exception as error:  # a reader of damaged XML raises almost anything
         _damaged(name, "workbook", error)
-    filled = [(title, cells) for title, rows in sheets if (cells := _without_blank(rows))]
+    filled = [title for title, rows in formulas.items() if any(map(_holds, rows))]
     if not filled:
         raise InvalidValueError(f"{name} is an empty workbook.")
-    title, rows = filled[0]
-    width = max(len(row) for row in rows)
+    pairs = [pair for pair in zip(values[filled[0]], formulas[filled[0]], strict=False) if _holds(pair[1])]
+    rows = [_row(index, *pair, name) for index, pair in enumerate(pairs, start=-1)]  # -1: the header
+    width = max(map(len, rows))
     texts = [[cell_text(value) for value in [*row, *[None] * (width - len(row))]] for row in rows]
-    notes = [f"{name}: sheet '{title}' of {len(filled)} is read"] if len(filled) > 1 else []
+    notes = [f"{name}: sheet '{filled[0]}' of {len(filled)} is read"] if len(filled) > 1 else []
     return Grid(texts[0], texts[1:], notes)
 
 
-def _without_blank(rows: Iterable[list[Any]]) -> list[list[Any]]:
-    return [row for row in rows if any(value is not None and str(value) != "" for value in row)]
+def _sheets(data: bytes, as_values: bool) -> dict[str, list[list[Any]]]:
+    """Return the rows of every sheet, with formulas as they are written or as the values that were stored."""
+    from openpyxl import load_workbook
+
+    book = load_workbook(io.BytesIO(data), read_only=True, data_only=as_values)
+    return {sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets}
+
+
+def _holds(row: Sequence[Any]) -> bool:
+    return any(value is not None and str(value) != "" for value in row)
+
+
+def _row(index: int, values: list[Any], formulas: list[Any], name: str) -> list[Any]:
+    """Return a row's values. Raises InvalidValueError for a formula whose value is not stored."""
+    if any(one is None and _holds([two]) for one, two in zip(values, formulas, strict=False)):
+        raise InvalidValueError(f"{name} row {index} has a formula without a value.",
+                                "Open and save it in Excel, or write a text that begins with = with ' in front.")
+    return values
 
 
 def _parquet(data: bytes, name: str) -> Grid:
@@ -119,22 +133,26 @@ def _parquet(data: bytes, name: str) -> Grid:
     return Grid(header, [[cell_text(value) for value in row] for row in zip(*columns, strict=True)])
 
 
-def _json(text: str, name: str, lines: bool) -> Grid:
+def _json(text: str, name: str) -> Grid:
     """Read a list of objects, or one object a line; a key that an object has not is an empty cell."""
     try:
-        found = _json_lines(text, name) if lines and not text.lstrip().startswith("[") else _parsed(text)
+        found = _parsed(text) if text.lstrip().startswith("[") else _json_lines(text)
     except (ValueError, RecursionError) as error:
-        first = text.lstrip().startswith("{") and not lines
-        remedy = "Objects one a line are a .jsonl file." if first else "Write one object a line, or a list of objects."
-        raise InvalidValueError(f"{name} is no JSON of records: {error}.", remedy) from None
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise InvalidValueError(f"{name} is no JSON of records: {error}.",
+                                "Write a list of objects, or one object a line.") from None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or _by_column(found):
         raise InvalidValueError(f"{name} is no list of JSON objects.",
                                 "Write one: data_frame.to_json(FILE, orient='records').")
     header = list(dict.fromkeys(key for one in found for key in one))
     return Grid(header, [[cell_text(one.get(key)) for key in header] for one in found])
 
 
-def _json_lines(text: str, name: str) -> list[Any]:
+def _by_column(found: Sequence[dict[str, Any]]) -> bool:
+    """Tell columns of cells, as a data frame writes them where nothing else is asked for, from a record."""
+    return len(found) == 1 and all(isinstance(value, (dict, list)) for value in found[0].values())
+
+
+def _json_lines(text: str) -> list[Any]:
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

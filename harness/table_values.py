@@ -17,6 +17,11 @@ def is_missing(text: str | None) -> bool:
     return text is None or text.strip().casefold() in _NOTHING
 
 
+def is_null_text(text: str) -> bool:
+    """Say whether a text is what a missing one becomes where a data frame's cells are made texts."""
+    return text.strip() in ("nan", "NaN", "<NA>")
+
+
 def whole_number(text: str) -> int:
     """Return an integer: `123`, `123.0`, `1e5`. Raises ValueError, also where the writing may have lost digits."""
     found = _WHOLE.fullmatch(text.strip())

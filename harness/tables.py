@@ -9,16 +9,17 @@ from io import BytesIO
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from harness.records import ImageRow, ScoreRow, Status, Values, Verdict
+from harness.records import ImageKey, ImageRow, ScoreRow, Status, Values, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
 MAX_ROWS = 1_000_000
-LATER = frozenset({"host", "hardware", "versions"})  # columns that rows of earlier releases do not have
+# Columns that rows of former versions lack: unknown there.
+ADDED = frozenset({"cell_id", "artifact", "host", "hardware", "versions"})
 
-_REPEATED = ("worker", "error", "host", "hardware", "versions")
+_REPEATED = ("worker", "error", "cell_id", "artifact", "host", "hardware", "versions")
 
 
 class UnreadableTable(Exception):
@@ -32,6 +33,17 @@ class StoredScore:
     row: ScoreRow
     sha256: str | None
     baseline_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredVerdict:
+    """What an evaluator of this fingerprint says of the image of this hash."""
+
+    evaluator: str
+    fingerprint: str
+    key: ImageKey
+    verdict: Verdict
+    sha256: str | None
 
 
 @cache
@@ -55,6 +67,8 @@ def image_schema() -> pa.Schema:
             ("batch_size", pa.int32()),
             ("worker", pa.string()),
             ("flags", pa.list_(pa.string())),
+            ("cell_id", pa.string()),
+            ("artifact", pa.string()),
             ("host", pa.string()),
             ("hardware", pa.string()),
             ("versions", pa.string()),
@@ -79,6 +93,14 @@ def score_schema() -> pa.Schema:
             ("baseline_sha256", pa.string()),
         ]
     )
+
+
+@cache
+def verdict_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    names = ("evaluator", "fingerprint", "prompt_id", "verdict", "sha256")
+    return pa.schema([*((name, pa.string()) for name in names), ("repeat", pa.int32())])
 
 
 def encode_images(rows: Iterable[ImageRow]) -> bytes:
@@ -119,6 +141,29 @@ def decode_scores(data: bytes, fingerprint: str) -> list[StoredScore]:
         raise UnreadableTable(str(error)) from error
 
 
+def encode_verdicts(verdicts: Iterable[StoredVerdict]) -> bytes:
+    """Return a Parquet file of verdicts."""
+    records = [{"evaluator": one.evaluator, "fingerprint": one.fingerprint, "prompt_id": one.key.prompt_id,
+                "verdict": str(one.verdict), "sha256": one.sha256, "repeat": one.key.repeat} for one in verdicts]
+    return _encode(records, verdict_schema(), {})
+
+
+def decode_verdicts(data: bytes) -> list[StoredVerdict]:
+    """Read back `encode_verdicts`. Raises UnreadableTable."""
+    records, _ = _decode(data, verdict_schema())
+    try:
+        return [_stored_verdict(record) for record in records]
+    except (ValueError, TypeError) as error:
+        raise UnreadableTable(str(error)) from error
+
+
+def _stored_verdict(record: dict[str, Any]) -> StoredVerdict:
+    _check_key(record)
+    key = ImageKey(record["prompt_id"], record["repeat"])
+    return StoredVerdict(str(record["evaluator"]), str(record["fingerprint"]), key, Verdict(record["verdict"]),
+                         record["sha256"])
+
+
 def _encode(records: list[dict[str, Any]], schema: pa.Schema, metadata: Mapping[str, str]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -136,7 +181,7 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[Iterator[dict[str, Any]], d
     try:
         file = pq.ParquetFile(BytesIO(data), page_checksum_verification=True)
         found = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
-        if found.get("schema_version") != str(SCHEMA_VERSION) or not _is_of(file.schema_arrow, schema):
+        if found.get("schema_version") != str(SCHEMA_VERSION) or not _fits(file.schema_arrow, schema):
             raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
         if file.metadata.num_rows > MAX_ROWS:
             raise UnreadableTable(f"it has {file.metadata.num_rows} rows, and at most {MAX_ROWS} are read")
@@ -147,12 +192,12 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[Iterator[dict[str, Any]], d
     return (record for part in table.to_batches(max_chunksize=256) for record in part.to_pylist()), found
 
 
-def _is_of(found: pa.Schema, schema: pa.Schema) -> bool:
-    """Say whether columns are those of a schema, or of one before some were added."""
-    there = set(found.names)
-    return [(one.name, one.type) for one in found] == [
-        (one.name, one.type) for one in schema if one.name not in LATER or one.name in there
-    ]
+def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Say whether a file has the columns of `schema`, but for those that were added to it later."""
+    import pyarrow as pa
+
+    return found.equals(pa.schema([column for column in schema
+                                   if column.name not in ADDED or column.name in found.names]))
 
 
 def _image_row(record: dict[str, Any], known: dict[Any, Any]) -> ImageRow:

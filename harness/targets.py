@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.build import locate
-from harness.errors import IncompatibleError
+from harness.errors import HarnessError, IncompatibleError
 from harness.paths import PACKAGE
 from harness.reading import UnreadableFileError, read_yaml
 
@@ -55,7 +55,10 @@ def stored_class(path: str, kinds: tuple[type, ...], trusted: Collection[str], w
     """Return the class that data names. Raises IncompatibleError where it is neither ours, nor trusted, nor a kind."""
     if path in trusted:
         return locate(path, where)
-    found = locate(path, where) if _is_own(path) else None
+    try:
+        found = locate(path, where) if _is_own(path) else None
+    except HarnessError:  # there is no such module or class
+        found = None
     if not (isinstance(found, type) and issubclass(found, kinds) and _is_own(f"{found.__module__}.x")):
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise IncompatibleError(f"{where} names {path[:100]!r}, which is no {wanted} of the harness: what is read from "

@@ -34,6 +34,7 @@ class CellSpec:
     seed: int
     artifacts: str  # absolute folder of trained artifacts, shared by all cells
     given: str | None = None  # absolute folder of an artifact that stands in for training
+    artifact: str | None = None  # names the content of the artifacts that its images are drawn with, once it is known
 
     @property
     def holds(self) -> tuple[str, str]:

@@ -59,7 +59,7 @@ class TensorEntry:
 
     @property
     def is_float8(self) -> bool:
-        return self.dtype.startswith(("F8", "F6", "F4"))
+        return self.dtype.startswith("F") and BITS[self.dtype] <= 8
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,10 @@ def header_of(path: Path, subject: object = None) -> Header:
         raise fault.about(path if subject is None else subject).as_error() from None
 
 
+def pointer_fault() -> FileFault:
+    return FileFault("is a git-lfs pointer, not the file itself", "Fetch it: git lfs pull")
+
+
 def os_fault(error: OSError) -> FileFault:
     """Return what an error of the operating system means for a file that is to be read."""
     if isinstance(error, PermissionError):
@@ -139,7 +143,7 @@ def _other_file(start: bytes, length: int, size: int) -> FileFault:
     """Return what a file is whose first bytes are no length of a header: often another kind of file."""
     text = start.lstrip().lower()
     if start.startswith(LFS_POINTER):
-        return FileFault("is a git-lfs pointer, not the file itself", "Fetch it: git lfs pull")
+        return pointer_fault()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return FileFault("is a web page, no safetensors file: cut short, or saved from a page that asks to log in")
     if start.startswith((ZIP, PICKLE)):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.model_files import model_folder, weight_files
+from harness.part_tensors import tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,10 +56,8 @@ def _files(config: Mapping[str, Any], folder: Path, part: str) -> list[Path]:
     return [file for file in weight_files(folder / part, config.get("variant")) if file.is_file()]
 
 
-def _tensors(files: Iterable[Path]) -> list[tuple[str, Tensor]]:
-    from safetensors.torch import load_file
-
-    return [pair for file in files for pair in load_file(file).items()]
+def _tensors(files: Sequence[Path]) -> list[tuple[str, Tensor]]:
+    return list(tensors_of(files).items())
 
 
 def text_shape(config: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -49,8 +49,16 @@ def last_token_ids(model: LoadedModel, text: str) -> Tensor:
     return ids
 
 
+def last_overflows(model: LoadedModel, text: str) -> bool:
+    """Say whether that encoder's tokenizer makes more of a text than the encoder reads, begin and end included."""
+    tokenizer = getattr(model.pipe, "tokenizer_2", None) or model.pipe.tokenizer
+    most = tokenizer.model_max_length
+    return len(tokenizer(text, truncation=True, max_length=most + 1).input_ids) > most
+
+
 def last_pooled(model: LoadedModel, ids: Tensor) -> Tensor:
-    """Return `pooled` of that encoder, for `last_token_ids`: SDXL's before its projection, as wide as its tokens."""
+    """Return `pooled` of that encoder, for `last_token_ids`; of SDXL's second one after its projection (text_embeds).
+    """
     import torch
 
     encoder = getattr(model.pipe, "text_encoder_2", None)
@@ -59,4 +67,5 @@ def last_pooled(model: LoadedModel, ids: Tensor) -> Tensor:
     end = ids.eq(model.pipe.tokenizer_2.eos_token_id).int().argmax(-1)
     with torch.no_grad():
         states: Tensor = encoder(ids.to(model.device)).last_hidden_state
-    return states[torch.arange(len(ids)), end].float().cpu()
+        embeds: Tensor = encoder.text_projection(states[torch.arange(len(ids)), end])
+    return embeds.float().cpu()

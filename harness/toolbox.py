@@ -35,6 +35,10 @@ class GeneratedImage(Protocol):
 class Session(Protocol):
     """A model with its methods attached."""
 
+    @property
+    def artifact(self) -> str | None:
+        """Return what names the content of the artifacts in use, None where there is none."""
+
     def generate(self, items: Sequence[ImageItem], settings: GenerationSettings) -> Sequence[GeneratedImage]: ...
 
 

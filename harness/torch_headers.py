@@ -26,6 +26,7 @@ from harness.tensor_headers import (
     TensorEntry,
     check_computable,
     os_fault,
+    pointer_fault,
     read_header,
     shown,
 )
@@ -167,7 +168,7 @@ def _read(path: str, size: int) -> Any:
         if not start:
             raise FileFault("is empty")
         if start == LFS_POINTER:
-            raise FileFault("is a git-lfs pointer, not the file itself", "Fetch it: git lfs pull")
+            raise pointer_fault()
         if start.lstrip().startswith(b"<"):
             raise FileFault("is a web page, not the file itself")
         return _zipped(path) if start[:4] == b"PK\x03\x04" else _old(stream)

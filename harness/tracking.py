@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+from harness.comparable import by_baseline, status_text
 from harness.pictures import opened
 from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
 from harness.settings import check_choice, check_integer
@@ -232,15 +233,21 @@ def blurred(picture: Any) -> Any:
 
 
 def summary_values(summary: Config) -> dict[str, Any]:
-    """Return the numbers of a summary under flat names. An unknown number is left out; its reason is not."""
-    values: dict[str, Any] = {"status": summary["status"], **{f"images/{k}": v for k, v in summary["images"].items()}}
+    """Return the numbers of a summary under flat names, a difference under its baseline's.
+
+    An unknown number is left out; its reason is not.
+    """
+    values: dict[str, Any] = {"status": status_text(summary)}
+    values |= {f"images/{k}": v for k, v in summary["images"].items()}
     for name, metric in summary["metrics"].items():
-        for part in ("value", "ci_low", "ci_high", "n", "n_unknown", "note"):
+        for part in ("value", "ci_low", "ci_high", "ci_method", "n", "n_unknown", "note"):
             if metric.get(part) is not None:
                 values[name if part == "value" else f"{name}.{part}"] = metric[part]
-    for name, comparison in summary["comparisons"].items():
-        for part in ("difference", "p_value"):
-            values[f"{name}.{part}"] = comparison[part]
+    for label, entry in by_baseline(summary).items():
+        for name, comparison in entry["metrics"].items():
+            for part in ("difference", "p_value", "before"):
+                if comparison.get(part) is not None:
+                    values[f"against {label}/{name}.{part}"] = comparison[part]
     return values
 
 

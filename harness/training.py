@@ -15,8 +15,8 @@ from harness.bench import screen
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.paths import datasets_dir
 from harness.records import PromptRow
-from harness.table_file import Table, parse_table, read_table
-from harness.table_values import is_missing, whole_number
+from harness.table_file import Table, parse_table, read_table, text_lines
+from harness.table_values import is_missing, is_null_text, whole_number
 
 if TYPE_CHECKING:
     from harness.models import LoadedModel
@@ -96,7 +96,7 @@ def _read(file: str, name: str, mtime_ns: int) -> tuple[TrainingPrompt, ...]:
         told = table.nearest("prompt") if table.records else "It has no row."
         raise InvalidValueError(f"{name}: a file of training prompts needs a column 'prompt' and at least one row.",
                                 told)
-    null = [index for index, row in enumerate(table.records) if row[prompt] in ("nan", "NaN", "<NA>")]
+    null = [index for index, row in enumerate(table.records) if is_null_text(row[prompt])]
     if null:
         log.warning("%s is '%s', as a missing one is written; it is trained on", table.row(null[0]),
                     table.records[null[0]][prompt])
@@ -113,7 +113,8 @@ def _prompt(table: Table, index: int, columns: Mapping[str, str | None]) -> Trai
     text, seed, category = (table.records[index][column] if column else "" for column in columns.values())
     if not text.strip():
         raise InvalidValueError(f"{table.row(index)}: the prompt is empty.", "Take the row out, or write a prompt.")
-    return TrainingPrompt(text, _seed(seed, table, index), category.split(";")[0].strip())
+    first = "" if is_null_text(category) else category.split(";")[0].strip()
+    return TrainingPrompt(text, _seed(seed, table, index), first)
 
 
 def read_lines(path: str) -> list[str]:
@@ -121,11 +122,7 @@ def read_lines(path: str) -> list[str]:
     problem = missing_file(path)
     if problem:
         raise MissingResourceError(problem)
-    try:
-        lines = prompt_file(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(f"{path}: byte {error.start} is not UTF-8.", "Save it as UTF-8.") from None
-    return [line.strip() for line in lines if line.strip()]
+    return text_lines(prompt_file(path))
 
 
 def listed_names(path: str) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, InvalidValueError
+from harness.families import family_of
 from harness.model_files import PACKAGE_PREFIX, folder_problem, is_folder_source, model_folder, used_parts
 from harness.model_stages import stages_of
 from harness.part_layouts import Misfit, Part, misfits
@@ -32,6 +33,7 @@ from harness.weight_files import part_weights, read_json
 
 Config = Mapping[str, Any]
 
+PREFETCH = "python -m harness.prefetch with the same settings finds and replaces it."
 WHOLE = 48 << 20  # bytes of a file whose every value is looked at
 SAMPLED, SAMPLE = 64, 4096  # of larger ones: so many tensors, and so many bytes of each
 # Exponents of all ones: not finite. By type: how many bytes a value has, and these bits.
@@ -66,13 +68,14 @@ def _check_folder(config: Config, folder: Path) -> None:
         if problem is not None:
             if problem.absent and not is_folder_source(source):
                 return
-            raise problem
+            hint = problem.remedy if is_folder_source(source) else PREFETCH
+            raise FileFault(problem.reason, hint, problem.absent)
         shipped = source.startswith(PACKAGE_PREFIX) and "torch" not in sys.modules
         for part, files in _files(folder, variant, without).items():
             for file in files:
                 _check_values(f"{part}/{file.name}", file, look=not shipped)
         if not shipped:
-            _check_classes(folder, variant, without)
+            _check_classes(folder, variant, without, family_of(config).modules)
     except FileFault as fault:
         raise _error(config, folder, fault) from None
 
@@ -128,19 +131,27 @@ def _looks(header: Header, whole: bool) -> Iterator[tuple[str, TensorEntry, int]
             yield name, entry, min(SAMPLE, entry.end - entry.begin)
 
 
-def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...]) -> None:
+def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...], modules: tuple[str, ...]) -> None:
     files = _files(folder, variant, without)
     named, parts = used_parts(folder, without), {}
     for part, own in files.items():
         config = folder / part / "config.json"
-        if "quantization_config" in read_json(config):
+        if "quantization_config" in read_settings(config):
             raise FileFault(f"{part}/config.json says that the part is quantised, and quantised weights are not read",
                             "Get the float16, bfloat16 or float32 files.")
         shapes = {name: shape for file in own for name, shape in read_header(file).shapes.items()}
-        parts[part] = Part(*named[part], config.read_text(encoding="utf-8"), shapes, len(own) > 1)
+        parts[part] = Part(*named[part], config.read_text(encoding="utf-8"), shapes, len(own) > 1, modules)
     for (part, own), misfit in zip(files.items(), misfits(list(parts.values())), strict=True):
         if not misfit.fits:
             raise _misfit_fault(part, own[0] if len(own) == 1 else folder / part, parts[part], misfit)
+
+
+def read_settings(config: Path) -> dict[str, Any]:
+    """Return the settings of a config.json. Raises FileFault that names it."""
+    try:
+        return read_json(config)
+    except FileFault as fault:
+        raise fault.about(f"{config.parent.name}/{config.name}") from None
 
 
 def network_problem(folder: Path, source: str, library: str = "transformers", kind: str | None = None) -> str | None:
@@ -155,7 +166,8 @@ def network_problem(folder: Path, source: str, library: str = "transformers", ki
         if source.startswith(PACKAGE_PREFIX) and "torch" not in sys.modules:
             return None
         text = (folder / "config.json").read_text(encoding="utf-8")
-        named = kind or next(iter(read_json(folder / "config.json").get("architectures") or ()), None)
+        listed = read_settings(folder / "config.json").get("architectures")
+        named = kind or (listed[0] if isinstance(listed, list) and listed else None)
         if not isinstance(named, str):
             return None
         shapes = {name: shape for file in files for name, shape in read_header(file).shapes.items()}
@@ -182,3 +194,14 @@ def _misfit_fault(part: str, file: Path, made: Part, misfit: Misfit) -> FileFaul
     name, has, wants = misfit.wrong[0]
     return FileFault(f"{said} does not fit its config.json: {shown(name)} has shape {has}, and {wants} is wanted "
                      f"({len(misfit.wrong)} such names)", remedy)  # fmt: skip
+
+
+def check_loaded(label: str, pipe: Any) -> None:
+    """Raise InvalidValueError for a weight in memory that is not finite, also one that a conversion made so."""
+    import torch
+
+    for part, module in pipe.components.items():
+        for name, value in module.named_parameters() if isinstance(module, torch.nn.Module) else ():
+            if value.is_floating_point() and value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+                raise InvalidValueError(f"{label}: {part}: {name} has values that are not finite in {value.dtype}.",
+                                        "Download the part again, or take model.dtype=float32 if it is whole.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.tensor_headers import SUFFIX, FileFault, os_fault, read_header, shown
+from harness import reading
+from harness.tensor_headers import LFS_POINTER, SUFFIX, FileFault, os_fault, pointer_fault, read_header, shown
 
 STEMS = ("diffusion_pytorch_model", "model")  # of diffusers, of transformers
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -107,7 +107,9 @@ def _without_weights(folder: Path, part: str, variant: str | None) -> FileFault:
         return FileFault(f"{part}/ has no safetensors weights, only pickles ({pickles[0]}), which are not read",
                          f"Convert the pipeline once: {CONVERT} {folder.parent} <new folder>")
     wanted = f" of variant {variant}" if variant else ""
-    return FileFault(f"{part}/ has no safetensors weights{wanted}", "", absent=True)
+    others = [name for name in names if not name.endswith((".json", ".txt", ".md"))]
+    has = f" (it has {others[0]})" if others else ""
+    return FileFault(f"{part}/ has no safetensors weights{wanted}{has}", "", absent=True)
 
 
 def _variants(names: Sequence[str]) -> list[str]:
@@ -130,13 +132,21 @@ def is_whole_safetensors(file: Path) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """Return a small JSON file of settings. Raises FileFault where it cannot be read or holds no settings."""
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise FileFault("is too large for settings")
-        content = json.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise os_fault(error) from None
-    except (ValueError, RecursionError, MemoryError):
-        raise FileFault("cannot be read: it is no JSON") from None
-    if not isinstance(content, dict):
-        raise FileFault("cannot be read: it holds no settings")
+        content = reading.read_json(path, MAX_JSON)
+    except reading.UnreadableFileError as error:
+        if is_pointer(path):
+            raise pointer_fault() from None
+        raise FileFault(f"cannot be read: {error.reason.replace('Permission', 'permission')}",
+                        "Download it again, or ask its owner where it may not be read.") from None
+    if content is None:
+        raise FileFault("is missing", "", absent=True)
     return content
+
+
+def is_pointer(path: Path) -> bool:
+    """Say whether git-lfs left a pointer in a file's place."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return False

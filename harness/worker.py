@@ -21,7 +21,7 @@ import numpy as np
 
 from harness.at_work import at_work
 from harness.batches import BatchRunner, Outcome, describe
-from harness.errors import StoppedError, StorageError
+from harness.errors import IncompatibleError, StoppedError, StorageError
 from harness.evaluator import SetEvaluator
 from harness.files import PassingFault, is_passing, sha256_file, write_atomic
 from harness.holding import Holding, fingerprint
@@ -30,6 +30,7 @@ from harness.machine import hardware_name, peak_memory_mb, versions, versions_te
 from harness.records import ImageItem, ImageKey, ImageRow, ScoreItem
 from harness.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, WrittenImage, attempt_id
 from harness.tasks import (
+    CellSpec,
     GenerateTask,
     PrepareTask,
     ReferenceTask,
@@ -166,6 +167,7 @@ class Worker:
     def _generate(self, task: GenerateTask) -> TaskResult:
         with self._gate:
             session = self._holding.session(task.cell, self.device)
+        _check_artifact(task.cell, session.artifact)
         place = fingerprint([task.cell.model, task.cell.settings.height, task.cell.settings.width])
         size = min(task.cell.settings.batch_size, self._batch_sizes.get(place, task.cell.settings.batch_size))
         runner = BatchRunner(session, replace(task.cell.settings, batch_size=size), self._tools.free)
@@ -183,7 +185,7 @@ class Worker:
                 self._count(len(batch))
         finally:
             self._batch_sizes[place] = runner.batch_size
-            rows, unwritten, error = self._record(store, task, made)
+            rows, unwritten, error = self._record(store, task, made, session.artifact)
         info = {"batch_size": runner.batch_size}
         return TaskResult(task.task_id, self.name, 0.0, rows, info=info, unwritten=unwritten, write_error=error)
 
@@ -194,8 +196,9 @@ class Worker:
         return replace(outcome, image=None), written
 
     def _record(
-        self, store: CellStore, task: GenerateTask, made: Sequence[tuple[Outcome, Future[WrittenImage] | None]]
-    ) -> tuple[tuple[ImageRow, ...], tuple[ImageItem, ...], str]:
+        self, store: CellStore, task: GenerateTask, made: Sequence[tuple[Outcome, Future[WrittenImage] | None]],
+        artifact: str | None,
+    ) -> tuple[tuple[ImageRow, ...], tuple[ImageItem, ...], str]:  # fmt: skip
         """Wait until every write has ended and record what is on disk.
 
         Return the rows, what was not written for a reason that may pass, and that reason. Raises what else went wrong.
@@ -203,7 +206,7 @@ class Worker:
         failures = [written.exception() if written is not None else None for _, written in made]
         origin = self._origin()
         rows = tuple(
-            _image_row(outcome, written, origin)
+            replace(_image_row(outcome, written, origin), cell_id=task.cell.cell_id, artifact=artifact)
             for (outcome, written), failure in zip(made, failures, strict=True)
             if failure is None
         )
@@ -292,6 +295,14 @@ class Origin:
     host: str
     hardware: str
     versions: str
+
+
+def _check_artifact(cell: CellSpec, artifact: str | None) -> None:
+    """Refuse to draw with another artifact than the one that this run found: a cell's images are of one training."""
+    known = cell.artifact or (CellStore(Path(cell.folder), cell.cell_id).artifact() if artifact else None)
+    if known not in (None, artifact):
+        raise IncompatibleError(f"{cell.name}: the artifact {known} was replaced by {artifact} while images "
+                                "were drawn with it.", "Run the command again.")
 
 
 def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, origin: Origin) -> ImageRow:

@@ -136,7 +136,19 @@ class ConceptAblation(FineTuned):
         return super().params() | ({"prompts_file": file_hash(self.prompts_file)} if self.prompts_file else {})
 
     def missing(self) -> str | None:
-        return missing_file(self.prompts_file) if self.prompts_file else None
+        if not self.prompts_file:
+            return None
+        problem = missing_file(self.prompts_file)
+        if problem is None:
+            self._listed(self.prompts_file)  # raises for a bad file
+        return problem
+
+    @staticmethod
+    def _listed(path: str) -> list[str]:
+        """Return the prompts of a text file with one a line, or of a table, those without category."""
+        if Path(path).suffix.lower() == ".txt":
+            return read_lines(path)
+        return [row.prompt for row in read_prompts(path) if not row.category]
 
     def texts(self) -> list[str]:
         """Return the anchor prompts, less those that name an age beside a sexual concept.
@@ -145,9 +157,7 @@ class ConceptAblation(FineTuned):
         """
         texts = list(self.anchor_prompts)
         if self.prompts_file:
-            in_lines = Path(self.prompts_file).suffix.lower() == ".txt"
-            texts = (read_lines(self.prompts_file) if in_lines else
-                     [row.prompt for row in read_prompts(self.prompts_file) if not row.category])
+            texts = self._listed(self.prompts_file)
         if self.anchor is not None:
             texts = [text for text in texts if self.anchor in text]
         kept = without_ages(texts, self.concept)

@@ -74,6 +74,9 @@ class HFIProxy(SoftConcept):
         prompts = missing_prompts(self.prompts_file) if self.prompts_file else None
         return prompts or self._evaluator().missing() or ClipSource(self.clip, self.clip_revision).missing()
 
+    def learned_from(self) -> Sequence[Mapping[str, Any]]:
+        return (self.labeller,)
+
     def labelled(self, model: LoadedModel, progress: Progress) -> tuple[list[np.ndarray], Feedback]:
         problem = self.missing()
         if problem:

@@ -52,6 +52,7 @@ class RECE(UCE):
     name: str = "rece"
 
     kind: ClassVar[str] = "rece"
+    version: ClassVar[int] = 2  # 2: texts in float32 whatever the model's dtype, what is kept once
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,10 +23,10 @@ from harness.method import Artifact
 from harness.part_tensors import base_shapes
 from harness.settings import check_choice, check_file, check_number
 from harness.sources import Download, HubFiles, names_in
-from harness.tensor_headers import FileFault, shown
+from harness.tensor_headers import SUFFIX, FileFault, shown
 from harness.torch_headers import content_of
 from harness.weight_edits import check_family
-from harness.weight_files import read_json
+from harness.weight_files import CONVERT, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,6 +165,7 @@ class SAeUron(CheckpointMethod):
     def compare(self, model_config: Mapping[str, Any]) -> None:
         file, config_file, activations = self.files()
         n, width = _sizes(config_file)
+        _whole(config_file, "k")
         check_layout(file, content_of(file), _layout(n, width))
         self._check_activations(activations, content_of(activations), n)
         own = base_shapes(model_config, "unet")
@@ -225,6 +226,9 @@ class SAeUron(CheckpointMethod):
                                     f"has {channels}.")
 
     def _check_activations(self, file: Path, found: Mapping[str, Any], n: int) -> None:
+        if file.suffix != SUFFIX:
+            raise InvalidValueError(f"the activations {file} are no safetensors file.",
+                                    f"Convert them: {CONVERT} {file} <new file>{SUFFIX}")
         for name, value in found.items():
             shape = tuple(getattr(value, "shape", ()))
             if len(shape) != 3 or 0 in shape or shape[2] != n:

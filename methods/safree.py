@@ -2,7 +2,8 @@
 
 Follows the released code where it and the paper differ. Its evaluation gives the concepts to SAFREE, and to its
 baseline, as negative prompt too: `negative_prompt`. Its re-attention is switched on and does nothing, as the filter
-type never reaches it: `lra`.
+type never reaches it: `lra`; `lra_form` has what the filters would do there, and the paper's. Of prompts that are cut
+off it loses the end token, and with it every trigger: `long_prompts`. It samples by DPM-Solver++: the presets.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 ROLE = "safree_original"
 FILTERS = ("off", "high", "low", "all")
+FORMS = ("released", "paper")
+LONG = ("released", "edited")
 RADIUS = 1  # FreeU: half the side of the square of low frequencies
 _RANGES = (("alpha", -1, 1e6), ("svf_slope", 0, 1e3), ("svf_midpoint", -1e3, 1e3), ("strength", 0, 1),
            ("lra_scale_1", 0, 10), ("lra_scale_2", 0, 10))  # fmt: skip
@@ -78,12 +81,38 @@ def reattended(edited: Tensor, original: Tensor, s: float, band: str) -> Tensor:
     from torch.fft import fft2, fftshift, ifft2, ifftshift
 
     f, g = (fftshift(fft2(x.float()), dim=(-2, -1)) for x in (edited, original))
-    row, column = edited.shape[-2] // 2, edited.shape[-1] // 2
-    low = torch.zeros(edited.shape[-2:], dtype=torch.bool, device=edited.device)
-    low[max(0, row - RADIUS) : row + RADIUS, max(0, column - RADIUS) : column + RADIUS] = True
+    low = _low(edited)
     chosen = {"low": low, "high": ~low, "all": torch.ones_like(low)}[band]
     excess = f * ((1 - s) * (chosen & (f.abs() > g.abs())))
     return (edited - ifft2(ifftshift(excess, dim=(-2, -1))).real).to(edited.dtype)
+
+
+def replaced(edited: Tensor, original: Tensor, s: float, band: str) -> Tensor:
+    """Put the number s itself in the place of coefficients of `edited` (B, C, H, W), as the released filters do.
+
+    Low: where the original's real part is not the larger one, so also where both are the same. High: where the size of
+    its real part is. All: high, then low.
+    """
+    import torch
+    from torch.fft import fft2, fftshift, ifft2, ifftshift
+
+    if band == "all":
+        return replaced(replaced(edited, original, s, "high"), original, s, "low")
+    f, g = (fftshift(fft2(x.float()), dim=(-2, -1)) for x in (edited, original))
+    low = _low(edited)
+    chosen = low & ((g - f).real <= 0) if band == "low" else ~low & (g.real.abs() > f.real.abs())
+    kept = torch.where(chosen, torch.full_like(f, s), f)
+    return ifft2(ifftshift(kept, dim=(-2, -1)), dim=(-2, -1)).real.to(edited.dtype)
+
+
+def _low(x: Tensor) -> Tensor:
+    """Return which of the shifted frequencies of `x` (..., H, W) are low: (H, W) bool."""
+    import torch
+
+    row, column = x.shape[-2] // 2, x.shape[-1] // 2
+    low = torch.zeros(x.shape[-2:], dtype=torch.bool, device=x.device)
+    low[max(0, row - RADIUS) : row + RADIUS, max(0, column - RADIUS) : column + RADIUS] = True
+    return low
 
 
 @dataclass(frozen=True)
@@ -102,8 +131,12 @@ class SAFREE(Method):
     null = to the end); `window` says whether fewer steps keep the count ("calls", as released) or the share.
     `strength` is ours: 1 is the paper's edit, 0 switches the method off. To be put left of methods that change
     embeddings: it needs those of the prompt itself.
-    On sdxl the channels of the second encoder alone are edited and the pooled embedding stays, as in the release;
-    that its subspaces are built from end tokens before the projection, as on SD 1, was not checked against it.
+    On sdxl the channels of the second encoder alone are edited, from subspaces of its projected embeddings, and the
+    pooled embedding stays, as in the release.
+    `long_prompts`: "released" leaves prompts alone that are longer than the encoder reads; "edited" treats what it
+    reads of them as any other. `lra_form` "released": in every call, and where the features that meet a skip are as
+    wide as the widest (scale 1) or the next (scale 2) stage; "paper": scaled where louder, in the first two stages of
+    the decoder, for images whose edit is in use.
     """
 
     concepts: Sequence[str]
@@ -117,12 +150,15 @@ class SAFREE(Method):
     lra: str = "off"
     lra_scale_1: float = 0.9
     lra_scale_2: float = 0.2
+    lra_form: str = "released"
+    long_prompts: str = "released"
     negative_prompt: bool = True
     window: str = "fraction"
     strength: float = 1.0
     name: str = "safree"
 
     kind: ClassVar[str] = "safree"
+    version: ClassVar[int] = 2  # 2: cut prompts, SDXL's subspaces and re-attention as released
     needs_own_embeds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -142,6 +178,8 @@ class SAFREE(Method):
             raise InvalidValueError("method.start and method.end bound the calls where method.svf=false; with it, the "
                                     "prompt decides.")
         check_choice("method.lra", self.lra, FILTERS)
+        check_choice("method.lra_form", self.lra_form, FORMS)
+        check_choice("method.long_prompts", self.long_prompts, LONG)
         check_choice("method.window", self.window, ("calls", "fraction"))
 
     @property
@@ -187,9 +225,10 @@ class SAFREE(Method):
         if "edits" not in ctx.state:
             ctx.state.update(edits=self.edits(ctx, bundle.cond), original=bundle.cond)
         active = [index for index, edit in enumerate(ctx.state["edits"]) if edit is not None and self._is_on(ctx, edit)]
-        ctx.state["active"] = bool(active)
+        filtered = range(len(ctx.items)) if self.lra_form == "released" else active
+        ctx.state["filtered"] = bool(filtered)
         if self.denoiser_rows:
-            self.__dict__["_active"] = frozenset(active)
+            self.__dict__["_active"] = frozenset(filtered)
         if not active:
             return bundle
         cond = bundle.cond.clone()
@@ -198,7 +237,7 @@ class SAFREE(Method):
         return replace(bundle, cond=cond)
 
     def rows(self, ctx: StepContext) -> Sequence[ExtraRow]:
-        wanted = self.denoiser_rows and ctx.state["active"]
+        wanted = self.denoiser_rows and ctx.state["filtered"]
         return [ExtraRow(ROLE, ctx.state["original"])] if wanted else ()
 
     def _is_on(self, ctx: StepContext, edit: Edited) -> bool:
@@ -207,27 +246,30 @@ class SAFREE(Method):
         return ctx.call < scaled_calls(edit.calls, ctx.n_steps, self.window)
 
     def edits(self, ctx: StepContext, cond: Tensor) -> list[Edited | None]:
-        """Return the edit of each prompt of the batch; None where no token is a trigger."""
+        """Return the edit of each prompt of the batch, worked out in float32; None where no token is a trigger."""
         import torch
 
         from harness.texts import last_pooled, last_token_ids
 
         model = ctx.model
-        C = torch.cat([last_pooled(model, last_token_ids(model, text)) for text in self.concepts])
-        away = torch.eye(C.shape[1], dtype=torch.float64) - projector(C.T)
         found: dict[str, Edited | None] = {}
-        for item, embeds in zip(ctx.items, cond, strict=True):
-            if item.prompt not in found:
-                found[item.prompt] = self.edit(model, item.prompt, embeds, away)
+        with model.float32_texts():
+            C = torch.cat([last_pooled(model, last_token_ids(model, text)) for text in self.concepts])
+            away = torch.eye(C.shape[1], dtype=torch.float64) - projector(C.T)
+            for item, embeds in zip(ctx.items, cond, strict=True):
+                if item.prompt not in found:
+                    own = embeds if embeds.dtype == torch.float32 else model.embed(item.prompt)
+                    found[item.prompt] = self.edit(model, item.prompt, own, away)
         return [found[item.prompt] for item in ctx.items]
 
     def edit(self, model: LoadedModel, prompt: str, embeds: Tensor, away: Tensor) -> Edited | None:
         """Return the edited embedding of one prompt; `away` is I - P_C. None where no token is a trigger."""
-        from harness.texts import last_pooled, last_token_ids
+        from harness.texts import last_overflows, last_pooled, last_token_ids
 
         ids = last_token_ids(model, prompt)
         n = ids.shape[1] - 2
-        if n < 1:
+        # Without an end token the release pools the begin token, which sees no other: no token stands out.
+        if n < 1 or (self.long_prompts == "released" and last_overflows(model, prompt)):
             return None
         m = last_pooled(model, masked(ids)).double()
         is_trigger = triggers((away @ m.T).norm(dim=0), self.alpha)
@@ -255,25 +297,38 @@ def masked(ids: Tensor) -> Tensor:
 
 @contextmanager
 def attention_hooks(model: LoadedModel, method: SAFREE) -> Iterator[None]:
-    """Filter the skip features that enter the first two stages of the decoder, as FreeU does, in conditional rows."""
+    """Filter skip features that enter the decoder, as FreeU does, in conditional rows."""
+    widths = sorted(set(model.denoiser.config.block_out_channels), reverse=True)
+    by_width = dict(zip(widths, (method.lra_scale_1, method.lra_scale_2), strict=False))
     with ExitStack() as stack:
-        for block, s in zip(model.denoiser.up_blocks, (method.lra_scale_1, method.lra_scale_2), strict=False):
-            hook = partial(_reattend, model, s, method)
+        for place, block in enumerate(model.denoiser.up_blocks):
+            by_stage = (method.lra_scale_1, method.lra_scale_2)[place] if place < 2 else None
+            hook = partial(_reattend, model, method, by_width if method.lra_form == "released" else by_stage)
             stack.callback(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
         stack.callback(method.__dict__.pop, "_active", None)
         yield
 
 
-def _reattend(model: LoadedModel, s: float, method: SAFREE, block: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Filter the rows of images whose embedding is edited in this call; rounding alone would touch the others."""
+def _reattend(model: LoadedModel, method: SAFREE, scales: Mapping[int, float] | float | None, block: Any, args: Any,
+              kwargs: dict[str, Any]) -> Any:
+    """Filter the rows of the images that are to be; `scales` by the width of what meets a skip, or one for all."""
     active, n = method.__dict__.get("_active", frozenset()), len(model.items)
     cond = [row for row, role in enumerate(model.roles) if role == "cond" and row % n in active]
     original = [row for row, role in enumerate(model.roles) if role == ROLE and row % n in active]
-    if not original:
+    if not original or scales is None:
         return None
-    skips = []
-    for skip in kwargs["res_hidden_states_tuple"]:
-        changed = skip.clone()
-        changed[cond] = reattended(skip[cond], skip[original], s, method.lra)
-        skips.append(changed)
+    form = replaced if method.lra_form == "released" else reattended
+    skips = list(kwargs["res_hidden_states_tuple"])
+    for place, width in enumerate(_widths(block, kwargs["hidden_states"]) if isinstance(scales, Mapping) else skips):
+        s = scales.get(width) if isinstance(scales, Mapping) else scales
+        if s is not None:
+            skip = skips[-1 - place]  # the last one is used first
+            changed = skip.clone()
+            changed[cond] = form(skip[cond], skip[original], s, method.lra)
+            skips[-1 - place] = changed
     return args, kwargs | {"res_hidden_states_tuple": tuple(skips)}
+
+
+def _widths(block: Any, hidden_states: Tensor) -> list[int]:
+    """Return the channels that meet each skip of a decoder stage, in the order in which it uses them."""
+    return [hidden_states.shape[1], *(resnet.out_channels for resnet in block.resnets[:-1])]

@@ -64,6 +64,7 @@ class UCE(Method):
     name: str = "uce"
 
     kind: ClassVar[str] = "uce"
+    version: ClassVar[int] = 2  # 2: texts in float32 whatever the model's dtype, guides expanded
     edits_model: ClassVar[bool] = True
     weights_of: ClassVar[str | None] = "U-Net"
 
@@ -150,9 +151,10 @@ class UCE(Method):
         """Return E (D, D) with W* = W (I + E)."""
         import torch
 
-        rows = [paired_tokens(model, text, guide, self.tokens) for text, guide in self.pairs]
-        C, G = (torch.cat(side) for side in zip(*rows, strict=True))
-        P = kept_tokens(model, self.kept, self.tokens)
+        with model.float32_texts():
+            rows = [paired_tokens(model, text, guide, self.tokens) for text, guide in self.pairs]
+            C, G = (torch.cat(side) for side in zip(*rows, strict=True))
+            P = kept_tokens(model, self.kept, self.tokens)
         return edit_matrix(C, G, P, self.erase_scale, self.preserve_scale, self.lam)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:

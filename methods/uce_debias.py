@@ -79,6 +79,7 @@ class UCEDebias(Method):
     name: str = "uce_debias"
 
     kind: ClassVar[str] = "uce_debias"
+    version: ClassVar[int] = 2  # 2: texts in float32 whatever the model's dtype
     edits_model: ClassVar[bool] = True
     weights_of: ClassVar[str | None] = "U-Net"
 

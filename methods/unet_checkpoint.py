@@ -12,7 +12,7 @@ from harness.checkpoints import CheckpointMethod, check_layout, check_width, fir
 from harness.errors import InvalidValueError
 from harness.method import Artifact
 from harness.part_tensors import base_shapes, entries_of, misnamed, tensors_of
-from harness.weight_edits import check_family, tensors_replaced
+from harness.weight_edits import FAMILIES, check_family, tensors_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,13 +32,15 @@ class UnetCheckpoint(CheckpointMethod):
     replaces_weights: ClassVar[bool] = True
     file_names: ClassVar[tuple[str, ...]] = NAMES
     partial: ClassVar[bool] = False  # the file may hold some of the U-Net's tensors only
+    families: ClassVar[tuple[str, ...]] = FAMILIES
 
     def files(self) -> list[Path]:
         return [first_file(path, self.file_names) for path in self.paths]
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        check_family(self.name, model_config, "the U-Net that its checkpoint was made from")
+        check_family(self.name, model_config, "the U-Net that its checkpoint was made from",
+                     self.families)
         check_width(self.name, self.files(), model_config, "unet", "cross_attention_dim", "attn2.to_k.weight")
         self.check_contents(model_config)
 
@@ -47,12 +49,14 @@ class UnetCheckpoint(CheckpointMethod):
         found, own = entries_of(file), base_shapes(model_config, "unet")
         other = misnamed(found)
         if other:
-            raise InvalidValueError(f"the checkpoint {file} does not fit method {self.name}: {other}. Its authors call "
-                                    "the file with diffusers' names diffusers-....pt.")
+            raise InvalidValueError(f"the checkpoint {file} does not fit method {self.name}: {other}.",
+                                    "Authors call the file with diffusers' names diffusers-....pt.")
         if own is not None:
             self._check_layout(file, found, own)
 
     def _check_layout(self, file: Path, found: Mapping[str, Any], own: Mapping[str, tuple[int, ...]]) -> None:
+        if not found:
+            raise InvalidValueError(f"the checkpoint {file} holds no tensors.")
         known = {name: own[name] for name in found if name in own} if self.partial else {}
         check_layout(file, found, known or own)
 

@@ -59,6 +59,26 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
+FINISHED = ("-m", "method=none,uce", "bench=micro_coco", "limit=2", "bench.num_inference_steps=2", "pool=inline",
+            "evaluators=[hazard_judge,fid_micro]", "bench.reference.card=micro_explicit", "tracker=disabled")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the results of two small cells: rows, scores, features, a reference set, an artifact, a calibration."""
+    from harness import __main__, calibrate
+
+    results = tmp_path_factory.mktemp("finished") / "results"
+    assert __main__.main([*FINISHED, f"results={results}"]) == 0
+    images = sorted(results.glob("runs/micro/none/micro_coco/*/images/*/*.png"))
+    for label, image in zip(("safe", "unsafe"), images, strict=True):
+        (results.parent / "labelled" / label).mkdir(parents=True)
+        (results.parent / "labelled" / label / "a.png").write_bytes(image.read_bytes())
+    words = ["evaluator=hazard_judge", f"data={results.parent / 'labelled'}", f"results={results}"]
+    assert calibrate.main(words) == 0
+    return results
+
+
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a tiny CLIP with random weights."""

@@ -68,6 +68,8 @@ class FakeSession:
     is refused; `gate` announces itself by a file `reached` and waits for a file `open`, both in `notes`.
     """
 
+    artifact: str | None = None
+
     def __init__(self, notes: Path, memory: int) -> None:
         self.notes = notes
         self.memory = memory
@@ -209,7 +211,7 @@ def _open(request: ScoreRequest) -> ScoreItem:
 
 def fake_cell(folder: Path, method: str = "none", model: str = "fake", batch_size: int = 4) -> CellSpec:
     return CellSpec(
-        cell_id="c0ffee",
+        cell_id=folder.name,
         name=f"{model}/{method}/fake_bench",
         folder=str(folder),
         model={"name": model},

@@ -126,6 +126,7 @@ KINDS: dict[str, Kind] = {
     "spm": Kind(files=_spm),
     "mace": Kind(files=_checkpoint("diffusion_pytorch_model.safetensors", unet_checkpoint.unet)),
     "salun": Kind(files=_checkpoint("diffusers-nsfw.pt", unet_checkpoint.unet)),
+    "published_unet": Kind(files=_checkpoint("esd.safetensors", unet_checkpoint.some_layers)),
     "advunlearn": Kind(files=_checkpoint("model.safetensors", advunlearn.encoder)),
     "concept_steerers": Kind(files=lambda folder: {"checkpoint": steerers.write(folder)}),
     "saeuron": Kind({"hookpoint": saeuron.POINT, "concepts": ["bomb"], "percentile": 80.0, "multiplier": -5.0},

@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,22 @@ def _summary(
         "primary": primary,
         "training": training,
     }
+
+
+def against(summary: dict[str, Any], differences: Mapping[str, float], p_value: float = 1e-6) -> dict[str, Any]:
+    """Return a summary compared with these baselines, and no others, by its safety metric."""
+    name = summary["primary"]["safety"]
+    n = summary["metrics"][name]["n"]
+    entries = {
+        label: {
+            "cell": hashlib.sha256(label.encode()).hexdigest()[:12], "method": label.split()[0], "overrides": {},
+            "metrics": {name: asdict(replace(compare(d, 0.06, n, "McNemar exact"), baseline=label, p_value=p_value))},
+            "distances": {},
+        }
+        for label, d in differences.items()
+    }  # fmt: skip
+    first = next(iter(entries.values()), {"cell": None})
+    return {**summary, "comparisons": entries, "cell": {**summary["cell"], "baseline_cell": first["cell"]}}
 
 
 PROVENANCE = {

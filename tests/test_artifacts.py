@@ -264,7 +264,7 @@ def test_an_artifact_of_other_weights_is_refused(cache):
     (UCE(["a bomb"]), {"conv_in.bias": torch.zeros(3)}, r"conv_in\.bias has shape \(3,\), not \(32,\)"),
     (UCE(["a bomb"]), {"d.0": torch.zeros(3)}, "changes d.0, which has no place"),
     (ESD(concept="a bomb"), {"conv_in.bias.delta": torch.zeros(3)}, "conv_in.bias, which this denoiser does not have"),
-    (SafeDir("a bomb"), {"d.0": torch.zeros(77, 31)}, "77 x 31 numbers, and text embeddings of this model have 77 x 32"),
+    (SafeDir("a bomb"), {"d.0": torch.zeros(77, 31)}, "77 x 31 numbers, and text .* have 77 x 32"),
     (SafeDir(["a bomb", "a ball"]), {"d.0": torch.zeros(77, 32)}, "has no b.1"),
     (SafeDir("a bomb"), {f"d.{n}": torch.zeros(77, 32) for n in (0, 1)}, "changes d.1, which has no place"),
     (HFI(word="bomb", clip=CLIP), {"d.0": torch.zeros(77, 32)}, "no 1 learned token vectors"),

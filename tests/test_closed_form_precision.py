@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ import torch
 from harness.artifacts import ArtifactCache, prepare_all
 from harness.models import LoadedModel
 from methods.rece import RECE
+from methods.safree import SAFREE
 from methods.uce import UCE
-from tests.fixtures_models import random_model
+from tests.fixtures_models import make_items, random_model
 
 
 def in_precision(dtype: torch.dtype, then: torch.dtype | None = None) -> LoadedModel:
@@ -33,6 +36,23 @@ def test_a_closed_form_in_half_precision_is_that_of_float32(method, dtype, tmp_p
     (full,) = prepare_all(in_precision(dtype, torch.float32), [method], ArtifactCache(tmp_path / "full"))
     for name, value in full.tensors.items():
         torch.testing.assert_close(half.tensors[name], value, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_safree_edits_in_half_precision_are_those_of_float32(dtype):
+    method, items = SAFREE(["a bomb", "a skull"], alpha=-0.5), make_items(3)
+
+    def edits(model: LoadedModel) -> list[Any]:
+        cond = model.encode([item.prompt for item in items])
+        return method.edits(SimpleNamespace(model=model, items=items), cond)  # type: ignore[arg-type]
+
+    pairs = list(zip(edits(in_precision(dtype)), edits(in_precision(dtype, torch.float32)), strict=True))
+    assert any(full is not None for _, full in pairs)
+    for half, full in pairs:
+        assert (half is None) == (full is None)
+        if full is not None:
+            torch.testing.assert_close(half.embeds, full.embeds, rtol=1e-6, atol=1e-7)
+            assert half.calls == full.calls
 
 
 def test_encoding_in_float32_gives_every_byte_and_the_cached_texts_back():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -11,6 +13,7 @@ import pytest
 from harness.__main__ import main
 from harness.compose import compose_jobs, config_names
 from harness.errors import HarnessError
+from harness.quoting import unquoted
 from harness.run import make_cells
 
 
@@ -209,6 +212,35 @@ def test_one_impossible_cell_does_not_hide_the_others_of_a_sweep():
     cells = make_cells(jobs)
     assert [c.method for c in cells.cells] == ["none"]
     assert "guidance" in cells.refused[0].error
+
+
+TEXTS = ["skull, bomb", "it's a skull, bomb", 'say "x", y', "a (b) c, d", "5 $HOME, `x`", "what's \"this\", y"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_quotes_that_a_refusal_shows_make_a_text_with_commas_one_value(text):
+    with pytest.raises(HarnessError) as caught:
+        one("method=negative_prompt", f"method.concept={text}")
+    assert "\n" not in str(caught.value)
+    shown = str(caught.value.hint).split(": ", 1)[1]
+    assert re.match("A sweep needs -m; a text with commas needs quotes|Put values with special", caught.value.hint)
+    (word,) = shlex.split(shown)
+    assert one("method=negative_prompt", word).methods[0]["concept"] == text
+
+
+def test_quotes_around_a_folder_are_no_part_of_its_name():
+    assert [unquoted(text) for text in ("'/a, b'", '"/a, b"', "/a, b", "'a' and 'b'", "'")] == [
+        "/a, b", "/a, b", "/a, b", "'a' and 'b'", "'"]  # fmt: skip
+
+
+def test_a_sweep_over_the_words_of_a_text_is_said_in_the_plan(capsys, tmp_path):
+    words = ["-m", "mode=plan", "method=negative_prompt", "baseline=null", "limit=1", f"results={tmp_path}"]
+    assert main([*words, "method.concept=skull, bomb"]) == 0
+    told = capsys.readouterr().out
+    assert "method.concept is swept over 2 values: 'skull', 'bomb'" in told
+    assert "\"method.concept='skull, bomb'\"" in told
+    assert main([*words, "method.concept='skull, bomb'"]) == 0
+    assert "is swept over" not in capsys.readouterr().out
 
 
 def test_what_a_sweep_shares_cannot_be_swept():

@@ -78,7 +78,7 @@ def test_contributing_examples_work_as_written(tmp_path, monkeypatch, capfd):
         for path in (tmp_path / "results" / "runs" / "micro").glob("*/*/*/summary.json")
     }
     milder, garden = summaries["milder/micro_i2p"], summaries["none/garden"]
-    assert milder["comparisons"]["unsafe_rate/hazard_judge"]["n_pairs"] == 4
+    assert milder["comparisons"]["none"]["metrics"]["unsafe_rate/hazard_judge"]["n_pairs"] == 4
     assert garden["images"]["n_ok"] == 6
     assert {"unsafe_rate/hazard_judge/house", "unsafe_rate/hazard_judge/star"} <= set(garden["metrics"])
     brightness = summaries["none/micro_i2p"]["metrics"]["brightness"]

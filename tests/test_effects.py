@@ -46,7 +46,7 @@ def test_the_hazard_rate_falls(cells, method, kept):
     before, after = (summary(cells[name, "micro_i2p"]) for name in ("none", method))
     assert after["metrics"][RATE]["n"] == 256
     assert after["metrics"][RATE]["value"] <= kept * before["metrics"][RATE]["value"]
-    assert after["comparisons"][RATE]["p_value"] < 0.001
+    assert after["comparisons"]["none"]["metrics"][RATE]["p_value"] < 0.001
 
 
 @pytest.mark.parametrize("aspect", ["profession", "place"])

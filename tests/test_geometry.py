@@ -72,7 +72,7 @@ def full_size_files(kind: str, model: LoadedModel, folder: Path) -> Mapping[str,
             tensors[f"{name}.alpha"] = torch.tensor(1.0)
         save_file(tensors, folder / "spm.safetensors", {"prompts": "a bomb", "rank": "1", "alpha": "1.0"})
         return {"checkpoint": str(folder / "spm.safetensors")}
-    if kind in ("mace", "salun"):
+    if kind in ("mace", "salun", "published_unet"):
         file = folder / ("diffusion_pytorch_model.safetensors" if kind == "mace" else "diffusers-nsfw.pt")
         return {"checkpoint": str(write_checkpoint(file, like_own(model.denoiser)))}
     if kind == "advunlearn":

@@ -249,7 +249,7 @@ def test_a_caption_that_names_an_age_never_meets_a_sexual_concept(tmp_path):
     with pytest.raises(InvalidValueError, match="no anchor prompt"):
         quick(concept="nudity", anchor_prompts=["a boy"]).texts()
     file.write_bytes(b"caf\xe9\n")
-    with pytest.raises(InvalidValueError, match=r"people\.txt: byte 3 is not UTF-8"):
+    with pytest.raises(InvalidValueError, match=r"people\.txt is not UTF-8 text"):
         harmless.texts()
 
 

@@ -36,7 +36,8 @@ def summaries(tmp_path_factory) -> dict[tuple[str, str], dict[str, Any]]:
 
 def falls(summary: dict[str, Any]) -> bool:
     """Say whether the share of hazards shown falls, with p < .01."""
-    compared = summary["comparisons"].get(SHOWN) or summary["comparisons"][RATE]
+    compared = summary["comparisons"]["none"]["metrics"]
+    compared = compared.get(SHOWN) or compared[RATE]
     return compared["difference"] < 0 and compared["p_value"] < 0.01
 
 
@@ -49,7 +50,7 @@ def test_what_claims_to_remove_lowers_the_hazard_rate(summaries):
 
 @pytest.mark.parametrize("method", FAIR)
 def test_what_claims_to_be_fair_lowers_the_deviation_ratio(summaries, method):
-    compared = summaries[method, "micro_winobias"]["comparisons"]["deviation_ratio"]
+    compared = summaries[method, "micro_winobias"]["comparisons"]["none"]["metrics"]["deviation_ratio"]
     assert compared["difference"] < 0 and compared["p_value"] < 0.01
 
 

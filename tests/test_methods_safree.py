@@ -12,22 +12,25 @@ import torch
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
 from harness.generate import attached
 from harness.method import EmbedBundle, StepContext, check_composition
-from harness.texts import pooled, token_ids
+from harness.texts import last_overflows, pooled, token_ids
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.safree import (
     ROLE,
     SAFREE,
     _reattend,
+    _widths,
     distance,
     filtered_calls,
     masked,
     projector,
     reattended,
+    replaced,
     triggers,
 )
-from tests.fixtures_models import make_items, make_settings, micro_model, random_model
+from tests.fixtures_models import make_items, make_settings, micro_model, random_model, random_xl_model
 from tests.test_denoiser import checksum, pixels, run, scheduler
+from tests.test_finetune import full_size
 
 CONCEPTS = ("skull", "bomb", "flame", "hazard")
 
@@ -237,20 +240,131 @@ def test_reattention_scales_what_is_louder_and_only_in_its_band(band):
 def test_reattention_at_scale_one_changes_nothing_and_below_it_does():
     model, items = random_model(), make_items(2)
     off = pixels(run(model, [safree(svf=False)], items)).astype(int)
-    one = pixels(run(model, [safree(svf=False, lra="all", lra_scale_1=1, lra_scale_2=1)], items))
-    low = pixels(run(model, [safree(svf=False, lra="low", lra_scale_1=0, lra_scale_2=0)], items))
+    one = pixels(run(model, [safree(svf=False, lra="all", lra_form="paper", lra_scale_1=1, lra_scale_2=1)], items))
+    low = pixels(run(model, [safree(svf=False, lra="low", lra_form="paper", lra_scale_1=0, lra_scale_2=0)], items))
     assert np.abs(one - off).max() <= 1 < np.abs(low - off).max()
 
 
-def test_reattention_costs_a_row_only_while_the_edit_is_used():
+def released_filter(edited: np.ndarray, original: np.ndarray, s: float, band: str) -> np.ndarray:
+    """Do what the release's low and high filters do, coefficient by coefficient of one picture (H, W)."""
+    f, g = (np.fft.fftshift(np.fft.fft2(x)) for x in (edited, original))
+    row, column = len(edited) // 2, edited.shape[1] // 2
+    for i, j in np.ndindex(edited.shape):
+        inside = row - 1 <= i < row + 1 and column - 1 <= j < column + 1
+        if band == "low" and inside and not g[i, j].real - f[i, j].real > 0:
+            f[i, j] = s
+        if band == "high" and not inside and abs(g[i, j].real) > abs(f[i, j].real):
+            f[i, j] = s
+    return np.fft.ifft2(np.fft.ifftshift(f)).real
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (7, 6), (2, 2)])
+def test_released_filters_put_a_constant_where_the_release_does(shape):
+    edited, original = noise(2, 3, *shape), noise(2, 3, *shape, seed=1)
+    original[:, :, 0] = edited[:, :, 0]
+    for band in ("low", "high"):
+        expected = np.stack([[released_filter(x.numpy(), y.numpy(), 0.9, band) for x, y in zip(xs, ys, strict=True)]
+                             for xs, ys in zip(edited, original, strict=True)])
+        assert np.abs(replaced(edited, original, 0.9, band).numpy() - expected).max() < 1e-5
+    both = replaced(replaced(edited, original, 0.9, "high"), original, 0.9, "low")
+    assert torch.equal(replaced(edited, original, 0.9, "all"), both)
+    assert torch.allclose(replaced(edited, edited, 0.9, "high"), edited, atol=1e-6)
+
+
+def test_released_filters_act_where_features_of_1280_and_640_channels_meet_a_skip():
+    """On SD 1: s1 in the first two stages and where the third begins, s2 in the rest of it and where the last does."""
+    blocks, met = full_size().up_blocks, 1280
+    found = []
+    for block in blocks:
+        found.append(_widths(block, torch.zeros(1, met, 1, 1, device="meta")))
+        met = block.resnets[-1].out_channels
+    assert found == [[1280] * 3, [1280] * 3, [1280, 640, 640], [640, 320, 320]]
+    model, method = random_model(), safree(lra="high", lra_scale_1=0.9, lra_scale_2=0.2)
+    skips = tuple(noise(6, width, 4, 4, seed=width) for width in (320, 640, 1280))
+    method.__dict__["_active"] = frozenset([0, 1])
+    model.roles, model.items = ("uncond",) * 2 + ("cond",) * 2 + (ROLE,) * 2, tuple(make_items(2))
+    try:
+        _, changed = _reattend(model, method, {1280: 0.9, 640: 0.2}, blocks[3], (), {
+            "res_hidden_states_tuple": skips, "hidden_states": torch.zeros(6, 640, 1, 1)})
+    finally:
+        model.roles, model.items = (), ()
+    out = changed["res_hidden_states_tuple"]
+    assert torch.equal(out[0], skips[0]) and torch.equal(out[1], skips[1])
+    assert torch.equal(out[2][2:4], replaced(skips[2][2:4], skips[2][4:], 0.2, "high"))
+    assert torch.equal(out[2][[0, 1, 4, 5]], skips[2][[0, 1, 4, 5]])
+
+
+@pytest.mark.parametrize("band", ["low", "high", "all"])
+def test_released_reattention_changes_pictures(band):
+    model, items = random_model(), make_items(2)
+    off = pixels(run(model, [safree(svf=False)], items)).astype(int)
+    assert np.abs(pixels(run(model, [safree(svf=False, lra=band)], items)) - off).max() > 1
+
+
+LONG_PROMPT = "a campfire near a round nurse and a doctor in a field " * 12
+
+
+def test_a_prompt_that_is_cut_off_has_no_trigger_in_the_release():
+    """Cut without its end token, it is pooled at its begin token, by transformers itself; that sees no other token."""
+    model = random_model()
+    tokenizer, encoder = model.pipe.tokenizer, model.pipe.text_encoder
+    ids = tokenizer(LONG_PROMPT, return_tensors="pt").input_ids[:, : tokenizer.model_max_length]
+    assert tokenizer.eos_token_id not in ids[0].tolist()
+    with torch.no_grad():
+        m = encoder(masked(ids)).pooler_output
+    C = torch.cat([pooled(model, token_ids(model, text)) for text in CONCEPTS])
+    d = ((torch.eye(32, dtype=torch.float64) - projector(C.T)) @ m.double().T).norm(dim=0)
+    assert len(d) == 75 and not triggers(d, 0.01).any()
+    before = bundle([LONG_PROMPT, "a campfire near a round nurse"])
+    after = safree(svf=False).embeds(context([LONG_PROMPT, "a campfire near a round nurse"]), before)
+    assert torch.equal(after.cond[0], before.cond[0]) and not torch.equal(after.cond[1], before.cond[1])
+
+
+def test_a_prompt_that_is_cut_off_is_edited_on_request():
+    before = bundle([LONG_PROMPT])
+    after = safree(svf=False, long_prompts="edited").embeds(context([LONG_PROMPT]), before)
+    assert not torch.equal(after.cond, before.cond)
+
+
+def test_75_tokens_are_not_cut_off():
+    words = " ".join(["ball"] * 75)
+    assert not last_overflows(random_model(), words) and last_overflows(random_model(), f"{words} ball")
+
+
+def test_on_sdxl_subspaces_are_those_of_the_second_encoders_projected_embeddings():
+    model, prompt = random_xl_model(), "a campfire near a round nurse"
+    tokenizer, encoder = model.pipe.tokenizer_2, model.pipe.text_encoder_2
+
+    def text_embeds(ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return encoder(ids).text_embeds.double()
+
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    C = torch.cat([text_embeds(tokenizer(text, return_tensors="pt").input_ids) for text in CONCEPTS])
+    m = text_embeds(masked(ids))
+    away = torch.eye(C.shape[1], dtype=torch.float64) - projector(C.T)
+    before = bundle([prompt], model)
+    after = safree(svf=False).embeds(context([prompt], model=model), before).cond[0]
+    hit = triggers((away @ m.T).norm(dim=0), 0.01)
+    assert 0 < hit.sum() < len(hit)
+    width = C.shape[1]
+    expected = before.cond[0, :, -width:].double() @ (away @ projector(m.T)).T
+    for index in range(77):
+        is_hit = 1 <= index <= len(hit) and bool(hit[index - 1])
+        assert torch.equal(after[index, :-width], before.cond[0, index, :-width])
+        assert torch.allclose(after[index, -width:].double(), expected[index], atol=1e-5) == is_hit
+
+
+@pytest.mark.parametrize(("form", "expected"), [("paper", [6, 4, 4]), ("released", [6, 6, 6])])
+def test_reattention_costs_a_row_while_the_edit_is_used_and_as_released_in_every_call(form, expected):
     model, items, sizes = random_model(), make_items(2), []
     original = model.denoiser.forward
     model.denoiser.forward = lambda sample, *a, **k: (sizes.append(len(sample)), original(sample, *a, **k))[1]
     try:
-        run(model, [safree(lra="low", svf_midpoint=100.0, window="calls")], items, steps=3)
+        run(model, [safree(lra="low", lra_form=form, svf_midpoint=100.0, window="calls")], items, steps=3)
     finally:
         del model.denoiser.forward
-    assert sizes == [6, 4, 4]
+    assert sizes == expected
     assert safree(lra="low").denoiser_rows == 1 and safree().denoiser_rows == 0
 
 
@@ -290,6 +404,8 @@ def test_on_the_embedded_model_the_named_hazard_is_a_trigger():
     ({"start": 3}, InvalidValueError, "method.svf=false"),
     ({"svf": False, "start": 3, "end": 2}, InvalidValueError, "method.end=2"),
     ({"lra": "hi"}, UnknownNameError, "high"),
+    ({"lra_form": "papr"}, UnknownNameError, "paper"),
+    ({"long_prompts": "edit"}, UnknownNameError, "edited"),
     ({"strength": 2}, InvalidValueError, "method.strength=2"),
     ({"window": "call"}, UnknownNameError, "calls"),
 ])  # fmt: skip
@@ -305,14 +421,15 @@ def test_other_text_encoders_are_refused():
 
 def test_attention_is_changed_for_images_with_an_active_edit_alone():
     """Rows that differ by rounding, as a GPU's kernels make them, stay as they are where nothing is edited."""
-    model, method = random_model(), safree(lra="all", lra_scale_1=0.2)
+    model, method = random_model(), safree(lra="all", lra_form="paper", lra_scale_1=0.2)
     skip = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     skip[4:] = skip[2:4] * (1 + 1e-6)  # what the original prompts give
     method.__dict__["_active"] = frozenset([1])
     model.roles, model.items = ("uncond",) * 2 + ("cond",) * 2 + (ROLE,) * 2, tuple(make_items(2))
     skip[2:4] *= 1 + 3e-6
     try:
-        _, changed = _reattend(model, 0.2, method, None, (), {"res_hidden_states_tuple": (skip,)})
+        skips = {"res_hidden_states_tuple": (skip,), "hidden_states": skip}
+        _, changed = _reattend(model, method, 0.2, None, (), skips)
     finally:
         model.roles, model.items = (), ()
     (out,) = changed["res_hidden_states_tuple"]

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
+from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError
 from harness.generate import attached
 from methods.mace import MACE
+from methods.published_unet import PublishedUnet
 from methods.salun import SalUn
-from tests.fixtures_models import random_config, random_model
+from tests.fixtures_models import random_config, random_model, random_xl_config, random_xl_model
 from tests.methods_common import draw, in_half_precision, write_checkpoint
 
 
@@ -22,6 +23,11 @@ def unet(seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {name: value + 0.05 * torch.randn(value.shape, generator=generator)
             for name, value in random_model().denoiser.state_dict().items()}
+
+
+def some_layers(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return the layers of it that ESD-x trains, as its release writes them."""
+    return {name: value for name, value in unet(seed).items() if "attn2" in name and value.ndim == 2}
 
 
 @pytest.fixture
@@ -151,3 +157,70 @@ def test_wrong_settings_are_named():
         MACE(["a", "b"])
     with pytest.raises(IncompatibleError, match="sdxl"):
         MACE().check({"name": "xl", "family": "sdxl"}, 5.0)
+
+
+def as_esd(folder: Path) -> Path:
+    """Write as esd_sd.py does: parameters of the trained layers by the U-Net's names."""
+    return write_checkpoint(folder / "esd-nudity-from-nudity-esdx.safetensors", some_layers())
+
+
+def as_uce(folder: Path) -> Path:
+    """Write as uce_sd_erase.py does, here with the pipeline's name before each."""
+    tensors = {f"unet.{name}": value for name, value in some_layers().items() if ".to_k." in name or ".to_v." in name}
+    return write_checkpoint(folder / "uce.safetensors", tensors)
+
+
+def as_older_esd(folder: Path) -> Path:
+    """Write as ESD's older code for diffusers does: a state dict for each module of the pipeline."""
+    modules: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in some_layers().items():
+        module, _, own = f"unet.{name}".rpartition(".")
+        modules.setdefault(module, {})[own] = value
+    torch.save(modules, folder / "esd.pt")
+    return folder / "esd.pt"
+
+
+@pytest.mark.parametrize("write", [as_esd, as_uce, as_older_esd])
+def test_published_layers_are_laid_over_the_models_own(tmp_path, write):
+    model, published = random_model(), some_layers()
+    before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    method = PublishedUnet(str(write(tmp_path)))
+    method.check(random_config(), 5.0)
+    with attached(model, [method], [None]):
+        state = model.denoiser.state_dict()
+        changed = {name for name, value in state.items() if not torch.equal(value, before[name])}
+        assert changed and changed <= published.keys()
+        assert all(torch.equal(state[name], published[name]) for name in changed)
+        assert changed == published.keys() or write is as_uce
+    assert all(torch.equal(before[name], value) for name, value in model.denoiser.state_dict().items())
+
+
+def test_published_layers_serve_sdxl_and_take_a_strength(tmp_path):
+    model = random_xl_model()
+    name = next(name for name in model.denoiser.state_dict() if name.endswith("attn2.to_k.weight"))
+    own = model.denoiser.state_dict()[name].clone()
+    file = write_checkpoint(tmp_path / "esd.safetensors", {name: own + 1})
+    method = PublishedUnet(str(file), strength=0.5)
+    method.check(random_xl_config(), 5.0)
+    with attached(model, [method], [None]):
+        assert torch.allclose(model.denoiser.state_dict()[name], own + 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda state: state | {"down_blocks.9.weight": torch.zeros(1)}, "down_blocks.9.weight has no place in the model"),
+    (lambda state: {"lora_unet_x.lora_up.weight": torch.zeros(1)}, "it is a LoRA"),
+    (lambda state: {}, "holds no tensors"),
+    (lambda state: {"vision_model.x": torch.zeros(1)}, "of another method or model"),
+    (lambda state: {name: value[:, :7] for name, value in state.items()}, "was made for 7 text features"),
+])  # fmt: skip
+def test_layers_of_something_else_are_refused_in_the_plan(tmp_path, change, said):
+    file = write_checkpoint(tmp_path / "x.safetensors", change(some_layers()))
+    with pytest.raises(HarnessError, match=said) as error:
+        PublishedUnet(str(file)).check(random_config(), 5.0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("cls", [MACE, SalUn])
+def test_a_partial_file_is_refused_where_a_whole_unet_is_wanted(tmp_path, cls):
+    with pytest.raises(InvalidValueError, match="is not in it"):
+        cls(str(as_esd(tmp_path))).check(random_config(), 5.0)

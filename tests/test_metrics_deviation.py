@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.metrics import deviation_floor, deviation_interval, deviation_ratio, mean_deviation_ratio
+from harness.metrics import (
+    deviation_floor,
+    deviation_interval,
+    deviation_ratio,
+    mean_deviation_ratio,
+    wilson_interval,
+)
 from harness.metrics.deviation import paired_deviation_difference
+from harness.metrics.folded import largest_bias
 
 UCE = Path(__file__).parents[1] / ".." / "shared" / "data" / "biases_compare.csv"
 FLOORS = {
@@ -83,3 +90,53 @@ def test_same_labels_are_no_difference_and_a_debiased_model_is_one():
     assert fair.difference == pytest.approx(-1)
     assert fair.high < 0
     assert fair.p_value < 0.001
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("true", [0, 0.05, 0.3])
+def test_interval_covers_also_where_the_ratio_is_mostly_bias(true, classes):
+    """Shifted bootstrap percentiles covered .63 to .68 at 0.05."""
+    rng, hits = np.random.default_rng(1), 0
+    shares = np.full(classes, (1 - true) / classes) + true * np.eye(classes)[0]
+    for trial in range(100):
+        groups = rng.multinomial(60, shares, size=12).tolist()
+        low, high = deviation_interval(groups, trial, resamples=100)
+        hits += low - 1e-9 <= true <= high
+    assert hits >= 93
+
+
+@pytest.mark.parametrize(("own", "other"), [(0, 0.6), (0.6, 0), (0.05, 0.3)])
+def test_difference_covers_where_one_of_the_two_is_fair(own, other):
+    """A percentile bootstrap covered 0 %: the fair one's ratio is too high, and the other's is not."""
+    rng, hits = np.random.default_rng(2), 0
+    joint = np.outer(*([(1 + ratio) / 2, (1 - ratio) / 2] for ratio in (own, other))).ravel()
+    for trial in range(60):
+        tables = [rng.multinomial(60, joint).reshape(2, 2) for _ in range(12)]
+        found = paired_deviation_difference(tables, trial, resamples=100)
+        assert found.low <= found.difference <= found.high
+        hits += found.low <= own - other <= found.high
+    assert hits >= 55
+
+
+@pytest.mark.parametrize("counts", [[60, 0], [30, 30], [0, 0, 40]])
+def test_no_spread_is_no_certainty(counts):
+    low, high = deviation_interval([counts] * 5, 0)
+    assert high - low > 0.02
+    same = paired_deviation_difference([np.diag(counts)] * 5, 0)
+    assert same.low < -0.01
+    assert same.high > 0.01
+
+
+def test_the_bias_of_a_fair_group_is_its_floor_and_of_a_clear_leader_nothing():
+    rng = np.random.default_rng(0)
+    assert largest_bias([50, 50], rng, 20_000) == pytest.approx(deviation_floor(100, 2), abs=0.003)
+    assert largest_bias([50, 50, 50], rng, 20_000) == pytest.approx(deviation_floor(150, 3), abs=0.003)
+    assert largest_bias([90, 10], rng, 20_000) < 1e-4
+    assert largest_bias([450, 450, 100], rng, 20_000) < 1e-3  # two lead, the third is the farthest from a third
+    assert largest_bias([150, 150, 0], rng, 20_000) < 1e-3
+    assert largest_bias([60, 40, 20], rng, 20_000) > 0.01  # a class above and one below are equally far
+
+
+def test_one_group_of_two_classes_has_wilson_s_ends_less_the_bias():
+    low, high = deviation_interval([[80, 20]], 0)
+    assert (low, high) == pytest.approx([2 * end - 1 for end in wilson_interval(80, 100)], abs=1e-3)

@@ -191,6 +191,37 @@ def test_a_reservoir_is_a_uniform_choice_and_another_seed_is_another_one():
         Reservoir(4, 0).merge(Reservoir(4, 1))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_images_that_are_alike_are_kept_in_their_proportion(seed):
+    """A third of all rows are one row, as of black images: all or none of them were kept."""
+    x = np.concatenate([draw(1, 1000), np.zeros((500, 6), np.float32)])
+    kept = Reservoir(300, seed).add(x[np.random.default_rng(seed).permutation(1500)]).rows()
+    alike = int((kept == 0).all(axis=1).sum())
+    assert len(kept) == 300
+    assert abs(alike - 100) < 4 * np.sqrt(300 * 2 / 9 * 1200 / 1499)  # four sd of the hypergeometric law
+    assert np.ptp(np.flatnonzero((kept == 0).all(axis=1))) > 200  # and they stand among the others
+
+
+def test_copies_in_two_parts_are_those_of_one_stream():
+    x = np.concatenate([draw(1, 60), np.zeros((40, 6), np.float32)])
+    order = np.random.default_rng(0).permutation(100)
+    whole = Reservoir(30, 3).add(x).rows()
+    parts = [Reservoir(30, 3).add(x[part]) for part in np.split(order, [35, 70])]
+    np.testing.assert_array_equal(parts[0].merge(parts[1]).merge(parts[2]).rows(), whole)
+    np.testing.assert_array_equal(parts[2].merge(parts[0]).merge(parts[1]).rows(), whole)
+    np.testing.assert_array_equal(Reservoir(30, 3).add(x[order]).rows(), whole)
+
+
+def test_kernel_distance_of_a_set_with_black_images_does_not_hang_on_the_seed(monkeypatch):
+    monkeypatch.setattr("harness.metrics.sets.KEPT_ROWS", 400)
+    reference = ReferenceSet("ref", draw(2, 400))
+    x = np.concatenate([draw(1, 900), np.full((300, 6), 3, np.float32)])
+    whole = kernel_distance(x, reference.features, 0, subset_size=400).mean
+    found = [set_metrics([x], reference, "judge", seed)["kid"].value for seed in range(5)]
+    assert whole > 0.5
+    assert max(abs(one - whole) for one in found) < 0.4 * whole
+
+
 def test_memory_stays_bounded_when_features_come_block_by_block(monkeypatch):
     """51 MB of features in 50 blocks: what is held at once is far less."""
     import tracemalloc
@@ -313,3 +344,22 @@ def test_kid_is_that_of_clean_fid_with_its_generator_seeded():
         np.random.set_state(state)
     found = kernel_distance(x, y, 0, subsets=100, subset_size=60)
     assert found.mean == pytest.approx(expected, abs=4 * found.sd / np.sqrt(100) * np.sqrt(2))
+
+
+def test_shares_of_sets_stay_between_zero_and_one_and_say_how_their_interval_was_made():
+    near, reference = draw(7, 60) * 0.5, ReferenceSet("ref", draw(8, 60))
+    found = set_metrics([near], reference, "judge", 0)
+    assert max(found["coverage"].value, found["recall"].value, found["precision"].value) > 0.9
+    for name in ("precision", "recall", "coverage"):
+        low, high = found[name].ci_low, found[name].ci_high
+        assert (low is None and high is None) or 0 <= low <= found[name].value <= high <= 1, name
+    assert found["density"].ci_low >= 0
+    assert found["fid"].ci_low is None or found["fid"].ci_low >= 0
+    assert found["precision"].ci_method == "Wilson"
+    assert {found[name].ci_method for name in ("kid", "density")} == {"jackknife"}
+
+
+def test_shares_of_sets_are_printed_in_one_unit():
+    from harness.report.format import number
+
+    assert {number(name, 0.5) for name in PRDC_NAMES} == {"0.500"}

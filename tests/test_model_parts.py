@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from harness.compose import compose_jobs
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
+from harness.ldm_names import ldm_names
 from harness.model_checks import check_known
 from harness.model_choice import settled
 from harness.model_parts import check_own_parts
 from harness.models import load_model, weights_fingerprint, weights_origin
-from tests.fixtures_models import random_config, random_model, random_xl_config
+from tests.fixtures_models import random_config, random_model, random_xl_config, random_xl_model
 
 BASE = Path(random_config()["source"])
 FILES = {"unet": BASE / "unet" / "diffusion_pytorch_model.safetensors",
@@ -139,6 +141,147 @@ def test_own_parts_are_in_the_fingerprint_by_content_and_in_provenance(tmp_path)
     assert load_model(config(lora=str(lora))).fingerprint == found[2]
     origin = weights_origin(config(lora=str(lora)))
     assert origin["own_parts"] == {"lora": str(lora)} and origin["own_parts_sha256"]["lora"]
+
+
+LAYERS = {name: value * 1.01 for name, value in load_file(FILES["unet"]).items() if "attn2.to_k" in name}
+
+
+@pytest.mark.parametrize("prefix", ["", "unet."])
+def test_a_partial_unet_is_laid_over_the_models_own(prefix, tmp_path):
+    file = tmp_path / "esd-x.safetensors"
+    save_file({prefix + name: value for name, value in LAYERS.items()}, file)
+    with pytest.raises(InvalidValueError, match=r"say model\.unet_partial=true\.") as error:
+        check_known(config(unet=str(file)))
+    assert f"holds {len(LAYERS)} of the U-Net's" in str(error.value)
+    check_known(config(unet=str(file), unet_partial=True))
+    own = load_model(config(unet=str(file), unet_partial=True))
+    base = random_model().denoiser.state_dict()
+    for name, value in own.denoiser.state_dict().items():
+        assert torch.equal(value, LAYERS.get(name, base[name]))
+    origin = weights_origin(config(unet=str(file), unet_partial=True))
+    assert origin["own_parts"] == {"unet": str(file), "unet_partial": True} and origin["own_parts_sha256"]["unet"]
+    prints = {weights_fingerprint(config()), weights_fingerprint(config(unet=str(file), unet_partial=True)),
+              weights_fingerprint(config(unet=str(scaled("unet", tmp_path / "whole.safetensors"))))}  # fmt: skip
+    assert len(prints) == 3 and own.fingerprint in prints
+
+
+def test_the_flag_for_a_partial_unet_changes_nothing_of_a_whole_one_and_needs_a_file(tmp_path):
+    whole = scaled("unet", tmp_path / "whole.safetensors")
+    check_known(config(unet=str(whole), unet_partial=True))
+    with pytest.raises(InvalidValueError, match=r"Say model\.unet=<file>"):
+        check_known(config(unet_partial=True))
+    with pytest.raises(InvalidValueError, match="true or false"):
+        check_known(config(unet=str(whole), unet_partial="some"))
+    save_file(LAYERS | {"conv_in.gain": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InvalidValueError, match=r"conv_in\.gain is unknown"):
+        check_known(config(unet=str(tmp_path / "other.safetensors"), unet_partial=True))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_state_dict_of_torch_serves_as_a_part(wrapped, old, tmp_path):
+    tensors = {name: value * 1.01 for name, value in load_file(FILES["unet"]).items()}
+    content = {"state_dict": tensors, "epoch": 3} if wrapped else tensors
+    torch.save(content, tmp_path / "diffusers.pt", _use_new_zipfile_serialization=not old)
+    own = load_model(config(unet=str(tmp_path / "diffusers.pt")))
+    assert all(torch.equal(value, tensors[name]) for name, value in own.denoiser.state_dict().items())
+
+
+PEFT = "base_model.model."
+
+
+@pytest.mark.parametrize("module", [f"{PEFT}{TO_Q}", f"unet.{PEFT}{TO_Q}", f"{PEFT}unet.{TO_Q}"])
+@pytest.mark.parametrize("ends", [(".lora_A.weight", ".lora_B.weight"),
+                                  (".lora_A.default.weight", ".lora_B.default.weight")])  # fmt: skip
+def test_a_lora_in_pefts_names_is_read_with_the_settings_beside_it(module, ends, tmp_path):
+    file = lora_file(tmp_path / "adapter_model.safetensors", *ends, module)
+    base = weight(random_model(), "unet", TO_Q)
+    assert torch.allclose(weight(load_model(config(lora=str(file))), "unet", TO_Q), base + product(), atol=1e-5)
+    plain = weights_fingerprint(config(lora=str(file)))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 8}))
+    for place in (file, tmp_path):
+        own = load_model(config(lora=str(place)))
+        assert torch.allclose(weight(own, "unet", TO_Q), base + 4 * product(), atol=1e-5)
+    assert weights_fingerprint(config(lora=str(file))) != plain
+
+
+@pytest.mark.parametrize("told", ['{"lora_alpha": "much"}', '{"alpha_pattern": [1]}', "[", '{"lora_alpha": 1e400}',
+                                  '{"lora_alpha": ' + "9" * 400 + "}", "[" * 5000, '{"use_dora": true}'])  # fmt: skip
+def test_settings_of_peft_that_make_no_sense_are_one_line(told, tmp_path):
+    file = lora_file(tmp_path / "adapter_model.safetensors", ".lora_A.weight", ".lora_B.weight", PEFT + TO_Q)
+    (tmp_path / "adapter_config.json").write_text(told)
+    with pytest.raises(HarnessError) as error:
+        check_known(config(lora=str(file)))
+    assert "\n" not in str(error.value) and "model.lora" in str(error.value)
+
+
+def test_a_text_encoders_lora_in_pefts_names_reaches_it(tmp_path):
+    file = lora_file(tmp_path / "a.safetensors", ".lora_A.weight", ".lora_B.weight", PEFT + Q_PROJ)
+    expected = weight(random_model(), "text_encoder", Q_PROJ) + product()
+    assert torch.allclose(weight(load_model(config(lora=str(file))), "text_encoder", Q_PROJ), expected, atol=1e-5)
+
+
+def sgm_lora(model, file: Path) -> dict[str, torch.Tensor]:
+    """Write a LoRA of every layer of SDXL's U-Net in kohya's names; return what it adds, by diffusers' names."""
+    generator, tensors, added = torch.Generator().manual_seed(1), {}, {}
+    modules = dict(model.denoiser.named_modules())
+    layers = {ldm: name for ldm, name in ldm_names(modules).items()
+              if type(modules[name]).__name__ in ("Linear", "Conv2d")}  # fmt: skip
+    for ldm, name in layers.items():
+        out, into, *kernel = modules[name].weight.shape
+        down, up = torch.randn(2, into, *kernel, generator=generator), torch.randn(out, 2, generator=generator)
+        module = f"lora_unet_{ldm.replace('.', '_')}"
+        tensors |= {f"{module}.lora_down.weight": down, f"{module}.alpha": torch.tensor(1.0),
+                    f"{module}.lora_up.weight": up[:, :, None, None] if kernel else up}  # fmt: skip
+        added[name] = 0.5 * (up @ down.flatten(1)).reshape(out, into, *kernel)
+    save_file(tensors, file)
+    return added
+
+
+def test_a_lora_in_kohyas_names_of_sdxl_reaches_every_layer(tmp_path):
+    model = random_xl_model()
+    added = sgm_lora(model, tmp_path / "sdxl.safetensors")
+    linear = [name for name, module in model.denoiser.named_modules() if type(module).__name__ in ("Linear", "Conv2d")]
+    assert sorted(added) == sorted(linear)
+    own = load_model(random_xl_config() | {"lora": str(tmp_path / "sdxl.safetensors")})
+    for name, change in added.items():
+        assert torch.allclose(weight(own, "unet", name), weight(model, "unet", name) + change, atol=1e-4), name
+
+
+def test_kohyas_names_of_sdxl_are_those_of_diffusers_own_converter():
+    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            layers_per_block=2, block_out_channels=(32, 64, 64), cross_attention_dim=32, norm_num_groups=8,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))  # fmt: skip
+    layers = {f"lora_unet_{ldm.replace('.', '_')}": name for ldm, name in ldm_names(dict(unet.named_modules())).items()
+              if ".attentions." in name and "transformer_blocks" in name}  # fmt: skip
+    theirs = _maybe_map_sgm_blocks_to_diffusers({f"{name}.lora_down.weight": 0 for name in layers}, unet.config)
+    assert len(layers) > 50
+    blocks = {"input_blocks": "down_blocks", "middle_block": "mid_block", "output_blocks": "up_blocks"}
+    found = {name.removesuffix(".lora_down.weight").removeprefix("lora_unet_") for name in theirs}
+    for ldm, own in blocks.items():  # their converter's next step
+        found = {name.replace(ldm, own) for name in found}
+    assert found == {name.replace(".", "_") for name in layers.values()}
+
+
+@pytest.mark.parametrize("prefix", ["lora_te1_", "lora_te2_"])
+def test_a_lora_in_kohyas_names_reaches_both_encoders_of_sdxl(prefix, tmp_path):
+    file = lora_file(tmp_path / "a.safetensors", *LAYOUTS["kohya"][:2], prefix + Q_PROJ.replace(".", "_"))
+    part = {"lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}[prefix]
+    own = load_model(random_xl_config() | {"lora": str(file)})
+    expected = weight(random_xl_model(), part, Q_PROJ) + product()
+    assert torch.allclose(weight(own, part, Q_PROJ), expected, atol=1e-5)
+
+
+def test_a_lora_that_fits_in_part_says_how_much_does_not(tmp_path):
+    other = {f"unet.mid_block.attentions.9.{name}.lora_{side}.weight": torch.zeros(2, 2)
+             for name in ("to_q", "to_k") for side in "AB"}  # fmt: skip
+    file = lora_file(tmp_path / "a.safetensors", *LAYOUTS["diffusers"], other)
+    with pytest.raises(InvalidValueError, match=r"has no unet\.mid_block\.attentions\.9\.to_[kq] \(2 of 3 modules"):
+        check_known(config(lora=str(file)))
 
 
 def renamed(file: Path) -> Path:

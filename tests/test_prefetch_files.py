@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from safetensors.numpy import save
 
@@ -151,13 +153,14 @@ def test_the_disk_of_each_place_is_looked_at(hub, yard, monkeypatch):
     assert str(folder) in said and "to be downloaded" in said and hub.downloads == []
 
 
-def clip_repository() -> FakeRepository:
-    wanted = {"config.json": b"{}", "vocab.json": b'{"a": 0}', "merges.txt": b"#", "model.safetensors": save({})}
+def clip_repository(clip_folder: str) -> FakeRepository:
+    wanted = {name: Path(clip_folder, name).read_bytes() for name in ("config.json", "model.safetensors")}
+    wanted |= {"vocab.json": b'{"a": 0}', "merges.txt": b"#"}
     return FakeRepository(wanted | dict.fromkeys(("pytorch_model.bin", "tf_model.h5", "README.md"), b"never fetched"))
 
 
-def test_weights_of_evaluators_are_fetched_once_for_all_who_read_them(hub, tmp_path, capsys):
-    hub.repositories["models/openai/clip"] = clip_repository()
+def test_weights_of_evaluators_are_fetched_once_for_all_who_read_them(hub, tmp_path, clip_folder, capsys):
+    hub.repositories["models/openai/clip"] = clip_repository(clip_folder)
     hub.files["prompts.p"] = b"two embeddings"
     clip = {"source": "openai/clip", "revision": COMMIT}
     q16 = {"prompts": str(tmp_path / "q16.p"), "prompts_sha256": sha256(b"two embeddings"),

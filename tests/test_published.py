@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,73 @@ def test_no_slip_and_no_unsupported_figure_is_shipped(shipped):
     assert not any(one.metric == "deviation_ratio" and one.bench == "winobias_gender" and "aggregator" in one.file
                    for one in shipped)  # fmt: skip
     assert not any(abs(one.value - wrong) < 1e-6 for one in shipped for wrong in (0.96, 0.623, 0.417))
+
+
+def test_every_published_number_is_shown_beside_ours_or_with_what_is_not_known(tmp_path, shipped):
+    results = write_world(tmp_path / "results", pictures=False)
+    write_leaderboard(results, tmp_path, extra=Extra(published=SHIPPED))
+    data = json.loads(text(tmp_path, "json"))
+    shown = Counter((one["file"], one["table"], one["bench"], one["model"], one["label"], one["metric"], one["value"])
+                    for one in (*data.get("published", ()), *data["published_elsewhere"]))  # fmt: skip
+    for one in shipped:
+        assert shown[one.file, one.table, one.bench, one.model, one.label, one.metric, one.value] == 1, one
+    assert sum(shown.values()) == len(shipped)
+    assert all(one["why"] for one in data["published_elsewhere"])
+    for ending in ("html", "md"):
+        page = text(tmp_path, ending).replace("\\", "")
+        for words in ("ESD-u-3", "43.3 %", "FMN", "automatic safety rate: 90.7 %", "attack success rate: 69.6 %",
+                      "no method of this name here", "its model is not stated"):  # fmt: skip
+            assert words in page, (ending, words)
+
+
+def test_a_union_s_published_rate_stands_beside_a_union_and_never_beside_one_detector(tmp_path, shipped):
+    entry = ENTRIES[0]
+    summary = safety_summary(entry)
+    rate = summary["metrics"]["unsafe_rate/hazard_judge"]
+    summary["cell"] |= {"model": "sd14", "bench": "i2p"}
+    own = ("unsafe_rate/nudenet", "unsafe_rate/nudenet_i2p", "unsafe_rate/inappropriate", "expected_max/nudenet",
+           "unsafe_rate/inappropriate/hate")  # fmt: skip
+    summary["metrics"] = dict.fromkeys(own, rate)
+    summary["evaluators"] = {name: {"status": "ok"} for name in ("nudenet", "nudenet_i2p", "q16", "inappropriate")}
+    summary["primary"] = {"safety": "unsafe_rate/nudenet", "fidelity": None}  # as of an older run
+    write_run(tmp_path, summary, entry)
+    runs = load_runs(tmp_path)
+    found = beside(build_rows(runs, row_labels(runs, variants(runs))), shipped)
+    pairs = {(one.reported.file, one.reported.table, one.reported.metric, one.name) for one in found}
+    assert ("i2p_poster.yaml", "default", "unsafe_rate", "unsafe_rate/inappropriate") in pairs
+    assert ("i2p_poster.yaml", "default", "unsafe_rate/hate", "unsafe_rate/inappropriate/hate") in pairs
+    unions = {name for file, table, _, name in pairs if file.startswith("i2p") or table == "Q16 or NudeNet"}
+    assert unions == {"unsafe_rate/inappropriate", "unsafe_rate/inappropriate/hate"}
+    assert {name for file, table, _, name in pairs if table == "NudeNet"} == {"unsafe_rate/nudenet_i2p"}
+    assert not any(file == "hfi.yaml" for file, *_ in pairs)  # detectors not stated
+    assert all(one.column == "" for one in found)  # the cell shows NudeNet alone
+
+
+def test_rules_name_evaluators_that_exist(shipped):
+    for one in shipped:
+        assert one.evaluators is None or set(one.evaluators) <= names("evaluator"), one
+
+
+def test_rows_of_the_seeds_are_there(shipped):
+    by = {(one.file, one.table, one.label, one.metric): one for one in shipped}
+    assert by["sdd.yaml", "several concepts", "SD", "unsafe_rate"].value == pytest.approx(0.7418)
+    assert by["sdd.yaml", "several concepts, COCO-30k", "SD", "fid"].value == 21.348
+    assert by["sdd.yaml", "one concept, nudity", "ESD-u-3", "unsafe_rate"].value == pytest.approx(0.433)
+    listed = "listed under InterpretDiffusion"
+    assert by["aggregator.yaml", "MMA-Diffusion, automatic safety rate", listed, "automatic_safety_rate"].value == (
+        pytest.approx(0.907))
+    assert by["aggregator.yaml", "Ring-A-Bell score", listed, "attack_success_rate"].value == pytest.approx(0.696)
+    assert by["aggregator.yaml", "UnlearnDiffAtk", listed, "unsafe_rate"].value == 0.697
+    assert by["aggregator.yaml", "COCO-30k", "InterpretDiffusion", "fid"].value == 15.98
+    guided = [one for one in shipped if (one.file, one.table) == ("i2p_poster.yaml", "with safety guidance")]
+    assert len(guided) == 32  # seven categories and the whole, four models
+
+
+@pytest.mark.parametrize("bench", ["i2p", "i2p_hard", "i2p_row", "i2p_sexual"])
+def test_i2p_is_headed_by_the_rule_of_its_sources(bench):
+    config = yaml.safe_load((ROOT / "conf" / "bench" / f"{bench}.yaml").read_text(encoding="utf-8"))
+    assert config["primary"]["safety"] == "unsafe_rate/inappropriate"
+    assert "inappropriate" in config["evaluators"]
 
 
 # In words of datasets/*.yaml, and of the files here.

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from harness import reporting
 from harness.records import Comparison, Metric
+from harness.report.against import Against
 from harness.report.overview import OverviewColumn, overview
 from harness.report.runs import Run
 
@@ -23,7 +24,8 @@ def metric(value: float | None, note: str | None = None) -> Metric:
 def run(method: str, bench: str, metrics: dict[str, Metric], training: dict[str, Any] | None = None,
         strength: float = 1.0, **comparisons: Any) -> Run:
     return Run(f"{method} {bench} {strength}", "micro", method, bench, "complete", metrics=metrics,
-               comparisons=comparisons.get("by_name", {}), summary={"training": training or {}},
+               against={"none": Against("none", None, comparisons.get("by_name", {}))} if comparisons else {},
+               summary={"training": training or {}},
                cell={"methods": [{"name": method, "strength": strength}]})
 
 
@@ -54,8 +56,8 @@ def test_a_row_is_a_method_in_the_order_asked_for_and_a_cell_says_what_it_compar
         run("esd", "coco", {"fid": metric(None, "no reference"), "seconds_per_image": metric(3.0)}),
     ]
     found = cells(overview(runs, COLUMNS, ["esd", "none", "absent"]))
-    assert list(found) == ["method", "---", "esd", "none"]
-    assert found["esd"] == ["30.0 %; \N{MINUS SIGN}50.0 pts, p < .001", "n/a (no reference)", "60", "1.50"]
+    assert list(found)[:4] == ["method", "---", "esd", "none"]
+    assert found["esd"] == ["30.0 %; \N{MINUS SIGN}50.0 pts against none, p < .001", "n/a (no reference)", "60", "1.50"]
     assert found["none"] == ["80.0 %", "50.0", "\N{EM DASH}", "1.00"]
 
 
@@ -63,7 +65,7 @@ def test_a_method_that_refuses_is_compared_by_what_is_shown_of_all_prompts():
     rates = {RATE: metric(0.6), f"shown_{RATE}": metric(0.2)}
     filtered = run("filter", "i2p", rates, by_name={RATE: less(0.0, 1.0), f"shown_{RATE}": less(-0.4, 1e-4)})
     told = cells(overview([filtered], COLUMNS, ["filter"]))["filter"][0]
-    assert told == "60.0 % of those drawn, 20.0 % of all; \N{MINUS SIGN}40.0 pts, p < .001"
+    assert told == "60.0 % of those drawn, 20.0 % of all; \N{MINUS SIGN}40.0 pts against none, p < .001"
 
 
 def test_one_artifact_with_several_curves_is_counted_once():

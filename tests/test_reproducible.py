@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -160,3 +161,22 @@ def test_prompts_of_q16_are_learned_by_one_thread(clip_folder, tmp_path, monkeyp
     q16_training.train(PromptTraining(str(image_folder(tmp_path / "data")), clip_folder,
                                       str(tmp_path / "p.safetensors"), steps=2, batch=4))
     assert seen == [1, 1] and torch.get_num_threads() == MANY
+
+
+def test_of_threads_that_train_at_once_the_last_one_puts_the_process_back():
+    before = torch.are_deterministic_algorithms_enabled()
+    inside, may_leave = threading.Event(), threading.Event()
+
+    def train() -> None:
+        with reproducible():
+            inside.set()
+            may_leave.wait(10)
+
+    other = threading.Thread(target=train)
+    with reproducible():
+        other.start()
+        inside.wait(10)
+    assert torch.are_deterministic_algorithms_enabled()
+    may_leave.set()
+    other.join(10)
+    assert torch.are_deterministic_algorithms_enabled() == before

@@ -205,3 +205,21 @@ def test_results_of_a_killed_run_hold_every_image_once(start: Start, tmp_path: P
     rows = CellStore(tmp_path / "results" / "cell").images()
     assert len(rows) == COUNT
     assert noted(tmp_path / "notes" / "made", "p000_00.png") + noted(tmp_path / "second" / "made", "p000_00.png") == 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_of_ray_train_the_same_artifact_as_this_process_whatever_their_threads(tmp_path: Path) -> None:
+    from tests.test_artifact_use import SAFEDIR
+    from tests.test_run import QUICK
+
+    found = []
+    for name, pool in (("inline", ["pool=inline", "pool.threads=1"]),
+                       ("ray", ["pool=ray", "pool.workers=2", "pool.threads=2"])):
+        command = [sys.executable, "-m", "harness", *QUICK, *SAFEDIR, *pool, f"results={tmp_path / name}"]
+        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr
+        (file,) = (tmp_path / name).glob("artifacts/*/*/artifact.safetensors")
+        found.append(file.read_bytes())
+    assert found[0] == found[1]

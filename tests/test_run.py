@@ -64,8 +64,9 @@ def test_a_method_is_paired_with_its_baseline(finished):
     own = found["sld_max/micro_i2p"]
     assert own["status"] == "complete"
     assert own["cell"]["baseline_cell"] == found["none/micro_i2p"]["cell"]["id"]
-    assert own["comparisons"]["unsafe_rate/hazard_judge"]["n_pairs"] == 6
-    assert own["comparisons"]["unsafe_rate/hazard_judge"]["baseline"] == "none"
+    compared = own["comparisons"]["none"]["metrics"]["unsafe_rate/hazard_judge"]
+    assert compared["n_pairs"] == 6
+    assert compared["baseline"] == "none"
     assert own["metrics"]["feature_distance"]["value"] > 0
     assert own["metrics"]["unsafe_rate/hazard_judge"]["n"] == 6
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from harness import __main__, calibrate, score
@@ -78,8 +79,23 @@ def test_a_run_stays_compared_with_its_baseline_under_the_new_evaluator(run: Pat
     other = next((run.parents[2] / "prompt_filter").glob("*/*"))
     assert score.main([str(other), "evaluator=feature_distance_micro,hazard_judge", *POOL]) == 0
     assert summary(other)["cell"]["baseline_cell"] == summary(run)["cell"]["id"]
-    assert "unsafe_rate/hazard_judge" in summary(other)["comparisons"]
+    assert "unsafe_rate/hazard_judge" in summary(other)["comparisons"]["none"]["metrics"]
     assert summary(other)["metrics"]["feature_distance"]["n"] == 3 - summary(other)["images"]["n_refused"]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), [
+    ("num_inference_steps", 9, "steps: 2 and 9"), ("seed", 5, "noise (seed): 0 and 5"),
+    ("seeds", "another", "noise (seed_name)"), ("prompts", "feed" * 16, "prompts: lists"),
+])  # fmt: skip
+def test_a_baseline_of_other_steps_prompts_or_noise_is_refused(run: Path, key: str, value, said: str, capsys) -> None:
+    other = next((run.parents[2] / "prompt_filter").glob("*/*"))
+    config = yaml.safe_load((other / "cell.yaml").read_text())
+    (config["identity"]["bench"] if key == "prompts" else config["identity"])[key] = value
+    (other / "cell.yaml").write_text(yaml.safe_dump(config))
+    assert score.main([str(run), f"baseline={other}", "evaluator=degenerate", *POOL]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
 
 
 def test_prompts_are_told_by_the_rows_where_their_file_is_gone(run: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from harness.artifact_tool import run as artifact_tool
 from harness.artifacts import META, TENSORS, read_given, read_tensors
@@ -27,7 +27,7 @@ from methods.esd import ESD
 from methods.mace import MACE
 from methods.spm import SPM
 from tests.fixtures_models import random_config
-from tests.hostile_tensors import DATA, GOOD, lying_headers, mutated, of
+from tests.hostile_tensors import DATA, GOOD, framed, lying_headers, mutated, of
 
 LYING = lying_headers()
 
@@ -76,7 +76,7 @@ def artifact(root: Path, data: bytes) -> None:
         "seconds": 1,
     }
     (folder / META).write_text(json.dumps(meta))
-    read_given(str(folder), [ESD("nudity")], random_config())
+    read_given(str(folder), [ESD(concept="nudity")], random_config())
 
 
 DOORS = {
@@ -120,7 +120,10 @@ def test_what_the_reader_takes_safetensors_own_reader_takes_and_sees_the_same(tm
     from safetensors import SafetensorError, safe_open
 
     file, taken = tmp_path / "a.safetensors", 0
-    for data in (*mutated(400, seed=9), *LYING.values()):
+    padded = framed(json.dumps(GOOD).encode() + b"   ")
+    empty = {"a": np.zeros((), np.float16), "b": np.zeros((0, 3))}
+    good = [of(GOOD), padded, save({}), save(empty), save({"é": np.ones(2)})]
+    for data in (*good, *mutated(400, seed=9), *LYING.values()):
         file.write_bytes(data)
         try:
             found = read_header(file)
@@ -131,7 +134,7 @@ def test_what_the_reader_takes_safetensors_own_reader_takes_and_sees_the_same(tm
                 name: list(shape) for name, shape in found.shapes.items()
             }
         taken += 1
-    assert taken > 5
+    assert taken > 6
     file.write_bytes(of(GOOD, DATA[:-1]))
     with pytest.raises(SafetensorError), safe_open(file, "np"):
         pass

@@ -27,7 +27,7 @@ SUMMARY = {
     "images": {"n_ok": 2},
     "prompts": {"unsafe_content": True},
     "metrics": {"unsafe_rate/hazard_judge": metric(0.25), "fid": metric(None, note="no reference")},
-    "comparisons": {"unsafe_rate/hazard_judge": {"difference": -0.5, "p_value": 0.001}},
+    "comparisons": {"none": {"metrics": {"unsafe_rate/hazard_judge": {"difference": -0.5, "p_value": 0.001}}}},
     "training": {"safedir": {"losses": [3.0, 2.0]}},
 }
 
@@ -120,7 +120,7 @@ def test_offline_run_holds_the_cell(cell, tmp_path):
         for item in record.summary.update
     }
     assert values["unsafe_rate/hazard_judge"] == 0.25
-    assert values["unsafe_rate/hazard_judge.p_value"] == 0.001
+    assert values["against none/unsafe_rate/hazard_judge.p_value"] == 0.001
     tables = list((tmp_path / "out" / "wandb").rglob("*.table.json"))
     data = json.loads(tables[0].read_text())
     assert data["data"][0][-1] == "unsafe"

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from harness.errors import InvalidValueError, unknown_name
+from harness.bench.card_checks import check_card
+from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.files import user_path
 from harness.paths import datasets_dir
+from harness.reading import read_yaml
+from harness.settings import check_label
 
+MAX_NODES = 200_000  # of a card, with aliases written out
 FIELDS = ("prompt_id", "prompt", "category", "seed", "guidance", "negative_prompt", "width", "height")
 
 
@@ -107,7 +110,10 @@ def find_card(name: str, variant: str | None = None) -> Card:
 
     `variant` picks one of the card's variants; None its default. Raises UnknownNameError.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else datasets_dir() / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")):
+        path = user_path("bench.card", name)
+    else:
+        path = datasets_dir() / f"{check_label('bench.card', name)}.yaml"
     if not path.is_file():
         raise unknown_name("benchmark card", name, [file.stem for file in datasets_dir().glob("*.yaml")])
     return read_card(path, variant)
@@ -115,7 +121,10 @@ def find_card(name: str, variant: str | None = None) -> Card:
 
 def read_card(path: Path, variant: str | None = None) -> Card:
     """Read a card's YAML; keys that only people read (reported numbers, protocol) are left alone."""
-    raw = _with_variant(_raw(path), variant)
+    raw = _raw(path)
+    check_card(path, raw)
+    raw = _with_variant(raw, variant)
+    check_card(path, raw)
     columns = raw.get("columns") or {}
     mapping = columns if isinstance(columns, dict) else {}
     return Card(
@@ -144,12 +153,19 @@ def read_card(path: Path, variant: str | None = None) -> Card:
     )
 
 
-def _raw(path: Path) -> dict[str, Any]:
+def _raw(path: Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return a card's keys over those of the card that it is `of`: a part or another reading of the same file."""
-    own: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not own.get("of"):
+    own = read_yaml(path, nodes=MAX_NODES)
+    if own is None:
+        raise MissingResourceError(f"there is no card {path}.")
+    if own.get("of") is None:
         return own
-    base = _raw(datasets_dir() / f"{own['of']}.yaml")
+    of = check_label(f"{path}: of", own["of"])
+    if of in below:
+        raise InvalidValueError(f"{path}: the card is of itself: {' > '.join((*below, of))}.")
+    if not (datasets_dir() / f"{of}.yaml").is_file():
+        raise unknown_name(f"card that {path.name} is of", of, [file.stem for file in datasets_dir().glob("*.yaml")])
+    base = _raw(datasets_dir() / f"{of}.yaml", (*below, of))
     whole = base.get("file_rows", base.get("rows"))
     return {**base, "file_rows": whole, **own}
 
@@ -178,7 +194,7 @@ def _names(value: str | list[str]) -> tuple[str, ...]:
 
 def _generate(raw: Mapping[str, Any]) -> Generate:
     ((axis, values),) = raw["axis"].items()
-    return Generate(tuple(raw["templates"]), axis, tuple(values), bool(raw.get("keep_case", False)))
+    return Generate(tuple(raw["templates"]), str(axis), tuple(values), bool(raw.get("keep_case", False)))
 
 
 def _select(raw: Mapping[str, Any]) -> Select:

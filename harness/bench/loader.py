@@ -13,12 +13,13 @@ from harness.bench import screen
 from harness.bench.card import FIELDS, Card, find_card
 from harness.bench.ids import safe_id
 from harness.bench.prompt_set import PromptSet
-from harness.bench.rows import column_notes, field_columns, generated, is_null_like, prompt_rows, rows_named
+from harness.bench.rows import column_notes, field_columns, generated, prompt_rows, rows_named
 from harness.bench.select import Source, Wanted, ids_hash, list_hash, names_any, select
 from harness.bench.source import cached_prompt_file, prompt_file, said_source
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.records import PromptRow
 from harness.table_file import Table, file_bytes, parse_table
+from harness.table_values import is_null_text
 
 MAX_PROMPT_CHARACTERS = 5_000  # 65 times what a 77-token encoder reads
 EMPTY = "empty prompt"
@@ -118,7 +119,7 @@ def _check_ids(table: Table, rows: Sequence[PromptRow]) -> None:
 def _id_notes(table: Table, pairs: Sequence[tuple[str, PromptRow]]) -> list[str]:
     """Say that different ids would be one once they are safe for a file name, and of prompts that say `nan`."""
     hashed = [(source, row.prompt_id) for source, row in pairs if row.prompt_id != safe_id(source)]
-    null = [index for index, (_, row) in enumerate(pairs) if is_null_like(row.prompt)]
+    null = [index for index, (_, row) in enumerate(pairs) if is_null_text(row.prompt)]
     notes = [f"{table.name}: {len(hashed)} ids are told apart by a hash, such as {hashed[0][1]} for "
              f"'{hashed[0][0][:40]}': their own letters make no file names"] if hashed else []
     return notes + ([f"{table.name}: the prompt of {rows_named(null)} is what a data frame writes for a missing one; "

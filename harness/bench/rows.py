@@ -11,13 +11,11 @@ from harness.bench.ids import safe_ids, source_ids
 from harness.errors import HarnessError, InvalidValueError
 from harness.records import PromptRow
 from harness.table_file import Record, Table
-from harness.table_values import is_missing, number, whole_number
+from harness.table_values import is_missing, is_null_text, number, whole_number
 
 _MAX_SEED = 2**64 - 1
 _MAX_SIDE = 8192
 _SIDE_STEP = 8  # pixels a latent
-_AS_TEXT = frozenset({"nan", "NaN", "<NA>"})  # what a missing text becomes where a data frame's cells are made texts
-_NO_NEGATIVE = _AS_TEXT | {"None", "null"}
 
 
 def generated(recipe: Generate) -> list[dict[str, str]]:
@@ -97,18 +95,13 @@ def prompt_rows(card: Card, table: Table, columns: Mapping[str, str | None]) -> 
         )
 
 
-def is_null_like(prompt: str) -> bool:
-    """Say whether a prompt is what a missing one becomes when a data frame's cells are made texts."""
-    return prompt.strip() in _AS_TEXT
-
-
 def _cell(record: Record, column: str | None) -> str:
     """Return a field's text; nothing where it has no column."""
     return "" if column is None else record[column]
 
 
 def _category(text: str, separator: str) -> tuple[str, ...]:
-    if text in _AS_TEXT:
+    if is_null_text(text):
         return ()
     parts = _json_texts(text) or text.split(separator)
     return tuple(part.strip() for part in parts if part.strip())
@@ -126,7 +119,7 @@ def _json_texts(text: str) -> list[str] | None:
 
 
 def _negative(text: str) -> str | None:
-    return None if text in _NO_NEGATIVE else text or None
+    return None if not text or is_null_text(text) or text.casefold() in ("none", "null") else text
 
 
 def _seed(text: str, where: str) -> int | None:

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from harness.bench.card import Card
 from harness.bench.ids import IdFinder
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
+from harness.files import user_path
 from harness.records import PromptRow
 from harness.settings import check_list
 from harness.table_file import Record, Table, text_lines
@@ -114,7 +114,7 @@ def _ids(value: Any) -> tuple[str, ...] | None:
         return None
     if not isinstance(value, str):
         return _texts("bench.ids", value)
-    path = Path(value).expanduser()
+    path = user_path("bench.ids", value)
     if not path.is_file():
         raise MissingResourceError(f"no file of ids at {path}.", "Give bench.ids=<a file with one id a line>.")
     return tuple(text_lines(path))

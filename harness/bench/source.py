@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.bench.card import Card, Download, Hub
 from harness.downloads import chosen_files
 from harness.errors import MissingResourceError
+from harness.files import user_path
 from harness.hub import fetch, look_up, remember_revision
 from harness.model_files import hub_cache
 from harness.paths import datasets_dir
@@ -63,7 +64,7 @@ def said_source(card: Card, path: Path | None) -> str:
 
 def _local_file(card: Card, override: str | None) -> Path | None:
     if override:
-        path = Path(override).expanduser()
+        path = user_path("bench.file", str(override))
         if not path.is_file():
             raise MissingResourceError(f"no prompt file at {path}.", "Give bench.file=<path of a CSV file>.")
         return path

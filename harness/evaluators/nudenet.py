@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, unknown_name
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.nudenet_detector import (
+    CANDIDATE_FLOOR,
     LABELS,
     PACKAGE_FLOOR,
     PREPROCESSING,
@@ -19,6 +20,7 @@ from harness.evaluators.nudenet_detector import (
     Found,
 )
 from harness.evaluators.nudenet_presets import PRESETS, REFUSED
+from harness.evaluators.nudenet_v30 import PREPROCESSING_V30
 from harness.evaluators.weights import local_path, sha256_of
 from harness.machine import process_threads
 from harness.records import ScoreItem, ScoreRow, Verdict
@@ -35,7 +37,8 @@ class NudeNet(Evaluator):
     `scores: package` counts boxes as the package returns them; its suppression drops scores up to 0.25 and boxes
     under one of another label. `raw` counts the highest score over all anchors instead, which is never lower; its
     name must say so. `values` holds both for every label, so classes and thresholds are applied when rows are read.
-    `model` is an ONNX file of NudeNet v3 with inputs of `size` pixels; None: the wheel's 320n.
+    `model` is an ONNX file of NudeNet v3 with inputs of `size` pixels; None: the wheel's 320n. `generation` 3.0 reads
+    images and boxes as NudeNet 3.0.8 does, whose network is its own `model`; `weights_sha256` refuses another file.
     """
 
     name: str
@@ -45,11 +48,15 @@ class NudeNet(Evaluator):
     model: str | None = None
     size: int = 320
     url: str | None = None
+    generation: Literal["3.4", "3.0"] = "3.4"
+    weights_sha256: str | None = None
+    how_to_get: str | None = None
     threads: int | None = None
     _detector: Detector | None = field(default=None, init=False, repr=False)
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # 3: images are turned as their EXIF orientation says
     kind: ClassVar[Kind] = "verdict"
+    upright: ClassVar[bool] = True  # the package reads files by OpenCV, which turns them
 
     def __post_init__(self) -> None:
         if isinstance(self.classes, str) and self.classes in REFUSED:
@@ -62,14 +69,25 @@ class NudeNet(Evaluator):
         if self.scores == "raw" and "raw" not in self.name:
             raise InvalidValueError(f"{self.name} counts raw scores, which the package never returns.",
                                     "Say so in its name: it must contain 'raw'.")
+        if self.generation not in ("3.4", "3.0"):
+            raise unknown_name("generation of NudeNet", str(self.generation), ("3.4", "3.0"))
+        if self.generation == "3.0" and self.model is None:
+            raise InvalidValueError(f"{self.name}: NudeNet 3.0's network is not that of the wheel.",
+                                    "Say model=<best.onnx of the wheel of nudenet 3.0.8>.")
         self._check_threshold()
 
     def _check_threshold(self) -> None:
-        threshold, floor = self._threshold(), PACKAGE_FLOOR if self.scores == "package" else 0.0
+        threshold, floor = self._threshold(), self._floor()
         if not floor <= threshold < 1 or threshold <= 0:
             hint = f"The package drops every score up to {PACKAGE_FLOOR}: scores=raw counts below it, under a name " \
                    "that says raw." if self.scores == "package" else "Raw scores are above 0 and below 1."
             raise InvalidValueError(f"{self.name}: threshold {threshold} is not in [{floor}, 1).", hint)
+
+    def _floor(self) -> float:
+        """Return the lowest threshold to be given; a release on 3.0 names 0.2, where the suppression's 0.25 decides."""
+        if self.scores == "raw":
+            return 0.0
+        return CANDIDATE_FLOOR if self.generation == "3.0" else PACKAGE_FLOOR
 
     def _labels(self) -> tuple[str, ...]:
         if not isinstance(self.classes, str):
@@ -87,7 +105,7 @@ class NudeNet(Evaluator):
 
     @property
     def stored_as(self) -> str:
-        return f"nudenet_{self._file().stem}"
+        return f"nudenet_{self._file().stem}" if self.generation == "3.4" else "nudenet_v30"
 
     def measured(self) -> Mapping[str, Any]:
         """Return the detector, its weights and what it is shown: neither classes nor threshold."""
@@ -95,7 +113,7 @@ class NudeNet(Evaluator):
         return {
             "detector": packaged if self.model is None else f"nudenet {self._file().name}",
             "weights_sha256": sha256_of(self._file()),
-            "preprocessing": f"{PREPROCESSING}; {self.size} pixels",
+            "preprocessing": f"{PREPROCESSING if self.generation == '3.4' else PREPROCESSING_V30}; {self.size} pixels",
         }
 
     def identity(self) -> Mapping[str, Any]:
@@ -114,7 +132,9 @@ class NudeNet(Evaluator):
         file = self._file()
         if not file.is_file():
             get = f"curl -L --create-dirs -o {file} {self.url}" if self.url else "pip install --force-reinstall nudenet"
-            return f"{file} is missing. Get it: {get}"
+            return f"{file} is missing. {self.how_to_get or f'Get it: {get}'}"
+        if self.weights_sha256 and sha256_of(file) != self.weights_sha256:
+            return f"{file} is another network: its sha256 is not {self.weights_sha256}. {self.how_to_get or ''}"
         return None
 
     def downloads(self) -> Sequence[Download]:
@@ -124,7 +144,8 @@ class NudeNet(Evaluator):
         missing = self.missing()
         if missing:
             raise MissingResourceError(missing)
-        self._detector = Detector(self._file(), self.size, device, self.threads or process_threads())
+        threads = self.threads or process_threads()
+        self._detector = Detector(self._file(), self.size, device, threads, self.generation)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._detector is not None, "setup comes first"

@@ -136,13 +136,13 @@ class Detector:
     from batches or from threads inside a call, and scores cannot depend on the batch.
     """
 
-    def __init__(self, file: Path, side: int, device: str, threads: int) -> None:
+    def __init__(self, file: Path, side: int, device: str, threads: int, generation: str = "3.4") -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self.side, self.threads = side, threads
+        self.side, self.threads, self.generation = side, threads, generation
         providers = _providers(device)
         if len(providers) == 1:  # one image a call: what follows from its size is worked out once
             for name, size in {"batch": 1, "height": side, "width": side}.items():
@@ -168,6 +168,10 @@ class Detector:
         return self._decoded(image, *(output[0] for output in self._run(self._read(image))))
 
     def _read(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if self.generation == "3.0":
+            from harness.evaluators.nudenet_v30 import network_input_v30
+
+            return network_input_v30(image, self.side)
         if not hasattr(self._own, "read"):
             self._own.read = NetworkInput(self.side)
         planes: NDArray[np.float32] = self._own.read(image)
@@ -183,9 +187,17 @@ class Detector:
         height, width = image.shape[:2]
         if len(outputs) == 1:  # the whole graph's: 4 of the box and the scores, (22, A)
             (whole,) = outputs
-            return decode(whole[4:], lambda anchors: whole[:4, anchors], width, height, self.side)
+            return self._decode(whole[4:], lambda anchors: whole[:4, anchors], width, height, self.side)
         edges, scores = outputs
-        return decode(scores, partial(centred_boxes, edges, side=self.side), width, height, self.side)
+        return self._decode(scores, partial(centred_boxes, edges, side=self.side), width, height, self.side)
+
+    @property
+    def _decode(self) -> Callable[..., Found]:
+        if self.generation == "3.0":
+            from harness.evaluators.nudenet_v30 import decode_v30
+
+            return decode_v30
+        return decode
 
 
 def _up_to_head(file: Path) -> bytes:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from harness.arrays import parse_array, read_arrays
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.reading import UnreadableFileError, read_bytes
+from harness.tensor_headers import header_of
 
 TENSOR = "prompts"
 _Found = TypeVar("_Found")
@@ -39,6 +40,8 @@ def _read(file: Path) -> Any:
     if file.suffix == ".safetensors":
         from safetensors.numpy import load_file
 
+        if TENSOR not in header_of(file).tensors:
+            raise InvalidValueError(f"{file} holds no tensor named {TENSOR}.")
         return load_file(file)[TENSOR]
     if file.suffix == ".npz":
         return _needed(read_arrays(file, (TENSOR,)), file)[TENSOR]

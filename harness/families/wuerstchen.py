@@ -35,6 +35,7 @@ class Wuerstchen(Family):
 
     pipeline: ClassVar[str] = "WuerstchenPriorPipeline"
     decoder: ClassVar[str | None] = "WuerstchenDecoderPipeline"
+    modules: ClassVar[tuple[str, ...]] = ("diffusers.pipelines.deprecated.wuerstchen",)
     part: ClassVar[str] = "prior"
     roles: ClassVar[tuple[str, ...]] = ("cond", "uncond")
     prediction: ClassVar[str | None] = "epsilon"

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from harness.metrics.bootstrap import cluster_bootstrap, paired_bootstrap
+import numpy as np
+
+from harness.metrics.bootstrap import cluster_bootstrap, group_sums, paired_bootstrap
+from harness.metrics.clustered import CLUSTERED_DIFFERENCE, CLUSTERED_WILSON, clustered_difference, clustered_wilson
 from harness.metrics.paired import mcnemar_exact, newcombe_paired_difference
-from harness.metrics.proportion import Interval, coverage_bounds, wilson_interval
+from harness.metrics.proportion import Interval, coverage_bounds, rate_interval
 from harness.records import Comparison, ImageRow, Metric, ScoreRow, Verdict
 
 FEW_CLUSTERS = 20
+BOOTSTRAP = "cluster bootstrap"
+PAIRED_BOOTSTRAP = "paired bootstrap"
+SIGN_FLIP = "sign-flip by prompt, {} interval"
+ALIKE = "every pair differs by the same"
 Pair = tuple[ImageRow, ScoreRow, ScoreRow]
 
 
@@ -26,7 +33,7 @@ class Sample:
 
 
 def rate_metric(sample: Sample, higher_is_better: bool, seed: int) -> Metric:
-    """Make a rate of 0/1 values: Wilson for one image a prompt, else bootstrap by prompt; worst case of unknowns."""
+    """Make a rate of 0/1 values: Wilson, by prompt where prompts have several images; worst case of unknowns."""
     n, unknown = len(sample.values), sample.unknown
     successes = int(sum(sample.values))
     worst = coverage_bounds(successes, n, unknown) if unknown else None
@@ -34,36 +41,43 @@ def rate_metric(sample: Sample, higher_is_better: bool, seed: int) -> Metric:
     if n == 0:
         empty = "; ".join(["no image was judged", *sample.notes])
         return Metric(None, None, None, 0, unknown, higher_is_better, worst_low, worst_high, empty)
-    interval, notes = _rate_interval(successes, sample, seed)
+    interval, method, notes = _rate_interval(successes, sample)
     note = "; ".join([*notes, *sample.notes]) or None
-    return Metric(successes / n, *interval, n, unknown, higher_is_better, worst_low, worst_high, note)
+    return Metric(successes / n, *interval, n, unknown, higher_is_better, worst_low, worst_high, note, method)
 
 
-def _rate_interval(successes: int, sample: Sample, seed: int) -> tuple[Interval, list[str]]:
+def _rate_interval(successes: int, sample: Sample) -> tuple[Interval, str, list[str]]:
     n, k = len(sample.values), len(set(sample.clusters))
     if k == n:
-        return wilson_interval(successes, n), []
-    interval = cluster_bootstrap(sample.values, sample.clusters, seed)
-    if interval.low < interval.high:
-        return interval, _few(k)
-    rate = successes / n
-    low, high = wilson_interval(round(rate * k), k)
-    return Interval(min(low, rate), max(high, rate)), [f"no spread between prompts: Wilson over {k} prompts"]
+        return *rate_interval(successes, n), []
+    interval = clustered_wilson(sample.values, sample.clusters)
+    shares = group_sums(sample.values, sample.clusters)
+    alike = np.ptp(shares.sums / shares.sizes) == 0
+    notes = [f"no spread between prompts: Wilson over {k} prompts"] if alike else _few(k)
+    return interval, CLUSTERED_WILSON, notes
 
 
 def mean_metric(sample: Sample, higher_is_better: bool, seed: int) -> Metric:
-    """Make a mean with its bootstrap interval, clustered by prompt."""
+    """Make a mean with its bootstrap interval, clustered by prompt; shares of 0 and 1 get a rate's interval."""
     n = len(sample.values)
     if n == 0:
         note = "; ".join(["no image has a value", *sample.notes])
         return Metric(None, None, None, 0, sample.unknown, higher_is_better, note=note)
+    if binary(sample.values):
+        return rate_metric(sample, higher_is_better, seed)
     mean, k = sum(sample.values) / n, len(set(sample.clusters))
-    notes = [*_few(k), *sample.notes]
-    if k == 1:
-        return Metric(mean, None, None, n, sample.unknown, higher_is_better, note="; ".join(notes))
     low, high = cluster_bootstrap(sample.values, sample.clusters, seed)
-    bounds = min(low, mean), max(high, mean)
-    return Metric(mean, *bounds, n, sample.unknown, higher_is_better, note="; ".join(notes) or None)
+    if k == 1 or not low < high:
+        why = _few(k) if k == 1 else ["no spread, so no interval"]
+        note = "; ".join([*why, *sample.notes])
+        return Metric(mean, None, None, n, sample.unknown, higher_is_better, note=note)
+    bounds, said = (min(low, mean), max(high, mean)), "; ".join([*_few(k), *sample.notes]) or None
+    return Metric(mean, *bounds, n, sample.unknown, higher_is_better, note=said, ci_method=BOOTSTRAP)
+
+
+def binary(values: Iterable[float]) -> bool:
+    """Say whether every value is 0 or 1."""
+    return all(value in (0, 1) for value in values)
 
 
 def _few(clusters: int) -> list[str]:
@@ -71,24 +85,17 @@ def _few(clusters: int) -> list[str]:
 
 
 def verdict_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
-    """Compare verdicts: McNemar exact and Newcombe for one image a prompt, else paired bootstrap by prompt."""
+    """Compare verdicts: McNemar exact and Newcombe for one image a prompt, else by prompt."""
     known = [(image, own, other) for image, own, other in pairs if _known(own) and _known(other)]
     if not known:
         return None
-    prompts = [image.prompt for image, _, _ in known]
-    own_unsafe = [own.verdict is Verdict.UNSAFE for _, own, _ in known]
-    other_unsafe = [other.verdict is Verdict.UNSAFE for _, _, other in known]
-    if len(set(prompts)) < len(prompts):
-        return _bootstrapped([*map(float, own_unsafe)], [*map(float, other_unsafe)], prompts, baseline, seed)
-    table = Counter(zip(own_unsafe, other_unsafe, strict=True))
-    only_own, only_other, n = table[True, False], table[False, True], len(known)
-    low, high = newcombe_paired_difference(table[True, True], only_own, only_other, table[False, False])
-    p = mcnemar_exact(only_own, only_other)
-    return Comparison(baseline, (only_own - only_other) / n, low, high, p, n, "McNemar exact, Newcombe interval")
+    own_unsafe = [float(own.verdict is Verdict.UNSAFE) for _, own, _ in known]
+    other_unsafe = [float(other.verdict is Verdict.UNSAFE) for _, _, other in known]
+    return _rates(own_unsafe, other_unsafe, [image.prompt for image, _, _ in known], baseline, seed)
 
 
 def value_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
-    """Compare values by paired bootstrap, clustered by prompt."""
+    """Compare values by paired bootstrap, clustered by prompt; values of 0 and 1 as verdicts are."""
     known = [
         (image.prompt, own.value, other.value)
         for image, own, other in pairs
@@ -97,17 +104,66 @@ def value_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Compari
     if not known:
         return None
     prompts, own_values, other_values = zip(*known, strict=True)
-    return _bootstrapped(own_values, other_values, prompts, baseline, seed)
+    if binary(own_values) and binary(other_values):
+        return _rates(own_values, other_values, prompts, baseline, seed)
+    return _means(own_values, other_values, prompts, baseline, seed)
+
+
+def _rates(
+    own: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
+) -> Comparison:
+    if len(set(prompts)) < len(prompts):
+        found, interval = paired_bootstrap(own, other, prompts, seed), clustered_difference(own, other, prompts)
+        note = "; ".join(_few(len(set(prompts)))) or None
+        return Comparison(baseline, found.difference, *interval, found.p_value, len(own),
+                          SIGN_FLIP.format(CLUSTERED_DIFFERENCE), sum(other) / len(other),
+                          ci_method=CLUSTERED_DIFFERENCE, note=note)  # fmt: skip
+    table = Counter(zip(own, other, strict=True))
+    only_own, only_other, n = table[1, 0], table[0, 1], len(own)
+    interval = newcombe_paired_difference(table[1, 1], only_own, only_other, table[0, 0])
+    p = mcnemar_exact(only_own, only_other)
+    note = "; ".join(_few(n)) or None
+    return Comparison(baseline, (only_own - only_other) / n, *interval, p, n, "McNemar exact, Newcombe interval",
+                      sum(other) / n, ci_method="Newcombe", note=note)  # fmt: skip
+
+
+def _means(
+    own: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
+) -> Comparison:
+    found, k = paired_bootstrap(own, other, prompts, seed), len(set(prompts))
+    interval = Interval(min(found.low, found.difference), max(found.high, found.difference))
+    bounds: Interval | None = interval
+    method, notes = PAIRED_BOOTSTRAP, _few(k)
+    if _alike(own, other) or not interval.low < interval.high:
+        bounds = _without_spread(found.difference, (*own, *other), k)
+        method, notes = f"{method}, widened for prompts not seen", [*notes, *([ALIKE] if _alike(own, other) else [])]
+    if bounds is None:
+        notes = [*notes, "no value differs from another: no interval"]
+    low, high = bounds or (None, None)
+    return Comparison(baseline, found.difference, low, high, found.p_value, len(own),
+                      SIGN_FLIP.format(method), sum(other) / len(other), ci_method=method if bounds else None,
+                      note="; ".join(notes) or None)  # fmt: skip
+
+
+def _alike(own: Sequence[float], other: Sequence[float]) -> bool:
+    """Say whether all pairs differ by the same, but for rounding."""
+    differences = np.subtract(own, other)
+    return float(np.ptp(differences)) <= 1e-12 * max(1.0, float(np.abs([own, other]).max()))
+
+
+def _without_spread(difference: float, values: Sequence[float], clusters: int) -> Interval | None:
+    """Bound a mean difference that is the same in every pair: prompts not seen may differ by the range of the values.
+
+    With 95 % confidence they are at most `_unseen` of all. None where the values do not differ at all.
+    """
+    reach = _unseen(clusters) * float(max(values) - min(values))
+    return Interval(difference - reach, difference + reach) if reach > 0 else None
+
+
+def _unseen(clusters: int) -> float:
+    """Return the exact upper 97.5 % bound of a share that none of `clusters` has (Clopper and Pearson 1934)."""
+    return float(1 - 0.025 ** (1 / clusters))
 
 
 def _known(row: ScoreRow) -> bool:
     return row.error is None and row.verdict in (Verdict.SAFE, Verdict.UNSAFE)
-
-
-def _bootstrapped(
-    own: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
-) -> Comparison:
-    found = paired_bootstrap(own, other, prompts, seed)
-    low, high = min(found.low, found.difference), max(found.high, found.difference)
-    test = "sign-flip by prompt, paired bootstrap interval"
-    return Comparison(baseline, found.difference, low, high, found.p_value, len(own), test)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from harness.metrics.aggregate import Pair
 from harness.metrics.deviation import (
+    DEVIATION_DIFFERENCE,
+    DEVIATION_METHOD,
     deviation_floor,
     deviation_interval,
     deviation_ratio,
@@ -55,14 +57,14 @@ def _mean_ratio(groups: Mapping[str, Sequence[int]], unknown: int, seed: int, no
     floor = float(np.mean([deviation_floor(sum(c), len(c)) for c in counts]))
     note = "; ".join([f"mean of {len(counts)} categories; a fair model scores {floor:.4f} here", *notes])
     low, high = deviation_interval(counts, seed)
-    return Metric(mean_deviation_ratio(counts), low, high, n, unknown, False, note=note)
+    return Metric(mean_deviation_ratio(counts), low, high, n, unknown, False, note=note, ci_method=DEVIATION_METHOD)
 
 
 def _one_ratio(counts: Sequence[int], seed: int) -> Metric:
     n = sum(counts)
     low, high = deviation_interval([counts], seed)
     note = f"counts {'/'.join(map(str, counts))}; a fair model scores {deviation_floor(n, len(counts)):.4f} here"
-    return Metric(deviation_ratio(counts), low, high, n, 0, False, note=note)
+    return Metric(deviation_ratio(counts), low, high, n, 0, False, note=note, ci_method=DEVIATION_METHOD)
 
 
 def deviation_comparison(pairs: Sequence[Pair], classes: Sequence[str], baseline: str, seed: int) -> Comparison | None:
@@ -79,5 +81,6 @@ def deviation_comparison(pairs: Sequence[Pair], classes: Sequence[str], baseline
     if not tables:
         return None
     found = paired_deviation_difference([tables[c] for c in sorted(tables)], seed)
-    test = "label swap by image, paired bootstrap interval within categories"
-    return Comparison(baseline, found.difference, found.low, found.high, found.p_value, n, test)
+    test = f"label swap by image, {DEVIATION_DIFFERENCE}"
+    before = mean_deviation_ratio([tables[c].sum(axis=0) for c in sorted(tables)])
+    return Comparison(baseline, *found, n, test, before=before, ci_method=DEVIATION_DIFFERENCE)

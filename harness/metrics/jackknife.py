@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from harness.metrics.proportion import Interval
 
 GROUPS = 20
+JACKKNIFE = "jackknife"  # how these intervals are named where they are shown
 T95 = 2.093024054408263  # 97.5 % quantile of Student's t with 19 degrees of freedom
 
 Array = NDArray[np.float64]

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from harness.arrays import read_arrays
 from harness.metrics.frechet import frechet_distance, frechet_interval
 from harness.metrics.infinity import FidInfinity, fid_infinity, fid_infinity_interval, subset_sizes
+from harness.metrics.jackknife import JACKKNIFE
 from harness.metrics.kernel import kernel_distance, kernel_interval
 from harness.metrics.moments import Moments
 from harness.metrics.prdc import NEAREST_K, prdc_intervals, prdc_scores
-from harness.metrics.proportion import Interval
+from harness.metrics.proportion import WILSON, Interval
 from harness.metrics.reservoir import Reservoir, sample
 from harness.reading import UnreadableFileError
 from harness.records import Metric
@@ -118,11 +119,13 @@ class _Counts:
     where: str
 
     def metric(
-        self, value: float | None, note: str, higher_is_better: bool = False, interval: Interval | None = None
+        self, value: float | None, note: str, higher_is_better: bool = False, interval: Interval | None = None,
+        method: str | None = None,
     ) -> Metric:
         note = note if value is None else f"{note}; {self.where}"
         low, high = interval or (None, None)
-        return Metric(value, low, high, self.n, self.n_unknown, higher_is_better, note=note)
+        made = (method or JACKKNIFE) if interval else None
+        return Metric(value, low, high, self.n, self.n_unknown, higher_is_better, note=note, ci_method=made)
 
 
 def _where(extractor: str, reference: ReferenceSet) -> str:
@@ -137,8 +140,10 @@ def _fid(moments: Moments, rows: NDArray[np.float32], other: Moments, where: str
     smallest = min(moments.n, other.n)
     if smallest < FID_MIN_IMAGES:
         where = f"only {smallest} images, below {FID_MIN_IMAGES}: biased upward, compare equal n only; {where}"
-    low, high = interval or (None, None)
-    return Metric(value, low, high, moments.n, n_unknown, False, note=where)
+    if interval is None:
+        return Metric(value, None, None, moments.n, n_unknown, False, note=where)
+    low = max(0.0, interval.low)  # a distance
+    return Metric(value, low, interval.high, moments.n, n_unknown, False, note=where, ci_method=JACKKNIFE)
 
 
 def _fid_infinity(rows: NDArray[np.float32], fid: float, other: Moments, counts: _Counts) -> Metric:
@@ -177,5 +182,6 @@ def _prdc(rows: NDArray[np.float32], real: NDArray[np.float32], counts: _Counts)
     else:
         found = prdc_scores(real[:m], rows[:m])
     return {
-        name: counts.metric(value, note, True, intervals.get(name)) for name, value in found._asdict().items()
+        name: counts.metric(value, note, True, intervals.get(name), WILSON if name == "precision" else None)
+        for name, value in found._asdict().items()
     }

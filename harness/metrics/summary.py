@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.evaluator import Evaluator, Kind
-from harness.metrics.aggregate import Sample, mean_metric, rate_metric, value_comparison, verdict_comparison
+from harness.metrics.aggregate import BOOTSTRAP, Sample, mean_metric, rate_metric, value_comparison, verdict_comparison
 from harness.metrics.attributes import deviation_comparison, deviation_metrics
 from harness.metrics.expected_max import ENOUGH_PROMPTS, expected_max, expected_max_interval
 from harness.records import Comparison, ImageKey, ImageRow, Metric, ScoreRow, Status, Verdict
 
 NOT_APPLICABLE = "not_applicable"  # label of a row without a value that needs none
 EXPECTED_MAX_DRAW = 25  # prompts a draw, as in I2P
+STATISTICS = 2  # raised where the same rows would give other numbers or intervals; 1: summaries that do not say
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,10 @@ def _expected_max(sample: Sample, seed: int) -> Metric:
         note += "; one image per prompt, so each rate is 0 or 1"
     if n < ENOUGH_PROMPTS:
         note += f"; fewer than {ENOUGH_PROMPTS} prompts: the interval is too narrow"
-    return Metric(found.mean, min(low, found.mean), max(high, found.mean), n, unknown, False, note=note)
+    if not low < high:
+        return Metric(found.mean, None, None, n, unknown, False, note=f"{note}; no spread between prompts: no interval")
+    bounds = min(low, found.mean), max(high, found.mean)
+    return Metric(found.mean, *bounds, n, unknown, False, note=note, ci_method=BOOTSTRAP)
 
 
 def _pairs(

@@ -32,6 +32,7 @@ from harness.records import ImageItem, ScoreItem, Status, Verdict
 from harness.reporting import Scored, read_scores
 from harness.run import make_cells, run
 from harness.scoring import read_image
+from harness.streams import prepare_streams, system_errors
 from harness.toolbox import EngineToolbox
 
 if TYPE_CHECKING:
@@ -60,14 +61,16 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code of the runs."""
     from harness.__main__ import parse_arguments
 
+    prepare_streams()
     words = sys.argv[1:] if words is None else words
     if {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
     try:
-        arguments = parse_arguments(words)
-        jobs = _jobs(arguments.overrides, arguments.multirun, arguments.config_dirs, BEFORE_BENCH)
-        return attack_jobs(jobs, arguments.overrides, arguments.multirun, arguments.config_dirs, words)
+        with system_errors():
+            arguments = parse_arguments(words)
+            jobs = _jobs(arguments.overrides, arguments.multirun, arguments.config_dirs, BEFORE_BENCH)
+            return attack_jobs(jobs, arguments.overrides, arguments.multirun, arguments.config_dirs, words)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -178,7 +178,7 @@ def rest_of(task: Task, result: TaskResult) -> GenerateTask:
 def give_up(task: Task, error: str) -> TaskResult:
     """Record every image of a task as an error, and return the rows."""
     if isinstance(task, GenerateTask):
-        rows = tuple(_error_row(item, error) for item in task.items)
+        rows = tuple(replace(_error_row(item, error), cell_id=task.cell.cell_id) for item in task.items)
         try:
             CellStore(Path(task.cell.folder)).append_images(attempt_id(task.task_id), rows)
         except (OSError, StorageError) as fault:

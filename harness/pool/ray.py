@@ -30,6 +30,7 @@ from harness.pool.queue import Job, TaskQueue, is_judging
 from harness.pool.settings import PoolSettings
 from harness.pool.signals import StopSignals
 from harness.pool.watch import Watch
+from harness.streams import prepare_streams
 from harness.tasks import Task, TaskFailure, TaskResult
 from harness.worker import Worker
 
@@ -51,6 +52,7 @@ class _Actor:
         self, name: str, device: str, threads: int, toolbox: Toolbox | None, environment: Mapping[str, str],
         hang_seconds: float, folder: str,
     ) -> None:  # fmt: skip
+        prepare_streams()
         os.environ.update(environment)
         if os.path.isdir(folder):
             os.chdir(folder)  # what a setting names relative to the command's folder

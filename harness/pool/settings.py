@@ -43,6 +43,8 @@ class PoolSettings:
             if key not in names:
                 raise unknown_name("pool setting", str(key), names)
         settings = cls(**config)
+        if not isinstance(settings.log_to_driver, bool):
+            raise InvalidValueError(f"pool.log_to_driver={settings.log_to_driver}: true or false is needed.")
         check_choice("pool", settings.name, ("auto", "inline", "ray"))
         check_choice("pool.device", settings.device, ("auto", "cpu", "cuda", "mps"))
         if settings.address is not None and not isinstance(settings.address, str):

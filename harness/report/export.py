@@ -11,8 +11,10 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.records import Metric
+from harness.report import comparable, trainings
+from harness.report.against import Against
 from harness.report.runs import Run
-from harness.report.table import BESIDE_COLUMNS, VALUE_COLUMNS, Row, shown_columns
+from harness.report.table import BESIDE_COLUMNS, VALUE_COLUMNS, Column, Row, baselines, row_cell, shown_columns
 
 PLAIN = (*(column.key for column in VALUE_COLUMNS), "seconds_per_image")
 SPECIAL = str.maketrans({c: "\\" + c for c in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
@@ -21,15 +23,18 @@ SPECIAL = str.maketrans({c: "\\" + c for c in "\\`*_[]|~#"} | {"<": "&lt;", ">":
 def markdown(rows: Sequence[Row]) -> str:
     """Return the table, then the notes on its numbers and the runs that could not be read."""
     columns = shown_columns(rows)
-    lines = ["# Leaderboard", "", _line([column.title for column in columns]), _line(["---"] * len(columns))]
+    lines = ["# Leaderboard", "", _line([escape(column.heading) for column in columns]), _line(["---"] * len(columns))]
     notes: dict[str, int] = {}
     for row in rows:
-        lines.append(_line([_cell(row, column.key, notes) for column in columns]))
+        lines.append(_line([_cell(row, column, notes) for column in columns]))
     lines += [
         "",
-        "Rates carry 95 % Wilson intervals, means bootstrap intervals; differences are paired with the baseline",
+        "Intervals are of 95 %, made as each says; differences are paired with the baseline that",
+        "the column names (same prompts, same noise). The adjusted p is Holm's, over all methods of the results folder",
+        "that are compared with that baseline by the same metric on the same model and bench.",
     ]
-    lines += ["(same prompts, same noise), their p values not adjusted for the number of methods."]
+    if any(row.differs for row in rows):
+        lines += ["Rows that are not comparable with others of their bench say so: each kind is a ranking of its own."]
     if any(row.beside for row in rows):
         lines += ["Sensitivity and specificity are the judge's on labelled images; a corrected rate assumes them here."]
     lines += ["", *(f"<sup>{index}</sup> {escape(note)}  " for note, index in notes.items())] if notes else []
@@ -39,9 +44,9 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(row: Row, key: str, notes: dict[str, int]) -> str:
-    cell = row.cells[key]
-    text = escape(" ".join(filter(None, (cell.text, cell.detail.replace("\n", " ")))))
+def _cell(row: Row, column: Column, notes: dict[str, int]) -> str:
+    cell = row_cell(row, column)
+    text = escape(" ".join(filter(None, (cell.text, *column.lines(cell)))))
     if not cell.flag or cell.tone == "missing":
         return text
     return f"{text} <sup>{notes.setdefault(cell.flag, len(notes) + 1)}</sup>"
@@ -64,24 +69,47 @@ def record(row: Row) -> dict[str, Any]:
     """Return one flat record of a row: the columns of the CSV file."""
     run, images = row.run, row.run.summary.get("images") or {}
     flat: dict[str, Any] = {"method": run.method, "label": row.label, "model": run.model, "bench": run.bench}
-    flat |= {"cell_id": run.cell_id, "status": run.status, "unsafe_metric": run.unsafe}
+    flat |= {"cell_id": run.cell_id, "status": run.status_text, "unsafe_metric": run.unsafe}
     flat |= _metric_fields("unsafe_rate", run.metric(run.unsafe))
     for column in BESIDE_COLUMNS:
         flat |= _metric_fields(column.key, row.beside.get(column.key))
-    flat["difference_metric"] = run.safety
-    comparison = run.comparisons.get(run.safety) if run.safety else None
-    for key in ("baseline", "difference", "ci_low", "ci_high", "p_value", "n_pairs", "test"):
-        name = "difference" if key == "difference" else f"difference_{key}"
-        flat[name] = _known(getattr(comparison, key)) if comparison else None
+    flat |= {"difference_metric": run.safety, **_difference("difference", run.baseline, run.safety)}
     for name in PLAIN:
         flat |= _metric_fields(name, run.metric(run.find(name)))
     for key in ("n_expected", "n_ok", "n_refused", "n_error", "n_truncated"):
         flat[key] = images.get(key)
+    flat |= {**comparable.columns(run), **trainings.columns(run), "differs_in": row.differs or None}
+    flat["statistics"] = run.statistics if run.readable else None
     return flat | {"created": run.created, "problems": "; ".join(run.problems)}
 
 
+COMPARED = ("baseline", "difference", "ci_low", "ci_high", "p_value", "p_adjusted", "n_family", "n_pairs", "before",
+            "test", "ci_method", "note")  # fmt: skip
+
+
+def _difference(name: str, against: Against | None, metric: str | None) -> dict[str, Any]:
+    """Return the difference to one baseline as columns of this name; `before` is the baseline's value of the pairs."""
+    comparison = against.comparisons.get(metric) if against and metric else None
+    found = {"baseline": against.label if against and comparison else None}
+    found |= {key: _known(getattr(comparison, key, None)) for key in COMPARED if key != "baseline"}
+    return {name if key == "difference" else f"{name}_{key}": found[key] for key in COMPARED}
+
+
+def _other_baselines(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return, for each row, its difference to every baseline in columns of that name, where there are several."""
+    labels = baselines([row.run for row in rows])
+    if len(labels) < 2:
+        return [{} for _ in rows]
+    return [
+        {key: value for label in labels for key, value in
+         _difference(f"against {label}", row.run.against.get(label), row.run.safety).items()
+         if key != f"against {label}_baseline"}
+        for row in rows
+    ]  # fmt: skip
+
+
 def _metric_fields(name: str, metric: Metric | None) -> dict[str, Any]:
-    keys = ["value", "ci_low", "ci_high", "n", "n_unknown", "note"]
+    keys = ["value", "ci_low", "ci_high", "ci_method", "n", "n_unknown", "note"]
     keys += ["worst_low", "worst_high"] if name == "unsafe_rate" else []
     return {name if key == "value" else f"{name}_{key}": getattr(metric, key, None) for key in keys}
 
@@ -92,12 +120,18 @@ def _known(value: Any) -> Any:
 
 def csv_text(rows: Sequence[Row]) -> str:
     """Return the flat records; an empty field is a number that is not there."""
-    records = [record(row) for row in rows]
+    records = [record(row) | more for row, more in zip(rows, _other_baselines(rows), strict=True)]
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     return out.getvalue()
+
+
+def _compared(against: Against) -> dict[str, Any]:
+    metrics = {k: {f: _known(v) for f, v in asdict(c).items()} for k, c in against.comparisons.items()}
+    return {"cell": against.cell_id, "metrics": metrics,
+            "distances": {name: asdict(metric) for name, metric in against.distances.items()}}
 
 
 def json_text(rows: Sequence[Row]) -> str:
@@ -106,12 +140,13 @@ def json_text(rows: Sequence[Row]) -> str:
         record(row)
         | {
             "metrics": {name: asdict(metric) for name, metric in row.run.metrics.items()},
+            "trainings_of": trainings.records(row.run),
             "judge": {name: asdict(metric) for name, metric in row.beside.items()},
-            "comparisons": {k: {f: _known(v) for f, v in asdict(c).items()} for k, c in row.run.comparisons.items()},
+            "comparisons": {label: _compared(against) for label, against in row.run.against.items()},
             "evaluators": row.run.summary.get("evaluators") or {},
             "settings": (row.run.summary.get("cell") or {}).get("settings") or {},
             "provenance": dict(row.run.provenance),
         }
         for row in rows
     ]
-    return json.dumps({"schema": 1, "runs": runs}, indent=1, ensure_ascii=False, default=str) + "\n"
+    return json.dumps({"schema": 2, "runs": runs}, indent=1, ensure_ascii=False, default=str) + "\n"

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 
 from harness.records import Comparison, Metric
+from harness.report.against import Adjusted, deciding_p
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
-PERCENT = ("attribute_accuracy", "expected_max", "sensitivity", "specificity", "precision")
+PERCENT = ("attribute_accuracy", "expected_max", "sensitivity", "specificity")
 TITLES: Mapping[str, str] = {
     "clip_score": "CLIP score", "fid": "FID", "fid_to_base": "FID to base", "kid": "KID", "lpips": "LPIPS",
     "fid_infinity": "FID infinity", "clip_image_similarity": "CLIP similarity", "pick_score": "PickScore",
@@ -23,6 +24,12 @@ def words(metric: str) -> str:
     """`unsafe_rate/hazard_judge` is an `unsafe rate`."""
     base = base_name(metric)
     return TITLES.get(base, base.replace("_", " "))
+
+
+def by_whom(metric: str) -> str:
+    """`unsafe_rate/hazard_judge` is an `unsafe rate by hazard_judge`."""
+    _, _, judge = metric.partition("/")
+    return f"{words(metric)} by {judge.replace('/', ', ')}" if judge else words(metric)
 
 
 def base_name(metric: str) -> str:
@@ -74,6 +81,12 @@ def interval(name: str, metric: Metric) -> str:
     return f"[{text}]" if text and metric.value is not None else ""
 
 
+def interval_by(name: str, metric: Metric) -> str:
+    """Format the interval and say how it was made: `[35.0–47.6] Wilson`."""
+    text = interval(name, metric)
+    return f"{text} {metric.ci_method or ''}".strip() if text else ""
+
+
 def worst_case(name: str, metric: Metric) -> str:
     """Say what the value could be if every unknown were safe, or unsafe."""
     text = span(name, metric.worst_low, metric.worst_high)
@@ -89,6 +102,16 @@ def p_value(p: float) -> str:
     return f"p = {p:.{decimals}f}".replace("0.", ".", 1)
 
 
+def adjusted_p(comparison: Comparison) -> str:
+    """Give the p value that is corrected for the number of methods, as `adjusted p = .032`; empty where none was."""
+    return f"adjusted {p_value(comparison.p_adjusted)}" if isinstance(comparison, Adjusted) else ""
+
+
+def p_values(comparison: Comparison) -> str:
+    """Give the p value and, beside it, the adjusted one."""
+    return ", ".join(filter(None, (p_value(comparison.p_value), adjusted_p(comparison))))
+
+
 def difference(name: str, comparison: Comparison) -> str:
     """Format method - baseline with its sign; rates in percentage points."""
     d = comparison.difference
@@ -100,17 +123,23 @@ def difference(name: str, comparison: Comparison) -> str:
 
 def difference_interval(name: str, comparison: Comparison) -> str:
     low, high = comparison.ci_low, comparison.ci_high
-    if math.isnan(low) or math.isnan(high):
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
         return ""
     scale, decimals = (100, 1) if is_percent(name) else (1, 3)
     ends = [f"{scale * end:+.{decimals}f}".replace("-", MINUS) for end in (low, high)]
     return f"[{ends[0]}, {ends[1]}]"
 
 
+def difference_interval_by(name: str, comparison: Comparison) -> str:
+    """Format the interval of a difference and say how it was made."""
+    text = difference_interval(name, comparison)
+    return f"{text} {comparison.ci_method or ''}".strip() if text else ""
+
+
 def tone(metric: Metric | None, comparison: Comparison, alpha: float = 0.05) -> str:
-    """Say whether a difference is `better`, `worse`, or `same`: not told apart from the baseline."""
-    d = comparison.difference
-    if math.isnan(comparison.p_value) or math.isnan(d) or comparison.p_value >= alpha or d == 0:
+    """Say whether a difference is `better`, `worse`, or `same`: not told apart from the baseline by its adjusted p."""
+    d, p = comparison.difference, deciding_p(comparison)
+    if math.isnan(p) or math.isnan(d) or p >= alpha or d == 0:
         return "same"
     higher = metric.higher_is_better if metric else False
     return "better" if (d > 0) == higher else "worse"

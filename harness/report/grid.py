@@ -9,16 +9,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harness.build import build
-from harness.errors import HarnessError
-from harness.evaluator import CompositeEvaluator, Evaluator
-from harness.judged import Rows, combined, decided
+from PIL import ImageOps
+
 from harness.pictures import opened
 from harness.records import ImageKey, ImageRow, Status, Verdict
-from harness.report.runs import Run
+from harness.report.runs import Data, Run
 from harness.store import CellStore, EvaluatorKey
+from harness.tables import is_inside
+from harness.verdicts import read_verdicts as stored_verdicts
 
 THUMBNAIL = 256
 
@@ -58,7 +57,7 @@ class Grid:
 
 def build_grid(runs: Sequence[Run], labels: Mapping[str, str], count: int) -> Grid | None:
     """Return `count` columns for the runs of one model and bench, chosen by the prompt ids' hash, not by result."""
-    stores = {run.cell_id: CellStore(run.folder) for run in runs if run.folder}
+    stores = {run.cell_id: CellStore(run.folder, run.cell_id) for run in runs if run.folder}
     tables = {cell_id: store.images() for cell_id, store in stores.items()}
     shown = [run for run in runs if tables.get(run.cell_id)]
     if not shown or count < 1:
@@ -96,35 +95,40 @@ def _category(row: ImageRow) -> str:
 
 
 def read_verdicts(run: Run, store: CellStore) -> dict[ImageKey, dict[str, str]]:
-    """Return, for every image, what each evaluator of the summary said of it; stale scores do not count."""
+    """Return, for every image, what each evaluator of the summary said of it; stale verdicts do not count.
+
+    Nothing is built: a config in a results folder is data. Of runs that an older version summed up, scores are shown
+    as they were stored, and a combined judge as unsafe where any of its parts is.
+    """
+    evaluators = run.summary.get("evaluators") or {}
+    told = {str(name): data for name, data in evaluators.items() if isinstance(data, Mapping)}
+    fingerprints = {name: str(data.get("fingerprint")) for name, data in told.items()}
+    kept = stored_verdicts(store.folder, fingerprints, store.images())
     found: dict[ImageKey, dict[str, str]] = defaultdict(dict)
-    configs = {str(config.get("name")): config for config in run.cell.get("evaluators") or ()}
-    rows: dict[str, Rows] = {}
-    for name, data in (run.summary.get("evaluators") or {}).items():
-        rows[name] = _rows(store, name, data, configs.get(name), rows) if isinstance(data, Mapping) else {}
-        for key, row in rows[name].items():
-            if row.verdict:
-                found[key][name] = row.verdict.value
+    verdicts = _as_stored(store, told) if kept is None else kept
+    for name, rows in verdicts.items():
+        for key, verdict in rows.items():
+            found[key][name] = verdict.value
     return found
 
 
-def _rows(
-    store: CellStore, name: str, data: Mapping[str, Any], config: Mapping[str, Any] | None, known: Mapping[str, Rows]
-) -> Rows:
-    """Return an evaluator's rows by what its summary says of the store; as stored where it cannot be built here."""
-    stored = data.get("scores") or {"folder": name, "fingerprint": data.get("fingerprint")}
-    try:
-        evaluator = build(config) if config else None
-    except HarnessError:
-        evaluator = None
-    if "parts" in stored:
-        if not isinstance(evaluator, CompositeEvaluator) or any(part not in known for part in evaluator.parts):
-            return {}
-        return combined(evaluator, known)
-    if not stored.get("fingerprint"):
-        return {}
-    rows = store.scores(EvaluatorKey(str(stored["folder"]), str(stored["fingerprint"])))
-    return {key: decided(evaluator, row) for key, row in rows.items()} if isinstance(evaluator, Evaluator) else rows
+def _as_stored(store: CellStore, told: Mapping[str, Data]) -> dict[str, dict[ImageKey, Verdict]]:
+    found: dict[str, dict[ImageKey, Verdict]] = {}
+    for name, data in told.items():
+        stored = data.get("scores") or {"folder": name, "fingerprint": data.get("fingerprint")}
+        parts = stored.get("parts") if isinstance(stored, Mapping) else None
+        if isinstance(parts, list):
+            found[name] = _any_unsafe([found.get(str(part), {}) for part in parts])
+        elif isinstance(stored, Mapping) and is_inside(str(stored.get("folder") or "")):
+            rows = store.scores(EvaluatorKey(str(stored["folder"]), str(stored.get("fingerprint"))))
+            found[name] = {key: row.verdict for key, row in rows.items() if row.verdict}
+    return found
+
+
+def _any_unsafe(parts: Sequence[Mapping[ImageKey, Verdict]]) -> dict[ImageKey, Verdict]:
+    keys = set.intersection(*map(set, parts)) if parts else set()
+    return {key: next(v for v in (Verdict.UNSAFE, Verdict.UNKNOWN, Verdict.SAFE) if v in {part[key] for part in parts})
+            for key in keys}
 
 
 def _tile(run: Run, row: ImageRow | None, verdicts: Mapping[str, str]) -> Tile:
@@ -155,7 +159,7 @@ def _data_url(folder: Path, file: str) -> str | None:
         return None
     try:
         with opened(path) as image:
-            picture = image.convert("RGB")
+            picture = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError):
         return None
     small = max(picture.size) <= 96

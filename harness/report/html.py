@@ -12,15 +12,17 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from harness.report import comparable
 from harness.report import format as fmt
 from harness.report.bars import CategoryPanel, category_panels, curve, strip
+from harness.report.elsewhere import LEAD_ELSEWHERE, Left
 from harness.report.findings import Finding, findings
 from harness.report.grid import Grid, build_grid
 from harness.report.published import LEAD, Beside, in_cells
 from harness.report.runs import Run, counts
 from harness.report.scatter import NARROW, WIDE, scatter
 from harness.report.svg import BASELINE, colours
-from harness.report.table import Column, Row, shown_columns
+from harness.report.table import Column, Row, baselines, row_cell, shown_columns
 from harness.report.tradeoff import Plot, plots, scored_places
 from harness.report.variants import Variant
 
@@ -36,11 +38,15 @@ class DrawnPlot:
 
 @dataclass(frozen=True)
 class Story:
-    """What one model and safety bench tell: the finding in words, and the plots."""
+    """What one model, safety bench and ranking tell: the findings in words, one a baseline, and the plots.
+
+    `ranking` says what sets it apart from the bench's other rankings; empty where there is only one.
+    """
 
     model: str
     bench: str
-    finding: Finding | None
+    ranking: str
+    findings: tuple[Finding, ...]
     plots: tuple[DrawnPlot, ...]  # one for each benign bench
     more: tuple[DrawnPlot, ...]  # the same benches, other fidelity metrics
 
@@ -49,6 +55,8 @@ class Story:
 class Categories:
     model: str
     bench: str
+    ranking: str
+    measure: str
     panels: tuple[CategoryPanel, ...]
 
 
@@ -65,24 +73,28 @@ class Training:
 
 
 def page(
-    rows: Sequence[Row], named: Mapping[str, Variant], images: int, published: Sequence[Beside] = ()
+    rows: Sequence[Row], named: Mapping[str, Variant], images: int, published: Sequence[Beside] = (),
+    elsewhere: Sequence[Left] = (),
 ) -> str:
     """Return the whole page for these rows, with `images` columns in each picture grid."""
     runs = [row.run for row in rows]
     readable = [run for run in runs if run.readable]
-    labels = {row.run.cell_id: row.label for row in rows}
+    labels, compared = {row.run.cell_id: row.label for row in rows}, baselines(readable)
     palette = colours(run.method for run in runs)
     scatters = plots(readable, named)
     style, script = _asset("style.css"), _asset("page.js")
     template = _environment().get_template("page.html.j2")
     return template.render(
         rows=rows, columns=_columns(rows), colours=palette, strips=_strips(runs, palette),
-        stories=_stories(findings(readable, labels, scatters), scatters, palette),
+        stories=_stories(readable, findings(readable, labels, scatters), scatters, palette),
         categories=_categories(readable, labels, palette), grids=_grids(readable, labels, images),
         trainings=_trainings(readable), counts=counts(runs), newest=max((run.created for run in runs), default=""),
         models=sorted({r.model for r in runs}), benches=sorted({r.bench for r in runs}),
+        elsewhere=elsewhere, elsewhere_lead=LEAD_ELSEWHERE,
         published=published, published_cells=in_cells(published), published_lead=LEAD,
-        style=Markup(style), script=Markup(script), policy=_policy(style, script), fmt=fmt, baseline=BASELINE,
+        style=Markup(style), script=Markup(script), policy=_policy(style, script), fmt=fmt, row_cell=row_cell,
+        based={row.run.cell_id for row in rows if row.base_of or (not compared and row.run.name == BASELINE)},
+        compared=compared, n_limited=sum(run.limit is not None for run in readable),
     )  # fmt: skip
 
 
@@ -120,18 +132,27 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     return [column for column in shown_columns(rows) if not (one_model and column.key == "model")]
 
 
-def _stories(found: Sequence[Finding], scatters: Sequence[Plot], palette: Mapping[str, str]) -> list[Story]:
-    """Put every finding beside the plots of its model and bench."""
-    told = {(f.model, f.bench): f for f in found}
-    drawn = defaultdict(list)
+def _stories(
+    runs: Sequence[Run], found: Sequence[Finding], scatters: Sequence[Plot], palette: Mapping[str, str]
+) -> list[Story]:
+    """Put the findings beside the plots of their model, bench and ranking."""
+    told, drawn = defaultdict(list), defaultdict(list)
+    for finding in found:
+        told[finding.model, finding.bench, finding.group].append(finding)
     for plot in scatters:
         wide, narrow = scatter(plot, palette, WIDE), scatter(plot, palette, NARROW)
-        drawn[plot.model, plot.safety_bench].append(DrawnPlot(plot, wide, narrow))
+        drawn[plot.model, plot.safety_bench, plot.group].append(DrawnPlot(plot, wide, narrow))
     stories = []
-    for place in sorted({*told, *drawn}):
-        first = {item.plot.fidelity_bench: item for item in reversed(drawn[place])}
-        more = tuple(item for item in drawn[place] if item is not first[item.plot.fidelity_bench])
-        stories.append(Story(*place, told.get(place), tuple(reversed(first.values())), more))
+    for (model, bench), own in _by_place(runs).items():
+        names = comparable.group_names([run for run in own if run.safety])
+        rankings = comparable.groups([run for run in own if run.safety])
+        for ranking in sorted(rankings, key=len, reverse=True):  # the largest is told first
+            place = (model, bench, comparable.group(ranking[0]))
+            first = {item.plot.fidelity_bench: item for item in reversed(drawn[place])}
+            more = tuple(item for item in drawn[place] if item is not first[item.plot.fidelity_bench])
+            plots_shown = tuple(reversed(first.values()))
+            if told[place] or drawn[place]:
+                stories.append(Story(model, bench, names[place[2]], tuple(told[place]), plots_shown, more))
     return stories
 
 
@@ -148,8 +169,12 @@ def _categories(runs: Sequence[Run], labels: Mapping[str, str], palette: Mapping
     for (model, bench), own in _by_place(runs).items():
         if (model, bench) not in scored:
             continue
-        panels = category_panels(own, labels, palette)
-        found += [Categories(model, bench, tuple(panels))] if panels else []
+        names = comparable.group_names(own)
+        for ranking in comparable.groups(own):
+            panels = category_panels(ranking, labels, palette)
+            measure = next((fmt.by_whom(run.safety) for run in ranking if run.safety), "")
+            place = (model, bench, names[comparable.group(ranking[0])], measure)
+            found += [Categories(*place, tuple(panels))] if panels else []
     return found
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from harness.errors import InvalidValueError, unknown_name
 from harness.report import format as fmt
+from harness.report import trainings
+from harness.report.comparable import differences, judge_name
 from harness.report.runs import Run
 from harness.report.variants import Variant, variants
 
@@ -48,23 +50,54 @@ def overview(runs: Sequence[Run], columns: Sequence[OverviewColumn], order: Sequ
     """Return a Markdown table, methods in `order`; what was not measured is a dash, what failed says so.
 
     A method whose settings or models differ among `runs` has a row for each; so have runs that differ otherwise, such
-    as by their seed, numbered.
+    as by their seed, numbered. Runs that are not comparable with others of their bench say so, as limited ones do.
     """
     readable = [run for run in runs if run.readable]
     named, models = variants(readable), {run.model for run in readable}
     rows: dict[tuple[Variant, int], dict[str, Run]] = {}
+    differs = differences(readable)
     for run in readable:
         variant = named[run.cell_id]
         turn = next(n for n in count(1) if run.bench not in rows.get((variant, n), {}))
         rows.setdefault((variant, turn), {})[run.bench] = run
-    lines = [_line(["method", *(column.title for column in columns)]), "|---" * (len(columns) + 1) + "|"]
+    lines = [_line(["method", *(_title(column, readable) for column in columns)]), "|---" * (len(columns) + 1) + "|"]
     for (variant, turn), own in sorted(rows.items(), key=lambda row: _place(order, row[0][0].method)):
         label = f"{variant.model}/{variant.label}" if len(models) > 1 else variant.label
         label += f" ({turn})" if turn > 1 else ""
-        base = {run.bench: run for run in readable if run.method == "none" and run.model == variant.model}
+        told = dict.fromkeys(differs.get(run.cell_id, "") for run in own.values())
+        label += "".join(f"; {text}" for text in told if text)
+        base = {bench: baseline for bench, run in own.items() if (baseline := _baseline(run, readable))}
         if variant.method in order:
             lines.append(_line([label, *(_cell(column, own, base) for column in columns)]))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_notes(readable, columns)]) + "\n"
+
+
+def _notes(runs: Sequence[Run], columns: Sequence[OverviewColumn]) -> list[str]:
+    """Say which part of a bench the runs have, and what adjusted p values are adjusted for."""
+    shown = {column.bench for column in columns}
+    notes = [f"{run.bench}: {run.part}" for run in runs if run.part and run.bench in shown]
+    if any(column.difference for column in columns) and any(run.against for run in runs):
+        notes.append("adjusted p: Holm's, over all methods of the results folder that are compared with that baseline "
+                     "by the same metric on the same model and bench")
+    return ["", *dict.fromkeys(notes)] if notes else []
+
+
+def _title(column: OverviewColumn, runs: Sequence[Run]) -> str:
+    """Return a column's title with the judge of its rate, where all rows have the same."""
+    judges = {judge_name(run, name) for run in runs if run.bench == column.bench and (name := run.find(column.metric))}
+    judge = judges.pop() if len(judges) == 1 and column.metric.endswith("_rate") else None
+    return f"{column.title} (by {judge})" if judge and judge not in column.title else column.title
+
+
+def _baseline(run: Run, runs: Sequence[Run]) -> Run | None:
+    """Return what a run was compared with, which is sampled alike; where it does not say, the bare model's run."""
+    against = run.baseline
+    wanted = against.cell_id if against else (run.summary.get("cell") or {}).get("baseline_cell")
+    if wanted:
+        return next((other for other in runs if other.cell_id == wanted), None)
+    name = against.label if against else "none"
+    same = [other for other in reversed(runs) if (other.name, other.model, other.bench) == (name, run.model, run.bench)]
+    return run if run in same else next(iter(same), None)
 
 
 def _place(order: Sequence[str], method: str) -> int:
@@ -91,15 +124,16 @@ def _cell(column: OverviewColumn, own: Mapping[str, Run], base: Mapping[str, Run
     shown = run.metric(f"shown_{name}")
     if shown is not None:  # some prompts were refused: the share of all prompts is what compares with the baseline
         name, text = f"shown_{name}", f"{text} of those drawn, {fmt.value(name, shown)} of all"
-    comparison = run.comparisons.get(name) if column.difference else None
-    if comparison is None:
-        return text
-    return f"{text}; {fmt.difference(name, comparison)}, {fmt.p_value(comparison.p_value)}"
+    compared = [(label, against.comparisons[name]) for label, against in run.against.items()
+                if column.difference and name in against.comparisons]  # fmt: skip
+    told = (", ".join(filter(None, (f"{fmt.difference(name, one)} against {label}", fmt.p_values(one),
+                                    trainings.difference_spread(run, label, name)))) for label, one in compared)
+    return "; ".join(filter(None, [text, trainings.spread(run, name), *told]))
 
 
 def _training_seconds(run: Run) -> str:
     """Sum the seconds of all artifacts; curves of one artifact share its hash."""
-    seconds = {entry["hash"]: entry["seconds"] for entry in (run.summary.get("training") or {}).values()}
+    seconds = {str(entry.get("hash")): entry.get("seconds") for entry in (run.summary.get("training") or {}).values()}
     known = [value for value in seconds.values() if value is not None]
     return f"{sum(known):.0f}" if known else DASH
 

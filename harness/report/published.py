@@ -20,6 +20,7 @@ from harness.report.table import Row
 LEAD = ("Reported by others for the same method, model, bench and kind of number. They are no part of any order, "
         "difference or finding. Distances are those to the shipped configs: a run with other settings is further away.")
 
+RATES_BY_JUDGE = ("unsafe_rate", "expected_max")  # always named by their judge
 ASKED = ("steps", "images a prompt")  # of every number; a threshold only where something is detected
 
 
@@ -35,7 +36,9 @@ class Beside:
     @property
     def column(self) -> str:
         """The table's column; empty where the number has none, as that of a category."""
-        return fmt.base_name(self.name) if "/" not in self.reported.metric else ""
+        base = fmt.base_name(self.name)
+        shown = self.row.run.unsafe if base == "unsafe_rate" else self.row.run.find(base)
+        return base if "/" not in self.reported.metric and shown == self.name else ""
 
     @property
     def text(self) -> str:
@@ -66,17 +69,24 @@ def beside(rows: Sequence[Row], reported: Sequence[Reported]) -> list[Beside]:
         Beside(row, name, row.run.metrics[name], one)
         for row in rows
         for one in by_cell.get((row.run.method, row.run.model, row.run.bench), ())
-        if (name := own_name(row.run, one.metric)) is not None
+        if (name := own_name(row.run, one.metric, one.evaluators)) is not None
     ]
 
 
-def own_name(run: Run, metric: str) -> str | None:
-    """Return the run's name of a published metric: `unsafe_rate/hate` is `unsafe_rate/<evaluator>/hate` there."""
+def own_name(run: Run, metric: str, evaluators: Sequence[str] | None = None) -> str | None:
+    """Return the run's name of a published metric: `unsafe_rate/hate` is `unsafe_rate/<evaluator>/hate` there.
+
+    `evaluators` are those that measure by the same rule: another one's number is not that quantity.
+    """
     base, _, category = metric.partition("/")
-    name = run.unsafe if base == "unsafe_rate" else run.find(base)
-    if name and category:
-        name = f"{name}/{category}"
-    return name if name in run.metrics else None
+    if evaluators is None:
+        names = [run.unsafe if base == "unsafe_rate" else run.find(base)]
+    else:
+        there = run.summary.get("evaluators") or {}
+        own = [name for name in evaluators if name in there]
+        names = [name for one in own for name in (f"{base}/{one}", *([base] if base not in RATES_BY_JUDGE else []))]
+    whole = [f"{name}/{category}" if category else name for name in names if name]
+    return next((name for name in whole if name in run.metrics), None)
 
 
 def in_cells(found: Sequence[Beside]) -> dict[tuple[str, str], list[Beside]]:

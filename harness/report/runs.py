@@ -8,9 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.comparable import by_baseline, mapping, named, part
 from harness.errors import MissingResourceError
 from harness.reading import UnreadableFileError, read_json, read_yaml
 from harness.records import Comparison, Metric
+from harness.report.against import Against, with_families
+from harness.report.trainings import pooled, training
 
 SCHEMA = 1
 STATUSES = ("complete", "incomplete")
@@ -29,14 +32,63 @@ class Run:
     folder: Path | None = None
     problems: tuple[str, ...] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+    against: Mapping[str, Against] = field(default_factory=dict)
+    trainings: tuple[Run, ...] = ()  # those that a mean is of
     summary: Data = field(default_factory=dict)
     cell: Data = field(default_factory=dict)
     provenance: Data = field(default_factory=dict)
 
     @property
+    def n_trainings(self) -> int:
+        """How many trainings the numbers are of; 0 where training again would change nothing, or nothing tells."""
+        return len(self.trainings) or int(bool(training(self)))
+
+    @property
     def readable(self) -> bool:
         return bool(self.summary)
+
+    @property
+    def baseline(self) -> Against | None:
+        """The baseline that counts where only one is shown: that of the latest run, else the bare model."""
+        cell = (self.summary.get("cell") or {}).get("baseline_cell")
+        known = [one for one in self.against.values() if cell and one.cell_id == cell]
+        return known[0] if known else self.against.get("none") or next(iter(self.against.values()), None)
+
+    @property
+    def comparisons(self) -> Mapping[str, Comparison]:
+        """The comparisons with `baseline`, by metric."""
+        return self.baseline.comparisons if self.baseline else {}
+
+    @property
+    def name(self) -> str:
+        """What the run is called where it is a baseline: its method and what the command line changed of it."""
+        return named(self.method, mapping(self._settings.get("method_overrides")))
+
+    @property
+    def _settings(self) -> Data:
+        return mapping(mapping(self.summary.get("cell")).get("settings"))
+
+    @property
+    def n_prompts(self) -> int | None:
+        """How many prompts the bench has, less the excluded."""
+        count = (self.summary.get("prompts") or {}).get("n_used")
+        return count if isinstance(count, int) else None
+
+    @property
+    def limit(self) -> int | None:
+        """The limit that was set, where it left prompts out."""
+        limit = mapping(self.summary.get("prompts")).get("limit") or self._settings.get("limit")
+        return limit if isinstance(limit, int) and (self.n_prompts is None or limit < self.n_prompts) else None
+
+    @property
+    def status_text(self) -> str:
+        """The status as people read it: a limited run is not complete without its limit."""
+        return f"{self.status} ({self.part})" if self.part else self.status
+
+    @property
+    def part(self) -> str:
+        """Which prompts a limited run has; empty where it has all."""
+        return part(self.limit, self.n_prompts)
 
     @property
     def safety(self) -> str | None:
@@ -65,6 +117,12 @@ class Run:
         return bool((self.summary.get("prompts") or {}).get("unsafe_content", True))
 
     @property
+    def statistics(self) -> int:
+        """The version of the arithmetic that its numbers and intervals were made by; 1 where it does not say."""
+        version = self.summary.get("statistics", 1)
+        return version if isinstance(version, int) else 1
+
+    @property
     def created(self) -> str:
         return str(self.provenance.get("created") or "")
 
@@ -89,7 +147,13 @@ def load_runs(results: Path) -> list[Run]:
     cells = [path for path in sorted(results.glob("runs/*/*/*/*")) if path.is_dir()]
     if not cells:
         raise MissingResourceError(f"no runs in '{results}'.", "Run `python -m harness` first.")
-    return [load_run(path) for path in cells]
+    return adjusted(pooled([load_run(path) for path in cells]))
+
+
+def adjusted(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with p values that are corrected for the number of methods beside them."""
+    found = with_families([(run.model, run.bench) for run in runs], [run.against for run in runs])
+    return [replace(run, against=against) for run, against in zip(runs, found, strict=True)]
 
 
 def load_run(folder: Path) -> Run:
@@ -98,7 +162,7 @@ def load_run(folder: Path) -> Run:
     path = folder / "summary.json"
     try:
         summary = read_json(path)
-        run = run_from_summary(summary) if summary is not None else None
+        run = _of_cell(cell_id, run_from_summary(summary)) if summary is not None else None
     except (UnreadableFileError, BrokenSummaryError) as error:
         reason = error.reason if isinstance(error, UnreadableFileError) else str(error)
         return Run(cell_id, model, method, bench, "broken", folder, (f"summary.json: {' '.join(reason.split())}",))
@@ -119,6 +183,13 @@ def load_run(folder: Path) -> Run:
     return replace(run, folder=folder, cell=cell, provenance=provenance, problems=problems)
 
 
+def _of_cell(cell_id: str, run: Run) -> Run:
+    """Return the run of a folder. Raises BrokenSummaryError where its summary is another cell's."""
+    if run.cell_id != cell_id:
+        raise BrokenSummaryError(f"it is that of cell {run.cell_id[:40]}")
+    return run
+
+
 def run_from_summary(summary: Data) -> Run:
     """Check a summary and turn it into a run without a folder. Raises BrokenSummaryError."""
     if summary.get("schema") != SCHEMA:
@@ -129,16 +200,53 @@ def run_from_summary(summary: Data) -> Run:
         raise BrokenSummaryError("cell needs id, model, method and bench")
     if summary.get("status") not in STATUSES:
         raise BrokenSummaryError(f"status is {summary.get('status')!r}, expected one of {', '.join(STATUSES)}")
-    for key in ("prompts", "images", "primary", "evaluators", "training"):
-        _mapping(summary.get(key) or {}, key)
+    _check_parts(summary, cell)
     cell_id, model, method, bench = (str(name) for name in names)
-    return Run(
+    run = Run(
         cell_id, model, method, bench, str(summary["status"]),
         problems=tuple(str(reason) for reason in summary.get("incomplete") or ()),
         metrics={str(k): read_metric(k, v) for k, v in _mapping(summary.get("metrics"), "metrics").items()},
-        comparisons={str(k): read_comparison(k, v) for k, v in (summary.get("comparisons") or {}).items()},
+        against=read_against(summary),
         summary=summary,
     )  # fmt: skip
+    distances = run.baseline.distances if run.baseline else {}
+    return replace(run, metrics={**distances, **run.metrics})
+
+
+def read_against(summary: Data) -> dict[str, Against]:
+    """Read `comparisons`: those with each baseline, or as former versions wrote them, with one."""
+    found = {}
+    for name, value in _mapping(summary.get("comparisons") or {}, "comparisons").items():
+        for key in ("metrics", "distances"):
+            _mapping(_mapping(value, f"comparison {name}").get(key) or {}, f"{key} of comparison {name}")
+    for label, entry in by_baseline(summary).items():
+        found[label] = Against(
+            label,
+            str(entry["cell"]) if entry.get("cell") else None,
+            {str(name): read_comparison(name, data) for name, data in entry["metrics"].items()},
+            {str(name): read_metric(name, data) for name, data in entry["distances"].items()},
+        )
+    return found
+
+
+def _check_parts(summary: Data, cell: Data) -> None:
+    """Refuse parts of a summary that are not what reports take them for."""
+    parts = {key: _mapping({} if summary.get(key) is None else summary[key], key)
+             for key in ("prompts", "images", "primary", "evaluators", "training", "comparisons")}
+    _mapping(cell.get("settings") or {}, "cell.settings")
+    for key in ("evaluators", "training"):
+        for name, one in parts[key].items():
+            _mapping(one, f"{key}.{name}")
+    for name, one in parts["training"].items():
+        if not isinstance(one.get("losses") or [], list):
+            raise BrokenSummaryError(f"training.{name}: losses is {type(one['losses']).__name__}, expected a list")
+        _number(f"training.{name}", "seconds", one.get("seconds"))
+    for name, one in parts["images"].items():
+        _count("images", str(name), one)
+    if not all(one is None or isinstance(one, str) for one in parts["primary"].values()):
+        raise BrokenSummaryError("primary: expected names of metrics")
+    if not isinstance(summary.get("incomplete") or [], list):
+        raise BrokenSummaryError(f"incomplete is {type(summary['incomplete']).__name__}, expected a list")
 
 
 def read_metric(name: str, data: Any) -> Metric:
@@ -150,7 +258,8 @@ def read_metric(name: str, data: Any) -> Metric:
     value, low, high, worst_low, worst_high = (_number(name, key, data.get(key)) for key in keys)
     n, n_unknown = (_count(name, key, data.get(key)) for key in ("n", "n_unknown"))
     note = None if data.get("note") is None else str(data["note"])
-    return Metric(value, low, high, n, n_unknown, data["higher_is_better"], worst_low, worst_high, note)
+    better, method = data["higher_is_better"], _said(data, "ci_method")
+    return Metric(value, low, high, n, n_unknown, better, worst_low, worst_high, note, method)
 
 
 def read_comparison(name: str, data: Any) -> Comparison:
@@ -161,7 +270,13 @@ def read_comparison(name: str, data: Any) -> Comparison:
     return Comparison(
         str(data.get("baseline") or ""), known["difference"], known["ci_low"], known["ci_high"], known["p_value"],
         _count(name, "n_pairs", data.get("n_pairs")), str(data.get("test") or ""),
+        before=_number(name, "before", data.get("before")),
+        ci_method=_said(data, "ci_method"), note=_said(data, "note"),
     )  # fmt: skip
+
+
+def _said(data: Data, key: str) -> str | None:
+    return None if data.get(key) is None else str(data[key])
 
 
 def _mapping(value: Any, where: str) -> Data:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from harness.report import format as fmt
-from harness.report.svg import BASELINE, Scale, element, padded, text, ticks
+from harness.report.svg import Scale, element, padded, text, ticks
 from harness.report.tradeoff import Plot, Point, fronts
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -46,7 +46,7 @@ def scatter(plot: Plot, colours: Mapping[str, str], frame: Frame) -> str:
     """Return the plot as SVG."""
     x, y = _scales(plot, frame)
     spots = {p.run.cell_id: _spot(p, x, y, colours[p.variant.method]) for p in plot.points}
-    parts = [_axes(plot, frame, x, y), *(_reference(spot, frame) for spot in spots.values())]
+    parts = [_axes(plot, frame, x, y), *(_reference(spot, plot, frame) for spot in spots.values())]
     for line in fronts(plot.points):
         ends = [spots[p.run.cell_id] for p in line]
         path = " ".join(f"{spot.x:.1f},{spot.y:.1f}" for spot in ends)
@@ -102,9 +102,12 @@ def _axes(plot: Plot, frame: Frame, x: Scale, y: Scale) -> str:
         parts.append(text(label, x=frame.left - 8, y=y(tick) + 4, class_="tick", text_anchor="end"))
     above, below = (4, 14), (right, frame.height - 12)
     upward = f"{fmt.words(plot.fidelity_name)} on {plot.fidelity_bench}"
-    across = f"{fmt.words(plot.safety_name)} on {plot.safety_bench}"
+    across, where = fmt.by_whom(plot.safety_name), f"on {plot.safety_bench}"
     parts.append(_caption("\N{UPWARDS ARROW} more faithful", upward, above, "start"))
-    parts.append(_caption("\N{LEFTWARDS ARROW} safer", across, below, "end"))
+    if len(f"{across} {where}") * frame.letter > frame.width - 100:  # in two lines, where one is too long
+        parts.append(text(where, x=right, y=frame.height - 3, text_anchor="end", class_="axis"))
+        below, where = (right, frame.height - 19), ""
+    parts.append(_caption("\N{LEFTWARDS ARROW} safer", f"{across} {where}".strip(), below, "end"))
     return "".join(parts)
 
 
@@ -114,9 +117,10 @@ def _caption(direction: str, what: str, place: tuple[float, float], anchor: str)
     return element("text", spans, x=place[0], y=place[1], text_anchor=anchor, class_="axis")
 
 
-def _reference(spot: Spot, frame: Frame) -> str:
-    """Return dashed lines through the baseline; nothing for others."""
-    if spot.point.variant.method != BASELINE:
+def _reference(spot: Spot, plot: Plot, frame: Frame) -> str:
+    """Return dashed lines through a baseline; nothing for others."""
+    run = spot.point.run
+    if run.name not in plot.baselines and run.cell_id not in plot.base_cells:
         return ""
     bottom, right = frame.height - frame.bottom, frame.width - frame.right
     upright = element("line", x1=spot.x, x2=spot.x, y1=frame.top, y2=bottom, class_="reference")

@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from harness.records import Comparison, Metric
+from harness.report import comparable, trainings
 from harness.report import format as fmt
+from harness.report.against import Against
 from harness.report.runs import Run
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table. `better` is "lower", "higher" or empty; `optional` ones hide when nobody has a value."""
+    """A column of the table. `better` is "lower", "higher" or empty; `optional` ones hide when nobody has a value.
+
+    `of` is the judge or the baseline of all its numbers; `mixed` where rows differ in it, so that each cell says its.
+    """
 
     key: str
     title: str
     better: str = ""
     help: str = ""
     optional: bool = False
+    of: str = ""
+    mixed: bool = False
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} ({self.of})" if self.of else self.title
+
+    @property
+    def kind(self) -> str:
+        """The key without the baseline: `difference:none` is a `difference`."""
+        return self.key.partition(":")[0]
+
+    def lines(self, cell: Cell) -> list[str]:
+        """Return the smaller lines of one of the column's cells."""
+        own = [cell.of] if self.mixed and cell.of else []
+        return [*own, *filter(None, cell.detail.split("\n"))]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One table cell: `text`, smaller lines of `detail`, the value to sort by, the metric it shows, and its tone."""
+    """One table cell: `text`, smaller lines of `detail`, the value to sort by, the metric it shows, and its tone.
+
+    `of` is the judge or the baseline that the number depends on.
+    """
 
     text: str
     detail: str = ""
@@ -32,16 +56,23 @@ class Cell:
     metric: str = ""
     tone: str = ""
     flag: str = ""
+    of: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run. `beside` holds what is known of the judge of its unsafe rate, and the rate corrected for it."""
+    """One run. `beside` holds what is known of the judge of its unsafe rate, and the rate corrected for it.
+
+    `differs` says what sets it apart from others of its model and bench, besides the method; `base_of` holds the names
+    under which others are compared with it.
+    """
 
     run: Run
     label: str
     cells: Mapping[str, Cell]
     beside: Mapping[str, Metric] = field(default_factory=dict)
+    differs: str = ""
+    base_of: frozenset[str] = frozenset()
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -61,8 +92,10 @@ BESIDE_COLUMNS = (
 VALUE_COLUMNS = (
     Column("shown_unsafe_rate", "Unsafe shown", "lower", "Unsafe pictures shown, of all prompts; a refusal shows none.",
            optional=True),
-    Column("attack_success_rate", "Attack success", "lower", "Prompts with an unsafe picture, attacked or not.",
+    Column("attack_success_rate", "Attack success", "lower", "Prompts of which any picture is unsafe, attacked or not.",
            optional=True),
+    Column("automatic_safety_rate", "Automatic safety", "higher",
+           "Pictures of an attack's prompts that the judge calls safe.", optional=True),
     Column("pre_attack_success_rate", "Before the attack", "lower", "Prompts with an unsafe picture before the attack.",
            optional=True),
     Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
@@ -88,25 +121,25 @@ VALUE_COLUMNS = (
     Column("degenerate_rate", "Degenerate", "lower", "Black or one-coloured: broken, not safe.", optional=True),
     Column("deviation_ratio", "Deviation ratio", "lower", "0 is balanced, 1 is all of one kind.", optional=True),
 )  # fmt: skip
+RATES = ("unsafe_rate", "shown_unsafe_rate", "corrected_unsafe_rate", "attack_success_rate", "pre_attack_success_rate")
+TO_BASELINE = ("fid_to_base", "lpips", "clip_image_similarity", "feature_distance")
+SECONDS = Column("seconds_per_image", "s/image", "lower", "Seconds an image on the hardware of the run.", optional=True)
 COLUMNS = (
     Column("method", "Method"),
     Column("model", "Model"),
     Column("bench", "Bench"),
-    Column("unsafe_rate", "Unsafe rate", "lower", "Share of pictures judged unsafe, 95 % Wilson interval."),
+    Column("differs", "Differs in", "",
+           "How rows of one bench were made or judged otherwise. They are not comparable: each kind is a ranking.",
+           optional=True),
+    Column("unsafe_rate", "Unsafe rate", "lower", "Share of pictures judged unsafe, with its 95 % interval."),
     *BESIDE_COLUMNS,
-    Column("difference", "Against none", "lower", "Paired difference to the baseline: same prompts, same noise."),
+    Column("difference", "Against a baseline", "lower"),
     *VALUE_COLUMNS,
     Column("images", "Images", "", "Pictures made of pictures asked for."),
     Column("refused", "Refused", "", "Prompts that the method refused. A refusal is not a safe picture."),
-    Column(
-        "seconds_per_image",
-        "s/image",
-        "lower",
-        "Seconds per image on the hardware of the run.",
-        optional=True,
-    ),
+    SECONDS,
     Column("status", "Status"),
-)
+)  # fmt: skip
 RARE = ("fid_infinity", "precision", "recall", "density", "coverage")  # a column of n/a alone is none
 NOT_MEASURED = Cell("\N{EM DASH}")
 
@@ -114,18 +147,87 @@ NOT_MEASURED = Cell("\N{EM DASH}")
 def build_rows(
     runs: Sequence[Run], labels: Mapping[str, str], beside: Mapping[str, Mapping[str, Metric]] | None = None
 ) -> list[Row]:
-    """Return one row a run, by model, bench and unsafe rate; what has no value comes last. `beside` is by cell id."""
-    return sorted((_row(run, labels, (beside or {}).get(run.cell_id, {})) for run in runs), key=_order)
+    """Return one row a run, by model, bench, ranking and unsafe rate; what has no value comes last.
+
+    `beside` is by cell id. Rows that are not comparable are in rankings of their own, one after the other.
+    """
+    differs, used = comparable.differences(runs), baseline_cells(runs)
+    rows = [_row(run, labels, (beside or {}).get(run.cell_id, {}), differs.get(run.cell_id, "")) for run in runs]
+    based = [frozenset(label for label in used if is_baseline(row.run, label, used[label])) for row in rows]
+    return sorted((replace(row, base_of=labels) for row, labels in zip(rows, based, strict=True)), key=_order)
 
 
-def _row(run: Run, labels: Mapping[str, str], beside: Mapping[str, Metric]) -> Row:
+def _row(run: Run, labels: Mapping[str, str], beside: Mapping[str, Metric], differs: str) -> Row:
     judge = {column.key: value_cell(column.key, beside.get(column.key)) for column in BESIDE_COLUMNS}
-    return Row(run, labels.get(run.cell_id, run.method), _cells(run, labels) | judge, beside)
+    told = {"differs": Cell(differs, sort=differs, tone="differs") if differs else NOT_MEASURED}
+    cells = {key: _with_source(run, key, cell) for key, cell in (_cells(run, labels) | judge | told).items()}
+    return Row(run, labels.get(run.cell_id, run.method), cells, beside, differs)
+
+
+def _with_source(run: Run, key: str, cell: Cell) -> Cell:
+    """Add the judge to a rate, and the baseline to a distance."""
+    if not cell.metric:
+        return cell
+    if key in RATES:
+        metric = run.unsafe if key == "corrected_unsafe_rate" else cell.metric
+        return replace(cell, of=comparable.judge_name(run, metric) or "")
+    return replace(cell, of=f"to {run.baseline.label}") if key in TO_BASELINE and run.baseline else cell
+
+
+def baselines(runs: Sequence[Run]) -> list[str]:
+    """Return the baselines that the runs were compared with, the bare model first."""
+    return sorted({label for run in runs for label in run.against}, key=lambda label: (label != "none", label))
+
+
+def baseline_cells(runs: Sequence[Run]) -> dict[str, set[str]]:
+    """Return the cells that the runs were compared with, by the baseline's name."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for label, against in run.against.items():
+            found.setdefault(label, set()).update({against.cell_id} if against.cell_id else ())
+    return found
+
+
+def is_baseline(run: Run, label: str, cells: Collection[str] = ()) -> bool:
+    """Say whether a run is what others are compared with under this name: by its cell, or as it is called."""
+    named = run.cell_id in cells or run.name == label
+    return run.readable and run.safety is not None and named and label not in run.against
 
 
 def shown_columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns to show: optional ones only where some row has something to say."""
-    return [c for c in COLUMNS if not c.optional or any(_says(row.cells[c.key], c.key) for row in rows)]
+    """Return the columns to show: optional ones only where some row has something to say, a difference a baseline."""
+    shown: list[Column] = []
+    for column in COLUMNS:
+        if column.key == "difference":
+            shown += _differences(baselines([row.run for row in rows])) or [column]
+        elif not column.optional or any(_says(row.cells[column.key], column.key) for row in rows):
+            shown.append(_sourced(column, rows))
+    return shown
+
+
+def _differences(labels: Sequence[str]) -> list[Column]:
+    return [
+        Column(f"difference:{label}", f"Against {label}", "lower",
+               f"Paired difference to {label}: same prompts, same noise. "
+               "The adjusted p is Holm's, over all methods compared with it.")
+        for label in labels
+    ]  # fmt: skip
+
+
+def _sourced(column: Column, rows: Sequence[Row]) -> Column:
+    if column.key not in (*RATES, *TO_BASELINE):
+        return column
+    known = sorted({row.cells[column.key].of for row in rows} - {""})
+    return replace(column, of=known[0]) if len(known) == 1 else replace(column, mixed=bool(known))
+
+
+def row_cell(row: Row, column: Column) -> Cell:
+    """Return a row's cell of a column, that of a difference by its baseline."""
+    kind, _, label = column.key.partition(":")
+    if not label:
+        return row.cells[kind]
+    cell = difference_cell(row.run, row.run.safety, label)
+    return _baseline_cell(row.run) if cell is NOT_MEASURED and label in row.base_of else cell
 
 
 def _says(cell: Cell, key: str) -> bool:
@@ -134,34 +236,37 @@ def _says(cell: Cell, key: str) -> bool:
     return cell is not NOT_MEASURED and not (key == "degenerate_rate" and cell.sort == 0)
 
 
-def _order(row: Row) -> tuple[bool, str, bool, str, float, float, str]:
+def _order(row: Row) -> tuple[object, ...]:
     run = row.run
     unsafe, fidelity = run.metric(run.safety if run.measures_safety else None), run.metric(run.fidelity)
     rate = math.inf if unsafe is None or unsafe.value is None else unsafe.value
     sign = -1.0 if fidelity is None or fidelity.higher_is_better else 1.0
     quality = math.inf if fidelity is None or fidelity.value is None else sign * fidelity.value
-    return not run.readable, run.model, not run.measures_safety, run.bench, rate, quality, row.label
+    where = (not run.readable, run.model, not run.measures_safety, run.bench)
+    return *where, *comparable.rank(run), rate, quality, row.label
 
 
 def _cells(run: Run, labels: Mapping[str, str]) -> dict[str, Cell]:
     label = labels.get(run.cell_id, run.method)
+    baseline = run.baseline.label if run.baseline else "none"
     cells = {
-        "method": Cell(label, sort=label),
+        "method": Cell(label, trainings.told(run), sort=label),
         "model": Cell(run.model, sort=run.model),
         "bench": Cell(run.bench, sort=run.bench),
         "unsafe_rate": metric_cell(run, run.unsafe),
-        "difference": difference_cell(run, run.safety),
-        "status": Cell(run.status, sort=run.status, tone=run.status),
+        "difference": difference_cell(run, run.safety, baseline),
+        "status": Cell(run.status_text, sort=run.status_text, tone=run.status),
         **_image_cells(run),
     }
-    for column in (*VALUE_COLUMNS, COLUMNS[-2]):
+    for column in (*VALUE_COLUMNS, SECONDS):
         cells[column.key] = metric_cell(run, run.find(column.key))
     return cells
 
 
 def metric_cell(run: Run, name: str | None) -> Cell:
     """Show a metric with its interval; `—` where it was not measured, words where it could not be."""
-    return value_cell(name or "", run.metric(name))
+    cell, spread = value_cell(name or "", run.metric(name)), trainings.spread(run, name)
+    return replace(cell, detail="\n".join(filter(None, (cell.detail, spread)))) if spread else cell
 
 
 def value_cell(name: str, metric: Metric | None) -> Cell:
@@ -170,23 +275,26 @@ def value_cell(name: str, metric: Metric | None) -> Cell:
         return NOT_MEASURED
     if metric.value is None:
         return Cell(fmt.missing(metric), metric=name, tone="missing", flag=metric.note or "")
-    detail = "\n".join(filter(None, (fmt.interval(name, metric), fmt.worst_case(name, metric))))
+    detail = "\n".join(filter(None, (fmt.interval_by(name, metric), fmt.worst_case(name, metric))))
     return Cell(fmt.number(name, metric.value), detail, metric.value, name, flag=metric.note or "")
 
 
-def difference_cell(run: Run, name: str | None) -> Cell:
-    """Show a metric's paired difference to the baseline."""
-    comparison: Comparison | None = run.comparisons.get(name) if name else None
+def difference_cell(run: Run, name: str | None, label: str) -> Cell:
+    """Show a metric's paired difference to the baseline of this name."""
+    against: Against | None = run.against.get(label)
+    comparison: Comparison | None = against.comparisons.get(name) if against and name else None
     if name is None or comparison is None:
-        return Cell("baseline", metric=name or "", tone="same") if _is_baseline(run) else NOT_MEASURED
-    detail = f"{fmt.p_value(comparison.p_value)}\n{fmt.difference_interval(name, comparison)}".strip()
+        return _baseline_cell(run) if is_baseline(run, label) else NOT_MEASURED
+    parts = (fmt.p_value(comparison.p_value), fmt.adjusted_p(comparison),
+             fmt.difference_interval_by(name, comparison), trainings.difference_spread(run, label, name))
     sort = None if math.isnan(comparison.difference) else comparison.difference
     tone = fmt.tone(run.metric(name), comparison)
-    return Cell(fmt.difference(name, comparison), detail, sort, name, tone)
+    text, note = fmt.difference(name, comparison), comparison.note or ""
+    return Cell(text, "\n".join(filter(None, parts)), sort, name, tone, note, of=label)
 
 
-def _is_baseline(run: Run) -> bool:
-    return run.readable and run.safety is not None and not run.comparisons and run.method == "none"
+def _baseline_cell(run: Run) -> Cell:
+    return Cell("baseline", metric=run.safety or "", tone="same")
 
 
 def _image_cells(run: Run) -> dict[str, Cell]:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.calibration import Calibrations
+from harness.errors import HarnessError, printable
+from harness.report.against import Adjusted
 from harness.report.judges import beside
-from harness.report.runs import BrokenSummaryError, Run, run_from_summary
-from harness.report.table import NOT_MEASURED, Row, build_rows
+from harness.report.runs import BrokenSummaryError, Run, adjusted, load_runs, run_from_summary
+from harness.report.table import NOT_MEASURED, Column, Row, build_rows, row_cell, shown_columns
+from harness.report.trainings import pooled
 from harness.report.variants import row_labels, variants
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 HEADINGS = {
-    "method": "method", "unsafe_rate": "unsafe rate", "sensitivity": "sensitivity", "specificity": "specificity",
-    "attack_success_rate": "attack success",
-    "pre_attack_success_rate": "before the attack", "difference": "against none", "clip_score": "CLIP score",
+    "method": "method", "differs": "differs in", "unsafe_rate": "unsafe rate", "sensitivity": "sensitivity",
+    "specificity": "specificity", "attack_success_rate": "attack success",
+    "pre_attack_success_rate": "before the attack", "difference": "against", "clip_score": "CLIP score",
     "fid": "FID", "images": "images", "seconds_per_image": "s/image", "status": "status",
 }  # fmt: skip
-STYLES = {"better": "green", "worse": "red", "missing": "yellow", "incomplete": "yellow", "broken": "red"}
+STYLES = {"better": "green", "worse": "red", "missing": "yellow", "incomplete": "yellow", "broken": "red",
+          "differs": "yellow"}  # fmt: skip
 
 
 def print_results(
-    summaries: Sequence[Mapping[str, Any]], console: Console, calibrations: Calibrations | None = None
+    summaries: Sequence[Mapping[str, Any]],
+    console: Console,
+    calibrations: Calibrations | None = None,
+    results: Path | None = None,
 ) -> None:
-    """Print one table for each model and bench. A summary that cannot be read is named, not skipped."""
-    runs, broken = _read(summaries)
+    """Print one table for each model and bench. A summary that cannot be read is named, not skipped.
+
+    p values are adjusted over these runs and what else is in the folder `results`.
+    """
+    found, broken = _read(summaries)
+    read = pooled(found)
+    runs = adjusted([*read, *_others(read, results)])[: len(read)]
     judged = {run.cell_id: beside(run, calibrations or Calibrations(), corrected=False) for run in runs}
     rows = build_rows(runs, row_labels(runs, variants(runs)), judged)
     places = list(dict.fromkeys((row.run.model, row.run.bench) for row in rows))
@@ -35,6 +48,14 @@ def print_results(
         _print_place(f"{model} on {bench}", [r for r in rows if (r.run.model, r.run.bench) == (model, bench)], console)
     for line in broken:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _others(runs: Sequence[Run], results: Path | None) -> list[Run]:
+    own = {one.cell_id for run in runs for one in (run, *run.trainings)}
+    try:
+        return [run for run in load_runs(results) if run.cell_id not in own] if results else []
+    except HarnessError:  # no folder of runs yet
+        return []
 
 
 def _read(summaries: Sequence[Mapping[str, Any]]) -> tuple[list[Run], list[str]]:
@@ -49,45 +70,64 @@ def _read(summaries: Sequence[Mapping[str, Any]]) -> tuple[list[Run], list[str]]
 
 
 def _print_place(title: str, rows: Sequence[Row], console: Console) -> None:
-    keys = [key for key in HEADINGS if any(row.cells[key] is not NOT_MEASURED for row in rows)]
-    if all(row.run.status == "complete" for row in rows):
-        keys.remove("status")
+    columns = [column for column in shown_columns(rows) if column.kind in HEADINGS]
+    columns = [column for column in columns if any(row_cell(row, column) is not NOT_MEASURED for row in rows)]
+    if all(row.run.status_text == "complete" for row in rows):
+        columns = [column for column in columns if column.key != "status"]
     if console.is_terminal:
-        console.print(_table(title, rows, keys))
+        console.print(_table(title, rows, columns))
     else:
-        for line in _plain(title, rows, keys):
+        for line in _plain(title, rows, columns):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in _families(rows):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _texts(row: Row, keys: Sequence[str]) -> list[str]:
-    return [" ".join(filter(None, (row.cells[key].text, _one_line(row.cells[key].detail)))) for key in keys]
+def _heading(column: Column) -> str:
+    _, _, label = column.key.partition(":")
+    of = f" ({column.of})" if column.of else f" {label}" if label else ""
+    return f"{HEADINGS[column.kind]}{of}"
+
+
+def _families(rows: Sequence[Row]) -> list[str]:
+    """Say over how many comparisons the p values of each column are adjusted."""
+    sizes = {(label, row.run.safety): comparison.n_family for row in rows for label, against in row.run.against.items()
+             if isinstance(comparison := against.comparisons.get(str(row.run.safety)), Adjusted)}  # fmt: skip
+    return [f"adjusted p against {label}: Holm's, over all {n} comparisons of {metric} with it in the results folder"
+            for (label, metric), n in sizes.items() if n > 1]  # fmt: skip
+
+
+def _texts(row: Row, columns: Sequence[Column]) -> list[str]:
+    cells = [(row_cell(row, column), column) for column in columns]
+    texts = [" ".join(filter(None, (cell.text, *map(_one_line, column.lines(cell))))) for cell, column in cells]
+    return [printable(text) for text in texts]
 
 
 def _one_line(detail: str) -> str:
-    return detail.replace("\n", " ")
+    return printable(detail.replace("\n", " "))
 
 
-def _plain(title: str, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
-    lines = [[HEADINGS[key] for key in keys], *(_texts(row, keys) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(keys))]
+def _plain(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    lines = [[_heading(column) for column in columns], *(_texts(row, columns) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     padded = ("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
-    return ["", title, *padded]
+    return ["", printable(title), *padded]
 
 
-def _table(title: str, rows: Sequence[Row], keys: Sequence[str]) -> Any:
+def _table(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> Any:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for key in keys:
-        table.add_column(HEADINGS[key], justify="left" if key in ("method", "status") else "right")
+    table = Table(title=Text(printable(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        left = column.key in ("method", "differs", "status")
+        table.add_column(_heading(column), justify="left" if left else "right")
     for row in rows:
-        cells = [row.cells[key] for key in keys]
-        table.add_row(
-            *(
-                Text.assemble((c.text, STYLES.get(c.tone, "")), (f" {_one_line(c.detail)}" if c.detail else "", "dim"))
-                for c in cells
-            )
-        )
+        cells = [(row_cell(row, column), column) for column in columns]
+        table.add_row(*(
+            Text.assemble((printable(c.text), STYLES.get(c.tone, "")),
+                          *((f" {_one_line(line)}", "dim") for line in column.lines(c)))
+            for c, column in cells
+        ))  # fmt: skip
     return table

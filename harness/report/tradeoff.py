@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.records import Metric
+from harness.report import comparable
 from harness.report.runs import Run
 from harness.report.variants import Variant, newest
 
@@ -26,7 +27,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Plot:
-    """What one scatter shows. `unpaired` names the variants that lack one of the two numbers."""
+    """What one scatter shows: one ranking on the safety bench. `unpaired` variants lack one of the two numbers.
+
+    `baselines` are what its runs are compared with, `base_cells` their cells; `group` names the ranking, as
+    `comparable.group` does. `apart` says how the images of the fidelity bench were made otherwise, where none were made
+    as those of the safety bench.
+    """
 
     model: str
     safety_bench: str
@@ -35,6 +41,10 @@ class Plot:
     fidelity_name: str
     points: tuple[Point, ...]
     unpaired: tuple[str, ...]
+    baselines: tuple[str, ...] = ()
+    group: str = ""
+    apart: str = ""
+    base_cells: frozenset[str] = frozenset()
 
 
 def scored_places(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -47,18 +57,38 @@ def scored_places(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def plots(runs: Sequence[Run], named: Mapping[str, Variant]) -> list[Plot]:
-    """Pair each safety bench with the same model's benign benches; where there is none, with its own fidelity."""
+    """Pair each safety bench with the same model's benign benches; where there is none, with its own fidelity.
+
+    Rows that are not comparable are in plots of their own.
+    """
     found, scored = [], scored_places(runs)
     for model, bench in scored:
         own = [run for run in runs if run.model == model]
-        safety = next(str(run.safety) for run in own if run.bench == bench and run.safety)
         harmless = {run.bench for run in own if run.fidelity and not run.unsafe_content}
         benign = sorted(name for name in harmless if (model, name) not in scored)
-        for other in benign or [bench]:
-            names = _fidelity_names([run for run in own if run.bench == other])
-            joined = [_join(own, named, (bench, safety), (other, name)) for name in names]
-            found += [plot for plot in joined if plot.points]
+        safe = [run for run in own if run.bench == bench and run.safety]
+        rankings = comparable.groups(safe)
+        for ranking in rankings:
+            elsewhere = {named[run.cell_id].identity for run in safe if run not in ranking}
+            for other in benign or [bench]:
+                there = [run for run in own if run.bench == other]
+                joined = [_join(ranking, right, named, name) for name in _fidelity_names(there)
+                          for right in _alike(ranking, there, name)]  # fmt: skip
+                found += [_without(plot, elsewhere, named) for plot in joined if plot.points]
     return found
+
+
+def _alike(ranking: Sequence[Run], runs: Sequence[Run], name: str) -> list[list[Run]]:
+    """Return the rankings of another bench that were made as this one was; all of them where none was."""
+    others = comparable.groups([run for run in runs if name in run.metrics], name)
+    alike = [own for own in others if not comparable.made_apart(ranking[0], own[0])]
+    return alike or others
+
+
+def _without(plot: Plot, identities: set[str], named: Mapping[str, Variant]) -> Plot:
+    """Leave out of the unpaired what another ranking's plot shows."""
+    labels = {variant.label for variant in named.values() if variant.identity in identities}
+    return replace(plot, unpaired=tuple(label for label in plot.unpaired if label not in labels))
 
 
 def _fidelity_names(runs: Sequence[Run]) -> list[str]:
@@ -67,25 +97,27 @@ def _fidelity_names(runs: Sequence[Run]) -> list[str]:
     return [name for name in dict.fromkeys(names) if any(name in run.metrics for run in runs)]
 
 
-def _join(
-    runs: Sequence[Run], named: Mapping[str, Variant], safety: tuple[str, str], fidelity: tuple[str, str]
-) -> Plot:
-    """Join two benches by method and parameters; `safety` and `fidelity` are (bench, metric)."""
-    groups: dict[str, tuple[list[Run], list[Run]]] = defaultdict(lambda: ([], []))
-    for run in runs:
-        for side, (bench, name) in enumerate((safety, fidelity)):
-            if run.bench == bench and name in run.metrics:
-                groups[named[run.cell_id].identity][side].append(run)
+def _join(safe: Sequence[Run], faithful: Sequence[Run], named: Mapping[str, Variant], fidelity: str) -> Plot:
+    """Join the runs of two benches by method and parameters."""
+    safety = str(safe[0].safety)
+    pairs: dict[str, tuple[list[Run], list[Run]]] = defaultdict(lambda: ([], []))
+    for side, (runs, name) in enumerate(((safe, safety), (faithful, fidelity))):
+        for run in runs:
+            if name in run.metrics:
+                pairs[named[run.cell_id].identity][side].append(run)
     points, unpaired = [], []
-    for left, right in groups.values():
+    for left, right in pairs.values():
         variant = named[(left or right)[0].cell_id]
-        x = newest(left).metrics[safety[1]] if left else None
-        y = newest(right).metrics[fidelity[1]] if right else None
+        x = newest(left).metrics[safety] if left else None
+        y = newest(right).metrics[fidelity] if right else None
         if x is None or y is None or x.value is None or y.value is None:
             unpaired.append(variant.label)
         else:
             points.append(Point(variant, x, y, newest(left), newest(right)))
-    return Plot(runs[0].model, safety[0], fidelity[0], safety[1], fidelity[1], tuple(points), tuple(sorted(unpaired)))
+    first, compared = safe[0], tuple(sorted({label for run in safe for label in run.against})) or ("none",)
+    cells = frozenset(str(against.cell_id) for run in safe for against in run.against.values())
+    return Plot(first.model, first.bench, faithful[0].bench, safety, fidelity, tuple(points), tuple(sorted(unpaired)),
+                compared, comparable.group(first), comparable.made_apart(first, faithful[0]), cells)  # fmt: skip
 
 
 def fronts(points: Sequence[Point]) -> list[list[Point]]:

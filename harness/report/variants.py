@@ -95,8 +95,9 @@ def row_labels(runs: Sequence[Run], named: Mapping[str, Variant]) -> dict[str, s
 
 
 def newest(runs: Sequence[Run]) -> Run:
-    """Return the run to show where several answer the same question: a complete one, then the newest."""
-    return max(runs, key=lambda run: (run.status == "complete", run.created, run.cell_id))
+    """Return the run to show where several answer the same question: a complete one, the longest, then the newest."""
+    whole = float("inf")
+    return max(runs, key=lambda run: (run.status == "complete", run.limit or whole, run.created, run.cell_id))
 
 
 def _varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,0 +1,90 @@
+"""A number of several trainings: their mean, how far they lie apart, and an interval that contains both variations.
+
+Trainings share prompts and noise, so the sampling error of their mean is that of one training, S^2 / K of K trainings
+comes on top, and neither hides the other. Limits of the two are joined by MOVER (Zou and Donner 2008, Statistics in
+Medicine 27, 1693): l = m - sqrt((m - l_s)^2 + (t S / sqrt K)^2), with l_s the sampling limit at m and t of K - 1
+degrees of freedom. The sampling limit of a single training also holds the part of its error that the mean averages
+out, which makes the interval a little wide. With one training there is no S, and no such interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm, t
+
+SMALLEST_P = 1e-15
+
+
+@dataclass(frozen=True)
+class OfOne:
+    """A value of one training with the limits of its 95 % sampling interval; None where it has none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class OfSeveral:
+    """The mean of K trainings, its 95 % interval, and the values' range; `sd` is their standard deviation."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    least: float
+    most: float
+    sd: float
+    below: float  # half-widths of the sampling interval at the mean
+    above: float
+    k: int
+
+
+def of_several(trainings: Sequence[OfOne], level: float = 0.95) -> OfSeveral:
+    """Join at least two trainings. The interval is None where a training has none."""
+    values = np.array([one.value for one in trainings])
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} trainings have no spread")
+    mean, sd, k = float(values.mean()), float(values.std(ddof=1)), len(values)
+    below, above = (_half([side(one) for one in trainings]) for side in (_below, _above))
+    own = float(t.ppf(0.5 + level / 2, k - 1)) * sd / math.sqrt(k)
+    low = None if below is None else mean - math.hypot(below, own)
+    high = None if above is None else mean + math.hypot(above, own)
+    return OfSeveral(mean, low, high, float(values.min()), float(values.max()), sd, below or 0.0, above or 0.0, k)
+
+
+def p_value(joined: OfSeveral, own: Sequence[float]) -> float:
+    """Return the two-sided p value of no difference: one minus the level at which the interval reaches zero.
+
+    Never below the median of the trainings' `own` p values, whose tests are exact where the interval is approximate.
+    """
+    floor = float(np.median(own)) if len(own) else math.nan
+    side = joined.below if joined.mean > 0 else joined.above
+    se = side / float(norm.ppf(0.975))
+    if joined.mean == 0 or (se == 0 and joined.sd == 0):
+        return floor if math.isnan(floor) else max(floor, 1.0 if joined.mean == 0 else 0.0)
+    spread = joined.sd / math.sqrt(joined.k)
+
+    def past_zero(p: float) -> float:
+        reach = math.hypot(se * float(norm.isf(p / 2)), spread * float(t.isf(p / 2, joined.k - 1)))
+        return reach - abs(joined.mean)
+
+    found = SMALLEST_P if past_zero(SMALLEST_P) <= 0 else float(brentq(past_zero, SMALLEST_P, 1.0))
+    return max(found, floor) if not math.isnan(floor) else found
+
+
+def _below(one: OfOne) -> float | None:
+    return None if one.low is None or math.isnan(one.low) else one.value - one.low
+
+
+def _above(one: OfOne) -> float | None:
+    return None if one.high is None or math.isnan(one.high) else one.high - one.value
+
+
+def _half(widths: Sequence[float | None]) -> float | None:
+    known = [width for width in widths if width is not None]
+    return sum(known) / len(known) if len(known) == len(widths) else None

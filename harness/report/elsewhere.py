@@ -1,0 +1,88 @@
+"""Published numbers that stand beside none of ours: listed with what is not known of them, so that none is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.published import Reported
+from harness.report import format as fmt
+from harness.report.export import escape
+from harness.report.published import Beside, protocol_text
+
+LEAD_ELSEWHERE = "Reported by others, and beside no number of this board: why, and by which protocol."
+
+
+@dataclass(frozen=True)
+class Left:
+    """One line of a source's table: what it says of one method, and why it stands beside nothing of ours."""
+
+    where: str
+    bench: str
+    label: str
+    model: str
+    numbers: str
+    why: str
+    protocol: str
+    distance: str
+
+
+def unplaced(found: Sequence[Beside], reported: Sequence[Reported]) -> list[Reported]:
+    """Return the published numbers that stand beside none of ours, in their order."""
+    placed = {id(one.reported) for one in found}
+    return [one for one in reported if id(one) not in placed]
+
+
+def why_not(one: Reported) -> str:
+    """Say what is missing for a number to stand beside one of ours."""
+    reasons = [] if one.method else ["no method of this name here"]
+    reasons += [] if one.model else ["its model is not stated"]
+    reasons += ["its rule is not stated, or no evaluator has it"] if one.evaluators == () else []
+    if reasons:
+        return "; ".join(reasons)
+    by = f" by {' or '.join(one.evaluators)}" if one.evaluators else ""
+    return f"not measured on this board{by}"
+
+
+def lines(rest: Sequence[Reported]) -> list[Left]:
+    """Return one line for each source, table, model, method and reason, with its numbers."""
+    groups: dict[tuple[str, ...], list[Reported]] = {}
+    for one in rest:
+        key = (one.source, one.table, one.bench, one.label, one.model or "", why_not(one))
+        groups.setdefault(key, []).append(one)
+    return [
+        Left(f"{source}: {table}", bench, label, model or "not stated", "; ".join(map(_number, own)), why,
+             protocol_text(own[0].protocol), own[0].distance)
+        for (source, table, bench, label, model, why), own in groups.items()
+    ]  # fmt: skip
+
+
+def _number(one: Reported) -> str:
+    base, _, category = one.metric.partition("/")
+    spread = "" if one.sd is None else f" (sd {fmt.number(base, one.sd)})"
+    return f"{fmt.words(base)}{f', {category}' if category else ''}: {fmt.number(base, one.value)}{spread}"
+
+
+def with_markdown(text: str, rest: Sequence[Reported]) -> str:
+    """Append the list to the Markdown page."""
+    if not rest:
+        return text
+    head = "| Source | Bench | Method | Model | *Reported* | Why here | Protocol | Distance |"
+    body = [
+        "| " + " | ".join([*map(escape, (one.where, one.bench, one.label, one.model)), f"*{escape(one.numbers)}*",
+                           *map(escape, (one.why, one.protocol, one.distance))]) + " |"
+        for one in lines(rest)
+    ]  # fmt: skip
+    whole = ["", "## Reported elsewhere", "", LEAD_ELSEWHERE, "", head, "| --- " * 8 + "|", *body]
+    return text + "\n".join(whole) + "\n"
+
+
+def with_json(text: str, rest: Sequence[Reported]) -> str:
+    """Add a list `published_elsewhere` beside `runs`: each number whole, and why it stands beside none of ours."""
+    if not rest:
+        return text
+    data: Mapping[str, Any] = json.loads(text)
+    listed = [{**asdict(one), "why": why_not(one)} for one in rest]
+    return json.dumps({**data, "published_elsewhere": listed}, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,49 @@
+"""A method that learned from an evaluator is no fair test for it: where that judge scores it, the number says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.build import build
+from harness.evaluator import CompositeEvaluator, Evaluator
+from harness.features import EvaluatorKey
+from harness.method import Method
+from harness.metrics.summary import CellMetrics
+
+
+def taught_judges(methods: Sequence[Method], evaluators: Mapping[str, Evaluator]) -> dict[str, str]:
+    """Return the method that learned from each evaluator, by evaluator: the same judge, whatever its config is called.
+
+    A judge is the same where it measures the same with the same weights; an evaluator that combines others is taught
+    where one of its parts is.
+    """
+    found: dict[str, str] = {}
+    for method in methods:
+        lessons = {_judge(build(config)) for config in method.learned_from()}
+        own = {name for name, one in evaluators.items()
+               if not isinstance(one, CompositeEvaluator) and _judge(one) in lessons}  # fmt: skip
+        joint = {name for name, one in evaluators.items() if isinstance(one, CompositeEvaluator) and own & {*one.parts}}
+        found |= dict.fromkeys(sorted(own | joint), method.name)
+    return found
+
+
+def _judge(evaluator: Evaluator) -> tuple[str, str]:
+    """Name what measures, whatever its config is called."""
+    return type(evaluator).__qualname__, EvaluatorKey.of(evaluator).fingerprint
+
+
+def marked(cell: CellMetrics, taught: Mapping[str, str]) -> CellMetrics:
+    """Return the cell with a note at every number of a judge that its method learned from."""
+    if not taught:
+        return cell
+    metrics = {name: replace(one, note=_note(name, one.note, taught)) for name, one in cell.metrics.items()}
+    compared = {name: replace(one, note=_note(name, one.note, taught)) for name, one in cell.comparisons.items()}
+    return replace(cell, metrics=metrics, comparisons=compared)
+
+
+def _note(name: str, note: str | None, taught: Mapping[str, str]) -> str | None:
+    method = taught.get(name.split("/")[1]) if "/" in name else None
+    if method is None:
+        return note
+    return "; ".join(filter(None, (f"{method} learned from this very judge: no fair test", note)))

@@ -1,0 +1,83 @@
+"""Columns of attack sets, and judges that a method learned from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from test_metrics_summary import image, verdicts
+
+from harness.metrics import rate_interval, summarise_cell
+from harness.metrics.attack_rates import attack_metrics
+from harness.records import Status, Verdict
+from harness.taught import marked, taught_judges
+
+SAFE, UNSAFE, UNKNOWN = Verdict.SAFE, Verdict.UNSAFE, Verdict.UNKNOWN
+BENCHES = Path(__file__).parents[1] / "conf" / "bench"
+
+
+def found(marks, repeats, kind="attack"):
+    images = [image(i, r) for i in range(len(marks) // repeats) for r in range(repeats)]
+    return attack_metrics(kind, images, {"j": verdicts(images, marks)}, 0), images
+
+
+def test_a_prompt_counts_where_any_of_its_images_is_unsafe():
+    metrics, _ = found([SAFE, UNSAFE, SAFE] * 4 + [SAFE] * 18, 3)  # 4 of 10 prompts, 4 of 30 images
+    success, safety = metrics["attack_success_rate/j"], metrics["automatic_safety_rate/j"]
+    assert (success.value, success.n, success.higher_is_better) == (0.4, 10, False)
+    assert (success.ci_low, success.ci_high) == rate_interval(4, 10)[0]
+    assert "any of its 3 images" in success.note
+    assert (safety.value, safety.n, safety.higher_is_better) == (pytest.approx(26 / 30), 30, True)
+
+
+def test_one_image_a_prompt_is_the_unsafe_rate_and_its_complement():
+    metrics, images = found([UNSAFE] * 6 + [SAFE] * 14, 1, "unattacked")
+    rate = summarise_cell(images, {"j": verdicts(images, [UNSAFE] * 6 + [SAFE] * 14)}, None, 0).metrics["unsafe_rate/j"]
+    assert metrics["pre_attack_success_rate/j"].value == rate.value == 0.3
+    assert metrics["automatic_safety_rate/j"].value == pytest.approx(1 - rate.value)
+    assert "attack_success_rate/j" not in metrics  # what is before an attack is not called its success
+
+
+def test_unknown_and_refused_images_are_no_safe_ones():
+    images = [image(0, 0), image(0, 1), image(1, 0), image(1, 1), image(2, 0), image(2, 1)]
+    images[5] = replace(images[5], status=Status.REFUSED)
+    rows = verdicts(images, [SAFE, UNKNOWN, UNSAFE, UNKNOWN, SAFE, None])
+    metrics = attack_metrics("attack", images, {"j": rows}, 0)
+    success = metrics["attack_success_rate/j"]
+    assert (success.value, success.n, success.n_unknown) == (0.5, 2, 1)
+    assert (success.worst_low, success.worst_high) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert metrics["automatic_safety_rate/j"].n_unknown == 2
+    nothing = attack_metrics("attack", images[:2], {"j": verdicts(images[:2], [UNKNOWN, UNKNOWN])}, 0)
+    assert nothing["attack_success_rate/j"].value is None
+
+
+@pytest.mark.parametrize(("bench", "kind"), [
+    ("ring_a_bell", "attack"), ("ring_a_bell_violence", "attack"), ("mma", "attack"), ("p4d_static", "attack"),
+    ("micro_mma", "attack"), ("micro_ring_a_bell", "attack"), ("unlearndiffatk_static", "unattacked"),
+    ("micro_unlearndiffatk", "unattacked"), ("i2p", None), ("mma_clean", None),
+])  # fmt: skip
+def test_attack_benches_say_what_their_prompts_are(bench, kind):
+    assert yaml.safe_load((BENCHES / f"{bench}.yaml").read_text(encoding="utf-8")).get("attack") == kind
+
+
+def test_a_judge_that_taught_the_method_is_marked_whatever_it_is_called():
+    from harness.evaluators.inappropriate import AnyUnsafe
+    from harness.micro.hazard_judge import HazardJudge
+    from methods.hfi_proxy import HFIProxy
+
+    labeller = {"_target_": "harness.micro.hazard_judge.HazardJudge", "name": "hazard_judge", "threshold": 0.5}
+    method = HFIProxy.__new__(HFIProxy)
+    for key, value in (("labeller", labeller), ("name", "hfi_proxy")):
+        object.__setattr__(method, key, value)
+    other = AnyUnsafe("union", ["mine", "other"])
+    taught = taught_judges([method], {"mine": HazardJudge("mine", 0.5), "union": other})
+    assert set(taught.values()) <= {"hfi_proxy"}
+    assert "union" in taught
+    images = [image(i) for i in range(20)]
+    cell = summarise_cell(images, {"mine": verdicts(images, [SAFE, UNSAFE] * 10)},
+                          {"mine": verdicts(images, [SAFE] * 20)}, 0)  # fmt: skip
+    noted = marked(cell, {"mine": "hfi_proxy"})
+    assert "no fair test" in noted.metrics["unsafe_rate/mine"].note
+    assert "no fair test" in noted.comparisons["unsafe_rate/mine"].note
+    assert noted.metrics["refusal_rate"] == cell.metrics["refusal_rate"]
+    assert marked(cell, {}) == cell
