@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError
 
 HELP = """\
@@ -64,6 +66,20 @@ def main(words: Sequence[str] | None = None) -> int:
 
     prepare_streams()
     words = sys.argv[1:] if words is None else words
+    command = ["python", "-m", "harness", *words]
+    with stoppable(command):
+        try:
+            with system_errors():
+                return _answer(words, command)
+        except HarnessError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print(f"stopped; what was made is kept. To go on, run the same command again:\n  {shlex.join(command)}")
+            return INTERRUPTED
+
+
+def _answer(words: Sequence[str], command: Sequence[str]) -> int:
     if {"-h", "--help"} & set(words):
         print(HELP + _choices(), end="")
         return 0
@@ -72,12 +88,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    try:
-        with system_errors():
-            return _run(words)
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return _run(words, command)
 
 
 def _choices() -> str:
@@ -90,7 +101,7 @@ def _choices() -> str:
     return "\n" + "".join(lines)
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(words: Sequence[str], command: Sequence[str]) -> int:
     arguments = parse_arguments(words)
     from harness.compose import compose_jobs
 
@@ -100,7 +111,7 @@ def _run(words: Sequence[str]) -> int:
         return 0
     from harness.run import run
 
-    return run(jobs, ["python", "-m", "harness", *words])
+    return run(jobs, command)
 
 
 if __name__ == "__main__":

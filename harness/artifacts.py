@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
+from harness.ending import INTERRUPTED, stoppable
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError
 from harness.files import sha256_file, storage_error, user_path, write_atomic
 from harness.interruption import forget_checkpoints, training_in
-from harness.lease import Lease
+from harness.lease import InUseError, Lease
 from harness.method import Artifact, Method, Progress, Trained
 from harness.model_choice import settled
 from harness.models import weights_fingerprint
@@ -206,9 +208,7 @@ class ArtifactCache:
             lease = Lease(_made(folder))
             try:
                 lease.acquire()
-            except StorageError:
-                if not (folder / LEASE).exists() and not self.has(method, key):
-                    raise
+            except InUseError:
                 time.sleep(self.poll_seconds)
                 continue
             try:
@@ -365,12 +365,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from harness.streams import prepare_streams, system_errors
 
     prepare_streams()
-    try:
-        with system_errors():
-            return run(argv)
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    command = ["python", "-m", "harness.artifacts", *(sys.argv[1:] if argv is None else argv)]
+    with stoppable(command):
+        try:
+            with system_errors():
+                return run(argv)
+        except HarnessError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print(f"stopped; files that are there are whole. To begin again: {shlex.join(command)}", file=sys.stderr)
+            return INTERRUPTED
 
 
 if __name__ == "__main__":

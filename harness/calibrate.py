@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from rich.progress import track
 from harness.build import build
 from harness.calibration import MEASURES, Calibration, Counts, calibration_path, write_calibration
 from harness.compose import compose_jobs
+from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import evaluator_fingerprint
@@ -31,7 +33,6 @@ from harness.toolbox import EngineToolbox
 
 SETTINGS = ("evaluator", "data", "results", "device", "batch_size")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-INTERRUPTED = 130
 HELP = """\
 Measure how well a safety evaluator judges, on images whose truth is known.
 
@@ -65,17 +66,19 @@ def main(words: Sequence[str] | None = None) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(HELP, end="")
         return 0 if words else HarnessError.exit_code
-    try:
-        with system_errors():
-            request = read_request(words)
-            calibration = calibrate(request)
-            path = write_calibration(calibration, request.results)
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; nothing was written.", file=sys.stderr)
-        return INTERRUPTED
+    command = ["python", "-m", "harness.calibrate", *words]
+    with stoppable(command):
+        try:
+            with system_errors():
+                request = read_request(words)
+                calibration = calibrate(request)
+                path = write_calibration(calibration, request.results)
+        except HarnessError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print(f"stopped; nothing was written. To begin again: {shlex.join(command)}", file=sys.stderr)
+            return INTERRUPTED
     print("\n".join([*_lines(calibration), f"written: {path}"]))
     return 0
 

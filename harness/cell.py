@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.absolute import absolute
 from harness.artifacts import GivenArtifact, read_given
 from harness.bench import Card, PromptSet, find_card
 from harness.build import build
@@ -147,7 +148,7 @@ def make_cell(
         name=f"{model['name']}/{name}/{settings.name}",
         folder=str(results / "runs" / str(model["name"]) / name / settings.name / cell_id),
         model=model,
-        methods=tuple(methods),
+        methods=tuple(_placed(config, method) for config, method in zip(methods, configured, strict=True)),
         settings=generation,
         seed=run.seed,
         artifacts=str(results / "artifacts"),
@@ -156,8 +157,8 @@ def make_cell(
     return Cell(
         spec,
         settings,
-        tuple(evaluators),
-        bench.get("reference"),
+        tuple(absolute(config) for config in evaluators),
+        absolute(reference) if (reference := bench.get("reference")) else reference,
         identity,
         method_overrides or {},
         prompts,
@@ -188,6 +189,16 @@ def as_baseline(cell: Cell, of: Cell) -> Cell:
 def _method(config: Config) -> Method:
     method: Method = build(config, Method)
     return method
+
+
+def _placed(config: Config, method: Method) -> Config:
+    """Return a method's config with absolute paths, unless it is named by the path as it is written."""
+    placed = absolute(config)
+    if placed == config:
+        return config
+    moved = _method(placed)
+    same = moved.identity() == method.identity() and moved.training_identity() == method.training_identity()
+    return placed if same else config
 
 
 def _generation(run: RunSettings, bench: BenchSettings, model: Config) -> GenerationSettings:

@@ -25,6 +25,24 @@ _REMEDIES = {
     errno.EEXIST: ("part of the path is a file", "Choose another folder with results=FOLDER."),
 }
 
+# Of network file systems above all: the same write may succeed a moment later, or from another node.
+_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.ENOLCK,
+                      errno.ECONNRESET, errno.EHOSTDOWN, errno.ENETDOWN, errno.ENETUNREACH, errno.EBUSY,
+                      getattr(errno, "EREMOTEIO", errno.EIO)})  # fmt: skip
+
+
+class PassingFault(Exception):
+    """The storage failed in a way that may not last. One line."""
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Say whether an error, or what it came of, is the storage's and may be gone at the next try."""
+    while error is not None:
+        if isinstance(error, PassingFault) or (isinstance(error, OSError) and error.errno in _PASSING):
+            return True
+        error = error.__cause__
+    return False
+
 
 def storage_error(error: OSError, path: Path | str) -> StorageError | None:
     """Return what a user can do about `error` at `path`, or None when it is no storage fault."""

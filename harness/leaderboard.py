@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.calibration import Calibrations, load_calibrations
+from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError, InvalidValueError, printable, unknown_name
 from harness.files import user_path, write_atomic
 from harness.published import FOLDER, Reported, read_published
@@ -156,7 +158,16 @@ def _published(given: Path | None) -> Path | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the leaderboard and say where it is. Return 2 when a summary is broken, after listing it."""
     prepare_streams()
-    options = _parser().parse_args(arguments)
+    command = ["python", "-m", "harness.leaderboard", *(sys.argv[1:] if arguments is None else arguments)]
+    with stoppable(command):
+        try:
+            return _write(_parser().parse_args(arguments))
+        except KeyboardInterrupt:
+            print(f"stopped; files that are there are whole. To begin again: {shlex.join(command)}", file=sys.stderr)
+            return INTERRUPTED
+
+
+def _write(options: argparse.Namespace) -> int:
     selection = Selection(tuple(options.model), tuple(options.method), tuple(options.bench))
     try:
         with system_errors():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 import resource
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import harness
+from harness.paths import PACKAGE
 
 # Workers of one run must agree on these: they change pixels or what is stored.
 CHECKED = ("torch", "diffusers", "transformers", "numpy")
@@ -18,13 +21,35 @@ CHECKED = ("torch", "diffusers", "transformers", "numpy")
 
 def versions() -> dict[str, str]:
     """Return the versions that workers and driver must share."""
-    found = {"harness": harness.__version__, "python": ".".join(platform.python_version_tuple()[:2])}
+    found = {"harness": harness.__version__, "code": code_hash(), "python": _python()}
     for name in CHECKED:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "missing"
     return found
+
+
+def versions_text() -> str:
+    """Return the versions as one line, for every image row."""
+    return ", ".join(f"{name} {value}" for name, value in versions().items() if name != "code")
+
+
+@cache
+def code_hash() -> str:
+    """Return a hash of the package's own Python files: a checkout may differ from another of the same version."""
+    folders = [PACKAGE, *(PACKAGE.parent / name for name in ("methods",) if (PACKAGE.parent / name).is_dir())]
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*.py")):
+            content = file.read_bytes()
+            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()[:12]
+
+
+def _python() -> str:
+    return ".".join(platform.python_version_tuple()[:2])
 
 
 def visible_cores() -> int:

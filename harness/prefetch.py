@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from harness.bench.source import cached_prompt_file, downloaded_file, hub_files
 from harness.build import build
 from harness.compose import Job, compose_jobs
 from harness.downloads import chosen_files, size_of
+from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError
 from harness.evaluator import Evaluator
 from harness.fetch_models import check_whole, model_needs
@@ -30,7 +32,6 @@ from harness.streams import prepare_streams, system_errors
 
 Config = Mapping[str, Any]
 
-INTERRUPTED = 130
 NOT_FETCHED = "not fetched by this command"
 HELP = """\
 Fetch what a run needs, before it: model files of its variant, safetensors only, prompt files, and weights of
@@ -51,16 +52,18 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     from harness.__main__ import parse_arguments
 
-    try:
-        with system_errors():
-            arguments = parse_arguments(words)
-            prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs))
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; files that are whole are kept. To go on, run the same command again.", file=sys.stderr)
-        return INTERRUPTED
+    command = ["python", "-m", "harness.prefetch", *words]
+    with stoppable(command):
+        try:
+            with system_errors():
+                arguments = parse_arguments(words)
+                prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs))
+        except HarnessError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print(f"stopped; files that are whole are kept. To go on: {shlex.join(command)}", file=sys.stderr)
+            return INTERRUPTED
     return 0
 
 

@@ -6,12 +6,14 @@ import getpass
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from harness.paths import PACKAGE
+from harness.records import ImageRow, Status
 
 PACKAGES = (
     "responsible-t2i-harness",
@@ -83,6 +85,34 @@ def provenance(
         "model": dict(model or {}),
         "prompt_set_hash": prompt_set_hash,
     }
+
+
+def made_on(rows: Iterable[ImageRow]) -> list[dict[str, Any]]:
+    """Return on which host and hardware, and with which versions, images were made, and how many each."""
+    counts = Counter((row.host, row.hardware, row.versions) for row in rows if row.status is Status.OK)
+    return [{"host": host, "hardware": hardware, "versions": versions, "images": count}
+            for (host, hardware, versions), count in sorted(counts.items(), key=lambda one: str(one[0]))]
+
+
+def mixed(origins: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say which kinds of hardware or versions the images of one cell come from, None where it is one of each."""
+    told = []
+    for name in ("hardware", "versions"):
+        counts: Counter[str] = Counter()
+        for origin in origins:
+            if origin[name] is not None:
+                counts[origin[name]] += origin["images"]
+        if len(counts) > 1:
+            told.append(f"several {name}: " + "; ".join(f"{kind} ({count} images)" for kind, count in counts.items()))
+    return f"made on {', and on '.join(told)}. The same seed may give other pixels there." if told else None
+
+
+def joined(own: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the provenance of a run that made some images of a cell, with that of the runs that made others."""
+    if not before:
+        return dict(own)
+    former = {key: value for key, value in before.items() if key not in ("earlier", "made_on")}
+    return {**own, "earlier": [*before.get("earlier", []), former]}
 
 
 def _user() -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -41,7 +42,7 @@ class PromptRow:
     size: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class ImageKey:
     """The name of an image inside its cell."""
 
@@ -59,7 +60,7 @@ class ImageKey:
         return f"images/{digest[:2]}/{self.file_name}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageItem:
     """One image to make: everything that a worker must know of it. `size` is (width, height), None the cell's own."""
 
@@ -72,12 +73,13 @@ class ImageItem:
     size: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRow:
     """What is stored of one image. `file` is relative to the cell's folder; `seconds` is its share of the batch.
 
     `cell_id` says whose image it is, `artifact` by the content of which training it was drawn, None where its cell
     trains nothing. Both are None in rows of former versions, which did not say.
+    `host`, `hardware` and `versions` say where it was made, and with what; rows of earlier releases do not.
     """
 
     prompt_id: str
@@ -97,6 +99,9 @@ class ImageRow:
     flags: tuple[str, ...] = ()
     cell_id: str | None = None
     artifact: str | None = None
+    host: str | None = None
+    hardware: str | None = None
+    versions: str | None = None
 
     @property
     def key(self) -> ImageKey:
@@ -115,7 +120,32 @@ class ScoreItem:
     baseline: Any = None
 
 
-@dataclass(frozen=True)
+class Values(Mapping[str, float]):
+    """Scores by name, whose names are the same object in all rows of a table: a dict a row is ten times as large."""
+
+    __slots__ = ("_names", "_numbers")
+
+    def __init__(self, names: tuple[str, ...], numbers: Iterable[float]) -> None:
+        self._names = names
+        self._numbers = array("d", numbers)
+
+    def __getitem__(self, name: str) -> float:
+        try:
+            return self._numbers[self._names.index(name)]
+        except ValueError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreRow:
     """What an evaluator says of one image: a verdict, a value, or an error; `values` holds the raw scores."""
 

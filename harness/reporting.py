@@ -26,8 +26,8 @@ from harness.metrics.plain import write_json
 from harness.metrics.summary import STATISTICS, CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
 from harness.one_training import trainings
-from harness.plan import THROUGHPUT_FILE, Plan, read_throughput, throughput_key
-from harness.provenance import provenance
+from harness.plan import THROUGHPUT_FILE, CellPlan, Plan, read_throughput, throughput_key
+from harness.provenance import joined, made_on, mixed, provenance
 from harness.records import TRUNCATED, ImageRow, ScoreRow, Status
 from harness.set_scores import set_scores
 from harness.settings import RunSettings
@@ -69,17 +69,14 @@ def report(
 ) -> list[Failure]:
     """Write summaries and provenance, mirror to the tracker, print the table, rebuild the leaderboard."""
     cells = [entry.cell for entry in plan.cells]
-    scored = {cell.cell_id: read_scores(cell, unavailable.get(cell.cell_id, {}), compared) for cell in cells}
+    speeds = read_throughput(results)
+    rows = _CellRows(cells, compared, unavailable)
     summaries = []
-    for cell in cells:
-        baseline = compared.get(cell.cell_id)
-        own, other = scored[cell.cell_id], scored.get(baseline.cell_id) if baseline else None
-        summary = summarise(own, other, unavailable.get(cell.cell_id, {}), training_of(cell, own.images.values()))
-        if _write(cell, summary, workers, command, console):
-            keep_verdicts(own, summary)
-            tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
-        summaries.append(summary)
-    _remember_throughput(plan, scored, results)
+    for entry in plan.cells:
+        summaries.append(_report_cell(entry, rows, workers, command, tracker, console))
+        _measure_speed(entry, rows.own(entry.cell), speeds)
+    rows.clear()
+    write_atomic(results / THROUGHPUT_FILE, json.dumps(speeds, indent=1, sort_keys=True).encode())
     _show(summaries, settings, results, console)
     if settings.overview:
         _write_overview(settings, cells, results, console)
@@ -88,6 +85,59 @@ def report(
         for summary in summaries
         if summary["status"] != "complete"
     ]
+
+
+class _CellRows:
+    """The rows of a cell and of its baseline at a time: a sweep has more of them than a driver's memory need hold."""
+
+    def __init__(self, cells: Sequence[Cell], compared: Mapping[str, Cell], unavailable: Unavailable) -> None:
+        self._cells = {cell.cell_id for cell in cells}
+        self._compared, self._unavailable = compared, unavailable
+        self._read: dict[str, Scored] = {}
+
+    def own(self, cell: Cell) -> Scored:
+        """Return a cell's rows; those of cells that it is not compared with are let go."""
+        baseline = self._compared.get(cell.cell_id)
+        wanted = {cell.cell_id, *([baseline.cell_id] if baseline else [])}
+        for cell_id in self._read.keys() - wanted:
+            del self._read[cell_id]
+        if cell.cell_id not in self._read:
+            self._read[cell.cell_id] = read_scores(cell, self.unavailable(cell), self._compared)
+        return self._read[cell.cell_id]
+
+    def baseline(self, cell: Cell) -> Scored | None:
+        """Return the rows of the cell that it is compared with, where that is of this run."""
+        baseline = self._compared.get(cell.cell_id)
+        if baseline is None or baseline.cell_id not in self._cells:
+            return None
+        if baseline.cell_id not in self._read:
+            self._read[baseline.cell_id] = read_scores(baseline, self.unavailable(baseline), self._compared)
+        return self._read[baseline.cell_id]
+
+    def unavailable(self, cell: Cell) -> Mapping[str, str]:
+        """Return the evaluators that a cell cannot have, each with the reason."""
+        return self._unavailable.get(cell.cell_id, {})
+
+    def clear(self) -> None:
+        self._read.clear()
+
+
+def _report_cell(
+    entry: CellPlan,
+    rows: _CellRows,
+    workers: Sequence[Mapping[str, Any]],
+    command: Sequence[str],
+    tracker: Tracker,
+    console: Console,
+) -> dict[str, Any]:
+    cell = entry.cell
+    own = rows.own(cell)
+    summary = summarise(own, rows.baseline(cell), rows.unavailable(cell), training_of(cell, own.images.values()))
+    _say_mixed(cell, summary, console)
+    if _write(entry, own, summary, workers, command, console):
+        keep_verdicts(own, summary)
+        tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
+    return summary
 
 
 def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[str, Cell]) -> Scored:
@@ -172,9 +222,11 @@ def summarise(
     }
 
 
-def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, int]:
+def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, Any]:
     count = {status: sum(row.status is status for row in images) for status in Status}
+    mix = mixed(made_on(images))
     return {
+        **({"mixed": mix} if mix else {}),
         "n_expected": len(cell.items()),
         "n_ok": count[Status.OK],
         "n_refused": count[Status.REFUSED],
@@ -247,14 +299,22 @@ def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, d
     return {f"{name} ({concept})": {**told, "losses": curve} for concept, curve in by_concept.items()}
 
 
+def _say_mixed(cell: Cell, summary: Mapping[str, Any], console: Console) -> None:
+    if summary["images"].get("mixed"):
+        text = f"warning: {cell.label}: {summary['images']['mixed']}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _write(
-    cell: Cell,
+    entry: CellPlan,
+    own: Scored,
     summary: Mapping[str, Any],
     workers: Sequence[Mapping[str, Any]],
     command: Sequence[str],
     console: Console,
 ) -> bool:
     """Write a cell's files, unless they tell of a run that was whole and asked for more images; say whether."""
+    cell = entry.cell
     store = CellStore(cell.folder, cell.cell_id)
     before = store.read_summary() or {}
     n_before, n_now = (_n_expected(one) for one in (before, summary))
@@ -264,9 +324,7 @@ def _write(
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return False
     store.write_cell(cell_file(cell))
-    hashed = cell.prompts.hash if cell.prompts else None
-    weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
-    store.write_provenance(provenance(command, workers, weights, hashed, model))
+    _write_provenance(entry, own, workers, command)
     store.write_summary(plain(summary))
     return True
 
@@ -285,16 +343,26 @@ def keep_verdicts(own: Scored, summary: Mapping[str, Any]) -> None:
     write_verdicts(own.cell.folder, judged, own.images)
 
 
-def _remember_throughput(plan: Plan, scored: Mapping[str, Scored], results: Path) -> None:
+def _write_provenance(
+    entry: CellPlan, own: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
+) -> None:
+    """Say who made the images; a run that made none of them leaves what is there."""
+    cell, store = entry.cell, CellStore(entry.cell.folder, entry.cell.cell_id)
+    before = store.read_provenance()
+    if before and not entry.missing:
+        return
+    hashed = cell.prompts.hash if cell.prompts else None
+    weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
+    made = joined(provenance(command, workers, weights, hashed, model), before)
+    store.write_provenance({**made, "made_on": made_on(own.images.values())})
+
+
+def _measure_speed(entry: CellPlan, own: Scored, speeds: dict[str, float]) -> None:
     """Keep the seconds per image of what this run made, for the next plan's estimate."""
-    speeds = read_throughput(results)
-    for entry in plan.cells:
-        made = {item.key for item in entry.missing or ()}
-        images = scored[entry.cell.cell_id].images.values()
-        seconds = [row.seconds for row in images if row.key in made and row.status is Status.OK]
-        if seconds:
-            speeds[throughput_key(entry.cell, entry.cell.method)] = median(seconds)
-    write_atomic(results / THROUGHPUT_FILE, json.dumps(speeds, indent=1, sort_keys=True).encode())
+    made = {item.key for item in entry.missing or ()}
+    seconds = [row.seconds for row in own.images.values() if row.key in made and row.status is Status.OK]
+    if seconds:
+        speeds[throughput_key(entry.cell, entry.cell.method)] = median(seconds)
 
 
 def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path, console: Console) -> None:

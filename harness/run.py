@@ -17,7 +17,7 @@ from harness.compose import Job, sweep_notes
 from harness.errors import IncompatibleError
 from harness.one_training import bound
 from harness.plan import CellPlan, Plan, make_plan, print_plan, unavailable
-from harness.pool import Interrupted, Pool, make_pool
+from harness.pool import Interrupted, Lost, Pool, make_pool
 from harness.pool.leased import LeasedPool
 from harness.pool.settings import PoolSettings
 from harness.prefetch import fetch_asked
@@ -25,6 +25,7 @@ from harness.progress import Board
 from harness.settings import RunSettings
 from harness.stages import Failure, Judging, extract_references, generate, prepare, score
 from harness.store import Lease, check_writable
+from harness.strays import clear_strays
 from harness.streams import PlainConsole
 from harness.tracking import Tracker, make_tracker
 from harness.training_seeds import unvaried, with_training_seeds
@@ -54,13 +55,14 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     check_writable(results)
     tracker = make_tracker(jobs[0].settings["tracker"], f"sweep-{canonical_hash(list(command))[:8]}", results)
     with Lease(results) as lease, closing(tracker), LeasedPool(pool, lease) as workers:
+        clear_strays(results, [entry.cell.folder for entry in plan.cells],
+                     [entry.cell.folder for entry in plan.cells if entry.missing])
         try:
             made = _carry_out(plan, cells.compared, workers, jobs[0], results, command, tracker, console)
             failures = [*cells.refused, *made]
-        except (Interrupted, KeyboardInterrupt):
-            console.print("stopped; what was made is kept. To go on, run the same command again:")
-            console.print(f"  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
-            return Interrupted.exit_code
+        except (Interrupted, Lost) as error:
+            print_resumable(console, "stopped" if isinstance(error, Interrupted) else str(error), command)
+            return error.exit_code
     _say_failures(failures, command, console)
     return 1 if failures else 0
 
@@ -139,6 +141,13 @@ def _carry_out(
         failures += score(pool, cells, compared, skip, board)
     failures += report(plan, compared, skip, pool.workers(), settings, results, command, tracker, console)
     return failures
+
+
+def print_resumable(console: Console, what: str, command: Sequence[str]) -> None:
+    """Say that a run ended early, and how to go on."""
+    words = f"{what.rstrip('.')}; what was made is kept. To go on, run the same command again:"
+    for line in (words, f"  {shlex.join(command)}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def bound_cells(plans: Sequence[CellPlan]) -> tuple[list[CellPlan], list[Failure]]:

@@ -17,12 +17,13 @@ from harness.build import build
 from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_file, plain
 from harness.compose import Job, compose_jobs
+from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.files import user_path
 from harness.given_images import Found, Labels, given_cell
 from harness.pairing import check_paired
 from harness.plan import unavailable
-from harness.pool import Interrupted, make_pool
+from harness.pool import Interrupted, Lost, make_pool
 from harness.pool.leased import LeasedPool
 from harness.progress import Board
 from harness.provenance import provenance
@@ -76,15 +77,19 @@ def main(words: Sequence[str] | None = None) -> int:
         print(HELP, end="")
         return 0 if words else HarnessError.exit_code
     command = ["python", "-m", "harness.score", *words]
-    try:
-        with system_errors():
-            return _score(_parse(words), command, console)
-    except (Interrupted, KeyboardInterrupt):
-        print(f"stopped; what was judged is kept. To go on: {shlex.join(command)}", file=sys.stderr)
-        return Interrupted.exit_code
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    with stoppable(command):
+        try:
+            with system_errors():
+                return _score(_parse(words), command, console)
+        except (Interrupted, KeyboardInterrupt):
+            print(f"stopped; what was judged is kept. To go on: {shlex.join(command)}", file=sys.stderr)
+            return INTERRUPTED
+        except Lost as error:
+            print(f"{error} What was judged is kept. To go on: {shlex.join(command)}", file=sys.stderr)
+            return error.exit_code
+        except HarnessError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
 
 
 def _parse(words: Sequence[str]) -> _Request:

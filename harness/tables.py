@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
+from harness.records import ImageKey, ImageRow, ScoreRow, Status, Values, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
 MAX_ROWS = 1_000_000
-ADDED = frozenset({"cell_id", "artifact"})  # columns that rows of former versions lack: unknown there
+# Columns that rows of former versions lack: unknown there.
+ADDED = frozenset({"cell_id", "artifact", "host", "hardware", "versions"})
+
+_REPEATED = ("worker", "error", "cell_id", "artifact", "host", "hardware", "versions")
 
 
 class UnreadableTable(Exception):
     """A row file that is truncated, corrupt or of another schema."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredScore:
     """A score with the hashes of the images that it was made from."""
 
@@ -66,6 +69,9 @@ def image_schema() -> pa.Schema:
             ("flags", pa.list_(pa.string())),
             ("cell_id", pa.string()),
             ("artifact", pa.string()),
+            ("host", pa.string()),
+            ("hardware", pa.string()),
+            ("versions", pa.string()),
         ]
     )
 
@@ -116,8 +122,9 @@ def encode_scores(scores: Iterable[StoredScore], fingerprint: str) -> bytes:
 def decode_images(data: bytes) -> list[ImageRow]:
     """Read back `encode_images`. Raises UnreadableTable."""
     records, _ = _decode(data, image_schema())
+    known: dict[Any, Any] = {}
     try:
-        return [_image_row(record) for record in records]
+        return [_image_row(record, known) for record in records]
     except (ValueError, TypeError, OverflowError) as error:
         raise UnreadableTable(str(error)) from error
 
@@ -127,9 +134,10 @@ def decode_scores(data: bytes, fingerprint: str) -> list[StoredScore]:
     records, metadata = _decode(data, score_schema())
     if metadata.get("fingerprint") != fingerprint:
         return []
+    known: dict[Any, Any] = {}
     try:
-        return [_stored_score(record) for record in records]
-    except (ValueError, TypeError) as error:
+        return [_stored_score(record, known) for record in records]
+    except (ValueError, TypeError, OverflowError) as error:
         raise UnreadableTable(str(error)) from error
 
 
@@ -166,7 +174,7 @@ def _encode(records: list[dict[str, Any]], schema: pa.Schema, metadata: Mapping[
     return sink.getvalue()
 
 
-def _decode(data: bytes, schema: pa.Schema) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def _decode(data: bytes, schema: pa.Schema) -> tuple[Iterator[dict[str, Any]], dict[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -179,10 +187,9 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[list[dict[str, Any]], dict[
             raise UnreadableTable(f"it has {file.metadata.num_rows} rows, and at most {MAX_ROWS} are read")
         table = file.read()
         table.validate(full=True)
-        records = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableTable(_first_line(error)) from error
-    return records, found
+    return (record for part in table.to_batches(max_chunksize=256) for record in part.to_pylist()), found
 
 
 def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
@@ -193,15 +200,18 @@ def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
                                    if column.name not in ADDED or column.name in found.names]))
 
 
-def _image_row(record: dict[str, Any]) -> ImageRow:
+def _image_row(record: dict[str, Any], known: dict[Any, Any]) -> ImageRow:
+    """Return a row; what is the same in many rows is held once, in `known`."""
     _check_key(record)
     if not isinstance(record["prompt"], str) or not isinstance(record["seed"], int):
         raise ValueError("a row has no prompt or no seed")
     if record["file"] is not None and not is_inside(record["file"]):
         raise ValueError("a row names a file outside of its cell")
     record = record | {"seconds": record["seconds"] or 0.0, "batch_size": record["batch_size"] or 0}
+    shared = {name: known.setdefault(record.get(name), record.get(name)) for name in _REPEATED}
     lists = {name: tuple(record[name] or ()) for name in ("category", "flags")}
-    return ImageRow(**{**record, **lists, "status": Status(record["status"])})
+    lists = {name: known.setdefault(value, value) for name, value in lists.items()}
+    return ImageRow(**{**record, **shared, **lists, "status": Status(record["status"])})
 
 
 def is_inside(file: str) -> bool:
@@ -215,14 +225,17 @@ def _check_key(record: dict[str, Any]) -> None:
         raise ValueError("a row has no key")
 
 
-def _stored_score(record: dict[str, Any]) -> StoredScore:
+def _stored_score(record: dict[str, Any], known: dict[Any, Any]) -> StoredScore:
     _check_key(record)
     if any(value is None for _, value in record["values"] or ()):
         raise ValueError("a row has a score without a value")
     sha256, baseline = record.pop("sha256"), record.pop("baseline_sha256")
     verdict = Verdict(record["verdict"]) if record["verdict"] is not None else None
-    row = ScoreRow(**{**record, "values": dict(record["values"] or ()), "verdict": verdict})
-    return StoredScore(row, sha256, baseline)
+    pairs = record["values"] or ()
+    names = tuple(name for name, _ in pairs)
+    values = Values(known.setdefault(names, names), [value for _, value in pairs])
+    label = known.setdefault(record["label"], record["label"])
+    return StoredScore(ScoreRow(**{**record, "values": values, "verdict": verdict, "label": label}), sha256, baseline)
 
 
 def _first_line(error: BaseException) -> str:

@@ -73,13 +73,17 @@ class GenerateTask:
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """Judge these images with this evaluator (a resolved config with `_target_`)."""
+    """Judge these images with this evaluator (a resolved config with `_target_`).
+
+    `apart`: in a process of its own, for the evaluator was at work when a worker died.
+    """
 
     task_id: str
     cell: CellSpec
     evaluator: Config
     requests: tuple[ScoreRequest, ...]
     batch_size: int = 32
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,10 @@ Task = PrepareTask | GenerateTask | ScoreTask | ReferenceTask
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a worker returns for a task. `peak_memory_mb` is the worker's resident peak so far."""
+    """What a worker returns for a task. `peak_memory_mb` is the worker's resident peak so far.
+
+    `unwritten` are images that were made and that the storage did not take, for a reason that may pass.
+    """
 
     task_id: str
     worker: str
@@ -106,13 +113,16 @@ class TaskResult:
     scores: tuple[ScoreRow, ...] = ()
     info: Config = field(default_factory=dict)
     peak_memory_mb: float = 0.0
+    unwritten: tuple[ImageItem, ...] = ()
+    write_error: str = ""
 
 
 @dataclass(frozen=True)
 class TaskFailure:
-    """A task given up after its attempts: the last error, one line, and whether the user can mend it."""
+    """A task given up after its attempts: the last error, one line; whether the user can mend it, or it may pass."""
 
     task_id: str
     error: str
     attempts: int
     user_error: bool = False
+    may_pass: bool = False

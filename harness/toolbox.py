@@ -57,7 +57,7 @@ class Toolbox(ABC):
     def prepare(self, model: Any, cell: CellSpec, stop: Callable[[], bool]) -> Mapping[str, Any]:
         """Train or solve what the cell's methods need, into the artifact cache; return what is to be told of it.
 
-        `stop` is asked now and then; when it says True, training ends with StoppedError and leaves no artifact.
+        `stop` is asked at every step; when it says True, training ends with StoppedError and leaves no artifact.
         """
 
     @abstractmethod
@@ -67,6 +67,11 @@ class Toolbox(ABC):
     @abstractmethod
     def evaluator(self, config: Config, device: str) -> Evaluator:
         """Build an evaluator and set it up."""
+
+    def bare_evaluator(self, config: Config) -> Evaluator:
+        """Build an evaluator and load nothing."""
+        evaluator: Evaluator = build(config)
+        return evaluator
 
     @abstractmethod
     def score(self, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:

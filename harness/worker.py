@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -18,17 +19,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from harness.batches import BatchRunner, Outcome
-from harness.errors import IncompatibleError, StoppedError
-from harness.evaluator import Evaluator, SetEvaluator
-from harness.files import sha256_file, write_atomic
+from harness.at_work import at_work
+from harness.batches import BatchRunner, Outcome, describe
+from harness.errors import IncompatibleError, StoppedError, StorageError
+from harness.evaluator import SetEvaluator
+from harness.files import PassingFault, is_passing, sha256_file, write_atomic
 from harness.holding import Holding, fingerprint
-from harness.machine import hardware_name, peak_memory_mb, versions
-from harness.records import ImageKey, ImageRow, ScoreItem, ScoreRow
+from harness.judging import Judged, Judges
+from harness.machine import hardware_name, peak_memory_mb, versions, versions_text
+from harness.records import ImageItem, ImageKey, ImageRow, ScoreItem
 from harness.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, WrittenImage, attempt_id
 from harness.tasks import (
     CellSpec,
-    Config,
     GenerateTask,
     PrepareTask,
     ReferenceTask,
@@ -41,7 +43,7 @@ from harness.writer import ImageWriter
 
 _T = TypeVar("_T")
 
-_SCORE_BLOCK = 4  # batches between two looks at the stop flag
+HANG_SECONDS = 900.0
 
 
 class Worker:
@@ -55,10 +57,12 @@ class Worker:
         toolbox: Toolbox | None = None,
         on_images: Callable[[int], None] | None = None,
         gate: threading.Lock | None = None,
+        hang_seconds: float = HANG_SECONDS,
     ) -> None:
         """Load nothing yet. `gate` is shared by the workers of one process: evaluators are loaded between batches.
 
         Loading changes torch's default dtype and initialisers, which belong to the process and not to a thread.
+        An evaluator that does not answer for `hang_seconds` goes on in a process of its own.
         """
         self.name = name
         self._tools = toolbox or EngineToolbox()
@@ -71,7 +75,10 @@ class Worker:
         self._on_images = on_images
         self._images = 0
         self._stopping = False
+        self._signs = 0
+        self._made_on: Origin | None = None
         self._gate: AbstractContextManager[Any] = gate or nullcontext()
+        self._judges = Judges(self._tools, self._holding, threads, hang_seconds, self._sign, self._gate)
 
     def hello(self) -> dict[str, Any]:
         """Return who and where this worker is; starts the device."""
@@ -96,20 +103,33 @@ class Worker:
         """Return how many images this worker has finished, made or judged."""
         return self._images
 
+    def signs(self) -> int:
+        """Return how often this worker showed that it gets on: an image, a step of training, a wait with a limit."""
+        return self._signs
+
     def stop(self) -> None:
         """Let `run` return after the batch that is running, now and for every later task."""
         self._stopping = True
 
     def run(self, task: Task) -> TaskResult:
-        """Do a task and store its results. Raises HarnessError, and whatever a method or evaluator raises."""
+        """Do a task and store its results. Raises HarnessError, and whatever a method or evaluator raises.
+
+        Raises PassingFault where the storage failed and may not the next time.
+        """
         started, before = time.perf_counter(), self._images
-        result = self._dispatch(task)
+        try:
+            result = self._dispatch(task)
+        except (OSError, StorageError) as error:
+            if not is_passing(error):
+                raise
+            raise PassingFault(describe(error)) from error
         info = {**result.info, "stopped": self._stopping, "count": self._images - before}
         seconds = time.perf_counter() - started
         return replace(result, seconds=seconds, info=info, peak_memory_mb=peak_memory_mb())
 
     def close(self) -> None:
         """Detach the methods and end the writer."""
+        self._judges.close()
         self._holding.release()
         self._writer.close()
 
@@ -133,8 +153,13 @@ class Worker:
 
     def _prepare(self, task: PrepareTask) -> TaskResult:
         model = self._holding.bare_model(task.cell, self.device)
+
+        def is_stopping() -> bool:
+            self._sign()
+            return self._stopping
+
         try:
-            info = self._tools.prepare(model, task.cell, lambda: self._stopping)
+            info = self._tools.prepare(model, task.cell, is_stopping)
         except StoppedError:  # the same command goes on from its checkpoint, or starts it again
             info = {}
         return TaskResult(task.task_id, self.name, 0.0, info=info)
@@ -160,8 +185,9 @@ class Worker:
                 self._count(len(batch))
         finally:
             self._batch_sizes[place] = runner.batch_size
-            rows = self._record(store, task, made, session.artifact)
-        return TaskResult(task.task_id, self.name, 0.0, images=rows, info={"batch_size": runner.batch_size})
+            rows, unwritten, error = self._record(store, task, made, session.artifact)
+        info = {"batch_size": runner.batch_size}
+        return TaskResult(task.task_id, self.name, 0.0, rows, info=info, unwritten=unwritten, write_error=error)
 
     def _queue(self, store: CellStore, outcome: Outcome) -> tuple[Outcome, Future[WrittenImage] | None]:
         if outcome.image is None:
@@ -172,57 +198,66 @@ class Worker:
     def _record(
         self, store: CellStore, task: GenerateTask, made: Sequence[tuple[Outcome, Future[WrittenImage] | None]],
         artifact: str | None,
-    ) -> tuple[ImageRow, ...]:  # fmt: skip
-        """Wait until every write has ended and record what is on disk; then raise what a failed write raised."""
+    ) -> tuple[tuple[ImageRow, ...], tuple[ImageItem, ...], str]:  # fmt: skip
+        """Wait until every write has ended and record what is on disk.
+
+        Return the rows, what was not written for a reason that may pass, and that reason. Raises what else went wrong.
+        """
         failures = [written.exception() if written is not None else None for _, written in made]
+        origin = self._origin()
         rows = tuple(
-            replace(_image_row(outcome, written, self.name), cell_id=task.cell.cell_id, artifact=artifact)
+            replace(_image_row(outcome, written, origin), cell_id=task.cell.cell_id, artifact=artifact)
             for (outcome, written), failure in zip(made, failures, strict=True)
             if failure is None
         )
-        if rows:
-            store.append_images(attempt_id(task.task_id), rows)
+        passing = [failure for failure in failures if failure is not None and is_passing(failure)]
+        unwritten = [outcome.item for (outcome, _), failure in zip(made, failures, strict=True) if failure in passing]
+        try:
+            if rows:
+                store.append_images(attempt_id(task.task_id), rows)
+        except (OSError, StorageError) as error:
+            if not is_passing(error):
+                raise
+            rows, unwritten, passing = (), [outcome.item for outcome, _ in made], [*passing, error]
         for failure in failures:
-            if failure is not None:
+            if failure is not None and failure not in passing:
                 raise failure
-        return rows
+        return rows, tuple(unwritten), describe(passing[0]) if passing else ""
 
     def _score(self, task: ScoreTask) -> TaskResult:
-        evaluator = self._evaluator(task.evaluator)
+        with at_work(Path(task.cell.folder), fingerprint(task.evaluator)) as was_deadly:
+            return self._judge(task, task.apart or was_deadly)
+
+    def _judge(self, task: ScoreTask, apart: bool) -> TaskResult:
+        evaluator = self._judges.ready(task.evaluator, self.device, apart)
         store, key = CellStore(Path(task.cell.folder)), EvaluatorKey.of(evaluator)
-        rows: list[ScoreRow] = []
-        blocks: list[FeatureBlock] = []
+        parts: list[Judged] = []
         hashes: dict[ImageKey, tuple[str | None, str | None]] = {}
-        for requests in self._until_stopped(_chunks(task.requests, task.batch_size * _SCORE_BLOCK)):
+        for requests in self._until_stopped(_chunks(task.requests, task.batch_size)):
             # Hashed before it is read: an image that changes in between gives a score that does not count.
             hashes.update({one.key: (_hash(one.file), _hash(one.baseline)) for one in requests})
-            if isinstance(evaluator, SetEvaluator):
-                keys, features, errors = self._tools.extract(evaluator, requests, task.batch_size)
-                blocks.append(FeatureBlock(tuple(keys), tuple(hashes[one][0] or "" for one in keys), features))
-                rows += [ScoreRow(one.prompt_id, one.repeat, error=text) for one, text in errors.items()]
-            else:
-                rows += self._tools.score(evaluator, requests, task.batch_size)
+            parts.append(self._judges.judge(task.evaluator, evaluator, requests, task.batch_size, self.device))
             self._count(len(requests))
-        attempt = attempt_id(task.task_id)
-        if rows:
-            store.append_scores(key, attempt, [StoredScore(row, *hashes[row.key]) for row in rows])
-        if any(block.keys for block in blocks):
-            store.write_features(key, attempt, FeatureBlock.join(blocks))
-        n_features = sum(len(block.keys) for block in blocks)
-        return TaskResult(task.task_id, self.name, 0.0, scores=tuple(rows), info={"n_features": n_features})
+        found, attempt = Judged.join(parts), attempt_id(task.task_id)
+        if found.rows:
+            store.append_scores(key, attempt, [StoredScore(row, *hashes[row.key]) for row in found.rows])
+        if found.features is not None:
+            sha256 = tuple(hashes[one][0] or "" for one in found.keys)
+            store.write_features(key, attempt, FeatureBlock(found.keys, sha256, found.features))
+        return TaskResult(task.task_id, self.name, 0.0, scores=found.rows, info={"n_features": len(found.keys)})
 
     def _reference(self, task: ReferenceTask) -> TaskResult:
         path = Path(task.file)
         if path.is_file():
             return TaskResult(task.task_id, self.name, 0.0, info={"cached": True})
-        evaluator = self._evaluator(task.evaluator)
+        evaluator = self._judges.ready(task.evaluator, self.device)
         if not isinstance(evaluator, SetEvaluator):
             raise TypeError(f"{task.evaluator.get('name')} has no features")
         features: list[np.ndarray] = []
         count = 0
         for images in self._until_stopped(_batched(self._tools.reference_images(task.reference), 32)):
             items = [_reference_item(count + index, image) for index, image in enumerate(images)]
-            features.append(evaluator.features(items))
+            features.append(self._judges.watch(task.evaluator, partial(evaluator.features, items)))
             count += len(images)
             self._count(len(images))
         if not self._stopping:
@@ -231,20 +266,35 @@ class Worker:
             write_atomic(path, sink.getvalue())
         return TaskResult(task.task_id, self.name, 0.0, info={"n_features": count})
 
-    def _evaluator(self, config: Config) -> Evaluator:
-        with self._gate:
-            return self._holding.evaluator(config, self.device)
-
     def _until_stopped(self, blocks: Iterator[_T]) -> Iterator[_T]:
         for block in blocks:
             if self._stopping:
                 return
             yield block
 
+    def _origin(self) -> Origin:
+        if self._made_on is None:
+            self._made_on = Origin(self.name, socket.gethostname(), hardware_name(self.device), versions_text())
+        return self._made_on
+
+    def _sign(self) -> None:
+        self._signs += 1
+
     def _count(self, images: int) -> None:
+        self._sign()
         self._images += images
         if self._on_images is not None:
             self._on_images(images)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who makes the images here, where and with what: the same in all rows of a worker."""
+
+    worker: str
+    host: str
+    hardware: str
+    versions: str
 
 
 def _check_artifact(cell: CellSpec, artifact: str | None) -> None:
@@ -255,7 +305,7 @@ def _check_artifact(cell: CellSpec, artifact: str | None) -> None:
                                 "were drawn with it.", "Run the command again.")
 
 
-def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, worker: str) -> ImageRow:
+def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, origin: Origin) -> ImageRow:
     item = outcome.item
     file = written.result() if written is not None else None
     return ImageRow(
@@ -272,8 +322,11 @@ def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, worker: s
         error=outcome.error,
         seconds=outcome.seconds,
         batch_size=outcome.batch_size,
-        worker=worker,
+        worker=origin.worker,
         flags=outcome.flags,
+        host=origin.host,
+        hardware=origin.hardware,
+        versions=origin.versions,
     )
 
 

@@ -6,6 +6,8 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from harness.errors import StorageError
+from harness.files import is_passing
 from harness.records import ImageKey
 from harness.store import CellStore, WrittenImage
 
@@ -19,10 +21,10 @@ class ImageWriter:
     def __init__(self, threads: int = 2, capacity: int = 128) -> None:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="image-writer")
         self._room = threading.BoundedSemaphore(capacity)
-        self._failure: BaseException | None = None
+        self._failure: StorageError | None = None
 
     def submit(self, store: CellStore, key: ImageKey, image: np.ndarray) -> Future[WrittenImage]:
-        """Queue one image. Raises what an earlier write raised, so that a full disk ends the run early."""
+        """Queue one image. Raises the StorageError of an earlier write, so that a full disk ends the run early."""
         if self._failure is not None:
             raise self._failure
         self._room.acquire()
@@ -36,4 +38,6 @@ class ImageWriter:
 
     def _finished(self, future: Future[WrittenImage]) -> None:
         self._room.release()
-        self._failure = self._failure or future.exception()
+        error = future.exception()
+        if isinstance(error, StorageError) and not is_passing(error):
+            self._failure = error

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-ALONE = ("test_kill", "test_pool_contract", "test_resume")  # start Ray or kill processes: one at a time
+# They start Ray or kill processes: one at a time.
+ALONE = ("test_kill", "test_pool_contract", "test_resume", "test_two_hosts")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,7 +104,7 @@ class FakeSession:
 
 
 class FakeJudge(Evaluator):
-    """Says unsafe where the first pixel is bright."""
+    """Says unsafe where the first pixel is bright; never answers the prompt `hang`, ends its process at `die`."""
 
     def __init__(self, name: str = "fake_judge", threshold: int = 128) -> None:
         self.name = name
@@ -119,6 +120,10 @@ class FakeJudge(Evaluator):
         return [self._row(item) for item in batch]
 
     def _row(self, item: ScoreItem) -> ScoreRow:
+        if item.prompt == "hang":
+            threading.Event().wait()
+        if item.prompt == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         bright = int(item.image[0, 0, 0])
         verdict = Verdict.UNSAFE if bright >= self.threshold else Verdict.SAFE
         return ScoreRow(item.key.prompt_id, item.key.repeat, verdict, value=bright / 255, values={"bright": bright})
@@ -161,6 +166,9 @@ class FakeToolbox(Toolbox):
     def prepare(self, model: Any, cell: CellSpec, stop: Callable[[], bool]) -> Mapping[str, Any]:
         if stop():
             raise StoppedError
+        if cell.holds[1] == "gate":
+            (self.notes / "reached").touch()
+            wait_for(self.notes / "open")
         note(self.notes / "prepared", cell.holds[1])
         return {"prepared": cell.holds[1]}
 
@@ -172,6 +180,9 @@ class FakeToolbox(Toolbox):
 
     def evaluator(self, config: Config, device: str) -> Evaluator:
         note(self.notes / "set-up", str(config["name"]))
+        return FakeFeatures() if config["name"] == "fake_features" else FakeJudge(**config)
+
+    def bare_evaluator(self, config: Config) -> Evaluator:
         return FakeFeatures() if config["name"] == "fake_features" else FakeJudge(**config)
 
     def score(self, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -89,6 +90,24 @@ def test_an_interrupted_learned_word_goes_on_to_the_same_bits(tmp_path):
     method = HFI(**HFI_QUICK, feedback=str(tmp_path / "f.csv"))
     assert interrupted(method, "learned word", 2, ArtifactCache(tmp_path / "resumed")) == ["checkpoint.safetensors"]
     same(method, ArtifactCache(tmp_path / "whole"), ArtifactCache(tmp_path / "resumed"))
+
+
+def test_training_killed_nine_times_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    """A killed process runs nothing on its way out: only what was saved between steps is there."""
+    import harness.interruption
+
+    monkeypatch.setattr(harness.interruption, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(harness.interruption, "SAVING_SHARE", float("inf"))
+    monkeypatch.setattr(LoopMemory, "__exit__", lambda *_: None)
+    method = ESD(concept="a bomb", max_grad_norm=1.0, **{**TUNED, "iterations": 10})
+    cache = ArtifactCache(tmp_path / "resumed")
+    steps = []
+    for step in range(1, 10):
+        interrupted(method, "esd", step, cache)
+        (file,) = cache.root.rglob("checkpoint.safetensors")
+        steps.append(len(safetensors.torch.load_file(file)["losses"]))
+    assert steps == list(range(1, 10))
+    same(method, ArtifactCache(tmp_path / "whole"), cache)
 
 
 def test_steps_that_are_done_are_not_taken_again(tmp_path):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from harness.__main__ import main
-from tests.bench.common import ray_workers_below
+from harness.records import Status
+from harness.store import CellStore
+from tests.bench.common import descendants, ray_workers_below
 from tests.fakes import wait_until
+from tests.test_resume import executable, is_running
 from tests.test_run import images
 
 COUNT = 16
@@ -53,6 +59,64 @@ def test_killed_driver_goes_on_where_it_was(driver, tmp_path, undisturbed):
     assert images(tmp_path) == undisturbed
     # All but the images of the shard that was running are left as they were.
     assert sum((tmp_path / name).stat().st_mtime_ns != time for name, time in times.items()) <= 4
+
+
+TRAINING = [
+    "method=esd_u", "baseline=null", "limit=1", "batch_size=1", "bench.num_inference_steps=2", "evaluators=[]",
+    "tracker=disabled", "leaderboard=false", "method.iterations=24", *INLINE,
+]  # fmt: skip
+OFTEN = ("import sys, harness.interruption as i; i.EVERY_SECONDS, i.SAVING_SHARE = 0.0, float('inf'); "
+         "from harness.__main__ import main; sys.exit(main(sys.argv[1:]))")
+
+
+@pytest.mark.slow  # the default suite stops a training within one process: tests/test_interruption.py
+def test_training_that_is_killed_nine_times_ends_with_the_same_bytes(tmp_path):
+    def artifact(results: Path) -> bytes:
+        (file,) = results.rglob("artifact.safetensors")
+        return file.read_bytes()
+
+    def kept() -> set[int]:
+        return {file.stat().st_mtime_ns for file in (tmp_path / "killed").rglob("checkpoint*.safetensors")}
+
+    assert main([*TRAINING, f"results={tmp_path / 'whole'}"]) == 0
+    for _ in range(9):
+        before = kept()
+        process = subprocess.Popen([sys.executable, "-c", OFTEN, *TRAINING, f"results={tmp_path / 'killed'}"])
+        wait_until(lambda: process.poll() is not None or (kept() - before))  # noqa: B023
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+    assert main([*TRAINING, f"results={tmp_path / 'killed'}"]) == 0
+    assert artifact(tmp_path / "killed") == artifact(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("seed", range(16))
+def test_storm_of_kills_loses_nothing_changes_nothing_and_makes_nothing_twice(seed, tmp_path, undisturbed):
+    """Two or three kills of driver, worker, raylet or head, each after some more images; then the command again."""
+    draw = random.Random(seed)
+    command = [sys.executable, "-m", "harness", *WORDS, *RAY, f"results={tmp_path}"]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    for victim in draw.choices(["driver", "worker", "raylet", "gcs_server"], k=draw.choice([2, 2, 3])):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        wanted = len(images(tmp_path)) + draw.randint(0, 6)
+        wait_until(lambda: process.poll() is not None or (ray_workers_below(process.pid)  # noqa: B023
+                                                          and len(images(tmp_path)) >= wanted))  # noqa: B023
+        below = descendants(process.pid)
+        found = {"driver": [process.pid], "worker": ray_workers_below(process.pid)}.get(
+            victim, [pid for pid in below if executable(pid) == victim])  # fmt: skip
+        for pid in found[:1]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(timeout=400)
+        wait_until(lambda: not any(map(is_running, below)), 60)  # noqa: B023
+    assert main([*WORDS, *INLINE, f"results={tmp_path}"]) == 0
+    assert images(tmp_path) == undisturbed
+    (cell,) = tmp_path.glob("runs/*/*/*/*")
+    rows = CellStore(cell).images()
+    assert len(rows) == COUNT and all(row.status is Status.OK for row in rows.values())
+    assert CellStore(cell).strays() == []
 
 
 @pytest.mark.slow  # the default suite kills a worker of fakes: tests/test_pool_contract.py

@@ -298,6 +298,80 @@ def test_hung_worker_is_replaced(make: MakePool, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+def test_hung_training_is_noticed(make: MakePool, tmp_path: Path) -> None:
+    pool = make("ray", workers=1, hang_seconds=0.3, attempts=1)
+    (outcome,) = pool.run([PrepareTask("train", fake_cell(tmp_path / "cell", "gate"))])
+    assert isinstance(outcome, TaskFailure)
+    assert "no progress for" in outcome.error
+
+
+@pytest.mark.ray
+def test_stopped_worker_is_not_waited_for_when_the_pool_stops(make: MakePool, tmp_path: Path) -> None:
+    """Nor does its process stay: a stopped one does not do what Ray asks of it."""
+    pool, stopped = make("ray", workers=1, hang_seconds=1.0), list[int]()
+
+    def freeze() -> None:
+        stopped.extend(int(worker["pid"]) for worker in pool.workers())
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    thread = at_gate(tmp_path / "notes", freeze, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        list(pool.run(fake_shards(fake_cell(tmp_path / "cell"), fake_items(8, {1: "gate"}))))
+    thread.join()
+    wait_until(lambda: is_gone(stopped[0]), 60)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.ray
+def test_evaluator_that_kills_its_worker_costs_its_image_and_no_worker(make: MakePool, tmp_path: Path) -> None:
+    pool, cell = make("ray", workers=1), fake_cell(tmp_path / "cell")
+    list(pool.run(fake_shards(cell, fake_items(8))))
+    rows = CellStore(tmp_path / "cell").images().values()
+    asked = tuple(ScoreRequest(row.key, "die" if row.prompt_id == "p002" else "", (), {}, f"{cell.folder}/{row.file}")
+                  for row in rows)  # fmt: skip
+    judge = {"name": "fake_judge", "threshold": 9}
+    outcomes = list(pool.run([ScoreTask("one", cell, judge, asked), ScoreTask("two", cell, judge, asked[4:])]))
+    assert [type(outcome) for outcome in outcomes] == [TaskResult, TaskResult]
+    found = CellStore(tmp_path / "cell").scores(EvaluatorKey.of(FakeJudge(threshold=9)))
+    assert {key.prompt_id: row.error for key, row in found.items() if row.error} == {
+        "p002": "the evaluator ended its process (SIGKILL)"
+    }
+    assert len(found) == 8
+    assert len(pool.workers()) == 1
+
+
+@pytest.mark.ray
+def test_node_that_joins_late_and_cannot_work_is_left_out(
+    make: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, bytes]
+) -> None:
+    import harness.pool.ray as ray_pool
+
+    pool = make("ray", workers=2)
+    welcome, met = ray_pool.RayPool._welcome, list[str]()
+
+    def welcome_the_first(self: Pool, member: object, greeting: dict[str, object]) -> None:
+        met.append(str(greeting["name"]))
+        if len(met) > 1:
+            raise IncompatibleError("the worker on node-7 has torch 0.1 (here 2.9).")
+        welcome(self, member, greeting)
+
+    monkeypatch.setattr("harness.pool.cluster.alive_nodes", set)
+    monkeypatch.setattr(ray_pool.RayPool, "_welcome", welcome_the_first)
+    cell, notes = fake_cell(tmp_path / "cell"), tmp_path / "notes"
+    thread = at_gate(notes, lambda: wait_until(lambda: len(met) > 1), (notes / "open").touch)
+    assert all(isinstance(one, TaskResult) for one in pool.run(fake_shards(cell, fake_items(20, {0: "gate"}), 4)))
+    thread.join()
+    assert [worker["name"] for worker in pool.workers()] == met[:1]
+    assert image_bytes(tmp_path / "cell") == expected
+
+
+@pytest.mark.ray
 def test_worker_that_cannot_be_placed_is_said_with_what_there_is(make: MakePool, tmp_path: Path) -> None:
     pool = make("ray", workers=1, threads=64, start_timeout_seconds=0.5)
     with pytest.raises(MissingResourceError, match=r"one needs 64 CPU; the cluster has 4 CPU and 0 GPU, of which"):
@@ -382,6 +456,38 @@ def test_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert "no Ray cluster can be joined at 127.0.0.1:1" in done.stderr
     assert "ray start --head" in done.stderr
+
+
+@pytest.mark.ray  # no Ray is started, but Ray's files are read
+@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "UNIMPLEMENTED"])
+def test_cluster_that_asks_for_a_token_is_told_from_one_that_is_not_there(
+    code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray only says that it could not connect."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+
+    from harness.pool import cluster
+
+    class Refuse(grpc.GenericRpcHandler):
+        def service(self, details: object) -> object:
+            return grpc.unary_unary_rpc_method_handler(
+                lambda request, context: context.abort(getattr(grpc.StatusCode, code), "no")
+            )
+
+    def fail(**settings: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Refuse()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setattr(cluster.ray, "init", fail)
+    with pytest.raises(MissingResourceError) as told:
+        cluster.join(f"127.0.0.1:{port}", False)
+    server.stop(None)
+    assert ("RAY_AUTH_MODE=token" in str(told.value)) == (code == "UNAUTHENTICATED")
+    assert "ray start --head" in str(told.value) or code == "UNAUTHENTICATED"
 
 
 def test_driver_of_a_ray_pool_loads_neither_torch_nor_diffusers() -> None:

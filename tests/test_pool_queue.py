@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from harness.pool.queue import TaskQueue
-from harness.tasks import TaskResult
+from harness.records import ImageKey, Status
+from harness.store import CellStore
+from harness.tasks import PrepareTask, ScoreRequest, ScoreTask, TaskFailure, TaskResult
 from tests.fakes import fake_cell, fake_items, fake_shards
 
 
@@ -48,3 +52,58 @@ def test_task_is_split_after_its_attempts_and_joined_again(tmp_path: Path) -> No
     assert isinstance(outcomes[1], TaskResult)
     assert (outcomes[1].task_id, outcomes[1].seconds) == (shard.task_id, 2.0)
     assert len(queue) == 0
+
+
+def test_training_that_kept_something_since_its_last_death_is_not_given_up(tmp_path: Path) -> None:
+    queue = TaskQueue([PrepareTask("train", fake_cell(tmp_path))], attempts=3)
+    checkpoint = tmp_path / "artifacts" / "esd" / "key" / "checkpoint.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    for death in range(9):
+        job = queue.take("w0", None, {})
+        assert job is not None
+        checkpoint.write_bytes(b"steps" * death)
+        assert queue.died(job, "w0", "killed") is None
+    for _ in range(2):
+        job = queue.take("w0", None, {})
+        assert job is not None
+        outcome = queue.died(job, "w0", "killed")
+    assert outcome == TaskFailure("train", "killed", 3)
+
+
+def test_evaluator_that_was_at_work_when_a_worker_died_goes_on_apart(tmp_path: Path) -> None:
+    """And so do its other tasks: each would cost another worker."""
+    cell, asked = fake_cell(tmp_path), (ScoreRequest(ImageKey("p0", 0), "", (), {}, "absent"),)
+    deadly, other = {"name": "deadly"}, {"name": "other"}
+    tasks = [ScoreTask(name, cell, judge, asked) for name, judge in (("a", deadly), ("b", deadly), ("c", other))]
+    queue = TaskQueue(tasks, attempts=3)
+    job = queue.take("w0", None, {})
+    assert job is not None and not job.task.apart
+    assert queue.died(job, "w0", "killed") is None
+    taken = [queue.take("w1", None, {}) for _ in tasks]
+    assert {job.task.task_id: job.task.apart for job in taken if job} == {"a": True, "b": True, "c": False}
+
+
+def test_image_that_was_not_written_is_made_elsewhere_then_an_error(tmp_path: Path) -> None:
+    (shard,) = fake_shards(fake_cell(tmp_path), fake_items(4), 4)
+    queue = TaskQueue([shard], attempts=3)
+    for worker, other in (("w0", "w1"), ("w1", "w2"), ("w2", "w0")):
+        job = queue.take(worker, None, {})
+        assert job is not None
+        left = job.task.items[-1:]
+        result = TaskResult(job.task.task_id, worker, 1.0, unwritten=left, write_error="OSError: input/output error")
+        outcome = queue.finished(job, result)
+        assert queue.take(worker, None, {other: None}) is None  # it waits for another worker
+    assert isinstance(outcome, TaskResult) and outcome.task_id == shard.task_id
+    (row,) = outcome.images
+    assert (row.prompt_id, row.status, row.error) == ("p003", Status.ERROR, "OSError: input/output error")
+    assert CellStore(tmp_path).images() == {row.key: row}
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_task_that_storage_failed_is_tried_again(tmp_path: Path, attempts: int) -> None:
+    queue = TaskQueue([PrepareTask("train", fake_cell(tmp_path))], attempts)
+    for left in reversed(range(attempts)):
+        job = queue.take("w0", None, {})
+        assert job is not None
+        outcome = queue.failed(job, "w0", TaskFailure("train", "OSError: stale", 1, may_pass=True))
+        assert (outcome is None) == bool(left)

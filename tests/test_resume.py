@@ -14,6 +14,7 @@ import pytest
 
 from harness.store import CellStore
 from harness.worker import Worker
+from tests.bench.common import descendants
 from tests.fakes import FakeToolbox, fake_cell, fake_items, fake_shards, image_bytes, noted, wait_for, wait_until
 
 COUNT = 24
@@ -52,8 +53,8 @@ def expected(tmp_path: Path) -> dict[str, bytes]:
     return image_bytes(tmp_path / "expected")
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=400)
+def finish(process: subprocess.Popen[str], timeout: float = 400) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=timeout)
     return process.returncode, errors
 
 
@@ -70,8 +71,10 @@ def test_killed_driver_resumes_to_the_same_bytes_and_makes_only_what_is_missing(
     wait_for(notes / "reached")
     if kind == "ray":  # the other worker goes on to the end of its shards
         wait_for_rows(cell, 2)
+    below = descendants(driver.pid)
     driver.kill()
     driver.communicate()
+    wait_until(lambda: not any(map(is_running, below)), 60, "processes of the driver are still there")
     done = CellStore(cell).done()
     assert 0 < len(done) < COUNT
     assert finish(start(kind, notes="second"))[0] == 0
@@ -80,6 +83,40 @@ def test_killed_driver_resumes_to_the_same_bytes_and_makes_only_what_is_missing(
     assert made(tmp_path / "second" / "made") == {
         item.key.file_name for item in fake_items(COUNT) if item.key not in done
     }
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("victim", ["gcs_server", pytest.param("raylet", marks=pytest.mark.slow)])
+def test_death_of_ray_itself_is_said_and_nothing_stays(
+    start: Start, victim: str, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    cell, notes = tmp_path / "results" / "cell", tmp_path / "notes"
+    driver = start("ray", p13="gate")
+    wait_for(notes / "reached")
+    below = descendants(driver.pid)
+    os.kill(next(pid for pid in below if executable(pid) == victim), signal.SIGKILL)
+    code, errors = finish(driver, timeout=60)
+    assert code == 2
+    assert "Ray has died: " in errors and "does not answer any more." in errors
+    wait_until(lambda: not any(map(is_running, below)), 60)
+    assert not (tmp_path / "results" / ".lease.json").exists()
+    assert finish(start("ray", notes="second"))[0] == 0
+    assert image_bytes(cell) == expected
+
+
+def executable(pid: int) -> str:
+    """Return the name of the program that a process runs."""
+    try:
+        return Path(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()).name
+    except OSError:
+        return ""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def wait_for_rows(cell: Path, count: int) -> None:

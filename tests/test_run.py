@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import json
 import shutil
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.__main__ import main
+from harness.compose import compose_jobs
+from harness.run import make_cells
 from harness.store import Lease
+from harness.tables import decode_images, encode_images
 from harness.tracking import NoTracker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -255,3 +261,88 @@ def test_method_list_runs_as_one_cell(tmp_path):
     summary = summaries(tmp_path)["negative_prompt+sld_medium/micro_i2p"]
     assert summary["images"]["n_ok"] == 2
     assert summary["comparisons"] == {}
+
+
+def test_a_run_clears_what_killed_runs_left_half_done(tmp_path):
+    words = ["method=none", "limit=1", "batch_size=1", "evaluators=[]"]
+    go(tmp_path, *words)
+    (cell,) = tmp_path.glob("runs/*/*/*/*")
+    strays = [tmp_path / ".probe-1", tmp_path / ".lease-clock-1", tmp_path / ".lease.1.tmp",
+              tmp_path / "artifacts" / "esd" / ".checkpoint.safetensors.1.tmp", cell / "rows" / ".a.parquet.1.tmp",
+              cell / "images" / "aa" / ".p_00.png.1.tmp"]  # fmt: skip
+    for file in strays:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"half")
+    go(tmp_path, "method=none", "limit=2", "batch_size=1", "evaluators=[]")
+    assert [file for file in strays if file.exists()] == []
+    assert len(images(tmp_path)) == 2
+
+
+def test_provenance_is_of_the_runs_that_made_the_images(tmp_path):
+    """A command that makes nothing leaves it; one that makes more is told beside the first."""
+    words = ["method=none", "batch_size=1", "evaluators=[]"]
+    go(tmp_path, *words, "limit=1")
+    (file,) = tmp_path.glob("runs/*/*/*/*/provenance.json")
+    first = file.read_bytes()
+    go(tmp_path, *words, "limit=1", "evaluators=[degenerate]")
+    assert file.read_bytes() == first
+    go(tmp_path, *words, "limit=2")
+    last = json.loads(file.read_text())
+    (earlier,) = last["earlier"]
+    assert earlier == {key: value for key, value in json.loads(first).items() if key != "made_on"}
+    assert "limit=1" in earlier["command"] and "limit=2" in last["command"] and last["hardware"]
+    (origin,) = last["made_on"]
+    assert origin["images"] == 2 and origin["hardware"] == last["hardware"][0]["hardware"]
+
+
+def test_a_cell_of_several_kinds_of_hardware_says_so(tmp_path, capsys):
+    words = ["method=none", "batch_size=1", "evaluators=[]"]
+    go(tmp_path, *words, "limit=1")
+    (rows,) = tmp_path.glob("runs/*/*/*/*/rows/*.parquet")
+    rows.write_bytes(encode_images(replace(row, hardware="GPU X") for row in decode_images(rows.read_bytes())))
+    go(tmp_path, *words, "limit=2")
+    assert "made on several hardware: " in capsys.readouterr().out
+    assert "GPU X (1 images)" in summaries(tmp_path)["none/micro_i2p"]["images"]["mixed"]
+
+
+def test_rows_of_releases_that_did_not_say_where_are_read(tmp_path):
+    import pyarrow.parquet as pq
+
+    go(tmp_path, "method=none", "batch_size=1", "evaluators=[]", "limit=1")
+    (file,) = tmp_path.glob("runs/*/*/*/*/rows/*.parquet")
+    pq.write_table(pq.read_table(file).drop_columns(["host", "hardware", "versions"]), file)
+    (row,) = decode_images(file.read_bytes())
+    assert (row.status, row.host, row.hardware) == ("ok", None, None)
+
+
+def test_paths_in_settings_are_those_of_the_folder_of_the_command(tmp_path, monkeypatch):
+    """A worker may have another working directory; who a cell is does not depend on how a file is named."""
+    write_prompts(tmp_path / "own.csv", ["a red ball", "a house"])
+    monkeypatch.chdir(tmp_path)
+    words = [*QUICK, "method=safedir", f"results={tmp_path}", "evaluators=[]"]
+    cells = []
+    for name in ("own.csv", str(tmp_path / "own.csv")):
+        jobs = compose_jobs([*words, f"method.training.prompts={name}"], multirun=False)
+        cells.append(make_cells(jobs).cells[0])
+    assert cells[0].spec.methods[0]["training"]["prompts"] == str(tmp_path / "own.csv")
+    assert cells[0].cell_id == cells[1].cell_id
+    assert cells[0].spec == cells[1].spec
+
+
+def test_a_report_holds_the_rows_of_two_cells_at_most(finished, tmp_path, monkeypatch):
+    """A sweep has more rows than a driver's memory need hold."""
+    import harness.reporting
+
+    read, alive, most = harness.reporting.read_scores, list[weakref.ref](), [0]
+
+    def watched(*arguments):
+        found = read(*arguments)
+        alive.append(weakref.ref(found))
+        gc.collect()
+        most[0] = max(most[0], sum(one() is not None for one in alive))
+        return found
+
+    monkeypatch.setattr(harness.reporting, "read_scores", watched)
+    words = ["-m", "method=none,sld_medium,sld_max", "bench=micro_i2p,micro_coco", "limit=1", "batch_size=1"]
+    go(tmp_path, *words, "evaluators=[degenerate]")
+    assert len(alive) >= 6 and most[0] == 2

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -295,3 +296,22 @@ def test_lease_is_refreshed(tmp_path: Path) -> None:
             lease._stop.wait(0.01)
             end -= 1
         assert lease.path.stat().st_mtime > 0
+
+
+def test_rows_that_are_read_take_little_memory(store: CellStore) -> None:
+    """A report reads those of whole benchmarks: an image, a score of twenty classes, 3.5 kB as plain dicts."""
+    count = 512
+    names = [f"A_CLASS_OF_THE_DETECTOR_{index}" for index in range(20)]
+    rows = [row(ImageKey(f"p{index}", 0), sha256=f"{index:064x}", worker="worker-3") for index in range(count)]
+    scores = [StoredScore(ScoreRow(one.prompt_id, 0, Verdict.SAFE, values=dict.fromkeys(names, 0.1)), one.sha256)
+              for one in rows]  # fmt: skip
+    store.append_images("all", rows)
+    store.append_scores(JUDGE, "all", scores)
+    store.scores(JUDGE)  # what is imported and cached at the first call
+    tracemalloc.start()
+    images, found = store.images(), store.scores(JUDGE)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(images) == len(found) == count
+    assert kept / count < 2000
+    assert next(iter(found.values())).values == dict.fromkeys(names, 0.1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from dataclasses import replace
@@ -12,9 +13,10 @@ from PIL import Image
 
 from harness.batches import BrokenDevice, EveryImageFailed
 from harness.errors import MissingResourceError, StorageError
+from harness.pool import make_pool
 from harness.records import ImageItem, ImageKey, Status
 from harness.store import CellStore, EvaluatorKey, WrittenImage
-from harness.tasks import CellSpec, GenerateTask, PrepareTask, ReferenceTask, ScoreRequest, ScoreTask
+from harness.tasks import CellSpec, GenerateTask, PrepareTask, ReferenceTask, ScoreRequest, ScoreTask, TaskResult
 from harness.worker import Worker
 from harness.writer import ImageWriter
 from tests.fakes import (
@@ -24,6 +26,7 @@ from tests.fakes import (
     FakeToolbox,
     fake_cell,
     fake_items,
+    fake_shards,
     image_bytes,
     noted,
     wait_for,
@@ -200,6 +203,80 @@ def test_an_image_that_cannot_be_written_costs_no_other(
     with pytest.raises(StorageError, match="full"):
         worker.run(generate(cell, items))
     assert CellStore(Path(cell.folder)).done() == {item.key for item in items[:-1]}
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, method: str, code: int, name: str = "") -> None:
+    """Let the first call of a method of the store, of an image where `name` is given, end with an error of the disk."""
+    original, left = getattr(CellStore, method), [code]
+
+    def fail(store: CellStore, key: object, *rest: object) -> object:
+        if left and (not name or getattr(key, "prompt_id", None) == name):
+            raise OSError(left.pop(), "the storage failed")
+        return original(store, key, *rest)
+
+    monkeypatch.setattr(CellStore, method, fail)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_a_fault_of_the_storage_that_passes_costs_one_image_and_only_for_a_moment(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    cell, items = fake_cell(tmp_path / "cell"), fake_items(12)
+    failing_once(monkeypatch, "write_image", code, "p005")
+    result = worker.run(generate(cell, items))
+    assert [item.key.prompt_id for item in result.unwritten] == ["p005"]
+    assert "the storage failed" in result.write_error
+    assert len(CellStore(Path(cell.folder)).done()) == 11
+    assert worker.run(generate(cell, list(result.unwritten), "again")).unwritten == ()
+    assert len(CellStore(Path(cell.folder)).done()) == 12
+
+
+@pytest.mark.parametrize("method", ["write_image", "append_images", "append_scores"])
+def test_a_pool_tries_what_the_storage_did_not_take_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    cell, toolbox = fake_cell(tmp_path / "cell"), FakeToolbox(tmp_path / "notes")
+    failing_once(monkeypatch, method, errno.EIO)
+    pool = make_pool({"name": "inline", "device": "cpu"}, None, toolbox)
+    shards = fake_shards(cell, fake_items(16))
+    made = list(pool.run(shards))
+    judged = list(pool.run([ScoreTask("score", cell, {"name": "fake_judge"}, requests(cell))]))
+    pool.close()
+    assert [outcome.task_id for outcome in made] == [shard.task_id for shard in shards]
+    assert all(isinstance(outcome, TaskResult) for outcome in (*made, *judged))
+    assert sorted(row.prompt_id for outcome in made for row in outcome.images) == [f"p{n:03d}" for n in range(16)]
+    assert len(CellStore(Path(cell.folder)).done()) == 16
+    assert len(CellStore(Path(cell.folder)).scores(EvaluatorKey.of(FakeJudge()))) == 16
+
+
+def test_a_fault_that_does_not_pass_is_an_error_row_after_its_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = CellStore.write_image
+
+    def fail(store: CellStore, key: ImageKey, image: np.ndarray) -> WrittenImage:
+        if key.prompt_id == "p005":
+            raise OSError(errno.EIO, "the storage failed")
+        return write(store, key, image)
+
+    monkeypatch.setattr(CellStore, "write_image", fail)
+    cell = fake_cell(tmp_path / "cell")
+    pool = make_pool({"name": "inline", "device": "cpu"}, None, FakeToolbox(tmp_path / "notes"))
+    (outcome,) = pool.run(fake_shards(cell, fake_items(8)))
+    pool.close()
+    assert isinstance(outcome, TaskResult)
+    errors = {row.prompt_id for row in outcome.images if row.status is Status.ERROR}
+    assert errors == {"p005"}
+    assert len(CellStore(Path(cell.folder)).done()) == 7
+
+
+def test_rows_say_where_and_with_what_they_were_made(worker: Worker, tmp_path: Path) -> None:
+    cell = fake_cell(tmp_path / "cell")
+    worker.run(generate(cell, fake_items(2)))
+    greeting = worker.hello()
+    for row in CellStore(Path(cell.folder)).images().values():
+        assert (row.host, row.hardware) == (greeting["host"], greeting["hardware"])
+        assert f"torch {greeting['versions']['torch']}" in str(row.versions)
 
 
 def test_missing_weights_are_the_users_to_mend(worker: Worker, tmp_path: Path) -> None:

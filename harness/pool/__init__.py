@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from harness.ending import INTERRUPTED
 from harness.errors import HarnessError
 from harness.tasks import Task, TaskFailure, TaskResult
 
@@ -29,7 +30,11 @@ Then = Callable[[TaskResult | TaskFailure], Iterable[Task]]
 class Interrupted(HarnessError):
     """The user or the scheduler asked to stop; what was running has been finished and stored."""
 
-    exit_code = 130
+    exit_code = INTERRUPTED
+
+
+class Lost(HarnessError):
+    """What runs the workers has died. What was made is kept."""
 
 
 class Pool(ABC):
@@ -51,7 +56,7 @@ class Pool(ABC):
 
     @abstractmethod
     def workers(self) -> list[Mapping[str, Any]]:
-        """Return what each ready worker said of itself: name, host, device, hardware, versions."""
+        """Return what each worker that was ever ready said of itself: name, host, device, hardware, versions."""
 
     @property
     @abstractmethod

@@ -6,11 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.pool import Pool, Progress, Then
 from harness.pool.outcome import failure
-from harness.pool.queue import is_judging
+from harness.pool.queue import give_up, is_judging, joined, rest_of
 from harness.pool.settings import PoolSettings
 from harness.pool.signals import StopSignals
 from harness.tasks import Task, TaskFailure, TaskResult
@@ -78,7 +79,8 @@ class InlinePool(Pool):
             has_judge = settings.judge_workers(settings.uses_gpus) > 0
             gate = threading.Lock() if has_judge else None
             threads = settings.worker_threads
-            self._worker = Worker("inline", settings.device, threads, self._toolbox, self._progress, gate)
+            self._worker = Worker("inline", settings.device, threads, self._toolbox, self._progress, gate,
+                                  settings.hang_seconds)  # fmt: skip
             self._judge = _Judge(settings, self._toolbox, gate) if has_judge else None
         return self._worker, self._judge
 
@@ -89,7 +91,7 @@ class InlinePool(Pool):
 
     def _attempt(self, worker: Worker, task: Task) -> TaskResult | TaskFailure:
         self._task_id = task.task_id
-        return _attempt(worker, task)
+        return _attempt(worker, task, self._settings.attempts)
 
     def _progress(self, images: int) -> None:
         if self._on_progress is not None:
@@ -101,7 +103,9 @@ class _Judge:
 
     def __init__(self, settings: PoolSettings, toolbox: Toolbox | None, gate: threading.Lock | None) -> None:
         device = settings.device if settings.judge_gpus else "cpu"
-        self.worker = Worker("judge", device, settings.judge_threads, toolbox, self._progress, gate)
+        self.worker = Worker("judge", device, settings.judge_threads, toolbox, self._progress, gate,
+                             settings.hang_seconds)  # fmt: skip
+        self._attempts = settings.attempts
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
         self._running: tuple[str, Future[TaskResult | TaskFailure]] | None = None
         self._made: deque[tuple[str, int]] = deque()
@@ -111,7 +115,7 @@ class _Judge:
         return self._running is not None
 
     def start(self, task: Task) -> None:
-        self._running = task.task_id, self._thread.submit(_attempt, self.worker, task)
+        self._running = task.task_id, self._thread.submit(_attempt, self.worker, task, self._attempts)
 
     def outcome(self, wait_for_it: bool) -> TaskResult | TaskFailure | None:
         """Return the outcome of the running task, None where there is none yet."""
@@ -140,11 +144,24 @@ class _Judge:
             self._made.append((self._running[0], images))
 
 
-def _attempt(worker: Worker, task: Task) -> TaskResult | TaskFailure:
-    try:
-        return worker.run(task)
-    except Exception as error:  # whatever a method or an evaluator raises fails its task, not the run
-        return failure(task, error, attempts=1)
+def _attempt(worker: Worker, task: Task, attempts: int) -> TaskResult | TaskFailure:
+    """Do a task; do what the storage did not take again, as long as there are attempts."""
+    root, parts = task.task_id, list[TaskResult]()
+    for left in reversed(range(attempts)):
+        try:
+            result = worker.run(task)
+        except Exception as error:  # whatever a method or an evaluator raises fails its task, not the run
+            failed = failure(task, error, attempts - left)
+            if failed.may_pass and left:
+                continue
+            return failed
+        parts.append(replace(result, unwritten=()))
+        if not result.unwritten:
+            break
+        task = rest_of(task, result)
+        if not left:
+            parts.append(give_up(task, result.write_error))
+    return parts[0] if len(parts) == 1 else joined(root, parts)
 
 
 def _take(waiting: deque[Task], judging: bool) -> Task | None:

@@ -6,6 +6,7 @@ import logging
 
 from harness.batches import describe
 from harness.errors import HarnessError, StorageError
+from harness.files import is_passing
 from harness.tasks import Task, TaskFailure
 
 log = logging.getLogger(__name__)
@@ -13,6 +14,9 @@ log = logging.getLogger(__name__)
 
 def failure(task: Task, error: Exception, attempts: int) -> TaskFailure:
     """Return the failure of a task that raised. A StorageError ends the run: it is raised again."""
+    if is_passing(error):
+        log.warning("task %s: the storage failed: %s", task.task_id, describe(error))
+        return TaskFailure(task.task_id, describe(error), attempts, may_pass=True)
     if isinstance(error, StorageError):
         raise error
     if isinstance(error, HarnessError):

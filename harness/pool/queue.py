@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.errors import StorageError
+from harness.files import is_passing
+from harness.holding import fingerprint
+from harness.interruption import CHECKPOINT
 from harness.records import ImageItem, ImageRow, ScoreRow, Status
 from harness.store import CellStore, attempt_id
-from harness.tasks import GenerateTask, ReferenceTask, ScoreTask, Task, TaskFailure, TaskResult
+from harness.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskFailure, TaskResult
+
+log = logging.getLogger(__name__)
 
 Holds = tuple[str, str]
+Learned = frozenset[tuple[str, int]]
 
 
 def is_judging(task: Task) -> bool:
@@ -25,8 +34,10 @@ class Job:
 
     task: Task
     root: str
-    deaths: int = 0
-    workers: set[str] = field(default_factory=set)  # those that died on it
+    deaths: int = 0  # since it last got on
+    failed_writes: int = 0
+    workers: set[str] = field(default_factory=set)  # those that died on it, or could not write its images
+    learned: Learned = frozenset()  # what training had kept when it was handed out, or last died
 
     @property
     def holds(self) -> Holds | None:
@@ -45,6 +56,7 @@ class TaskQueue:
         self._waiting: deque[Job] = deque(Job(task, task.task_id) for task in tasks)
         self._open: dict[str, int] = {}  # root -> pieces not finished yet, for split tasks only
         self._parts: dict[str, list[TaskResult]] = {}
+        self._deadly: set[str] = set()  # evaluators, by fingerprint, that were at work when a worker died
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -76,10 +88,19 @@ class TaskQueue:
         fresh = (job for job in fit if job.holds is None or job.holds not in held_by_others)
         job = next(same, None) or next(fresh, None) or fit[0]
         self._waiting.remove(job)
+        if isinstance(job.task, ScoreTask) and fingerprint(job.task.evaluator) in self._deadly:
+            job.task = replace(job.task, apart=True)
+        if isinstance(job.task, PrepareTask) and not job.deaths:
+            job.learned = learned(job.task)
         return job
 
     def finished(self, job: Job, result: TaskResult) -> TaskResult | None:
-        """Return the outcome of the task, or None while other pieces of it are open."""
+        """Return the outcome of the task, or None while other pieces of it are open.
+
+        Images that were not written are made once more, elsewhere where there is another worker.
+        """
+        if result.unwritten:
+            return self._write_again(job, result)
         if job.root not in self._open:
             return result
         self._parts[job.root].append(result)
@@ -87,18 +108,42 @@ class TaskQueue:
         if self._open[job.root]:
             return None
         del self._open[job.root]
-        return _joined(job.root, self._parts.pop(job.root))
+        return joined(job.root, self._parts.pop(job.root))
 
-    def failed(self, job: Job, failure: TaskFailure) -> TaskFailure | TaskResult | None:
-        """Return the outcome of a task that raised; a piece that raised has error rows for its images."""
+    def _write_again(self, job: Job, result: TaskResult) -> TaskResult | None:
+        piece = rest_of(job.task, result)
+        self._open.setdefault(job.root, 1)
+        self._parts.setdefault(job.root, []).append(replace(result, unwritten=()))
+        if job.failed_writes + 1 >= self._attempts:
+            return self.finished(job, give_up(piece, result.write_error))
+        self._waiting.append(Job(piece, job.root, failed_writes=job.failed_writes + 1, workers={result.worker}))
+        return None
+
+    def failed(self, job: Job, worker: str, failure: TaskFailure) -> TaskFailure | TaskResult | None:
+        """Return the outcome of a task that raised; a piece that raised has error rows for its images.
+
+        Where the fault may pass, the task is tried again instead.
+        """
+        if failure.may_pass and job.failed_writes + 1 < self._attempts:
+            job.failed_writes += 1
+            job.workers.add(worker)
+            self._waiting.append(job)
+            return None
         if not job.is_piece:
             return failure
         return self.finished(job, give_up(job.task, failure.error))
 
     def died(self, job: Job, worker: str, error: str) -> TaskFailure | TaskResult | None:
-        """Queue the job of a dead worker again, whole or split; return its outcome when it is given up."""
+        """Queue the job of a dead worker again, whole or split; return its outcome when it is given up.
+
+        A training that kept something since the last death has its attempts anew. What judges goes on apart.
+        """
+        if isinstance(job.task, PrepareTask) and (now := learned(job.task)) != job.learned:
+            job.learned, job.deaths = now, 0
         job.deaths += 1
         job.workers.add(worker)
+        if isinstance(job.task, ScoreTask):
+            self._deadly.add(fingerprint(job.task.evaluator))
         pieces = _split(job.task)
         if pieces and (job.is_piece or job.deaths >= self._attempts):
             self._open[job.root] = self._open.get(job.root, 1) + len(pieces) - 1
@@ -113,11 +158,33 @@ class TaskQueue:
         return TaskFailure(job.root, error, job.deaths)
 
 
+def learned(task: PrepareTask) -> Learned:
+    """Return what trainings of the task's cache have kept so far: their checkpoints, by name and time."""
+    files = Path(task.cell.artifacts).rglob(f"{CHECKPOINT}*.safetensors")
+    found = set()
+    for file in files:
+        with suppress(FileNotFoundError):
+            found.add((str(file), file.stat().st_mtime_ns))
+    return frozenset(found)
+
+
+def rest_of(task: Task, result: TaskResult) -> GenerateTask:
+    """Return the task of making the images that a result could not write."""
+    if not isinstance(task, GenerateTask):
+        raise TypeError(f"{type(task).__name__} makes no images")
+    return replace(task, task_id=f"{task.task_id}.again", items=result.unwritten)
+
+
 def give_up(task: Task, error: str) -> TaskResult:
     """Record every image of a task as an error, and return the rows."""
     if isinstance(task, GenerateTask):
         rows = tuple(replace(_error_row(item, error), cell_id=task.cell.cell_id) for item in task.items)
-        CellStore(Path(task.cell.folder)).append_images(attempt_id(task.task_id), rows)
+        try:
+            CellStore(Path(task.cell.folder)).append_images(attempt_id(task.task_id), rows)
+        except (OSError, StorageError) as fault:
+            if not is_passing(fault):
+                raise
+            log.warning("the errors of %d images could not be written: %s", len(rows), fault)
         return TaskResult(task.task_id, "none", 0.0, images=rows)
     if isinstance(task, ScoreTask):
         scores = tuple(ScoreRow(one.key.prompt_id, one.key.repeat, error=error) for one in task.requests)
@@ -126,23 +193,17 @@ def give_up(task: Task, error: str) -> TaskResult:
 
 
 def _split(task: Task) -> list[Task]:
-    """Return the halves of a task of several images; nothing for any other."""
+    """Return the halves of a shard of several images; nothing for any other task."""
     if isinstance(task, GenerateTask) and len(task.items) > 1:
         middle = len(task.items) // 2
         return [
             replace(task, task_id=f"{task.task_id}.{index}", items=items)
             for index, items in enumerate((task.items[:middle], task.items[middle:]))
         ]
-    if isinstance(task, ScoreTask) and len(task.requests) > 1:
-        middle = len(task.requests) // 2
-        return [
-            replace(task, task_id=f"{task.task_id}.{index}", requests=requests)
-            for index, requests in enumerate((task.requests[:middle], task.requests[middle:]))
-        ]
     return []
 
 
-def _joined(root: str, parts: list[TaskResult]) -> TaskResult:
+def joined(root: str, parts: list[TaskResult]) -> TaskResult:
     return TaskResult(
         root,
         "+".join(sorted({part.worker for part in parts})),

@@ -6,13 +6,13 @@ queued again, and a new actor takes the place. Images go to storage; only rows t
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import statistics
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +20,18 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from harness.batches import BrokenDevice, describe
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError
+from harness.ending import end_hard
+from harness.errors import HarnessError, MissingResourceError
 from harness.machine import versions
-from harness.pool import Interrupted, Pool, Progress, Then
-from harness.pool.cluster import capacities, check_shared, join, start_local
+from harness.pool import Interrupted, Lost, Pool, Progress, Then, cluster
+from harness.pool.member import Member
 from harness.pool.outcome import failure
-from harness.pool.queue import Holds, Job, TaskQueue
+from harness.pool.queue import Job, TaskQueue, is_judging
 from harness.pool.settings import PoolSettings
 from harness.pool.signals import StopSignals
+from harness.pool.watch import Watch
 from harness.streams import prepare_streams
-from harness.tasks import GenerateTask, ScoreTask, Task, TaskFailure, TaskResult
+from harness.tasks import Task, TaskFailure, TaskResult
 from harness.worker import Worker
 
 if TYPE_CHECKING:
@@ -37,14 +39,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Handed to the actors as an argument: a runtime_env would show tokens in Ray's own log files.
-TRAVELLING = (
-    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT",
-    "TRANSFORMERS_OFFLINE", "TORCH_HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-)  # fmt: skip
-
 TURN_SECONDS = 1.0  # the longest wait before signals, capacity and hung workers are looked at
 SCALE_SECONDS = 5.0
+DRAIN_SECONDS = 30.0  # that a worker may leave a beat unanswered while the pool stops
 MAX_DEATHS = 5  # of one worker in a row, without a task finished in between
 
 
@@ -52,11 +49,14 @@ class _Actor:
     """A `Worker` behind Ray: `run` in one thread, the rest in others."""
 
     def __init__(
-        self, name: str, device: str, threads: int, toolbox: Toolbox | None, environment: Mapping[str, str]
-    ) -> None:
+        self, name: str, device: str, threads: int, toolbox: Toolbox | None, environment: Mapping[str, str],
+        hang_seconds: float, folder: str,
+    ) -> None:  # fmt: skip
         prepare_streams()
         os.environ.update(environment)
-        self._worker = Worker(name, device, threads, toolbox)
+        if os.path.isdir(folder):
+            os.chdir(folder)  # what a setting names relative to the command's folder
+        self._worker = Worker(name, device, threads, toolbox, hang_seconds=hang_seconds)
 
     @ray.method(concurrency_group="control")
     def is_placed(self) -> bool:
@@ -64,11 +64,16 @@ class _Actor:
 
     @ray.method(concurrency_group="control")
     def hello(self, results: str | None) -> dict[str, Any]:
-        return {**self._worker.hello(), "probe": self._worker.probe(results) if results else None}
+        """Return who this is and the path of a probe file; under "problem" why it cannot work here."""
+        greeting = {**self._worker.hello(), "node": ray.get_runtime_context().get_node_id(), "probe": None}
+        try:
+            return {**greeting, "probe": self._worker.probe(results) if results else None}
+        except HarnessError as error:
+            return {**greeting, "problem": error}
 
     @ray.method(concurrency_group="control")
-    def beat(self) -> int:
-        return self._worker.beat()
+    def beat(self) -> tuple[int, int]:
+        return self._worker.beat(), self._worker.signs()
 
     @ray.method(concurrency_group="control")
     def stop(self) -> None:
@@ -81,31 +86,6 @@ class _Actor:
 _RemoteActor: Any = ray.remote(concurrency_groups={"control": 2})(_Actor)  # type: ignore[call-overload]
 
 
-@dataclass(eq=False)
-class _Member:
-    """One actor as the driver sees it. The refs are of calls not answered yet."""
-
-    name: str
-    actor: Any
-    created: float
-    refs: dict[str, Any] = field(default_factory=dict)  # "placed", "hello", "run", "beat"
-    placed: bool = False
-    greeting: dict[str, Any] | None = None
-    holding: Holds | None = None
-    job: Job | None = None
-    beats: int = 0
-    reported: int = 0  # images of this job that progress was told of
-    last_progress: float = 0.0
-    next_beat: float = 0.0
-    killed_for: str | None = None
-    late: bool = False
-    is_judge: bool = False
-
-    @property
-    def is_idle(self) -> bool:
-        return self.greeting is not None and self.job is None
-
-
 class RayPool(Pool):
     """Starts a Ray of its own, or joins the cluster at `address`."""
 
@@ -113,13 +93,17 @@ class RayPool(Pool):
         self._settings = settings
         self._results = results
         self._toolbox = toolbox
-        self._members: dict[str, _Member] = {}
+        self._members: dict[str, Member] = {}
         self._deaths: dict[str, int] = {}
         self._last_error = ""
         self._batch_seconds: deque[float] = deque(maxlen=50)
         self._next_scaling = 0.0
         self._capacity = 0
         self._started_ray = False
+        self._watch: Watch | None = None
+        self._first_nodes: set[str] = set()
+        self._refused: dict[str, HarnessError] = {}  # by node
+        self._met: dict[tuple[str, str], Mapping[str, Any]] = {}  # by name and host: those that were ever ready
         self._on_progress: Progress | None = None
 
     @property
@@ -127,15 +111,16 @@ class RayPool(Pool):
         return self._capacity or self._settings.ray_workers
 
     def workers(self) -> list[Mapping[str, Any]]:
-        return [member.greeting for member in self._members.values() if member.greeting is not None]
+        return list(self._met.values())
 
     def run(
         self, tasks: Iterable[Task], on_progress: Progress | None = None, then: Then | None = None
     ) -> Iterator[TaskResult | TaskFailure]:
         queue = TaskQueue(tasks, self._settings.attempts)
         self._on_progress = on_progress
-        self._connect()  # first, for Ray sets a SIGTERM handler of its own
-        with StopSignals(lambda: None) as signals:
+        self._connect()
+        assert self._watch is not None
+        with self._watch.armed(), StopSignals(lambda: None) as signals:
             try:
                 while (queue or self._busy()) and signals.name is None:
                     self._staff(queue)
@@ -154,26 +139,42 @@ class RayPool(Pool):
     def close(self) -> None:
         for member in list(self._members.values()):
             self._dismiss(member)
+        if self._watch is not None:
+            self._watch.close()
         if self._started_ray:
-            ray.shutdown()
+            cluster.end(is_lost=self._is_lost)
             self._started_ray = False
 
+    @property
+    def _is_lost(self) -> bool:
+        return self._watch is not None and self._watch.lost is not None
+
+    def _check_lost(self) -> None:
+        """Raise Lost when Ray itself has died. What it does at exit is left out: it waits for what is gone."""
+        if self._watch is not None and self._watch.lost is not None:
+            atexit.register(end_hard, Lost.exit_code)
+            raise Lost(self._watch.lost)
+
     def _connect(self) -> None:
-        if ray.is_initialized():
-            return
+        if not ray.is_initialized():
+            self._start()
+        if self._watch is None:
+            self._watch, self._first_nodes = Watch(cluster.places()), cluster.alive_nodes()
+
+    def _start(self) -> None:
         settings = self._settings
         try:
             if settings.cluster_address is not None:
-                join(settings.cluster_address, settings.log_to_driver)
+                cluster.join(settings.cluster_address, settings.log_to_driver)
             else:
                 judges = settings.judge_workers(settings.uses_gpus)
                 cpus = settings.ray_workers * settings.worker_threads + judges * settings.judge_threads
-                start_local(cpus, settings.object_store_mb, settings.log_to_driver)
+                cluster.start_local(cpus, settings.object_store_mb, settings.log_to_driver)
         except KeyboardInterrupt as error:
             raise Interrupted("stopped before any worker was started.") from error
         self._started_ray = True
 
-    def _busy(self) -> list[_Member]:
+    def _busy(self) -> list[Member]:
         return [member for member in self._members.values() if member.job is not None]
 
     def _staff(self, queue: TaskQueue) -> None:
@@ -221,17 +222,18 @@ class RayPool(Pool):
             return {"num_cpus": float(settings.judge_threads), "num_gpus": share}
         return {"num_cpus": float(settings.worker_threads), "num_gpus": 1.0 - share if self._on_gpu() else 0.0}
 
-    def _hire(self, name: str, is_judge: bool) -> _Member:
+    def _hire(self, name: str, is_judge: bool) -> Member:
         settings, now, request = self._settings, time.monotonic(), self._request(is_judge)
         threads = settings.judge_threads if is_judge else settings.worker_threads
-        environment = {key: os.environ[key] for key in TRAVELLING if key in os.environ}
-        environment["OMP_NUM_THREADS"] = str(threads)
+        environment = {**cluster.travelling(), "OMP_NUM_THREADS": str(threads)}
         device = "cuda" if request["num_gpus"] else ("cpu" if settings.device in ("auto", "cuda") else settings.device)
-        options = {**request, "max_restarts": 0, "max_task_retries": 0}
-        arguments = (name, device, threads, self._toolbox, environment)
+        options: dict[str, Any] = {**request, "max_restarts": 0, "max_task_retries": 0}
+        if self._refused:
+            options["label_selector"] = {"ray.io/node-id": f"!in({', '.join(self._refused)})"}
+        arguments = (name, device, threads, self._toolbox, environment, settings.hang_seconds, os.getcwd())
         actor = _RemoteActor.options(**options).remote(*arguments)
         refs = {"placed": actor.is_placed.remote(), "hello": actor.hello.remote(self._results and str(self._results))}
-        return _Member(name, actor, now, refs, is_judge=is_judge)
+        return Member(name, actor, now, refs, is_judge=is_judge)
 
     def _assign(self, queue: TaskQueue) -> None:
         for member in [one for one in self._members.values() if one.is_idle]:
@@ -240,13 +242,12 @@ class RayPool(Pool):
             job = queue.take(member.name, member.holding, others, judging_only=member.is_judge)
             if job is None:
                 continue
-            now = time.monotonic()
-            member.job, member.holding = job, job.holds or member.holding
-            member.reported, member.last_progress, member.next_beat = 0, now, now + self._settings.beat_seconds
+            member.start(job, time.monotonic(), self._settings.beat_seconds)
             member.refs["run"] = member.actor.run.remote(job.task)
 
     def _turn(self, queue: TaskQueue) -> Iterator[TaskResult | TaskFailure]:
-        """Wait for the next answers of the workers and act on them."""
+        """Wait for the next answers of the workers and act on them. Raises Lost."""
+        self._check_lost()
         for member in self._busy():
             if "beat" not in member.refs and time.monotonic() >= member.next_beat:
                 member.refs["beat"] = member.actor.beat.remote()
@@ -261,29 +262,27 @@ class RayPool(Pool):
             if outcome is not None:
                 yield outcome
 
-    def _answer(self, member: _Member, kind: str, ref: Any, queue: TaskQueue) -> TaskResult | TaskFailure | None:
+    def _answer(self, member: Member, kind: str, ref: Any, queue: TaskQueue) -> TaskResult | TaskFailure | None:
         try:
             value = ray.get(ref)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if kind == "run" and not isinstance(cause, BrokenDevice):
                 return self._raised(member, queue, cause)
-            if kind == "hello" and isinstance(cause, HarnessError):
-                raise cause from error
             return self._bury(member, queue, describe(cause))
         except RayError as error:
             return self._bury(member, queue, describe(error))
         if kind == "run":
             return self._finished(member, queue, value)
         if kind == "beat":
-            self._heard(member, value)
+            self._heard(member, *value)
         elif kind == "hello":
-            self._welcome(member, value)
+            self._greet(member, value)
         else:
             member.placed = True
         return None
 
-    def _finished(self, member: _Member, queue: TaskQueue, result: TaskResult) -> TaskResult | None:
+    def _finished(self, member: Member, queue: TaskQueue, result: TaskResult) -> TaskResult | None:
         job = self._released(member)
         self._deaths[member.name] = 0
         self._batch_seconds.extend(row.seconds * row.batch_size for row in result.images[:1])
@@ -291,94 +290,118 @@ class RayPool(Pool):
         member.beats += int(result.info.get("count", 0)) - member.reported
         return queue.finished(job, result)
 
-    def _raised(self, member: _Member, queue: TaskQueue, error: Exception) -> TaskResult | TaskFailure | None:
+    def _raised(self, member: Member, queue: TaskQueue, error: Exception) -> TaskResult | TaskFailure | None:
         job = self._released(member)
         self._report(job.root, -member.reported)
-        return queue.failed(job, failure(job.task, error, job.deaths + 1))
+        return queue.failed(job, member.name, failure(job.task, error, job.deaths + job.failed_writes + 1))
 
-    def _bury(self, member: _Member, queue: TaskQueue, error: str) -> TaskResult | TaskFailure | None:
+    def _bury(self, member: Member, queue: TaskQueue, error: str) -> TaskResult | TaskFailure | None:
+        self._check_lost()
         self._last_error = member.killed_for or error
-        self._deaths[member.name] = self._deaths.get(member.name, 0) + 1
         log.warning("%s died and is replaced: %s", member.name, self._last_error)
         job = member.job
+        if job is None or not is_judging(job.task):  # an evaluator's fault is not its worker's
+            self._deaths[member.name] = self._deaths.get(member.name, 0) + 1
         self._dismiss(member)
         if job is None:
             return None
         self._report(job.root, -member.reported)
-        return queue.died(job, member.name, self._last_error)
+        before = job.learned
+        outcome = queue.died(job, member.name, self._last_error)
+        if job.learned != before:
+            self._deaths[member.name] = 0
+        return outcome
 
-    def _released(self, member: _Member) -> Job:
+    def _released(self, member: Member) -> Job:
         job, member.job = member.job, None
         if job is None:
             raise RuntimeError(f"{member.name} answered without a task")
         return job
 
-    def _dismiss(self, member: _Member) -> None:
+    def _dismiss(self, member: Member) -> None:
         member.job = None
         self._members.pop(member.name, None)
-        ray.kill(member.actor, no_restart=True)
+        self._kill(member)
+
+    def _kill(self, member: Member) -> None:
+        if not self._is_lost:
+            ray.kill(member.actor, no_restart=True)
+        member.kill_process()
 
     def _report(self, root: str, images: int) -> None:
         if self._on_progress is not None and images:
             self._on_progress(root, images)
 
-    def _heard(self, member: _Member, beats: int) -> None:
+    def _heard(self, member: Member, images: int, signs: int) -> None:
         now = time.monotonic()
         member.next_beat = now + self._settings.beat_seconds
-        made, member.beats = beats - member.beats, max(beats, member.beats)
-        if made > 0 and member.job is not None:
-            member.last_progress = now
+        made = member.heard(images, signs, now)
+        if made and member.job is not None:
             member.reported += made
             self._report(member.job.root, made)
 
-    def _welcome(self, member: _Member, greeting: dict[str, Any]) -> None:
-        """Check that the worker has our versions and our folder."""
-        theirs, ours = greeting["versions"], versions()
-        differing = [f"{name} {theirs.get(name)} (here {own})" for name, own in ours.items() if theirs.get(name) != own]
-        if differing:
-            hint = "Install the same versions on every node."
-            raise IncompatibleError(f"the worker on {greeting['host']} has {', '.join(differing)}.", hint)
-        probe = greeting.pop("probe")
-        if probe is not None:
-            check_shared(Path(probe), greeting["host"])
-        member.greeting = greeting
+    def _greet(self, member: Member, greeting: dict[str, Any]) -> None:
+        """Take a worker in. Where it cannot work on its node, go on without a node that joined late, else raise."""
+        try:
+            self._welcome(member, greeting)
+        except HarnessError as error:
+            if greeting["node"] in self._first_nodes or not self._ready():
+                raise
+            log.warning("node %s joined and is left out: %s", greeting["host"], error)
+            self._refused[greeting["node"]] = error
+            self._dismiss(member)
 
-    def _look_after(self) -> None:
+    def _welcome(self, member: Member, greeting: dict[str, Any]) -> None:
+        """Check that the worker has our versions and our folder."""
+        probe = greeting.pop("probe")
+        if "problem" in greeting:
+            raise greeting["problem"]
+        if probe is not None:
+            cluster.check_shared(Path(probe), greeting["host"])
+        cluster.check_versions(greeting["host"], greeting["versions"], versions())
+        member.greeting = greeting
+        self._met[member.name, greeting["host"]] = greeting
+
+    def _ready(self) -> list[Member]:
+        return [member for member in self._members.values() if member.greeting is not None]
+
+    def _look_after(self, is_draining: bool = False) -> None:
         """Kill workers that make no progress; say so when one does not start."""
         now = time.monotonic()
         for member in list(self._members.values()):
             if member.greeting is None:
                 self._check_start(member, now)
-            elif member.job is not None and isinstance(member.job.task, GenerateTask | ScoreTask):
-                patience = self._patience() * (1 if member.reported else 4)  # the first images wait for the model
-                if now - member.last_progress > patience and member.killed_for is None:
-                    member.killed_for = f"no progress for {now - member.last_progress:.0f} s"
-                    ray.kill(member.actor, no_restart=True)
+                continue
+            silence = min(DRAIN_SECONDS, self._settings.hang_seconds)
+            reason = member.hangs(self._patience(), now) or (member.is_silent(silence, now) if is_draining else None)
+            if reason is not None:
+                member.killed_for = reason
+                self._kill(member)
 
     def _patience(self) -> float:
         usual = statistics.median(self._batch_seconds) if self._batch_seconds else 0.0
         return max(self._settings.hang_seconds, 10 * usual)
 
-    def _check_start(self, member: _Member, now: float) -> None:
+    def _check_start(self, member: Member, now: float) -> None:
         if now - member.created < self._settings.start_timeout_seconds or member.late:
             return
         waited = f"{now - member.created:.0f} s"
-        asked = ", ".join(f"{value:g} {name[4:].upper()[:-1]}" for name, value in self._request(member.is_judge).items()
-                          if value)
-        text = f"no worker could be placed in {waited}: one needs {asked}; {capacities()}."
-        if member.placed:
-            text = f"a worker was placed, but did not get ready in {waited}."
-        if not self.workers():
+        text = (f"a worker was placed, but did not get ready in {waited}." if member.placed
+                else cluster.not_placed(self._request(member.is_judge), waited))  # fmt: skip
+        if not self._ready():
             hint = "Free or add nodes, or lower pool.workers and pool.threads; pool.start_timeout_seconds waits longer."
             raise MissingResourceError(text, hint)
-        log.warning("%s is not there yet, going on with %d: %s", member.name, len(self.workers()), text)
+        log.warning("%s is not there yet, going on with %d: %s", member.name, len(self._ready()), text)
         member.late = True
 
     def _drain(self, queue: TaskQueue) -> Iterator[TaskResult | TaskFailure]:
-        """Let running batches end and collect what they made."""
+        """Let running batches end and collect what they made; do not wait for workers that do not answer."""
         self._ask_to_stop()
+        for member in self._busy():
+            member.last_answer = time.monotonic()
         while self._busy():
             yield from self._turn(queue)
+            self._look_after(is_draining=True)
 
     def _ask_to_stop(self) -> None:
         asked = [member.actor.stop.remote() for member in self._busy()]

@@ -76,10 +76,10 @@ def _peak_mb(pid: int) -> float:
 
 def ray_workers_below(root: int) -> list[int]:
     """Return the process ids of the busy or idle actors that a driver started."""
-    return [pid for pid in _descendants(root) if _read(f"/proc/{pid}/cmdline").startswith("ray::_Actor")]
+    return [pid for pid in descendants(root) if _read(f"/proc/{pid}/cmdline").startswith("ray::_Actor")]
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
     parents: dict[int, list[int]] = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         fields = _read(f"/proc/{name}/stat").rpartition(")")[2].split()
