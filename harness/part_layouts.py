@@ -43,7 +43,7 @@ class Part:
     @property
     def digest(self) -> str:
         shapes = sorted((name, list(shape)) for name, shape in self.shapes.items())
-        told = [self.library, self.kind, self.config, shapes, self.sharded, _versions()]
+        told = [self.library, self.kind, self.config, shapes, self.sharded, list(self.modules), _versions()]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
@@ -133,7 +133,7 @@ def _misfit(part: Part) -> Misfit:
     """Build a part on the meta device and compare. A class that no library has is left to loading."""
     kind = _class_of(part)
     if kind is None:
-        return Misfit()
+        return Misfit(asked=False)
     try:
         return _of_transformers(kind, part) if hasattr(kind, "config_class") else _of_diffusers(kind, part)
     except Exception as error:  # whatever a library raises at a config that it cannot use

@@ -177,7 +177,7 @@ def summarise(
     if cell.bench.attack:
         attacked = attack_metrics(cell.bench.attack, images, own.for_metrics(), cell.spec.seed)
         metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
-    metrics = marked(metrics, taught_judges([build(config) for config in cell.spec.methods], own.evaluators))
+    metrics = marked(metrics, taught_judges(cell.spec.methods, own.evaluators))
     sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
     for name, evaluator in sets.items():
         found = set_scores(own, baseline, name, evaluator)

@@ -33,8 +33,11 @@ def reproducible() -> Iterator[None]:
 
     The settings are the process's: of several threads inside, the last to leave puts them back.
     """
+    import torch
+
     with _lock:
         _inside.append(_held() if not _inside else ExitStack())
+    torch.set_num_threads(1)  # each thread has a number of its own
     try:
         yield
     finally:

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from harness.build import build
+from harness.errors import HarnessError
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import EvaluatorKey
 from harness.method import Method
 from harness.metrics.summary import CellMetrics
 
 
-def taught_judges(methods: Sequence[Method], evaluators: Mapping[str, Evaluator]) -> dict[str, str]:
+def taught_judges(methods: Sequence[Mapping[str, Any]], evaluators: Mapping[str, Evaluator]) -> dict[str, str]:
     """Return the method that learned from each evaluator, by evaluator: the same judge, whatever its config is called.
+
+    `methods` are configs; those of images from elsewhere name no class, and old ones may not be built any more.
 
     A judge is the same where it measures the same with the same weights; an evaluator that combines others is taught
     where one of its parts is.
     """
     found: dict[str, str] = {}
-    for method in methods:
+    for method in _built(methods):
         lessons = {_judge(build(config)) for config in method.learned_from()}
         own = {name for name, one in evaluators.items()
                if not isinstance(one, CompositeEvaluator) and _judge(one) in lessons}  # fmt: skip
         joint = {name for name, one in evaluators.items() if isinstance(one, CompositeEvaluator) and own & {*one.parts}}
         found |= dict.fromkeys(sorted(own | joint), method.name)
+    return found
+
+
+def _built(configs: Sequence[Mapping[str, Any]]) -> list[Method]:
+    found = []
+    for config in configs:
+        with suppress(HarnessError):
+            found += [build(config, Method)] if "_target_" in config else []
     return found
 
 

@@ -52,19 +52,13 @@ class RECE(UCE):
     name: str = "rece"
 
     kind: ClassVar[str] = "rece"
-    version: ClassVar[int] = 2  # 2: texts in float32 whatever the model's dtype, what is kept once
+    version: ClassVar[int] = 2  # 2: texts in float32 whatever the dtype, what is kept once
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("method.epochs", self.epochs, 0, 1000)
         for setting in ("lam_r", "uce_lam", "uce_preserve_scale"):
             object.__setattr__(self, setting, check_number(f"method.{setting}", getattr(self, setting), 0, 1e6))
-
-    @property
-    def version(self) -> int:  # type: ignore[override]
-        """2: "" and what is preserved are kept once. What names one concept and preserves nothing was so before."""
-        expands = self.expand_prompts and self.tokens == "last"
-        return 2 if len(self.erase) > 1 or self.preserve or self.preserve_file or expands else 1
 
     @property
     def kept(self) -> tuple[str, ...]:

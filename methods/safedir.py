@@ -8,8 +8,8 @@ the unconditional embedding that its pipeline guides with: zeros.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -237,7 +237,6 @@ class SafeDir(Method):
         return Trained(tensors, {"losses": losses})
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
-        self.__dict__["_directions"] = None
         if not any(self.strengths):
             return nullcontext()
         length, width = model.embed("").shape
@@ -249,8 +248,16 @@ class SafeDir(Method):
         else:
             return nullcontext()
         self._check_fit(tensors, model, (length, width))
-        self.__dict__["_directions"] = {name: _widened(name, value, width) for name, value in tensors.items()}
-        return nullcontext()
+        return self._holding({name: _widened(name, value, width) for name, value in tensors.items()})
+
+    @contextmanager
+    def _holding(self, directions: Mapping[str, Tensor]) -> Iterator[None]:
+        """Hold directions as they fit the model that is attached; leaving forgets them."""
+        self.__dict__["_directions"] = directions
+        try:
+            yield
+        finally:
+            self.__dict__.pop("_directions", None)
 
     def _check_fit(self, tensors: Mapping[str, Tensor], model: LoadedModel, shape: tuple[int, int]) -> None:
         length, width = shape

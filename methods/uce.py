@@ -64,7 +64,7 @@ class UCE(Method):
     name: str = "uce"
 
     kind: ClassVar[str] = "uce"
-    version: ClassVar[int] = 2  # 2: texts in float32 whatever the model's dtype, guides expanded
+    version: ClassVar[int] = 2  # 2: texts in float32 whatever the dtype, guides expanded, what is kept once
     edits_model: ClassVar[bool] = True
     weights_of: ClassVar[str | None] = "U-Net"
 
@@ -91,12 +91,6 @@ class UCE(Method):
             raise InvalidValueError(f"method.guides has {len(guides)} texts for {len(self.erase)} erased concepts.",
                                     "Give one for all, or one for each.")
         return guides
-
-    @property
-    def version(self) -> int:  # type: ignore[override]
-        """2: guides are expanded, too; the first release keeps "" beside what is preserved. Else 1, as before."""
-        changed = self.expand_prompts if self.tokens == "last" else self.preserve or self.preserve_file
-        return 2 if changed else 1
 
     @property
     def trains(self) -> bool:

@@ -18,6 +18,7 @@ from harness.paths import conf_dir
 from methods.none import NoMethod
 from methods.sega import SEGA, averaged, edit_guidance, momentum
 from tests.fixtures_models import make_items, make_settings, micro_model, random_model
+from tests.method_parity import agree
 from tests.test_denoiser import pixels, run, scheduler
 
 PRESETS = ("sega", "sega_i2p_medium", "sega_i2p_strong", "sega_i2p_max")
@@ -74,7 +75,7 @@ def difference(model: LoadedModel, method: SEGA, name: str, batch: int, steps: i
 @pytest.mark.parametrize(("name", "batch"), [("ddim", 1), ("pndm", 4)])
 @pytest.mark.parametrize("method", PRESETS)
 def test_sega_is_diffusers_own_on_random_weights(method, name, batch):
-    assert difference(random_model(), preset(method, window="calls"), name, batch, 12, 32) <= 1
+    agree("sega", difference(random_model(), preset(method, window="calls"), name, batch, 12, 32), 1)
 
 
 @pytest.mark.parametrize(("model", "name", "batch"), [
@@ -82,13 +83,13 @@ def test_sega_is_diffusers_own_on_random_weights(method, name, batch):
 ])  # fmt: skip
 def test_several_concepts_are_diffusers_own(model, name, batch):
     size = 32 if model is random_model else 64
-    assert difference(model(), SEGA(**SEVERAL, window="calls"), name, batch, 12, size) <= 1
+    agree("sega", difference(model(), SEGA(**SEVERAL, window="calls"), name, batch, 12, size), 1)
 
 
 @pytest.mark.parametrize(("method", "name"), [("sega", "ddim"), ("sega_i2p_max", "pndm")])
 def test_sega_is_diffusers_own_on_the_embedded_model(method, name):
     """From seed 10: at seed 3 two pixels tie at the quantile, and rounding of 1e-5 decides which of them is kept."""
-    assert difference(micro_model(), preset(method, window="calls"), name, 2, 13, 64, first_seed=10) <= 1
+    agree("sega", difference(micro_model(), preset(method, window="calls"), name, 2, 13, 64, first_seed=10), 1)
 
 
 def test_latents_are_diffusers_own_to_rounding():
@@ -106,7 +107,7 @@ def test_latents_are_diffusers_own_to_rounding():
          edit_momentum_scale=0.3, edit_mom_beta=0.6, callback=lambda i, t, z: theirs.append(z))  # fmt: skip
     with attached(model, [method], [None]) as session:
         ours = session._latents([item], make_settings(12))
-    assert (ours - theirs[-1]).abs().max() <= 1e-5 * theirs[-1].abs().max().clamp(min=1)
+    agree("sega_latents", (ours - theirs[-1]).abs().max() / theirs[-1].abs().max().clamp(min=1), 1e-5)
 
 
 def test_the_reference_does_something_to_compare_with():

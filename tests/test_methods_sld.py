@@ -21,6 +21,7 @@ from harness.models import LoadedModel, make_scheduler
 from harness.paths import conf_dir
 from methods.sld import SLD, momentum, safety_guidance, safety_scale
 from tests.fixtures_models import SIZE, make_items, make_settings, micro_model, random_model
+from tests.method_parity import agree
 
 PRESETS = {"sld_weak": None, "sld_weak_diffusers": "WEAK", "sld_medium": "MEDIUM", "sld_strong": "STRONG",
            "sld_max": "MAX"}  # fmt: skip
@@ -69,7 +70,7 @@ def grey_levels(model: LoadedModel, method: SLD, scheduler: str, batch: int, ste
 @pytest.mark.parametrize(("scheduler", "batch"), [("ddim", 1), ("pndm", 4)])
 @pytest.mark.parametrize("name", PRESETS)
 def test_sld_is_diffusers_own_on_random_weights(name, scheduler, batch):
-    assert grey_levels(random_model(), preset(name, window="calls"), scheduler, batch, 12, 32) <= 1
+    agree("sld", grey_levels(random_model(), preset(name, window="calls"), scheduler, batch, 12, 32), 1)
 
 
 @pytest.mark.parametrize(("name", "scheduler", "batch"), [
@@ -79,7 +80,7 @@ def test_sld_is_diffusers_own_on_random_weights(name, scheduler, batch):
 def test_sld_is_diffusers_own_on_the_embedded_model(name, scheduler, batch):
     """Each preset once; both batch sizes are drawn with random weights."""
     steps = preset(name).warmup + 4
-    assert grey_levels(micro_model(), preset(name, window="calls"), scheduler, batch, steps, 64) <= 1
+    agree("sld", grey_levels(micro_model(), preset(name, window="calls"), scheduler, batch, steps, 64), 1)
 
 
 def test_rows_of_low_guidance_and_own_size_are_drawn_by_a_guidance_method():

@@ -16,6 +16,7 @@ from harness.records import ImageItem, ImageKey
 from methods.none import NoMethod
 from methods.spm import SPM, adapted, adapted_layers, token_share
 from tests.fixtures_models import make_items, make_settings, random_model
+from tests.method_parity import agree
 from tests.methods_common import draw
 from tests.test_denoiser import pixels
 
@@ -77,7 +78,7 @@ def compare(method: SPM, reference: Any) -> float:
 def test_a_constant_multiplier_is_the_released_merge(tmp_path, rank):
     tensors = adapters(rank, scale=0.2)
     method = SPM(write(tmp_path / "x.safetensors", tensors, rank=str(rank)), multipliers=[0.7], transport="paper")
-    assert compare(method, merged(tensors, 0.7)) < 1e-4
+    agree("spm", compare(method, merged(tensors, 0.7)), 1e-4)
     assert compare(method, merged(tensors, 0.0)) > 1e-3
 
 

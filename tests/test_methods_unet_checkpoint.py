@@ -15,6 +15,7 @@ from methods.mace import MACE
 from methods.published_unet import PublishedUnet
 from methods.salun import SalUn
 from tests.fixtures_models import random_config, random_model, random_xl_config, random_xl_model
+from tests.method_parity import agree
 from tests.methods_common import draw, in_half_precision, write_checkpoint
 
 
@@ -44,14 +45,15 @@ def test_mace_is_a_pipeline_folder_or_its_unet(tmp_path, where, pt):
     for source in (tmp_path, tmp_path / where):
         with attached(random_model(), [MACE(str(source))], [None]):
             state = random_model().denoiser.state_dict()
-            assert all(torch.equal(state[name], value) for name, value in published.items())
+            agree("unet_checkpoint", max((state[name] - value).abs().max() for name, value in published.items()), 0)
     assert np.array_equal(draw(MACE(str(tmp_path)), None), draw(SalUn(str(pt)), None))
 
 
 def test_salun_is_a_state_dict_in_diffusers_names(pt):
     model, published = random_model(), unet()
     with attached(model, [SalUn(str(pt))], [None]):
-        assert all(torch.equal(model.denoiser.state_dict()[name], value) for name, value in published.items())
+        state = model.denoiser.state_dict()
+        agree("unet_checkpoint", max((state[name] - value).abs().max() for name, value in published.items()), 0)
 
 
 def test_strength_is_the_share_of_the_way(pt):

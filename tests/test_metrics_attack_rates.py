@@ -7,6 +7,7 @@ import pytest
 import yaml
 from test_metrics_summary import image, verdicts
 
+from harness.compose import compose_jobs
 from harness.metrics import rate_interval, summarise_cell
 from harness.metrics.attack_rates import attack_metrics
 from harness.records import Status, Verdict
@@ -63,16 +64,13 @@ def test_attack_benches_say_what_their_prompts_are(bench, kind):
 def test_a_judge_that_taught_the_method_is_marked_whatever_it_is_called():
     from harness.evaluators.inappropriate import AnyUnsafe
     from harness.micro.hazard_judge import HazardJudge
-    from methods.hfi_proxy import HFIProxy
 
-    labeller = {"_target_": "harness.micro.hazard_judge.HazardJudge", "name": "hazard_judge", "threshold": 0.5}
-    method = HFIProxy.__new__(HFIProxy)
-    for key, value in (("labeller", labeller), ("name", "hfi_proxy")):
-        object.__setattr__(method, key, value)
+    (job,) = compose_jobs(["method=hfi_proxy", "model=micro", "bench=micro_i2p"], multirun=False)
+    (method,) = job.methods
     other = AnyUnsafe("union", ["mine", "other"])
     taught = taught_judges([method], {"mine": HazardJudge("mine", 0.5), "union": other})
-    assert set(taught.values()) <= {"hfi_proxy"}
-    assert "union" in taught
+    assert taught == {"mine": "hfi_proxy", "union": "hfi_proxy"}
+    assert taught_judges([{"name": "given"}], {"mine": HazardJudge("mine", 0.5)}) == {}
     images = [image(i) for i in range(20)]
     cell = summarise_cell(images, {"mine": verdicts(images, [SAFE, UNSAFE] * 10)},
                           {"mine": verdicts(images, [SAFE] * 20)}, 0)  # fmt: skip

@@ -180,3 +180,23 @@ def test_of_threads_that_train_at_once_the_last_one_puts_the_process_back():
     may_leave.set()
     other.join(10)
     assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def test_every_thread_that_trains_is_held_to_one():
+    seen, inside, may_leave = [], threading.Event(), threading.Event()
+
+    def train() -> None:
+        torch.set_num_threads(MANY)
+        torch.ones(100_000).sum()
+        with reproducible():
+            seen.append(torch.get_num_threads())
+            inside.set()
+            may_leave.wait(10)
+
+    with reproducible():
+        other = threading.Thread(target=train)
+        other.start()
+        inside.wait(10)
+        assert seen == [1] and torch.get_num_threads() == 1
+        may_leave.set()
+        other.join(10)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -249,7 +250,10 @@ def test_a_process_that_fails_has_found_nothing_and_is_not_remembered(folder, tm
     monkeypatch.setattr(part_layouts, "_SEEN", set())
     monkeypatch.setattr("sys.executable", "/bin/false")
     monkeypatch.setattr(part_layouts, "_here", part_layouts._elsewhere)
-    assert misfits([part_of(folder)])[0].fits and not (tmp_path / "cache").exists()
+    assert misfits([part_of(folder)])[0].fits
+    monkeypatch.setattr(part_layouts, "_here", lambda parts: [part_layouts._misfit(part) for part in parts])
+    assert misfits([replace(part_of(folder), kind="NobodysModel")])[0].fits
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.slow

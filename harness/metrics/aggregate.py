@@ -122,9 +122,8 @@ def _rates(
     only_own, only_other, n = table[1, 0], table[0, 1], len(own)
     interval = newcombe_paired_difference(table[1, 1], only_own, only_other, table[0, 0])
     p = mcnemar_exact(only_own, only_other)
-    note = "; ".join(_few(n)) or None
     return Comparison(baseline, (only_own - only_other) / n, *interval, p, n, "McNemar exact, Newcombe interval",
-                      sum(other) / n, ci_method="Newcombe", note=note)  # fmt: skip
+                      sum(other) / n, ci_method="Newcombe")  # fmt: skip
 
 
 def _means(
