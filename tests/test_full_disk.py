@@ -19,8 +19,8 @@ FIRST = {  # what is written, in the order in which a run writes it
     "image": "images/??/*.png",
     "image rows": "rows/*.parquet",
     "scores": "scores/hazard_judge/*.parquet",
-    "features": "scores/*/features-*.npz",
     "reference set": "artifacts/*.npz",
+    "features": "scores/*/features-*.npz",
     "cell": "cell.yaml",
     "provenance": "provenance.json",
     "summary": "summary.json",
@@ -54,7 +54,8 @@ def test_full_disk_is_said_in_every_stage(
     monkeypatch.setattr(os, "replace", full)
     assert main(words(results)) == 2
     said = capsys.readouterr().err
-    assert refused and f"cannot write {refused[-1]}: the disk is full. Free some space, then run the same" in said
+    text = "the disk is full. Free some space, then run the same command again."
+    assert any(f"cannot write {path}: {text}" in said for path in refused)
     assert said.count("\n") == 1
     assert not (results / ".lease.json").exists()
 

@@ -101,7 +101,7 @@ def test_host_that_is_cut_off_loses_nothing_and_one_that_joins_helps(hosts: Host
     driver = hosts.run("a", *command, json.dumps({"5": "gate", "13": "gate"}), f"10.77.0.1:{PORT}")
     wait_until(lambda: (notes / "reached").exists() or driver.poll() is not None, 100)
     assert driver.poll() is None, driver.communicate()[0]
-    wait_until(lambda: noted(notes / "loaded", "fake") > 1 or driver.poll() is not None, 100)
+    wait_until(lambda: noted(notes / "loaded", "fake") > 1 or driver.poll() is not None)
     hosts.cut_off("b")
     hosts.ray("c", 3, temp)
     (notes / "open").touch()
