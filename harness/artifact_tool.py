@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from harness.artifacts import CONTENT_DIGITS, META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
 from harness.errors import InvalidValueError, MissingResourceError
@@ -43,7 +43,8 @@ def find(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
 
 def show_all(root: Path, console: Console) -> None:
     """Print one line an artifact."""
-    table = Table("method", "key", "content", "base weights", "trained in", "size", "upstream")
+    key = Column("key", no_wrap=True, min_width=16)  # what the other commands take
+    table = Table("method", key, "content", "base weights", "trained in", "size", "upstream")
     count = 0
     for folder, meta in artifacts_below(root):
         count += 1

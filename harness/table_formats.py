@@ -78,7 +78,7 @@ def _workbook(data: bytes, name: str) -> Grid:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:  # of another version of zip, too
         _damaged(name, "workbook or zip archive", error)
     if "xl/workbook.xml" not in sizes:
         raise InvalidValueError(f"{name} is a zip archive, not a table.",

@@ -39,7 +39,7 @@ class StandIns:
     def nudenet(self) -> dict[str, Any]:
         from harness.evaluators.nudenet import _packaged_file
 
-        return {"model": str(_packaged_file()), "size": 320}
+        return {"model": str(_packaged_file()), "size": 320, "weights_sha256": None}
 
     @cached_property
     def checker(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ ROWS: dict[str, Row] = {
 
 def agree(name: str, difference: float, at_most: float) -> None:
     """Assert that a measured difference is small, and note it where the table is being made."""
-    difference = float(difference)
+    difference = float(getattr(difference, "detach", lambda: difference)())
     if os.environ.get(VARIABLE):
         with open(os.environ[VARIABLE], "a") as file:
             file.write(json.dumps([name, difference]) + "\n")

@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.generate import attached
 from harness.paths import conf_dir
 from harness.prefetch import prefetch
+from harness.proposed_sampling import KEY as PROPOSAL
 from methods.advunlearn import AdvUnlearn
 from methods.concept_steerers import ConceptSteerers
 from methods.mace import MACE
@@ -62,6 +63,7 @@ def test_a_checkpoint_of_the_hub_is_fetched_by_the_files_that_its_loader_reads(h
     held, place, wanted = REPOSITORIES[case]
     hub.repositories["models/owner/name"] = FakeRepository({name: name.encode() for name in held})
     method = read_yaml(conf_dir() / "method" / f"{case.split(',')[0]}.yaml") | {"checkpoint": f"hf://owner/name{place}"}
+    method.pop(PROPOSAL, None)
     extra = {"activations": "hf://owner/name/activations.safetensors"} if "activations" in method else {}
     if extra:
         hub.repositories["models/owner/name"].files["activations.safetensors"] = b"x"

@@ -64,7 +64,7 @@ def test_fid_extracts_the_named_features():
 
 
 def test_what_is_no_extractor_is_refused():
-    with pytest.raises(IncompatibleError, match="not a feature extractor"):
+    with pytest.raises(IncompatibleError, match=r"does not derive from .*FeatureExtractor"):
         Fid("fid", {"_target_": f"{__name__}.Plain"})
     with pytest.raises(IncompatibleError, match="no feature maps"):
         FeatureDistance("d", {"_target_": f"{__name__}.VectorsOnly"})

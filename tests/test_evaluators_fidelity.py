@@ -235,7 +235,7 @@ def test_a_model_of_which_a_part_is_absent_is_missing(vqa_folder, tmp_path):
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "model-1.safetensors").write_bytes(b"")
-    assert "is missing or cut short" in VqaScore("vqa", str(tmp_path)).missing()
+    assert "model-1.safetensors is empty" in VqaScore("vqa", str(tmp_path)).missing()
     assert VqaScore("vqa", vqa_folder).missing() is None
 
 

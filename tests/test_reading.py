@@ -120,7 +120,7 @@ def bomb(path: Path, side: int) -> Path:
 class Any_(object):  # noqa: UP004
     """Stands for an evaluator that would call everything safe."""
 
-    name, kind, needs_baseline = "any", "verdict", False
+    name, kind, needs_baseline, upright = "any", "verdict", False, False
 
     def score(self, batch: list[ScoreItem]) -> list[ScoreRow]:
         return [ScoreRow(item.key.prompt_id, item.key.repeat, Verdict.SAFE) for item in batch]
