@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.compose import compose_jobs
+from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
-from harness.files import check_writable, write_atomic
+from harness.files import check_writable, user_path, write_atomic
 from harness.machine import process_threads
 from harness.models import weights_fingerprint
 from harness.report.label_page import label_page
+from harness.streams import prepare_streams, system_errors
 from harness.training import check_drawable, derived_seed, read_prompts
 
 if TYPE_CHECKING:
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 
 SETTINGS = ("text", "prompts", "folder", "images", "rank", "question", "seed", "steps")
 IMAGES, FEEDBACK, PAGE, RECIPE = "images", "feedback.csv", "label.html", "recipe.json"
-INTERRUPTED = 130
 HELP = """\
 Draw images with a model for people to label, as HFI learns from: a folder, a CSV file and a local page.
 
@@ -73,20 +75,24 @@ def image_name(index: int) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 drawn, 2 a mistake or something that is not there."""
+    prepare_streams()
     words = sys.argv[1:] if words is None else words
     if not words or {"-h", "--help"} & set(words):
         print(HELP, end="")
         return 0 if words else HarnessError.exit_code
-    try:
-        request = read_request(words)
-        drawn = draw_images(request)
-        write_files(request)
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; the images that are drawn are kept. To go on, run the same command again.", file=sys.stderr)
-        return INTERRUPTED
+    command = ["python", "-m", "harness.label", *words]
+    with stoppable(command):
+        try:
+            with system_errors():
+                request = read_request(words)
+                drawn = draw_images(request)
+                write_files(request)
+        except HarnessError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print(f"stopped; the images that are drawn are kept. To go on: {shlex.join(command)}", file=sys.stderr)
+            return INTERRUPTED
     print(f"{drawn} images drawn, {request.images} in {request.folder / IMAGES}")
     print(f"next: open {request.folder / PAGE} in a browser, and save {FEEDBACK} into {request.folder}")
     return 0
@@ -118,7 +124,7 @@ def read_request(words: Sequence[str]) -> Request:
     if rank == 1:
         raise InvalidValueError("rank=1: one image has no order.", "Give rank=2 or more, or leave it out.")
     return Request(
-        Path(given["folder"]).expanduser().resolve(), _texts(texts, given.get("prompts")),
+        user_path("folder", given["folder"]).resolve(), _texts(texts, given.get("prompts")),
         _integer(given, "images", 100, max(2, rank)), rank, given.get("question") or _question(rank),
         _integer(given, "seed", 0, 0), _integer(given, "steps", 25, 1), tuple(passed_on), tuple(arguments.config_dirs),
     )  # fmt: skip
