@@ -97,7 +97,8 @@ def text_lines(file: Path) -> list[str]:
 
 def parse_table(data: bytes, name: str, suffixes: Sequence[str] = (), skip_spaces: bool = False) -> Table:
     """Read a table from its bytes. Raises HarnessError in one line."""
-    return _table(read_grid(data, name, [suffix.lower() for suffix in suffixes], skip_spaces), name)
+    grid = read_grid(data, name, [suffix.lower() for suffix in suffixes], skip_spaces)
+    return _table(grid, f"{name} ({grid.part})" if grid.part else name)
 
 
 def _table(grid: Grid, name: str) -> Table:
