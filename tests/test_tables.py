@@ -234,6 +234,15 @@ def test_an_unreadable_file_is_one_line(tmp_path):
     assert Path(tmp_path).is_dir()
 
 
+def test_a_table_that_this_user_may_not_read_says_so_with_its_path(monkeypatch):
+    def denied(file: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(HarnessError, match=r"/theirs\.csv: permission denied\. Ask its owner"):
+        read_table(Path("/theirs.csv"))
+
+
 def test_spaces_before_quotes_are_said_and_a_text_that_has_both_of_its_own_keeps_them():
     table = parse_table(b'n, prompt\n0, "a, b"\n1, c\n', "mine.csv")
     assert [record["prompt"] for record in table.records] == ["a, b", "c"]
