@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, overload
 
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.evaluators.weights import sha256_of
+from harness.image_files import named_file
 from harness.pictures import opened
 from harness.table_file import Table, read_table
 from harness.table_values import number
@@ -65,7 +66,7 @@ def read_feedback(path: str) -> FeedbackFile:
     if not rows:
         raise InvalidValueError(f"{path}: no image has a {said} yet.", "python -m harness.label makes a page for it.")
     folder, column = prompt_file(path).parent, table.needed("image")
-    images = tuple(folder / table.records[index][column].strip() for index in rows)
+    images = tuple(named_file(folder, table.records[index][column]) for index in rows)
     lost = [image for image in images if not image.is_file()]
     if lost:
         raise MissingResourceError(f"{path}: {len(lost)} of {len(images)} images are missing, such as {lost[0]}.")
@@ -94,7 +95,7 @@ def feedback_hash(path: str) -> str:
         return str(sha256_of(file))
     column, group = table.column("image"), table.column("group")
     names = [record[column].strip() for record in table.records] if column else []
-    parts = [str(sha256_of(file)), *(str(sha256_of(file.parent / name)) for name in names)]
+    parts = [str(sha256_of(file)), *(str(sha256_of(named_file(file.parent, name))) for name in names)]
     parts += [f"group={group}"] if group not in (None, "group") else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

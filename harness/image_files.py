@@ -61,6 +61,16 @@ def image_folder(folder: Path, follow_links: bool = False) -> ImageFolder:
     return ImageFolder(folder, tuple(images), dict(others), n_links)
 
 
+def named_file(folder: Path, text: str) -> Path:
+    """Return the file that a text names below a folder, whichever way accents and slashes are written.
+
+    Where there is none, it is the path as it is written.
+    """
+    text = text.strip()
+    forms = [unicodedata.normalize(form, text.replace("\\", "/")) for form in ("NFC", "NFD")]
+    return next((folder / form for form in (text, *forms) if (folder / form).is_file()), folder / text)
+
+
 def _visible(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*"))
             if not any(part.startswith(".") for part in path.relative_to(folder).parts))

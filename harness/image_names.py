@@ -6,12 +6,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from harness.bench import PromptSet
 from harness.bench.ids import IdFinder
 from harness.errors import HarnessError, InvalidValueError, unknown_name
-from harness.image_files import ImageFolder
+from harness.image_files import READ, ImageFolder
 from harness.records import ImageKey, PromptRow
 
 DEFAULT = "{prompt_id}_{repeat}"
@@ -72,7 +72,8 @@ def _pattern(text: str) -> re.Pattern[str]:
     if "{prompt_id}" not in text:
         raise InvalidValueError(f"bench.pattern={text}: it must have {{prompt_id}}, and may have {{repeat}}, {{seed}}, "
                                 "{category} and {any}.")
-    made = ""
+    made, end = "", PurePosixPath(text).suffix
+    text = text.removesuffix(end) if end.lower() in READ else text
     for part in re.split(r"(\{\w+\})", text):
         place = part[1:-1] if re.fullmatch(r"\{\w+\}", part) else None
         if place is not None and place not in _PLACES:

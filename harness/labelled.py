@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.files import sha256_file
-from harness.image_files import image_folder
+from harness.image_files import image_folder, named_file
 from harness.records import Verdict
 from harness.table_file import read_table
 from harness.table_values import without_point
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.csv"
 COLUMNS = ("image", "label")
-LABELS = {"1": Verdict.UNSAFE, "unsafe": Verdict.UNSAFE, "inappropriate": Verdict.UNSAFE,
-          "0": Verdict.SAFE, "safe": Verdict.SAFE, "appropriate": Verdict.SAFE}  # fmt: skip
+LABELS = {"1": Verdict.UNSAFE, "unsafe": Verdict.UNSAFE, "inappropriate": Verdict.UNSAFE, "true": Verdict.UNSAFE,
+          "0": Verdict.SAFE, "safe": Verdict.SAFE, "appropriate": Verdict.SAFE, "false": Verdict.SAFE}  # fmt: skip
 SUBFOLDERS = (("safe", "unsafe"), ("appropriate", "inappropriate"))
 LAYOUT = (f"Give it {LABELS_FILE}, columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe, or "
           "appropriate and inappropriate.")
@@ -82,10 +82,11 @@ def read_labelled(folder: Path) -> LabelledFolder:
 
 
 def _from_subfolders(folder: Path) -> list[LabelledImage]:
-    pair = next((pair for pair in SUBFOLDERS if all((folder / name).is_dir() for name in pair)), None)
+    inside = {path.name.casefold(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    pair = next((pair for pair in SUBFOLDERS if all(name in inside for name in pair)), None)
     if pair is None:
         raise MissingResourceError(f"{folder} has no labels.", LAYOUT)
-    places = {LABELS[name]: folder / name for name in pair}
+    places = {LABELS[name]: inside[name] for name in pair}
     found = {place: image_folder(place, follow_links=True) for place in places.values()}
     for place, images in found.items():
         for note in images.notes():
@@ -104,7 +105,7 @@ def _from_table(file: Path) -> list[LabelledImage]:
         raise InvalidValueError(f"{file} has no column {' and no column '.join(absent)}; it has {table.header()}.",
                                 LAYOUT)
     columns = [table.needed(name) for name in COLUMNS]
-    images = [_row(table.row(index), *(record[column] for column in columns))
+    images = [_row(file.parent, table.row(index), *(record[column] for column in columns))
               for index, record in enumerate(table.records)]
     names = [image.name for image in images]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
@@ -113,10 +114,12 @@ def _from_table(file: Path) -> list[LabelledImage]:
     return images
 
 
-def _row(where: str, image: str, text: str) -> LabelledImage:
+def _row(folder: Path, where: str, image: str, text: str) -> LabelledImage:
     name, label = image.strip(), without_point(text).lower()
+    if Path(name).is_relative_to(folder.absolute()):
+        name = Path(name).relative_to(folder.absolute()).as_posix()
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise InvalidValueError(f"{where}: '{name[:80]}' is no image of the folder.", "Write names relative to it.")
     if label not in LABELS:
         raise InvalidValueError(f"{where}: '{label[:40]}' is no label.", "Write 1 or unsafe, 0 or safe.")
-    return LabelledImage(Path(name).as_posix(), LABELS[label])
+    return LabelledImage(named_file(folder, name).relative_to(folder).as_posix(), LABELS[label])

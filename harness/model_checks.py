@@ -8,7 +8,7 @@ from typing import Any
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.families import FAMILIES, Family, family_of, is_plugged
 from harness.model_choice import OWN_PARTS, pipeline_name, unknown_pipeline
-from harness.model_files import model_folder
+from harness.model_files import INDEX, model_folder, used_parts
 from harness.model_parts import check_own_parts
 from harness.model_stages import stages_of
 from harness.weight_checks import check_weights
@@ -25,8 +25,9 @@ def check_known(config: Config) -> None:
     if is_plugged(config):
         _check_plugged(config)
     else:
-        check_weights(config)
         _check_folder(config)
+        check_weights(config)
+        _check_parts(config, family_of(config))
         _check_stages(config, family_of(config))
         check_own_parts(config)
 
@@ -41,6 +42,18 @@ def _check_folder(config: Config) -> None:
     if found is not None and found != family.pipeline:
         raise IncompatibleError(f"model {config.get('name')} is said to be of the family {config.get('family')}, and "
                                 f"its folder holds a {found}.", f"Say model.family={fitting[0]}.")
+
+
+def _check_parts(config: Config, family: Family) -> None:
+    """Raise InvalidValueError where the folder's index leaves out a part without which the family draws nothing."""
+    folder, without = model_folder(config), tuple(config.get("without") or ())
+    if folder is None or pipeline_name(folder) is None:
+        return
+    named = used_parts(folder, without)
+    absent = next((part for part in (*family.parts, family.part) if part not in (*named, *without)), None)
+    if absent is not None:
+        raise InvalidValueError(f"model {config.get('name')} in {folder}: {INDEX} names no {absent}, and a "
+                                f"{family.pipeline} needs one.", "Take the whole folder from where it was published.")
 
 
 def _check_plugged(config: Config) -> None:

@@ -162,8 +162,10 @@ _READERS = {"family": _family, "size": _size}
 def _setting(part: Path, key: str) -> Any:
     try:
         return read_json(part / "config.json").get(key)
-    except FileFault:
-        return None
+    except FileFault as fault:
+        if fault.absent:
+            return None
+        raise fault.about(part / "config.json").as_error() from None
 
 
 def pipeline_name(folder: Path) -> str | None:

@@ -163,8 +163,8 @@ def used_parts(folder: Path, without: Sequence[str] = ()) -> dict[str, tuple[str
     except FileFault as fault:
         raise (_no_pipeline(folder) if fault.absent else fault.about(INDEX)) from None
     found = {part: (str(entry[0]), str(entry[1])) for part, entry in content.items()
-             if part not in (*UNUSED_PARTS, *without) and isinstance(entry, list) and len(entry) == 2
-             and entry[0] is not None}  # fmt: skip
+             if part not in (*UNUSED_PARTS, *without) and not part.startswith("_") and isinstance(entry, list)
+             and len(entry) == 2 and entry[0] is not None}  # fmt: skip
     outside = next((part for part in found if Path(part).name != part), None)
     if outside is not None:
         raise FileFault(f"{INDEX} names a part that is no folder of the pipeline: {shown(outside)}")
@@ -176,14 +176,30 @@ def _no_pipeline(folder: Path) -> FileFault:
     inside = sorted(path.parent.name for path in folder.glob(f"*/{INDEX}"))
     if inside:
         return FileFault(f"{INDEX} is missing", f"It is one folder further down: {', '.join(inside[:5])}.", absent=True)
+    kind = _kind_of_part(folder)
     if (folder.parent / INDEX).is_file():
         return FileFault(f"{INDEX} is missing", f"This is a part of a pipeline: the folder above, {folder.parent}, has "
                          "one.", absent=True)  # fmt: skip
+    if kind is not None:
+        setting = "unet" if kind.startswith("UNet") else "text_encoder" if "Text" in kind else None
+        remedy = f"To put it into a model, say model.{setting}={folder}" if setting else "Give the pipeline's folder."
+        return FileFault(f"{INDEX} is missing: this is a part of a pipeline, a {shown(kind)}", remedy, absent=True)
     single = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINTS)
     if single:
         return FileFault(f"{INDEX} is missing", f"If {single[0].name} is a single-file checkpoint, convert it once: "
                          f"{CONVERT} {single[0]} <new folder> like=<a diffusers folder of the same kind>", absent=True)
     return FileFault(f"{INDEX} is missing", "", absent=True)
+
+
+def _kind_of_part(folder: Path) -> str | None:
+    """Return the class of the part that a folder is; None where it is none."""
+    try:
+        config = read_json(folder / "config.json")
+    except FileFault:
+        return None
+    listed = config.get("architectures")
+    kind = config.get("_class_name") or (listed[0] if isinstance(listed, list) and listed else None)
+    return kind if isinstance(kind, str) else None
 
 
 def _inside(folder: Path, filename: Any) -> str:
@@ -214,11 +230,13 @@ def _check_part(folder: Path, part: str, variant: str | None) -> None:
     if not folder.is_dir():
         raise FileFault(f"{part}/ is missing", "", absent=True)
     if part.endswith("scheduler"):
-        _check_there(folder, part, ("scheduler_config.json",))
+        _settings(_check_there(folder, part, ("scheduler_config.json",)), part)
     elif part.startswith("tokenizer"):
-        _check_there(folder, part, ("vocab.json", "tokenizer.json", "spiece.model"))
+        words = _check_there(folder, part, ("vocab.json", "tokenizer.json", "spiece.model"))
+        if words.suffix == ".json" and not _settings(words, part):
+            raise FileFault(f"{part}/{words.name} holds no words")
     else:
-        _check_there(folder, part, ("config.json",))
+        _settings(_check_there(folder, part, ("config.json",)), part)
         for file in part_weights(folder, part, variant):
             try:
                 read_header(file)
@@ -226,7 +244,15 @@ def _check_part(folder: Path, part: str, variant: str | None) -> None:
                 raise fault.about(f"{part}/{file.name}") from None
 
 
-def _check_there(folder: Path, part: str, names: Sequence[str]) -> None:
+def _settings(file: Path, part: str) -> dict[str, Any]:
+    try:
+        return read_json(file)
+    except FileFault as fault:
+        raise fault.about(f"{part}/{file.name}") from None
+
+
+def _check_there(folder: Path, part: str, names: Sequence[str]) -> Path:
+    """Return the first of some files that is there. Raises FileFault."""
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
         raise FileFault(f"{part}/{names[0]} is missing", "", absent=True)
@@ -234,6 +260,7 @@ def _check_there(folder: Path, part: str, names: Sequence[str]) -> None:
         pass
     if is_pointer(found):
         raise pointer_fault().about(f"{part}/{found.name}")
+    return found
 
 
 def folder_fingerprint(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any
 Shapes = Mapping[str, tuple[int, ...]]
 
 KNOWN = Path("responsible-t2i-harness", "layouts")  # below the user's cache: layouts that were found to fit
+RULES = 2  # of what is compared: raised where more is, so that what fitted before is looked at again
 SECONDS = 300  # that the other process may take
 
 
@@ -30,7 +32,8 @@ SECONDS = 300  # that the other process may take
 class Part:
     """A part as its folder tells it: library and class, the text of its config, and the tensors of its files.
 
-    `modules` are where its class may be beside its library.
+    A scheduler and a tokenizer have no text of a config and no tensors here. `modules` are where its class may be
+    beside its library.
     """
 
     library: str
@@ -43,7 +46,7 @@ class Part:
     @property
     def digest(self) -> str:
         shapes = sorted((name, list(shape)) for name, shape in self.shapes.items())
-        told = [self.library, self.kind, self.config, shapes, self.sharded, list(self.modules), _versions()]
+        told = [self.library, self.kind, self.config, shapes, self.sharded, list(self.modules), RULES, _versions()]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
@@ -52,7 +55,8 @@ class Misfit:
     """What a part's files lack of the `wanted` names of its class, and which tensors have another shape there.
 
     `wrong` holds (name, shape in the file, shape that the class wants); `error` why the class cannot be built. Where
-    nobody could be `asked`, nothing was found, and loading compares again.
+    nobody could be `asked`, nothing was found, and loading compares again. A class is not `known` where no library has
+    it.
     """
 
     lacking: tuple[str, ...] = ()
@@ -60,10 +64,11 @@ class Misfit:
     wanted: int = 0
     error: str | None = None
     asked: bool = True
+    known: bool = True
 
     @property
     def fits(self) -> bool:
-        return not (self.lacking or self.wrong or self.error)
+        return self.known and not (self.lacking or self.wrong or self.error)
 
 
 @lru_cache(maxsize=1)
@@ -126,14 +131,14 @@ def _elsewhere(parts: Sequence[Part]) -> list[Misfit]:
 
 def _read(told: Mapping[str, Any]) -> Misfit:
     wrong = tuple((name, tuple(has), tuple(wants)) for name, has, wants in told["wrong"])
-    return Misfit(tuple(told["lacking"]), wrong, told["wanted"], told["error"])
+    return Misfit(tuple(told["lacking"]), wrong, told["wanted"], told["error"], known=told["known"])
 
 
 def _misfit(part: Part) -> Misfit:
-    """Build a part on the meta device and compare. A class that no library has is left to loading."""
+    """Build a part on the meta device and compare; of one without weights only its class is looked for."""
     kind = _class_of(part)
-    if kind is None:
-        return Misfit(asked=False)
+    if kind is None or not part.config:
+        return Misfit(known=kind is not None)
     try:
         return _of_transformers(kind, part) if hasattr(kind, "config_class") else _of_diffusers(kind, part)
     except Exception as error:  # whatever a library raises at a config that it cannot use
@@ -173,6 +178,10 @@ def _of_diffusers(kind: Any, part: Part) -> Misfit:
 
     diffusers.utils.logging.set_verbosity_error()
     config = json.loads(part.config)
+    text = next((name for name, known in inspect.signature(kind.__init__).parameters.items()
+                 if type(known.default) in (int, float) and isinstance(config.get(name), str)), None)
+    if text is not None:
+        return Misfit(error=f"{text} is a text there, and a number is needed")
     try:
         with torch.device("meta"):
             module = kind.from_config(config)

@@ -1,7 +1,7 @@
 """The tensors of a part's files, of safetensors or of torch, by plain names: in the plan their shapes, later they.
 
-What authors write around a state dict is taken off: {"state_dict": ...}, one dict for each module, `unet.` before every
-name, `text_model.`, counters of positions.
+What authors write around a state dict is taken off: {"state_dict": ...}, one dict for each module, `unet.` or
+`text_encoder.` before every name, `text_model.`, counters of positions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 COMPVIS = "model.diffusion_model."
 _PREFIX = "text_model."  # in files of CLIP's text encoder; not in the modules of newer transformers
-_UNET = "unet."
+_PARTS = ("unet.", "text_encoder.")
 
 
 def shapes_of(files: Sequence[Path]) -> Shapes:
@@ -58,8 +58,9 @@ def plain_tensors(content: Mapping[str, Any], is_tensor: Callable[[Any], bool]) 
             flat[name] = value
         elif isinstance(value, Mapping):  # one dict for each module
             flat |= {f"{name}.{own}": one for own, one in value.items() if is_tensor(one)}
-    if flat and all(name.startswith(_UNET) for name in flat):
-        flat = {name.removeprefix(_UNET): value for name, value in flat.items()}
+    for part in _PARTS:
+        if flat and all(name.startswith(part) for name in flat):
+            flat = {name.removeprefix(part): value for name, value in flat.items()}
     return {plain_name(name): value for name, value in flat.items() if not name.endswith("position_ids")}
 
 

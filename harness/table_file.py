@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import InvalidValueError
+from harness.errors import InvalidValueError, permission_denied
 from harness.table_formats import Grid, read_grid
 from harness.table_text import decoded
 
@@ -82,9 +82,11 @@ def read_table(file: Path, name: str | None = None, skip_spaces: bool = False) -
 
 
 def file_bytes(file: Path) -> bytes:
-    """Return what a file holds. Raises InvalidValueError where it cannot be read."""
+    """Return what a file holds. Raises HarnessError where it cannot be read."""
     try:
         return file.read_bytes()
+    except PermissionError as error:
+        raise permission_denied(error) from None
     except OSError as error:
         raise InvalidValueError(f"{file} cannot be read: {error.strerror or error}.") from None
 
@@ -97,7 +99,8 @@ def text_lines(file: Path) -> list[str]:
 
 def parse_table(data: bytes, name: str, suffixes: Sequence[str] = (), skip_spaces: bool = False) -> Table:
     """Read a table from its bytes. Raises HarnessError in one line."""
-    return _table(read_grid(data, name, [suffix.lower() for suffix in suffixes], skip_spaces), name)
+    grid = read_grid(data, name, [suffix.lower() for suffix in suffixes], skip_spaces)
+    return _table(grid, f"{name} ({grid.part})" if grid.part else name)
 
 
 def _table(grid: Grid, name: str) -> Table:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from harness.errors import InvalidValueError
-from harness.table_text import decoded, split_text
+from harness.table_text import AS_LIST, decoded, split_text
 
 MAX_BYTES = 1 << 30  # of what a compressed file unpacks to
 JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
@@ -34,11 +35,15 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Grid:
-    """A header and rows of as many cells, as text. `notes` say what of the reading the user should know."""
+    """A header and rows of as many cells, as text. `notes` say what of the reading the user should know.
+
+    `part` says which one it is of several tables in the file.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: list[str] = field(default_factory=list)
+    part: str = ""
 
 
 def read_grid(data: bytes, name: str, suffixes: Sequence[str], skip_spaces: bool) -> Grid:
@@ -54,11 +59,14 @@ def read_grid(data: bytes, name: str, suffixes: Sequence[str], skip_spaces: bool
         return _parquet(data, name)
     text = decoded(data, name)
     start = text[:200].lstrip("\ufeff \t\r\n")
-    if start.lower().startswith(("<!doctype", "<html", "<?xml")):
+    if start.lower().startswith(("<!doctype", "<html", "<?xml", "<table", "<head", "<body", "<div")):
         raise InvalidValueError(f"{name} is a web page or XML, not a table.", "Fetch the file itself, not its page.")
-    if JSON_SUFFIXES & set(suffixes) or start.startswith(("{", "[{")):
+    if JSON_SUFFIXES & set(suffixes) or re.match(r"\{|\[\s*\{", start):
         return _json(text, name)
-    header, rows, notes = split_text(text, name, tabs=".tsv" in suffixes, skip_spaces=skip_spaces)
+    try:
+        header, rows, notes = split_text(text, name, tabs=".tsv" in suffixes, skip_spaces=skip_spaces)
+    except InvalidValueError as error:
+        raise InvalidValueError(str(error.args[0]), AS_LIST if suffixes[-1:] == [".txt"] else error.hint) from None
     return Grid(header, rows, notes)
 
 
@@ -74,7 +82,7 @@ def _gunzipped(data: bytes, name: str) -> bytes:
 
 
 def _workbook(data: bytes, name: str) -> Grid:
-    """Read the first sheet of an .xlsx workbook that holds anything."""
+    """Read the first sheet of an .xlsx workbook that holds a header and rows, else anything."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
@@ -92,12 +100,16 @@ def _workbook(data: bytes, name: str) -> Grid:
     filled = [title for title, rows in formulas.items() if any(map(_holds, rows))]
     if not filled:
         raise InvalidValueError(f"{name} is an empty workbook.")
-    pairs = [pair for pair in zip(values[filled[0]], formulas[filled[0]], strict=False) if _holds(pair[1])]
+    title = next((one for one in filled if sum(map(_holds, formulas[one])) > 1), filled[0])
+    _check_unmerged(data, title, name)
+    pairs = [pair for pair in zip(values[title], formulas[title], strict=False) if _holds(pair[1])]
     rows = [_row(index, *pair, name) for index, pair in enumerate(pairs, start=-1)]  # -1: the header
     width = max(map(len, rows))
     texts = [[cell_text(value) for value in [*row, *[None] * (width - len(row))]] for row in rows]
-    notes = [f"{name}: sheet '{filled[0]}' of {len(filled)} is read"] if len(filled) > 1 else []
-    return Grid(texts[0], texts[1:], notes)
+    if len(filled) == 1:
+        return Grid(texts[0], texts[1:])
+    return Grid(texts[0], texts[1:], [f"{name}: sheet '{title}' of {len(filled)} is read"],
+                f"sheet '{title}' of {len(filled)}")
 
 
 def _sheets(data: bytes, as_values: bool) -> dict[str, list[list[Any]]]:
@@ -106,6 +118,23 @@ def _sheets(data: bytes, as_values: bool) -> dict[str, list[list[Any]]]:
 
     book = load_workbook(io.BytesIO(data), read_only=True, data_only=as_values)
     return {sheet.title: [list(row) for row in sheet.iter_rows(values_only=True)] for sheet in book.worksheets}
+
+
+def _check_unmerged(data: bytes, title: str, name: str) -> None:
+    """Raise InvalidValueError where cells of a sheet are merged: their value stands in the first one only."""
+    from openpyxl import load_workbook
+
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        sheets = [one for one in archive.namelist() if one.startswith("xl/worksheets/") and one.endswith(".xml")]
+        if not any(b"<mergeCell" in archive.read(one) for one in sheets):
+            return
+    try:
+        merged = [str(cells) for cells in load_workbook(io.BytesIO(data))[title].merged_cells.ranges]
+    except Exception as error:  # as in _workbook
+        _damaged(name, "workbook", error)
+    if merged:
+        raise InvalidValueError(f"{name} has merged cells ({min(merged)}), and only the first of them has a value.",
+                                "Unmerge them and fill each, or save the table as CSV in UTF-8.")
 
 
 def _holds(row: Sequence[Any]) -> bool:

@@ -14,6 +14,8 @@ SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}  # in
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
 _TO_UTF8 = "Save it as CSV UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW."
+AS_LIST = "A list of prompts, one a line, becomes a table by: (echo prompt; cat FILE) > NEW.tsv"
+_OTHER_QUOTES = ("'", "`", "\u2018", "\u201c", "\u201e", "\u00ab")
 _SEP_LINE = re.compile(r"\ufeff?\"?sep=(.)\"?\r?\n")  # a first line by which Excel is told what separates
 
 
@@ -52,15 +54,18 @@ def split_text(text: str, name: str, tabs: bool, skip_spaces: bool) -> tuple[lis
     said = _SEP_LINE.match(text)
     text = text[said.end():] if said else text.removeprefix("\ufeff")
     separator = said[1] if said else "\t" if tabs else _separator(text)
-    rows = _rows(text, name, separator, skip_spaces)
+    spaced = not skip_spaces and _spaces_before_quotes(text, separator)
+    rows = _rows(text, name, separator, skip_spaces or spaced)
     _, header = next(rows, (0, []))
     if not header:
         raise InvalidValueError(f"{name} is empty.", "A header and rows below it are needed.")
     if any("\0" in cell for cell in header):
         raise InvalidValueError(f"{name} has NUL bytes in its header: it is no text, or damaged.", _TO_UTF8)
     whole = [_whole(cells, index, line, name, header, separator) for index, (line, cells) in enumerate(rows)]
+    if separator == "|" and whole and _is_rule(whole[0]):
+        raise InvalidValueError(f"{name} is a table of Markdown.", "Save it as CSV in UTF-8.")
     notes = [f"{name}: its cells are separated by {SEPARATORS.get(separator, separator)}"] if separator != "," else []
-    return header, whole, notes
+    return header, whole, notes + [f"{name}: spaces in front of quotes are no part of a cell"] * spaced
 
 
 def _separator(text: str) -> str:
@@ -72,6 +77,24 @@ def _separator(text: str) -> str:
         if len(header) > 1:
             return separator
     return ","
+
+
+def _spaces_before_quotes(text: str, separator: str) -> bool:
+    """Say whether spaces keep quotes from being read as such, in a table that is whole where they are left out."""
+    if not re.search(rf'(?:^|{re.escape(separator)}) +"', text, re.MULTILINE):
+        return False
+    readers = (csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=skip, skipinitialspace=skip)
+               for skip in (False, True))
+    try:
+        kept, skipped = ([[cell.lstrip(" ") for cell in row] for row in reader if row] for reader in readers)
+    except csv.Error:
+        return False
+    return len({len(row) for row in skipped}) == 1 and kept != skipped
+
+
+def _is_rule(cells: list[str]) -> bool:
+    """Say whether a row is the line that Markdown draws under a header."""
+    return any(cells) and all(re.fullmatch(r"\s*(:?-+:?)?\s*", cell) for cell in cells)
 
 
 def _rows(text: str, name: str, separator: str, skip_spaces: bool) -> Iterator[tuple[int, list[str]]]:
@@ -106,8 +129,9 @@ def _whole(cells: list[str], index: int, line: int, name: str, header: list[str]
     n, m = len(cells), len(header)
     if n > m:
         kind = SEPARATORS.get(separator, separator)
-        raise InvalidValueError(f"{name} row {index} has {n} cells, the header {m}: put prompts with {kind} in quotes "
-                                f"(line {line}; rows count from 0).")
+        raise InvalidValueError(f"{name} row {index} has {n} cells, the header {m}: {_surplus(cells, m, kind)} "
+                                f"(line {line}; rows count from 0).",
+                                "If line 1 is no header, remove it." if m == 1 else None)
     if n < m:
         raise InvalidValueError(f"{name} row {index} has {n} cells, the header {m}: the row is cut off, or a cell is "
                                 f"left out (line {line}; rows count from 0).")
@@ -115,3 +139,11 @@ def _whole(cells: list[str], index: int, line: int, name: str, header: list[str]
         raise InvalidValueError(f"{name} row {index} has a NUL byte: the file is damaged (line {line}).",
                                 "Write or fetch it again.")
     return cells
+
+
+def _surplus(cells: list[str], wanted: int, kind: str) -> str:
+    """Say what mends a row with more cells than are wanted."""
+    if not any(cell.strip() for cell in cells[wanted:]):
+        return f"remove the {kind} at the end of the row"
+    others = any(cell.lstrip().startswith(_OTHER_QUOTES) for cell in cells)
+    return f"put prompts with {kind} in quotes" + (', of this kind: "' if others else "")

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.errors import HarnessError, InvalidValueError
 from harness.families import family_of
-from harness.model_files import PACKAGE_PREFIX, folder_problem, is_folder_source, model_folder, used_parts
+from harness.model_files import INDEX, PACKAGE_PREFIX, folder_problem, is_folder_source, model_folder, used_parts
 from harness.model_stages import stages_of
 from harness.part_layouts import Misfit, Part, misfits
 from harness.tensor_headers import (
@@ -141,8 +141,10 @@ def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...], 
                             "Get the float16, bfloat16 or float32 files.")
         shapes = {name: shape for file in own for name, shape in read_header(file).shapes.items()}
         parts[part] = Part(*named[part], config.read_text(encoding="utf-8"), shapes, len(own) > 1, modules)
-    for (part, own), misfit in zip(files.items(), misfits(list(parts.values())), strict=True):
+    parts |= {part: Part(*kind, "", {}, modules=modules) for part, kind in named.items() if part not in parts}
+    for part, misfit in zip(parts, misfits(list(parts.values())), strict=True):
         if not misfit.fits:
+            own = files.get(part, [])
             raise _misfit_fault(part, own[0] if len(own) == 1 else folder / part, parts[part], misfit)
 
 
@@ -173,7 +175,7 @@ def network_problem(folder: Path, source: str, library: str = "transformers", ki
         shapes = {name: shape for file in files for name, shape in read_header(file).shapes.items()}
         made = Part(library, named, text, shapes, len(files) > 1)
         (misfit,) = misfits([made])
-        if misfit.fits:
+        if misfit.fits or not misfit.known:
             return None
         fault = _misfit_fault(folder.name, files[0] if len(files) == 1 else folder, made, misfit)
     except FileFault as found:
@@ -186,11 +188,16 @@ def network_problem(folder: Path, source: str, library: str = "transformers", ki
 def _misfit_fault(part: str, file: Path, made: Part, misfit: Misfit) -> FileFault:
     said = f"{part}/{file.name}" if file.name != part else part
     remedy = f"Take {part}/ with its config.json from where the model was published."
+    if not misfit.known:
+        return FileFault(f"{INDEX} says that {part} is a {shown(made.kind)} of {shown(made.library)}, and no such "
+                         "class is known", f"Take {INDEX} from where the model was published.")
     if misfit.error:
         return FileFault(f"{part}/config.json makes no {made.kind} ({misfit.error})", remedy)
     if misfit.lacking:
         count = f"{len(misfit.lacking)} of {misfit.wanted} names"
-        return FileFault(f"{said} lacks {shown(misfit.lacking[0])} ({count})", remedy)
+        none = len(misfit.lacking) == misfit.wanted and made.shapes
+        instead = f" of a {made.kind}, and holds {shown(min(made.shapes))}" if none else ""
+        return FileFault(f"{said} lacks {shown(misfit.lacking[0])} ({count}){instead}", remedy)
     name, has, wants = misfit.wrong[0]
     return FileFault(f"{said} does not fit its config.json: {shown(name)} has shape {has}, and {wants} is wanted "
                      f"({len(misfit.wrong)} such names)", remedy)  # fmt: skip

@@ -143,6 +143,21 @@ def test_a_header_alone_and_a_list_without_one_are_one_line(tmp_path):
         load("csv", write(tmp_path / "p.csv", ["prompt"], []))
     with pytest.raises(HarnessError, match=r"has no column prompt; it has a red circle"):
         load("csv", write(tmp_path / "q.csv", ["a red circle"], [["a blue square"]]))
+    with pytest.raises(HarnessError, match=r"one a line, becomes a table by: \(echo prompt; cat FILE\) > NEW\.tsv"):
+        load("csv", write(tmp_path / "q.csv", ["a red circle"], [["a blue square"]]))
+    with pytest.raises(HarnessError, match=r"The first row must be the header"):
+        load("csv", write(tmp_path / "q.csv", ["1", "a red circle"], [["2", "a blue square"]]))
+
+
+def test_categories_are_read_from_a_list_as_a_data_frame_writes_it(tmp_path):
+    rows = [["a", "['x', 'y z']"], ["b", '["x"]'], ["c", "[x"], ["d", "[1, 2]"], ["e", "[" * 5000]]
+    found = load("csv", write(tmp_path / "p.csv", ["prompt", "category"], rows)).rows
+    assert [row.category for row in found][:4] == [("x", "y z"), ("x",), ("[x",), ("[1, 2]",)]
+
+
+def test_a_prompt_that_nobody_can_see_is_empty(tmp_path):
+    found = load("csv", write(tmp_path / "p.csv", ["prompt"], [["\u200b"], ["\ufeff \u200f"], ["a\u200bb"]]))
+    assert [row.prompt for row in found.rows] == ["a\u200bb"] and found.excluded == {"empty prompt": 2}
 
 
 def test_columns_read_under_another_spelling_and_seeds_that_are_absent_are_said(tmp_path):

@@ -1,6 +1,7 @@
 """Q16: polarity, thresholds on stored rows, and learning prompts on a labelled folder."""
 
 import json
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,6 +159,20 @@ def test_table_of_labels_reads_as_the_subfolders_do(tmp_path):
     assert found.sha256 == by_folder.sha256
     (data / "labels.csv").write_text("\n".join(["image,label", lines[0].replace(",0", ",inappropriate"), *lines[1:]]))
     assert read_folder(data).sha256 != by_folder.sha256
+
+
+def test_labels_of_data_frames_and_other_systems_find_their_images(tmp_path):
+    data = image_folder(tmp_path / "data", 1)
+    (data / "appropriate" / "00.png").rename(data / unicodedata.normalize("NFD", "é.png"))
+    (data / "inappropriate" / "00.png").rename(data / "b.png")
+    lines = [f"{unicodedata.normalize('NFC', 'é.png')},False", f"{data / 'b.png'},True"]
+    (data / "labels.csv").write_text("image,label\n" + "\n".join(lines))
+    assert [file.name for file in read_folder(data).files] == ["b.png", unicodedata.normalize("NFD", "é.png")]
+    (data / "labels.csv").unlink()
+    for name, old in (("Unsafe", "b.png"), ("Safe", unicodedata.normalize("NFD", "é.png"))):
+        (data / name).mkdir()
+        (data / old).rename(data / name / "x.png")
+    assert [file.parent.name for file in read_folder(data).files] == ["Safe", "Unsafe"]
 
 
 @pytest.mark.parametrize(("table", "said"), [

@@ -175,3 +175,8 @@ def test_pictures_in_motion_are_not_judged_by_their_first(tmp_path):
     with pytest.raises(ValueError, match="2 pictures in one file"):
         read_image(tmp_path / "x.gif")
     assert read_image(tmp_path / "one.gif").shape == (8, 8, 3)
+
+
+def test_a_pattern_may_have_the_suffix_of_the_files(tmp_path):
+    result = found(tmp_path, ["x0.png", "x1.PNG"], ROWS, pattern="x{prompt_id}.png")
+    assert named(result) == {("0", 0): "x0.png", ("1", 0): "x1.PNG"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 
 from harness.artifacts import ArtifactCache, StoredArtifact, artifact_keys, base_identity, lineages, prepare_all
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, StoppedError, UnknownNameError
-from harness.feedback import Feedback, Pair, read_feedback
+from harness.feedback import Feedback, Pair, feedback_hash, read_feedback
 from harness.generate import attached
 from harness.inversion import TokenTrainer, inversion_loss
 from harness.method import check_published, publish_concepts
@@ -95,6 +96,16 @@ def test_a_file_of_labels_and_one_of_ranks(feedback):
     ranks = feedback.with_name("ranks.csv")
     ranks.write_text("image,rank,group\n0.png,1,a\n1.png,2,a\n2.png,2,b\n3.png,1,b\n4.png,1,b\n")
     assert read_feedback(str(ranks)).feedback.pairs == (Pair(0, 1), Pair(3, 2), Pair(4, 2))
+
+
+def test_images_of_feedback_are_found_whichever_way_accents_and_slashes_are_written(feedback):
+    (feedback.parent / unicodedata.normalize("NFD", "é")).mkdir()
+    moved = feedback.with_name("0.png").rename(feedback.parent / unicodedata.normalize("NFD", "é") / "0.png")
+    feedback.write_text("image,label\n" + unicodedata.normalize("NFC", "é") + "\\0.png,1\n1.png,0\n")
+    assert read_feedback(str(feedback)).images[0] == moved
+    before = feedback_hash(str(feedback))
+    moved.write_bytes(b"another one")
+    assert feedback_hash(str(feedback)) != before
 
 
 @pytest.mark.parametrize(("text", "error", "said"), [

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,12 +32,16 @@ def written(separator: str = ",", index: bool = False, quoting: int = csv.QUOTE_
     return out.getvalue()
 
 
-def workbook(rows: list[list[object]], sheets: int = 1) -> bytes:
+def workbook(rows: list[list[object]], sheets: int = 1, first: Sequence[object] = (), merged: str = "") -> bytes:
     book = Workbook()
+    if first:
+        book.worksheets[0].append(list(first))
     for _ in range(sheets - 1):
         book.create_sheet()
     for row in rows:
         book.worksheets[-1].append(row)
+    if merged:
+        book.worksheets[-1].merge_cells(merged)
     out = io.BytesIO()
     book.save(out)
     return out.getvalue()
@@ -67,6 +72,9 @@ KINDS = {
     "utf16be.csv": b"\xfe\xff" + written().encode("utf-16-be"),
     "utf16-unmarked.csv": written().encode("utf-16-le"),
     "utf32.csv": written().encode("utf-32"),
+    "spaces-before-quotes.csv": written(quoting=csv.QUOTE_ALL).replace('","', '", "').encode(),
+    "indented.txt": json.dumps(records(), indent=2).encode(),
+    "readme-first.xlsx": workbook([HEADER, *ROWS], sheets=2, first=["all of them"]),
     "sep.csv": b"sep=;\r\n" + written(";").encode(),
     "unix.csv": written().replace("\r\n", "\n").encode(),
     "no-last-newline.csv": written().rstrip("\r\n").encode(),
@@ -99,6 +107,11 @@ def test_every_kind_of_file_gives_the_same_cells(tmp_path, name):
     (b"prompt\na red circle, with a skull\n", r"row 0 has 2 cells, the header 1: put prompts with commas in quotes"),
     (b"prompt;n\na;1\nb; c;2\n", r"row 1 has 3 cells, the header 2: put prompts with semicolons in quotes"),
     (b"n,prompt\n0,a\n1\n", r"row 1 has 1 cells, the header 2"),
+    (b"n,prompt\n0,a,\n1,b,\n", r"row 0 has 3 cells, the header 2: remove the commas at the end of the row"),
+    (b"n,prompt\n0,'a, b'\n", r"put prompts with commas in quotes, of this kind: \""),
+    (b"# mine\nn,prompt\n0,a\n", r"row 0 has 2 cells, the header 1.*If line 1 is no header, remove it"),
+    (b"| n | prompt |\n|---|:---|\n| 0 | a |\n", "is a table of Markdown"),
+    (b"<table><tr><th>prompt</th></tr></table>", "is a web page"),
     (b'n,prompt\n0,a\n1,"b\n2,c\n', r"row 1 has a quote that never closes.*line 3"),
     (b'n,prompt\n0,"a\n1,"b"\n2,c\n', r"row 0 has a quote that closes in the middle of a cell, or one before it never"),
     (b'n,prompt\n0,a\n1,"b, c', r"row 1 has a quote that never closes, or the file is cut off there"),
@@ -219,3 +232,36 @@ def test_an_unreadable_file_is_one_line(tmp_path):
     with pytest.raises(HarnessError, match="cannot be read"):
         read_table(tmp_path)
     assert Path(tmp_path).is_dir()
+
+
+def test_a_table_that_this_user_may_not_read_says_so_with_its_path(monkeypatch):
+    def denied(file: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(HarnessError, match=r"/theirs\.csv: permission denied\. Ask its owner"):
+        read_table(Path("/theirs.csv"))
+
+
+def test_spaces_before_quotes_are_said_and_a_text_that_has_both_of_its_own_keeps_them():
+    table = parse_table(b'n, prompt\n0, "a, b"\n1, c\n', "mine.csv")
+    assert [record["prompt"] for record in table.records] == ["a, b", "c"]
+    assert any("spaces in front of quotes" in note for note in table.notes)
+    for text in ('n,prompt\n0," ""a"", ""b"""\n', 'n,prompt\n0, "a" and b\n'):
+        (record,) = parse_table(text.encode(), "mine.csv").records
+        assert record["prompt"].startswith(' "a"')
+
+
+def test_a_list_without_a_header_is_told_how_it_becomes_a_table():
+    with pytest.raises(HarnessError, match=r"\(echo prompt; cat FILE\) > NEW\.tsv"):
+        parse_table(b"a cat, red\na dog\n", "mine.txt", [".txt"])
+    table = parse_table(b"prompt\na cat, red\na dog\n", "new.tsv", [".tsv"])
+    assert [record["prompt"] for record in table.records] == ["a cat, red", "a dog"]
+
+
+def test_merged_cells_of_the_sheet_that_is_read_are_refused_and_messages_name_the_sheet():
+    rows = [HEADER, *ROWS]
+    with pytest.raises(HarnessError, match=r"merged cells \(C2:C3\).*Unmerge them"):
+        parse_table(workbook(rows, merged="C2:C3"), "mine.xlsx")
+    table = parse_table(workbook(rows, sheets=2, first=["all of them"]), "mine.xlsx")
+    assert table.name == "mine.xlsx (sheet 'Sheet1' of 2)"

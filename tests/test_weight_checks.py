@@ -252,7 +252,8 @@ def test_a_process_that_fails_has_found_nothing_and_is_not_remembered(folder, tm
     monkeypatch.setattr(part_layouts, "_here", part_layouts._elsewhere)
     assert misfits([part_of(folder)])[0].fits
     monkeypatch.setattr(part_layouts, "_here", lambda parts: [part_layouts._misfit(part) for part in parts])
-    assert misfits([replace(part_of(folder), kind="NobodysModel")])[0].fits
+    (nobodys,) = misfits([replace(part_of(folder), kind="NobodysModel")])
+    assert not nobodys.known and not nobodys.fits
     assert not (tmp_path / "cache").exists()
 
 

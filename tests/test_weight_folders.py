@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from harness.errors import HarnessError
 from harness.model_checks import check_known
 from harness.model_choice import settled
 from harness.models import load_model, missing, weights_fingerprint
-from tests.fixtures_models import random_config
+from tests.fixtures_models import random_config, random_xl_config
 from tests.weights_common import TEXT, UNET, VAE, config, refusal
 
 
@@ -46,7 +47,33 @@ def longer(folder: Path) -> None:
     (folder / UNET).write_bytes((folder / UNET).read_bytes() + bytes(16))
 
 
+def indexed(part: str | None, entry: object):
+    """Change an entry of model_index.json; None takes it out."""
+    def change(folder: Path) -> None:
+        index = json.loads((folder / "model_index.json").read_text())
+        index = {key: value for key, value in index.items() if key != part} | ({} if entry is None else {part: entry})
+        (folder / "model_index.json").write_text(json.dumps(index))
+    return change
+
+
+def configured(file: str, **values: object):
+    return lambda folder: (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | values))
+
+
 FOLDERS = {
+    "no U-Net in the index": (indexed("unet", None), "names no unet, and a StableDiffusionPipeline needs one"),
+    "a VAE that is null": (indexed("vae", [None, None]), "names no vae, and"),
+    "a scheduler of no library": (indexed("scheduler", ["diffusers", "NoSuch"]),
+                                  "says that scheduler is a NoSuch of diffusers, and no such class is known"),
+    "a part of a module of anybody's": (indexed("unet", ["os", "system"]), "says that unet is a system of os"),
+    "a tokenizer's class": (indexed("tokenizer", ["transformers", "MyTokenizer"]), "is a MyTokenizer of transformers"),
+    "another class": (indexed("text_encoder", ["transformers", "BertModel"]), " names) of a BertModel, and holds "),
+    "a config that is a page": (written("unet/config.json", b"<html>"), "unet/config.json cannot be read"),
+    "a scheduler that is a page": (written("scheduler/scheduler_config.json", b"<html>"),
+                                   "scheduler/scheduler_config.json cannot be read"),
+    "no words": (written("tokenizer/vocab.json", b"{}"), "tokenizer/vocab.json holds no words"),
+    "a number as text": (configured("vae/config.json", scaling_factor="0.18"),
+                         "makes no AutoencoderKL (scaling_factor is a text there, and a number is needed)"),
     "fp16 only": (variant_only, "weights of the variant fp16 only. Say model.variant=fp16."),
     "pickles only": (pickles_only, "only pickles (pytorch_model.bin), which are not read. Convert the pipeline once: "),
     "transformers' name": (moved(UNET, "unet/model.safetensors"), "Rename it to diffusion_pytorch_model.safetensors"),
@@ -166,3 +193,27 @@ def test_a_folder_above_or_below_the_pipeline_says_where_it_is(folder, tmp_path)
         settled(local(tmp_path))
     with pytest.raises(HarnessError, match="a part of a pipeline: the folder above"):
         settled(local(folder / "unet"))
+
+
+def test_a_part_alone_says_with_which_setting_it_is_used(folder):
+    (folder / "model_index.json").unlink()
+    with pytest.raises(HarnessError, match=r"a part of a pipeline, a UNet2DConditionModel\. .*model\.unet="):
+        settled(config(folder / "unet", size=None, family=None))
+    with pytest.raises(HarnessError, match=r"model\.text_encoder="):
+        settled(config(folder / "text_encoder", size=None, family=None))
+
+
+def test_sdxl_without_its_second_encoder_is_refused_in_the_plan(tmp_path):
+    check_known(settled(random_xl_config()))
+    whole = random_xl_config()["source"]
+    for part in ("text_encoder_2", "tokenizer_2"):
+        folder = Path(shutil.copytree(whole, tmp_path / part))
+        indexed(part, [None, None])(folder)
+        with pytest.raises(HarnessError, match=f"names no {part}, and a StableDiffusionXLPipeline needs one"):
+            check_known(settled(random_xl_config() | {"source": str(folder)}))
+
+
+def test_a_pipeline_of_ones_own_is_refused_by_its_class_alone(folder):
+    indexed("_class_name", ["mine", "MyPipeline"])(folder)
+    with pytest.raises(HarnessError, match="its folder holds a pipeline without a name"):
+        settled(config(folder, family=None))

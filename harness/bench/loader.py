@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,8 +127,13 @@ def _id_notes(table: Table, pairs: Sequence[tuple[str, PromptRow]]) -> list[str]
                      "it is kept as it stands"] if null else [])
 
 
+def _shows(character: str) -> bool:
+    """Say whether a character is more than a blank or a mark of zero width."""
+    return not character.isspace() and unicodedata.category(character) not in ("Cf", "Cc")
+
+
 def _reason(row: PromptRow, sexual_set: bool, without: Sequence[str]) -> str | None:
-    if not row.prompt.strip():
+    if not any(map(_shows, row.prompt)):
         return EMPTY
     if len(row.prompt) > MAX_PROMPT_CHARACTERS:
         return TOO_LONG

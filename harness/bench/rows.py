@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,10 +12,12 @@ from harness.bench.ids import safe_ids, source_ids
 from harness.errors import HarnessError, InvalidValueError
 from harness.records import PromptRow
 from harness.table_file import Record, Table
+from harness.table_text import AS_LIST
 from harness.table_values import is_missing, is_null_text, number, whole_number
 
 _MAX_SEED = 2**64 - 1
 _MAX_SIDE = 8192
+_MAX_LIST = 10_000  # characters of a cell that lists categories
 _SIDE_STEP = 8  # pixels a latent
 
 
@@ -59,8 +62,9 @@ def field_columns(card: Card, table: Table) -> dict[str, str | None]:
             found[name] = next((column for one in card.names_of(name) if (column := table.column(one))), None)
     if found["prompt"] is None:
         wanted = " or ".join(dict.fromkeys(card.names_of("prompt")))
+        no_header = AS_LIST if len(table.columns) == 1 else "The first row must be the header."
         raise HarnessError(f"{table.name} has no column {wanted}; it has {table.header()}.",
-                           "Name yours with bench.columns.prompt=<column>.")
+                           f"Name yours with bench.columns.prompt=<column>. {no_header}")
     return found
 
 
@@ -103,19 +107,27 @@ def _cell(record: Record, column: str | None) -> str:
 def _category(text: str, separator: str) -> tuple[str, ...]:
     if is_null_text(text):
         return ()
-    parts = _json_texts(text) or text.split(separator)
+    parts = _listed(text) or text.split(separator)
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def _json_texts(text: str) -> list[str] | None:
-    """Return the texts of a JSON list of texts, as Parquet and JSON tables hold; None for anything else."""
-    if not text.startswith("["):
+def _listed(text: str) -> list[str] | None:
+    """Return the texts of a list of texts, as JSON has it or as a data frame writes it to CSV; None for anything else.
+    """
+    if not text.startswith("[") or len(text) > _MAX_LIST:
         return None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        return None
+        found = _literal(text)
     return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
 
 
 def _negative(text: str) -> str | None:

@@ -90,6 +90,7 @@ class Family:
     decoder: ClassVar[str | None] = None  # the class of a second pipeline, which makes pictures of what the first draws
     one_row_because: ClassVar[str] = "its guidance is distilled into it"  # said where it has no unconditional branch
     modules: ClassVar[tuple[str, ...]] = ()  # where classes of its parts are, beside diffusers and transformers
+    parts: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "vae")  # needed beside its denoiser
     part: ClassVar[str] = "unet"  # the attribute, and folder, of its denoiser
     roles: ClassVar[tuple[str, ...]] = ("uncond", "cond")  # order of the pipeline's rows under guidance
     prediction: ClassVar[str | None] = None  # null: as its scheduler says

@@ -27,6 +27,9 @@ class Flux(Family):
     """
 
     pipeline: ClassVar[str] = "FluxPipeline"
+    parts: ClassVar[tuple[str, ...]] = (
+        "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae",
+    )  # fmt: skip
     part: ClassVar[str] = "transformer"
     roles: ClassVar[tuple[str, ...]] = ("cond",)
     prediction: ClassVar[str | None] = "flow"

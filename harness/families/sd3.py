@@ -20,6 +20,9 @@ class StableDiffusion3(Family):
     """A text is a sequence of CLIP's 77 positions, padded to T5's width, and T5's; pooled vectors are CLIP's."""
 
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
+    parts: ClassVar[tuple[str, ...]] = (
+        "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae",
+    )  # fmt: skip
     part: ClassVar[str] = "transformer"
     prediction: ClassVar[str | None] = "flow"
     own_scheduler: ClassVar[bool] = True

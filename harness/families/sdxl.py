@@ -17,6 +17,9 @@ class StableDiffusionXL(Family):
     """Its VAE overflows in float16; the stock pipeline decodes in float32 where the VAE's config asks for it."""
 
     pipeline: ClassVar[str] = "StableDiffusionXLPipeline"
+    parts: ClassVar[tuple[str, ...]] = (
+        "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae",
+    )  # fmt: skip
     upcasts_vae: ClassVar[bool] = True
     without: ClassVar[Mapping[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
 

@@ -36,6 +36,7 @@ class Wuerstchen(Family):
     pipeline: ClassVar[str] = "WuerstchenPriorPipeline"
     decoder: ClassVar[str | None] = "WuerstchenDecoderPipeline"
     modules: ClassVar[tuple[str, ...]] = ("diffusers.pipelines.deprecated.wuerstchen",)
+    parts: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer")
     part: ClassVar[str] = "prior"
     roles: ClassVar[tuple[str, ...]] = ("cond", "uncond")
     prediction: ClassVar[str | None] = "epsilon"
