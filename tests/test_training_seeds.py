@@ -45,10 +45,14 @@ def summaries(results: Path, method: str) -> list[dict]:
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name not in NUMBERS_ONLY])
 def test_it_is_known_which_methods_come_out_otherwise_with_another_seed(preset):
     known = preset in SEEDED
-    if not known and varies(configs()[preset]):
-        pytest.skip("a preset that is newer than this list")
     assert varies(configs()[preset]) is known
     assert not known or tiny(preset).trains
+
+
+@pytest.mark.parametrize("changes", [{"checkpoint": ["somewhere.pth"]}, {"strength": 0.0}])
+def test_a_method_that_has_a_seed_and_trains_nothing_with_it_comes_out_the_same(changes):
+    assert varies(configs()["safedir"])
+    assert not varies({**configs()["safedir"], **changes})
 
 
 def test_the_first_training_is_the_cell_as_it_was_and_images_share_their_noise():
