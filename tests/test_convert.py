@@ -50,6 +50,8 @@ def test_a_folder_of_pickles_becomes_the_same_pipeline(tmp_path, variant):
         state = getattr(base.pipe, part).state_dict()
         assert all(torch.equal(value, state[name]) for name, value in getattr(own.pipe, part).state_dict().items())
     assert not list((tmp_path / "new").rglob("*.bin")) and list(folder.rglob("*.bin"))
+    assert all(file.name.endswith(f".{variant}.safetensors") == bool(variant)
+               for file in (tmp_path / "new").rglob("*.safetensors"))  # fmt: skip
 
 
 def test_shards_of_pickles_become_one_file(tmp_path):
@@ -71,12 +73,12 @@ def test_shards_of_pickles_become_one_file(tmp_path):
 @pytest.mark.parametrize("old", [False, True])
 def test_a_state_dict_becomes_safetensors_and_what_is_no_tensor_is_said(tmp_path, capsys, name, old):
     shared = torch.randn(3)
-    torch.save({"state_dict": {"a": shared, "b": shared, "n": torch.zeros(2, 2).t()}, "epoch": 3}, tmp_path / name,
-               _use_new_zipfile_serialization=not old)  # fmt: skip
+    content = {"a": shared, "b": shared, "n": torch.zeros(2, 2).t(), "rank": 4}
+    torch.save({"state_dict": content, "epoch": 3}, tmp_path / name, _use_new_zipfile_serialization=not old)
     convert(tmp_path / name, tmp_path / "new" / "a.safetensors")
     found = load_file(tmp_path / "new" / "a.safetensors")
     assert torch.equal(found["a"], shared) and torch.equal(found["b"], shared) and set(found) == {"a", "b", "n"}
-    assert "left out, since they are no tensors: epoch" in capsys.readouterr().out
+    assert "left out, since they are no tensors: epoch, rank" in capsys.readouterr().out
 
 
 def gathered(file: Path) -> dict[str, torch.Tensor]:
@@ -121,7 +123,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys):
     assert "is there already" in refused(capsys, tmp_path / "a.pt", tmp_path / "there.safetensors")
     assert "ends with .safetensors" in refused(capsys, tmp_path / "a.pt", tmp_path / "b.bin")
     assert "holds no named tensors" in refused(capsys, tmp_path / "n.pt", target)
-    assert "2 paths" not in refused(capsys, tmp_path / "a.pt")
+    assert "1 paths are given" in refused(capsys, tmp_path / "a.pt")
     assert "model_index.json" in refused(capsys, tmp_path, tmp_path.parent / "new")
     assert "no pickled weights" in refused(capsys, random_config()["source"], tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "n.pt", "there.safetensors"]
@@ -192,4 +194,6 @@ def test_a_single_file_needs_a_folder_of_its_kind(tmp_path, capsys):
 
 def test_help_names_every_way(capsys):
     assert main(["--help"]) == 0 and main([]) == HarnessError.exit_code
-    assert "like=" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(said.count(way) == 2 for way in ("[like=FOLDER]", "a state dict", "a diffusers folder whose weights",
+                                                "a single-file checkpoint"))  # fmt: skip

@@ -17,7 +17,7 @@ from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.ldm_names import ldm_names
 from harness.model_checks import check_known
 from harness.model_choice import settled
-from harness.model_parts import check_own_parts
+from harness.model_parts import check_own_parts, own_parts_identity
 from harness.models import load_model, weights_fingerprint, weights_origin
 from tests.fixtures_models import random_config, random_model, random_xl_config, random_xl_model
 
@@ -168,6 +168,7 @@ def test_a_partial_unet_is_laid_over_the_models_own(prefix, tmp_path):
 def test_the_flag_for_a_partial_unet_changes_nothing_of_a_whole_one_and_needs_a_file(tmp_path):
     whole = scaled("unet", tmp_path / "whole.safetensors")
     check_known(config(unet=str(whole), unet_partial=True))
+    assert own_parts_identity(config(unet=str(whole), unet_partial=True))["unet_partial"] is True
     with pytest.raises(InvalidValueError, match=r"Say model\.unet=<file>"):
         check_known(config(unet_partial=True))
     with pytest.raises(InvalidValueError, match="true or false"):
