@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,8 +59,8 @@ TEXT_DAMAGE = {
 }
 
 
-LEASES = {"list": b"[1]", "pid": b'{"pid": 99999999999999999999999}', "deep": b"[" * 3000, "bytes": b"\xff\xfe",
-          "text": b'{"pid": "x", "token": 5}'}
+LEASES = {"list": b"[1]", "deep": b"[" * 3000, "bytes": b"\xff\xfe", "text": b'{"pid": "x", "token": 5}',
+          "pid": json.dumps({"pid": 10**23, "host": socket.gethostname()}).encode()}
 
 
 @pytest.mark.parametrize("content", LEASES.values(), ids=list(LEASES))

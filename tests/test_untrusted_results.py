@@ -84,6 +84,7 @@ POISONS = {
 @pytest.mark.parametrize("name", POISONS)
 def test_a_stored_config_runs_no_code_of_others(run: Path, mark: Path, name: str, capsys) -> None:
     poison(run, POISONS[name])
+    (run / "cell.yaml").write_text((run / "cell.yaml").read_text().replace("{mark}", str(mark)))
     assert score.main([str(run), "evaluator=degenerate", "pool=inline", "leaderboard=false"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "data" in said
@@ -150,7 +151,7 @@ def test_stored_names_are_names(run: Path, key: str, capsys) -> None:
               "name of a model": lambda c: c["model"].update(name="/x"),
               "name of a bench": lambda c: c["identity"]["bench"].update(name="a/b")}
     poison(run, places[key])
-    with pytest.raises(HarnessError, match="its names are no names|no list of settings with names"):
+    with pytest.raises(HarnessError, match=r"its names are no names|no list of settings with names"):
         stored_cell(run, {}, None)
 
 
