@@ -31,7 +31,11 @@ def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a test that starts Ray where parallel runs do not expect one."""
+    """Refuse a test that starts Ray where parallel runs do not expect one; start what is one at a time first.
+
+    It takes minutes: begun last, one process would wait for the other.
+    """
+    items.sort(key=lambda item: item.path.stem not in ALONE)
     for item in items:
         if item.get_closest_marker("ray") and item.path.stem not in ALONE:
             raise pytest.UsageError(f"{item.nodeid} starts Ray: add {item.path.stem} to ALONE in tests/conftest.py.")

@@ -98,9 +98,13 @@ def measured() -> dict[str, float]:
             done = subprocess.run(command, env=os.environ | {VARIABLE: str(record)}, cwd=PAGE.parent.parent)
             if done.returncode:
                 raise RuntimeError(f"tests/{file} -k '{words}' failed")
-        pairs = [json.loads(line) for line in record.read_text().splitlines()]
+        return largest(record)
+
+
+def largest(record: Path) -> dict[str, float]:
+    """Return the largest difference of each row that tests noted in a file. Raises RuntimeError for one without any."""
     found: dict[str, float] = {}
-    for name, difference in pairs:
+    for name, difference in map(json.loads, record.read_text().splitlines()):
         found[name] = max(found.get(name, 0.0), difference)
     absent = [name for name in ROWS if name not in found]
     if absent:
