@@ -10,7 +10,7 @@ from harness.compose import compose_jobs
 from harness.plan import denoiser_rows
 from harness.pool.settings import PoolSettings
 from harness.run import make_cells
-from tests.stub_pipeline import write_stub
+from tests.fixtures_models import random_xl_config
 
 WORDS = ["model=sdxl", "method=none", "bench=micro_i2p", "limit=1", "pool.device=cpu", "tracker=disabled"]
 
@@ -25,10 +25,11 @@ def test_the_cost_of_sdxl_on_a_cpu_is_in_its_plan(tmp_path, capsys, monkeypatch)
 
 
 def test_half_precision_on_a_cpu_stops_a_run_in_one_line(tmp_path, capsys):
-    folder = write_stub(tmp_path / "model", "sdxl")
+    folder = random_xl_config()["source"]
     assert main([*WORDS, f"model.source={folder}", "model.variant=null", f"results={tmp_path / 'out'}"]) == 2
     said = capsys.readouterr()
-    assert said.err.count("\n") == 1 and "model.dtype=float32" in said.err
+    errors = [line for line in said.err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "model.dtype=float32" in errors[0]
     assert said.out.index("on a CPU") < said.out.index("images missing")
     assert not (tmp_path / "out").exists()
 
