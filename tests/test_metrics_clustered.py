@@ -32,8 +32,9 @@ def coverage(rng, trials, *case):
 
 @pytest.mark.parametrize("sizes", [[10] * 12, [3, 4, 5, 6, 7, 8, 9, 10, 3, 5, 7, 9]], ids=["equal", "unequal"])
 def test_it_is_wilson_of_statsmodels_on_the_effective_size_of_its_clustered_variance(sizes):
-    sm, proportion = pytest.importorskip("statsmodels.api"), pytest.importorskip("statsmodels.stats.proportion")
+    import statsmodels.api as sm
     from scipy.stats import norm, t
+    from statsmodels.stats import proportion
 
     rng = np.random.default_rng(1)
     clusters = np.repeat(np.arange(12), sizes)
