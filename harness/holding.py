@@ -51,6 +51,10 @@ class Holding:
             self._evaluators[key] = self._tools.evaluator(config, device)
         return self._evaluators[key]
 
+    def held_evaluator(self, config: Config) -> Evaluator | None:
+        """Return the evaluator of this config where it is set up already."""
+        return self._evaluators.get(fingerprint(config))
+
     def forget_evaluator(self, config: Config) -> None:
         """Let go of one evaluator, which may still be at work somewhere."""
         self._evaluators.pop(fingerprint(config), None)

@@ -255,6 +255,9 @@ class Judges:
         if apart or key in self._apart:
             return self._move_apart(config, device)
 
+        held = self._holding.held_evaluator(config)
+        if held is not None:  # nothing is loaded: no reason to wait for the end of a batch
+            return held
         load = lambda: self._holding.evaluator(config, device)  # noqa: E731
         try:
             with self._gate:

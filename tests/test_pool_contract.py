@@ -167,9 +167,7 @@ def test_scoring_runs_on_the_same_workers(make: MakePool, kind: str, tmp_path: P
     assert len(CellStore(tmp_path / "cell").scores(EvaluatorKey.of(FakeJudge(threshold=9)))) == 8
 
 
-# In one process it passes alone and can go red behind the other tests of this file; the cause is not known yet.
-@pytest.mark.parametrize("kind", [pytest.param("inline", marks=pytest.mark.slow),
-                                  pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_images_are_judged_while_others_are_made(make: MakePool, kind: str, tmp_path: Path) -> None:
     pool = make(kind, workers=1, judges=1) if kind == "ray" else make(kind, judges=1)
     cell, judge = fake_cell(tmp_path / "cell"), {"name": "fake_judge", "threshold": 9}
@@ -184,17 +182,18 @@ def test_images_are_judged_while_others_are_made(make: MakePool, kind: str, tmp_
         asked = tuple(ScoreRequest(row.key, "", (), {}, f"{cell.folder}/{row.file}") for row in outcome.images)
         return [ScoreTask(f"score-{outcome.task_id}", cell, judge, asked)]
 
-    # The second shard ends only when the first one's images have been judged, or too much time has gone by.
+    list(pool.run(fake_shards(cell, fake_items(4), 4), then=then))  # loading waits for the end of a batch: it is done
+    # The third shard ends only when the second one's images have been judged, or too much time has gone by.
     watcher = at_gate(
         tmp_path / "notes",
-        lambda: judged_meanwhile.append(is_soon(lambda: scores() == 4)),
+        lambda: judged_meanwhile.append(is_soon(lambda: scores() == 8)),
         (tmp_path / "notes" / "open").touch,
     )
-    outcomes = list(pool.run(fake_shards(cell, fake_items(8, {4: "gate"}), 4), then=then))
+    outcomes = list(pool.run(fake_shards(cell, fake_items(12, {8: "gate"})[4:], 4), then=then))
     watcher.join()
     assert judged_meanwhile == [True]
     assert sorted(outcome.task_id for outcome in outcomes)[-1].startswith("score-") and len(outcomes) == 4
-    assert scores() == 8
+    assert scores() == 12
 
 
 def is_soon(happened: Callable[[], bool]) -> bool:
