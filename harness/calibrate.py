@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from typing import Any
 
 from rich.progress import track
 
+from harness.answering import answer
 from harness.build import build
 from harness.calibration import MEASURES, Calibration, Counts, calibration_path, write_calibration
 from harness.compose import compose_jobs
-from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import evaluator_fingerprint
@@ -27,7 +26,7 @@ from harness.machine import process_threads
 from harness.records import ImageKey, Metric, ScoreRow, Verdict
 from harness.report import format as fmt
 from harness.scoring import score_requests
-from harness.streams import prepare_streams, system_errors
+from harness.streams import prepare_streams
 from harness.tasks import ScoreRequest
 from harness.toolbox import EngineToolbox
 
@@ -66,21 +65,15 @@ def main(words: Sequence[str] | None = None) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(HELP, end="")
         return 0 if words else HarnessError.exit_code
-    command = ["python", "-m", "harness.calibrate", *words]
-    with stoppable(command):
-        try:
-            with system_errors():
-                request = read_request(words)
-                calibration = calibrate(request)
-                path = write_calibration(calibration, request.results)
-        except HarnessError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            print(f"stopped; nothing was written. To begin again: {shlex.join(command)}", file=sys.stderr)
-            return INTERRUPTED
+    return answer(["python", "-m", "harness.calibrate", *words], lambda: _calibrate(words),
+                  "stopped; nothing was written. To begin again:")
+
+
+def _calibrate(words: Sequence[str]) -> None:
+    request = read_request(words)
+    calibration = calibrate(request)
+    path = write_calibration(calibration, request.results)
     print("\n".join([*_lines(calibration), f"written: {path}"]))
-    return 0
 
 
 def read_request(words: Sequence[str]) -> Request:

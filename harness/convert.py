@@ -9,7 +9,6 @@ import io
 import os
 import pickle
 import re
-import shlex
 import shutil
 import sys
 import uuid
@@ -19,12 +18,12 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.ending import INTERRUPTED, stoppable
+from harness.answering import answer
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.files import storage_error
 from harness.model_files import model_folder, pipeline_class, used_parts
 from harness.part_tensors import COMPVIS, read_checkpoint
-from harness.streams import prepare_streams, system_errors
+from harness.streams import prepare_streams
 from harness.tensor_headers import SUFFIX, FileFault
 from harness.torch_headers import content_of
 from harness.weight_files import PICKLES, STEMS, own_stem
@@ -52,18 +51,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(words) or not words:
         print(HELP, end="")
         return 0 if words else HarnessError.exit_code
-    command = ["python", "-m", "harness.convert", *words]
-    with stoppable(command):
-        try:
-            with system_errors():
-                print(_run(words))
-        except HarnessError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            print(f"stopped; files that are there are whole. To begin again: {shlex.join(command)}", file=sys.stderr)
-            return INTERRUPTED
-    return 0
+    return answer(["python", "-m", "harness.convert", *words], lambda: print(_run(words)),
+                  "stopped; files that are there are whole. To begin again:")
 
 
 def _run(words: Sequence[str]) -> str:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.answering import answer
 from harness.compose import compose_jobs
-from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.files import check_writable, user_path, write_atomic
 from harness.machine import process_threads
 from harness.models import weights_fingerprint
 from harness.report.label_page import label_page
-from harness.streams import prepare_streams, system_errors
+from harness.streams import prepare_streams
 from harness.training import check_drawable, derived_seed, read_prompts
 
 if TYPE_CHECKING:
@@ -80,22 +79,16 @@ def main(words: Sequence[str] | None = None) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(HELP, end="")
         return 0 if words else HarnessError.exit_code
-    command = ["python", "-m", "harness.label", *words]
-    with stoppable(command):
-        try:
-            with system_errors():
-                request = read_request(words)
-                drawn = draw_images(request)
-                write_files(request)
-        except HarnessError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            print(f"stopped; the images that are drawn are kept. To go on: {shlex.join(command)}", file=sys.stderr)
-            return INTERRUPTED
+    return answer(["python", "-m", "harness.label", *words], lambda: _label(words),
+                  "stopped; the images that are drawn are kept. To go on:")
+
+
+def _label(words: Sequence[str]) -> None:
+    request = read_request(words)
+    drawn = draw_images(request)
+    write_files(request)
     print(f"{drawn} images drawn, {request.images} in {request.folder / IMAGES}")
     print(f"next: open {request.folder / PAGE} in a browser, and save {FEEDBACK} into {request.folder}")
-    return 0
 
 
 def read_request(words: Sequence[str]) -> Request:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from harness.answering import answer
 from harness.bench import PROMPT_KEYS, load_prompts
 from harness.bench.card import find_card
 from harness.bench.source import cached_prompt_file, downloaded_file, hub_files
 from harness.build import build
 from harness.compose import Job, compose_jobs
 from harness.downloads import chosen_files, size_of
-from harness.ending import INTERRUPTED, stoppable
-from harness.errors import HarnessError
 from harness.evaluator import Evaluator
 from harness.fetch_models import check_whole, model_needs
 from harness.files import storage_error
@@ -28,7 +26,7 @@ from harness.model_files import hub_cache
 from harness.models import missing
 from harness.needs import Need, UrlNeed
 from harness.sources import Download, UrlFile
-from harness.streams import prepare_streams, system_errors
+from harness.streams import prepare_streams
 
 Config = Mapping[str, Any]
 
@@ -50,21 +48,15 @@ def main(words: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(words):
         print(HELP, end="")
         return 0
+    return answer(["python", "-m", "harness.prefetch", *words], lambda: _prefetch(words),
+                  "stopped; files that are whole are kept. To go on:")
+
+
+def _prefetch(words: Sequence[str]) -> None:
     from harness.__main__ import parse_arguments
 
-    command = ["python", "-m", "harness.prefetch", *words]
-    with stoppable(command):
-        try:
-            with system_errors():
-                arguments = parse_arguments(words)
-                prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs))
-        except HarnessError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            print(f"stopped; files that are whole are kept. To go on: {shlex.join(command)}", file=sys.stderr)
-            return INTERRUPTED
-    return 0
+    arguments = parse_arguments(words)
+    prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs))
 
 
 def prefetch(jobs: Sequence[Job]) -> None:
