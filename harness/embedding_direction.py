@@ -77,7 +77,7 @@ class SafeDirTraining:
         check_choice("method.training.init", self.init, ("zeros", "normal"))
         if self.init != "zeros" and self.parameterisation != "full":
             raise InvalidValueError("method.training.init=normal needs method.training.parameterisation=full.")
-        for name, low, high in (("eta", -100, 100), ("guidance_scale", 1, 100), ("learning_rate", 1e-9, 10),
+        for name, low, high in (("eta", -100, 100), ("guidance_scale", 0, 100), ("learning_rate", 1e-9, 10),
                                 ("loss_weight", 1e-9, 1e6), ("anchor_weight", 0, 1e6)):
             object.__setattr__(self, name, check_number(f"method.training.{name}", getattr(self, name), low, high))
         for name, high in (("trajectories", 100_000), ("batch", 1024), ("steps", 1000), ("anchor_batch", 1024)):

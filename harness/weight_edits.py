@@ -33,6 +33,13 @@ def check_family(name: str, model_config: Mapping[str, Any], needs: str, familie
                                 f"{model_config.get('name')} is {family}{reason}.")
 
 
+def check_guided(name: str, guidance_scale: float) -> None:
+    """Raise IncompatibleError where a method's own images would be made without classifier-free guidance."""
+    if guidance_scale < 1:
+        raise IncompatibleError(f"method {name} learns from images made with classifier-free guidance, which is off at "
+                                f"its guidance_scale={guidance_scale:g}.", "Give the method's own, from 1 to 100.")
+
+
 def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], whole: bool = True) -> None:
     """Raise IncompatibleError unless an artifact's tensors have the expected names (all, if `whole`) and shapes."""
     unknown = next((name for name in found if name not in expected), None)

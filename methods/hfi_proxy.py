@@ -16,6 +16,7 @@ from harness.records import ImageItem, ImageKey, ScoreItem, Verdict
 from harness.settings import check_file, check_integer, check_number
 from harness.tasks import GenerationSettings
 from harness.training import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
+from harness.weight_edits import check_guided
 from methods.hfi import SoftConcept
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class HFIProxy(SoftConcept):
         object.__setattr__(self, "texts", texts)
         check_integer("method.images", self.images, 2, 1_000_000)
         check_integer("method.steps", self.steps, 1, 1000)
-        object.__setattr__(self, "guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 1, 100))
+        object.__setattr__(self, "guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 0, 100))
         if self._evaluator().kind != "verdict":
             raise InvalidValueError(f"method.labeller={self.labeller.get('name')}: an evaluator that gives verdicts is "
                                     "needed.")
@@ -73,6 +74,10 @@ class HFIProxy(SoftConcept):
     def missing(self) -> str | None:
         prompts = missing_prompts(self.prompts_file) if self.prompts_file else None
         return prompts or self._evaluator().missing() or ClipSource(self.clip, self.clip_revision).missing()
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        check_guided(self.name, self.guidance_scale)
 
     def learned_from(self) -> Sequence[Mapping[str, Any]]:
         return (self.labeller,)

@@ -33,7 +33,7 @@ from harness.own_images import Wish, own_images
 from harness.records import ImageItem
 from harness.settings import check_choice, check_file, check_integer, check_number, check_record
 from harness.training import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
-from harness.weight_edits import UNETS, check_family, check_fit
+from harness.weight_edits import UNETS, check_family, check_fit, check_guided
 from methods.published_directions import NAMES, check_columns, read_vectors
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class InterpretTraining:
     def __post_init__(self) -> None:
         for name, high in (("images", 1_000_000), ("steps", 1000), ("train_steps", 10_000_000), ("batch", 1024)):
             check_integer(f"method.training.{name}", getattr(self, name), 1, high)
-        for name, low, high in (("guidance_scale", 1, 100), ("learning_rate", 1e-9, 100), ("init", 0, 100)):
+        for name, low, high in (("guidance_scale", 0, 100), ("learning_rate", 1e-9, 100), ("init", 0, 100)):
             object.__setattr__(self, name, check_number(f"method.training.{name}", getattr(self, name), low, high))
 
         check_file("method.training.prompts", self.prompts)
@@ -215,6 +215,8 @@ class Interpret(Method):
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         check_family(self.name, model_config, "a U-Net with a bottleneck", UNETS)
+        if self.trains:
+            check_guided(self.name, self.recipe.guidance_scale)
         channels = bottleneck_channels(model_config) if self.checkpoint and not self.missing() else None
         if channels:
             self._published(channels)

@@ -26,7 +26,7 @@ from harness.records import ImageItem
 from harness.settings import check_choice, check_integer, check_number, check_record, texts_of
 from harness.text_encoders import text_shape
 from harness.training import derived_seed, missing_prompts
-from harness.weight_edits import UNETS, check_family, check_fit
+from harness.weight_edits import UNETS, check_family, check_fit, check_guided
 from methods.published_directions import direction_shape, read_direction
 
 if TYPE_CHECKING:
@@ -172,22 +172,25 @@ class SafeDir(Method):
         return self.on_model == "transfer"
 
     def params(self) -> dict[str, Any]:
-        values = super().params() | {"training": self.recipe.identity()}
+        values = super().params() | {"training": self.recipe.identity(), **self._drawn()}
         if self.on_model == "own":
             del values["on_model"]  # cells from before this setting keep their names
         if self.checkpoint is None:
             del values["checkpoint"]
             return values
-        learned = ("concept", "training", "on_edited", "seed" if self.combine == "sum" else "")
+        learned = ("concept", "training", "drawn", "on_edited", "seed" if self.combine == "sum" else "")
         values = {key: value for key, value in values.items() if key not in learned}
         return values | {"checkpoint": [sha256_of(file) or "absent" for file in self.files]}
 
     def training_identity(self) -> dict[str, Any]:
         params = {"concept": list(self.concepts), "training": self.recipe.identity(), "seed": self.seed}
+        return {"kind": self.kind, "version": TRAINING_VERSION, "params": params | self._drawn()}
+
+    def _drawn(self) -> dict[str, list[str]]:
+        """Return the texts that training draws, where they are not the concepts: no term that names an age is drawn."""
         drawn = [screen.drawable(text) for text in self.concepts]
-        if not self.recipe.prompts and not self.recipe.text and drawn != list(self.concepts):
-            params["drawn"] = drawn
-        return {"kind": self.kind, "version": TRAINING_VERSION, "params": params}
+        as_given = self.recipe.prompts or self.recipe.text or drawn == list(self.concepts)
+        return {} if as_given else {"drawn": drawn}
 
     def rename_concepts(self, rename: Callable[[str], str]) -> Method:
         renamed = tuple(map(rename, self.concepts))
@@ -207,6 +210,8 @@ class SafeDir(Method):
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         check_family(self.name, model_config, "a fixed-length CLIP text embedding", UNETS)
+        if self.trains:
+            check_guided(self.name, self.recipe.guidance_scale)
         if self.recipe.pooled and model_config.get("family") != "sdxl":
             raise IncompatibleError(f"method {self.name} can learn a pooled direction on sdxl only; model "
                                     f"{model_config.get('name')} has no pooled embedding.",

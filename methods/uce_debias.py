@@ -24,7 +24,7 @@ from harness.own_images import Wish, own_images
 from harness.settings import check_integer, check_list, check_number
 from harness.sources import Download
 from harness.training import derived_seed
-from harness.weight_edits import UNETS, check_family, deltas_added, unet_export
+from harness.weight_edits import UNETS, check_family, check_guided, deltas_added, unet_export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 CONCEPT = "{concept}"
 _RANGES = (("edit_scale", 0, 1e6), ("preserve_scale", 0, 1e6), ("lam", 0, 1e6), ("max_diff", 0, 1),
-           ("step_size", 0, 100), ("guidance_scale", 1, 100), ("strength", 0, 10))  # fmt: skip
+           ("step_size", 0, 100), ("guidance_scale", 0, 100), ("strength", 0, 10))  # fmt: skip
 
 
 def missing_shares(shares: np.ndarray, desired: np.ndarray, max_diff: float) -> np.ndarray:
@@ -136,6 +136,7 @@ class UCEDebias(Method):
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
         check_family(self.name, model_config, "a U-Net's cross-attention to CLIP texts", UNETS)
+        check_guided(self.name, self.guidance_scale)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if artifact is None or not self.strength:

@@ -10,6 +10,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.build import build
+from harness.compose import compose_jobs
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError
 from harness.method import check_acts, check_composition
 from tests.methods_registry import NUMBERS_ONLY, PRESETS, configs, kind_of
@@ -52,6 +53,15 @@ def test_a_value_of_the_wrong_kind_is_one_line_or_fits(preset):
             one_line(error)
         except Exception as error:
             raise AssertionError(f"{preset}: {change} raises {error!r}") from error
+
+
+@pytest.mark.parametrize("preset", ["hfi_proxy", "interpret_safe", "safedir", "uce_debias"])
+def test_a_model_without_guidance_refuses_what_learns_from_its_guided_images(preset):
+    """So that a sweep over models refuses one cell and runs the others."""
+    (job,) = compose_jobs([f"method={preset}", "model.guidance_scale=0"], multirun=False)
+    with pytest.raises(IncompatibleError, match=r"learns from images .* off at its guidance_scale=0\.") as caught:
+        build(job.methods[0]).check(MICRO, 7.5)
+    one_line(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", " ", ["a bomb", ""]])

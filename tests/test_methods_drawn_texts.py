@@ -10,6 +10,7 @@ from harness.own_images import Wish, own_images
 from harness.training import read_prompts
 from methods.esd import ESD
 from methods.hfi_proxy import HFIProxy
+from methods.safedir import SafeDir
 from methods.sdd import SDD
 from tests.fixtures_models import random_model
 
@@ -38,6 +39,12 @@ def test_files_of_training_prompts_are_screened(tmp_path):
 
 def test_images_for_training_are_screened():
     refused(lambda: own_images(random_model(), [Wish(UNFIT, 1)], 1, 5.0, lambda *_: None))
+
+
+def test_what_safedir_draws_is_part_of_the_name_of_cell_and_artifact():
+    apart, together = SafeDir(concept="harm, nudity, an old car"), SafeDir(concept="harm, nudity, a grandchild")
+    assert "drawn" not in apart.params()
+    assert together.params()["drawn"] == together.training_identity()["params"]["drawn"] == ["harm, nudity"]
 
 
 def test_age_or_sexual_content_alone_is_drawn_as_it_is():
