@@ -6,8 +6,8 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from harness.arguments import parse_arguments
 from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError
 
@@ -33,31 +33,6 @@ settings: limit repeats seed training_seeds batch_size shard_size results baseli
           tracker=wandb|disabled tracker.mode=offline|online|disabled
           method.<parameter> model.<parameter> bench.<parameter> evaluator.<name>.<parameter>
 """
-
-
-@dataclass(frozen=True)
-class Arguments:
-    overrides: tuple[str, ...]
-    config_dirs: tuple[str, ...]
-    multirun: bool
-    show_config: bool
-
-
-def parse_arguments(words: Sequence[str]) -> Arguments:
-    """Split the command line into flags and overrides. Raises HarnessError for an unknown flag."""
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> None:  # type: ignore[override]
-            raise HarnessError(f"{message}.", "See python -m harness --help.")
-
-    parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("-m", "--multirun", action="store_true")
-    parser.add_argument("--config-dir", action="append", default=[])
-    parser.add_argument("--cfg", action="store_true")
-    parser.add_argument("overrides", nargs="*")
-    found = parser.parse_intermixed_args(list(words))
-    return Arguments(tuple(found.overrides), tuple(found.config_dir), found.multirun, found.cfg)
 
 
 def main(words: Sequence[str] | None = None) -> int:

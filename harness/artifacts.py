@@ -32,7 +32,7 @@ from harness.text_encoders import loaded_encoders, stored_encoders
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
 

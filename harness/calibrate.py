@@ -78,7 +78,7 @@ def _calibrate(words: Sequence[str]) -> None:
 
 def read_request(words: Sequence[str]) -> Request:
     """Read name=value words. Raises HarnessError naming the nearest setting."""
-    from harness.__main__ import parse_arguments
+    from harness.arguments import parse_arguments
 
     arguments = parse_arguments(words)
     given: dict[str, str] = {}

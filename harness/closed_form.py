@@ -10,7 +10,7 @@ from harness.errors import InvalidValueError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 SINGULAR = 1e-14  # smallest over largest eigenvalue, in float64
 

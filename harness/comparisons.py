@@ -6,17 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.cell import Cell
 from harness.comparable import Entry, by_baseline, mapping, named
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.judged import Rows, combined, judged
 from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
+from harness.scored import Scored
 from harness.store import CellStore
-
-if TYPE_CHECKING:
-    from harness.cell import Cell
-    from harness.reporting import Scored
 
 TO_BASE = "fid_to_base"
 _NAME = re.compile(r"[A-Za-z0-9_-]+")

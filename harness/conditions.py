@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,27 @@ class Condition:
         """Return `count` rows of a condition that has one."""
         return self.each(lambda value: value.expand(count, *value.shape[1:]))
 
+
+@dataclass(frozen=True)
+class EmbedBundle:
+    """Text embeddings of a batch: `cond`, `uncond` (B, L, D); pooled ones (B, P) where the family has them.
+
+    A model without an unconditional branch has zeros for it.
+    """
+
+    cond: Tensor
+    uncond: Tensor
+    pooled_cond: Tensor | None = None
+    pooled_uncond: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ExtraRow:
+    """One more denoiser row per image: `embeds` (L, D), shared by the batch, or (B, L, D). A role runs once."""
+
+    role: str
+    embeds: Tensor
+    pooled: Tensor | None = None
 
 
 def condition(model: LoadedModel, texts: Sequence[str]) -> Condition:

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.conditions import Condition, told
 from harness.errors import IncompatibleError
-from harness.families import DenoiserCall
+from harness.families import DenoiserCall, kin_of
 from harness.forwards import forward_replaced
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
 from harness.records import ImageItem
@@ -24,7 +24,7 @@ from harness.records import ImageItem
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 
 def alpha_bar(scheduler: Any, t: float) -> float:
@@ -85,7 +85,7 @@ def from_epsilon(epsilon: Tensor, z: Tensor, prediction_type: str, level: float)
 def predict_epsilon(model: LoadedModel, scheduler: Any, z: Tensor, t: Tensor, texts: Condition | Tensor) -> Tensor:
     """Run the bare denoiser on `z` (B, C, H, W), scaled by the scheduler, told `texts`; return float32 noise."""
     dtype = next(model.denoiser.parameters()).dtype
-    out = model.kin.predict(model, z.to(dtype), t, told(texts).each(lambda value: value.to(dtype)))
+    out = kin_of(model).predict(model, z.to(dtype), t, told(texts).each(lambda value: value.to(dtype)))
     level = noise_level(model.prediction_type, scheduler, float(t))
     return to_epsilon(out.float(), z.float(), model.prediction_type, level)
 
@@ -135,7 +135,7 @@ class DenoiserHook:
         call = self._current
         if call is None:
             return self.original(*args, **kwargs)
-        n, kin = len(call.items), self.model.kin
+        n, kin = len(call.items), kin_of(self.model)
         asked = kin.taken(args, kwargs)
         contexts = self._contexts(call, asked.sample[:n], asked.timestep)
         self.model.items, self.model.moment = tuple(call.items), call.count / kin.calls(self.model.pipe.scheduler)
@@ -163,8 +163,8 @@ class DenoiserHook:
         scales = [item.guidance_scale for item in call.items]
         w = torch.tensor(scales, dtype=torch.float32, device=z.device).view(-1, 1, 1, 1)
         t = torch.as_tensor(timestep).flatten()[0]
-        t = t if self.model.kin.t_unit == 1 else t * self.model.kin.t_unit
-        n_calls = self.model.kin.calls(self.model.pipe.scheduler)
+        t = t if kin_of(self.model).t_unit == 1 else t * kin_of(self.model).t_unit
+        n_calls = kin_of(self.model).calls(self.model.pipe.scheduler)
         return [
             StepContext(call.count, n_calls, call.n_steps, t, w, z, call.items, self.model, artifact,
                         call.states.setdefault(index, {}))
@@ -205,7 +205,7 @@ class DenoiserHook:
         stock = p - u
         direction = self._direction(contexts, raw, stock) if self.edits_direction else stock
         if direction is stock and call.is_uniform:
-            return torch.cat([raw[role] for role in self.model.kin.roles])
+            return torch.cat([raw[role] for role in kin_of(self.model).roles])
         w = contexts[0].w
         e = u + (w * direction).to(u.dtype)
         if direction is stock:

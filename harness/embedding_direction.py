@@ -23,7 +23,7 @@ from harness.training import TrainingPrompt, derived_seed, file_hash, frozen_den
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 CATEGORY = "{category}"
 

@@ -24,7 +24,7 @@ from harness.weight_edits import unet_export
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 Denoise = Callable[["Tensor", "Tensor", Any], "Tensor"]  # z (B, C, H, W), t, what texts tell -> prediction
 

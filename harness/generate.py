@@ -13,7 +13,7 @@ from harness.artifacts import content_of
 from harness.conditions import encoded_condition, negative_condition
 from harness.denoiser import DenoiserHook, PipelineCall, hooked
 from harness.errors import IncompatibleError
-from harness.families import Batch
+from harness.families import Batch, kin_of
 from harness.method import Artifact, EmbedBundle, Method, Refusal, check_composition
 from harness.records import TRUNCATED, ImageItem, Status
 from harness.tasks import GenerationSettings
@@ -22,7 +22,7 @@ from harness.text_encoders import loaded_encoders
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 __all__ = ["Generated", "Session", "attached", "initial_noise"]
 
@@ -83,7 +83,7 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> tuple[Te
 def bundle_of(model: LoadedModel, items: Sequence[ImageItem]) -> EmbedBundle:
     """Return the text embeddings of a batch, as the stock pipeline of the model's family makes them."""
     cond = encoded_condition(model, [item.prompt for item in items])
-    if not model.kin.has_negative_branch:
+    if not kin_of(model).has_negative_branch:
         nothing = cond.each(lambda value: 0 * value)
         return EmbedBundle(cond.embeds, nothing.embeds, cond.pooled, nothing.pooled)
     uncond = negative_condition(model, [item.negative_prompt for item in items])
@@ -132,14 +132,14 @@ class Session:
         return answers
 
     def _drawing(self, items: Sequence[ImageItem], settings: GenerationSettings) -> Batch:
-        shape = self.model.kin.noise_shape(self.model, settings.height, settings.width)
+        shape = kin_of(self.model).noise_shape(self.model, settings.height, settings.width)
         noise, generators = initial_noise([item.seed for item in items], shape)
         return Batch(items, bundle_of(self.model, items), noise, generators, settings)
 
     def _drawn(self, batch: Batch) -> Tensor:
         call = PipelineCall(batch.items, batch.bundle, batch.settings.num_inference_steps)
         with self.hook.running(call):
-            return self.model.kin.draw(self.model, batch)
+            return kin_of(self.model).draw(self.model, batch)
 
     def _latents(self, items: Sequence[ImageItem], settings: GenerationSettings) -> Tensor:
         """Return the latents of a batch, before anything decodes them."""
@@ -150,7 +150,7 @@ class Session:
         import torch
 
         with torch.no_grad():
-            pixels = self.model.kin.decode(self.model, latents, batch)
+            pixels = kin_of(self.model).decode(self.model, latents, batch)
         return [(image * 255).round().astype(np.uint8) if np.isfinite(image).all() else None for image in pixels]
 
     def _post(self, images: Sequence[np.ndarray]) -> Iterator[Generated]:

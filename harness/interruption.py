@@ -18,7 +18,7 @@ from harness.files import stray_files, write_atomic
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
 

@@ -93,7 +93,7 @@ def _label(words: Sequence[str]) -> None:
 
 def read_request(words: Sequence[str]) -> Request:
     """Read name=value words. Raises HarnessError naming the nearest setting."""
-    from harness.__main__ import parse_arguments
+    from harness.arguments import parse_arguments
 
     arguments = parse_arguments(words)
     given: dict[str, str] = {}

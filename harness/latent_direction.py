@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Generator, Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 ENCODE_BATCH = 8
 

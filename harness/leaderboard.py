@@ -15,7 +15,8 @@ from harness.errors import HarnessError, InvalidValueError, printable, unknown_n
 from harness.files import user_path, write_atomic
 from harness.published import FOLDER, Reported, read_published
 from harness.records import Metric
-from harness.report.runs import Run, load_runs
+from harness.report.run import Run
+from harness.report.runs import load_runs
 from harness.streams import prepare_streams, system_errors
 
 PICTURES = 8

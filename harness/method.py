@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from harness.conditions import EmbedBundle, ExtraRow
 from harness.errors import IncompatibleError
 from harness.records import ImageItem
 from harness.sources import Download
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
@@ -55,28 +56,6 @@ class Refusal:
     """A prompt that a method will not have drawn, or a finished image that it withholds."""
 
     reason: str
-
-
-@dataclass(frozen=True)
-class EmbedBundle:
-    """Text embeddings of a batch: `cond`, `uncond` (B, L, D); pooled ones (B, P) where the family has them.
-
-    A model without an unconditional branch has zeros for it.
-    """
-
-    cond: Tensor
-    uncond: Tensor
-    pooled_cond: Tensor | None = None
-    pooled_uncond: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class ExtraRow:
-    """One more denoiser row per image: `embeds` (L, D), shared by the batch, or (B, L, D). A role runs once."""
-
-    role: str
-    embeds: Tensor
-    pooled: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from harness.generate import Generated, Session
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,12 +23,13 @@ from harness.files import write_atomic
 from harness.judged import Rows, combined, judged
 from harness.metrics.attack_rates import attack_metrics
 from harness.metrics.plain import write_json
-from harness.metrics.summary import STATISTICS, CellMetrics, EvaluatorScores, summarise_cell
+from harness.metrics.summary import STATISTICS, CellMetrics, summarise_cell
 from harness.models import weights_origin
 from harness.one_training import trainings
 from harness.plan import THROUGHPUT_FILE, CellPlan, Plan, read_throughput, throughput_key
 from harness.provenance import joined, made_on, mixed, provenance
-from harness.records import TRUNCATED, ImageRow, ScoreRow, Status
+from harness.records import TRUNCATED, ImageRow, Status
+from harness.scored import Scored
 from harness.set_scores import set_scores
 from harness.settings import RunSettings
 from harness.stages import Failure, wanted_images
@@ -41,19 +42,6 @@ from harness.verdicts import Judged, write_verdicts
 SUMMARY_SCHEMA = 1
 
 Unavailable = Mapping[str, Mapping[str, str]]  # reason by evaluator name, by cell id
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A cell with what its evaluators said."""
-
-    cell: Cell
-    images: dict[Any, ImageRow]
-    evaluators: dict[str, Evaluator]
-    scores: dict[str, list[ScoreRow]]
-
-    def for_metrics(self) -> dict[str, EvaluatorScores]:
-        return {name: EvaluatorScores.of(self.evaluators[name], rows) for name, rows in self.scores.items()}
 
 
 def report(

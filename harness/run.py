@@ -15,12 +15,12 @@ from harness.bench import PROMPT_KEYS, PromptSet, load_prompts
 from harness.cell import Cell, as_baseline, canonical_hash, make_cell
 from harness.compose import Job, sweep_notes
 from harness.errors import IncompatibleError
+from harness.fetching import fetch_asked
 from harness.one_training import bound
 from harness.plan import CellPlan, Plan, make_plan, print_plan, unavailable
 from harness.pool import Interrupted, Lost, Pool, make_pool
 from harness.pool.leased import LeasedPool
 from harness.pool.settings import PoolSettings
-from harness.prefetch import fetch_asked
 from harness.progress import Board
 from harness.settings import RunSettings
 from harness.stages import Failure, Judging, extract_references, generate, prepare, score

@@ -93,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parse(words: Sequence[str]) -> _Request:
-    from harness.__main__ import parse_arguments
+    from harness.arguments import parse_arguments
 
     arguments = parse_arguments(words)
     if arguments.multirun or arguments.show_config:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,8 @@ from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, no_set
 from harness.reading import UnreadableFileError, read_json
 from harness.records import Metric, Status
 from harness.reference import reference_features, reference_file, reference_name, reference_problem
+from harness.scored import Scored
 from harness.store import CellStore
-
-if TYPE_CHECKING:
-    from harness.reporting import Scored
 
 NO_REFERENCE = "the bench has no reference set"
 NOT_EXTRACTED = "the reference set could not be extracted"

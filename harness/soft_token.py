@@ -13,7 +13,7 @@ from harness.forwards import forward_replaced
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 
 def token_text(name: str, vectors: int) -> str:

@@ -14,7 +14,7 @@ from harness.part_tensors import tensors_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 PARTS = ("text_encoder", "text_encoder_2")
 # Not read by the sequence of embeddings: a counter of older libraries, and the projection of the pooled embedding.

@@ -19,7 +19,7 @@ from harness.table_file import Table, parse_table, read_table, text_lines
 from harness.table_values import is_missing, is_null_text, whole_number
 
 if TYPE_CHECKING:
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from harness.method import Artifact, Export
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 FAMILIES = ("sd1", "sd2")
 UNETS = ("sd1", "sd2", "sdxl")

@@ -18,7 +18,7 @@ from harness.weight_edits import FAMILIES, check_family, tensors_replaced
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 PUBLISHED = "hf://OPTML-Group/AdvUnlearn"  # all of Stable Diffusion 1.4's encoder, CLIP ViT-L
 NAMES = ("model.safetensors", "pytorch_model.bin")

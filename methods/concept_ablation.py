@@ -21,8 +21,8 @@ from harness.conditions import condition
 from harness.errors import InvalidValueError
 from harness.finetune import FineTuned, WorkingCopy, check_concepts, optimise, parameter_names
 from harness.interruption import Carried
+from harness.loaded_model import SCHEDULERS
 from harness.method import Artifact, Progress, Trained
-from harness.models import SCHEDULERS
 from harness.own_images import Wish, own_images
 from harness.settings import check_choice, check_file, check_integer, check_number
 from harness.training import (
@@ -48,7 +48,7 @@ from methods.anchor_images import (
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
 

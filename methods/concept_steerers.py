@@ -25,7 +25,7 @@ from harness.weight_edits import check_family
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 CONFIG, WEIGHTS = "config.json", "state_dict.pth"
 

@@ -36,7 +36,7 @@ from harness.training import derived_seed, frozen_denoiser
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 # The published recipes; a value given in the config goes before the preset's. Adam is AdamW without decay.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Generator, Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 TOKEN, REWARD = "token", "reward."
 LEARNED = "learned_embeds.safetensors"  # as diffusers' textual inversion example writes it

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from harness.evaluator import Evaluator
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)

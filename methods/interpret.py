@@ -39,7 +39,7 @@ from methods.published_directions import NAMES, check_columns, read_vectors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 
 LOOKUP = "interpret.safetensors"

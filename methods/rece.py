@@ -18,7 +18,7 @@ from methods.uce import UCE
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 
 def adversarial(C: Tensor, S: Tensor, F: Tensor, lam_r: float) -> Tensor:

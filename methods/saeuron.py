@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 

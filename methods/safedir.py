@@ -32,7 +32,7 @@ from methods.published_directions import direction_shape, read_direction
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 TRAINING_VERSION = 1  # of what is learned; `SafeDir.version` also counts changes of what is done with it
 

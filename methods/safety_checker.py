@@ -21,7 +21,7 @@ from harness.sources import Download
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 SETTING = "method.source"
 

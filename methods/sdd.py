@@ -34,7 +34,7 @@ from harness.training import derived_seed, frozen_denoiser
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 
 def target(u: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from harness.weight_edits import check_family
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 LAST = "_last.safetensors"
 METRICS = ("clipcos_tokenuni", "clipcos", "tokenuni")

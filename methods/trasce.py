@@ -27,7 +27,7 @@ from harness.weight_edits import GUIDED, check_family
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 ROLE = "trasce"
 GRADIENT_SCALE = 1024.0  # a power of two: exact, and keeps half-precision gradients above the subnormal range

@@ -29,7 +29,7 @@ from harness.weight_edits import UNETS, check_family, check_guided, deltas_added
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 CONCEPT = "{concept}"
 _RANGES = (("edit_scale", 0, 1e6), ("preserve_scale", 0, 1e6), ("lam", 0, 1e6), ("max_diff", 0, 1),

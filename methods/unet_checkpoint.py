@@ -17,7 +17,7 @@ from harness.weight_edits import FAMILIES, check_family, tensors_replaced
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 NAMES = (*(f"unet/{name}" for name in WEIGHTS), *WEIGHTS)

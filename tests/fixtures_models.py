@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.models import LoadedModel, load_model, missing
+from harness.loaded_model import LoadedModel
+from harness.models import load_model, missing
 from harness.records import ImageItem, ImageKey
 from harness.tasks import GenerationSettings
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from harness.families import FAMILIES
-from harness.models import LoadedModel
+from harness.loaded_model import LoadedModel
 from tests.fixtures_if import t5_tokenizer
 
 RESULTS = Path("build/geometry.jsonl")
@@ -198,7 +198,7 @@ def full_size_model(name: str) -> LoadedModel:
               "guidance_scale": size.guidance_scale}
     kind = FAMILIES[size.family].prediction or pipe.scheduler.config.prediction_type
     return LoadedModel(pipe=pipe, config=config, family=size.family, prediction_type=kind, device=torch.device("cpu"),
-                       dtype=dtype, fingerprint=f"random-weight {name}")
+                       dtype=dtype, fingerprint=f"random-weight {name}", kin=FAMILIES[size.family])
 
 
 def reset_peak() -> None:

@@ -13,8 +13,8 @@ import torch
 
 from harness.artifacts import StoredArtifact
 from harness.generate import attached
+from harness.loaded_model import LoadedModel, make_scheduler
 from harness.method import Method
-from harness.models import LoadedModel, make_scheduler
 from tests.fixtures_models import make_items, make_settings, random_model
 from tests.test_denoiser import pixels
 

@@ -24,8 +24,8 @@ from harness.artifacts import ArtifactCache, prepare_all
 from harness.build import build
 from harness.compose import compose_jobs
 from harness.evaluator import Evaluator
+from harness.loaded_model import LoadedModel
 from harness.method import Artifact, Method
-from harness.models import LoadedModel
 from harness.paths import conf_dir
 from harness.records import ScoreRow, Verdict
 from tests import test_methods_advunlearn as advunlearn

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evaluators.nudenet_detector import LABELS, Detector, Found
+from harness.evaluators.nudenet_boxes import LABELS, Found
+from harness.evaluators.nudenet_detector import Detector
 
 Images = Sequence[NDArray[np.uint8]]
 

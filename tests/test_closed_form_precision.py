@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.artifacts import ArtifactCache, prepare_all
-from harness.models import LoadedModel
+from harness.loaded_model import LoadedModel
 from methods.rece import RECE
 from methods.safree import SAFREE
 from methods.uce import UCE

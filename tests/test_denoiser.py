@@ -17,8 +17,8 @@ from harness.errors import IncompatibleError
 from harness.families import DenoiserCall
 from harness.families.base import unscaled
 from harness.generate import Generated, attached, initial_noise
+from harness.loaded_model import LoadedModel, make_scheduler
 from harness.method import ExtraRow, Method, Refusal, check_composition
-from harness.models import LoadedModel, make_scheduler
 from harness.records import TRUNCATED, ImageItem, Status
 from methods.advunlearn import AdvUnlearn
 from methods.esd import ESD

@@ -13,7 +13,8 @@ from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators import nudenet_detector
 from harness.evaluators.nudenet import NudeNet
-from harness.evaluators.nudenet_detector import LABELS, PACKAGE_FLOOR, Detector, NetworkInput, centred_boxes, decode
+from harness.evaluators.nudenet_boxes import LABELS, PACKAGE_FLOOR
+from harness.evaluators.nudenet_detector import Detector, NetworkInput, centred_boxes, decode
 from harness.evaluators.nudenet_presets import PRESETS
 from harness.records import ScoreRow, Verdict
 from harness.scoring import score_requests

@@ -97,7 +97,7 @@ def test_detections_are_those_of_the_package_3_0_8():
     import cv2
     from test_evaluators_nudenet import drawings
 
-    from harness.evaluators.nudenet_detector import LABELS
+    from harness.evaluators.nudenet_boxes import LABELS
 
     file = local_path(CONFIG["model"])
     spec = importlib.util.spec_from_file_location("nudenet308", file.with_name("nudenet.py"))

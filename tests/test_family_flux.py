@@ -16,9 +16,9 @@ from harness.compose import Job, compose_jobs
 from harness.denoiser import predict_epsilon
 from harness.errors import IncompatibleError
 from harness.generate import attached
+from harness.loaded_model import LoadedModel
 from harness.method import Method
 from harness.model_choice import settled
-from harness.models import LoadedModel
 from harness.plan import cost_factor, denoiser_rows, make_plan
 from harness.records import ImageItem
 from methods.none import NoMethod

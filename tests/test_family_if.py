@@ -16,12 +16,12 @@ from harness.build import build
 from harness.compose import Job, compose_jobs
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.families import family_of
+from harness.fetching import prefetch
 from harness.generate import attached
 from harness.method import Method
 from harness.model_choice import settled
 from harness.model_stages import stages_identity, stages_of
 from harness.models import load_model, missing, weights_fingerprint
-from harness.prefetch import prefetch
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.sld import SLD

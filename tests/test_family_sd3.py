@@ -16,12 +16,13 @@ from harness.build import build
 from harness.conditions import condition, unconditional
 from harness.denoiser import epsilon_slope, flow_sigma, from_epsilon, noise_level, predict_epsilon, to_epsilon
 from harness.errors import HarnessError, IncompatibleError
+from harness.fetching import prefetch
 from harness.generate import attached
+from harness.loaded_model import LoadedModel, make_scheduler
 from harness.method import ExtraRow, Method
 from harness.model_choice import settled
 from harness.model_files import cached_snapshot
-from harness.models import LoadedModel, load_model, make_scheduler, missing, weights_fingerprint
-from harness.prefetch import prefetch
+from harness.models import load_model, missing, weights_fingerprint
 from harness.records import ImageItem
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod

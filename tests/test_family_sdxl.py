@@ -23,8 +23,9 @@ from harness.denoiser import predict_epsilon
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.finetune import PartialDenoising, frozen_denoise, parameter_names
 from harness.generate import attached, bundle_of
+from harness.loaded_model import LoadedModel, make_scheduler
 from harness.method import ExtraRow, Method
-from harness.models import LoadedModel, _configure, load_model, make_scheduler, weights_fingerprint
+from harness.models import _configure, load_model, weights_fingerprint
 from harness.paths import conf_dir
 from harness.records import TRUNCATED, ImageItem
 from methods.negative_prompt import NegativePrompt

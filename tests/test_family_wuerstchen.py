@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError
+from harness.fetching import prefetch
 from harness.generate import attached
 from harness.method import Method
 from harness.model_checks import check_known
 from harness.model_choice import settled
 from harness.models import load_model, missing, weights_fingerprint, weights_origin
-from harness.prefetch import prefetch
 from harness.records import ImageItem
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from harness.build import build
 from harness.errors import IncompatibleError
 from harness.generate import attached
+from harness.loaded_model import LoadedModel
 from harness.method import Method
-from harness.models import LoadedModel
 from harness.records import Status
 from methods.spm import adapted_layers
 from tests.fixtures_models import make_items, make_settings

@@ -14,8 +14,9 @@ import torch
 
 from harness.denoiser import alpha_bar, from_epsilon
 from harness.generate import Generated, attached
+from harness.loaded_model import LoadedModel
 from harness.method import Method
-from harness.models import LoadedModel, load_model
+from harness.models import load_model
 from harness.records import ImageItem, Status
 from harness.tasks import GenerationSettings
 from methods.none import NoMethod

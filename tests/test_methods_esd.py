@@ -15,7 +15,7 @@ from harness.build import build
 from harness.denoiser import alpha_bar, from_epsilon
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, StoppedError, UnknownNameError
 from harness.finetune import PartialDenoising, applied_deltas
-from harness.models import make_scheduler
+from harness.loaded_model import make_scheduler
 from harness.paths import conf_dir
 from methods import esd, sdd
 from methods.esd import ESD, PRESETS

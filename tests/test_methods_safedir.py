@@ -25,7 +25,7 @@ from harness.errors import (
     UnknownNameError,
 )
 from harness.generate import attached
-from harness.models import make_scheduler
+from harness.loaded_model import make_scheduler
 from harness.records import ImageItem, ImageKey
 from harness.soft_token import frozen_text_encoder
 from harness.toolbox import EngineToolbox

@@ -13,7 +13,7 @@ import yaml
 from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
 from harness.generate import attached, initial_noise
-from harness.models import LoadedModel, make_scheduler
+from harness.loaded_model import LoadedModel, make_scheduler
 from harness.paths import conf_dir
 from methods.none import NoMethod
 from methods.sega import SEGA, averaged, edit_guidance, momentum

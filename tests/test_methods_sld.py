@@ -16,8 +16,8 @@ from harness.batches import BatchRunner
 from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.generate import attached, initial_noise
+from harness.loaded_model import LoadedModel, make_scheduler
 from harness.method import scaled_calls
-from harness.models import LoadedModel, make_scheduler
 from harness.paths import conf_dir
 from methods.sld import SLD, momentum, safety_guidance, safety_scale
 from tests.fixtures_models import SIZE, make_items, make_settings, micro_model, random_model

@@ -14,8 +14,8 @@ from harness.denoiser import predict_epsilon
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
 from harness.generate import attached, initial_noise
 from harness.latent_direction import bottleneck_shape
+from harness.loaded_model import make_scheduler
 from harness.method import StepContext
-from harness.models import make_scheduler
 from methods.interpret import Interpret
 from methods.none import NoMethod
 from methods.sld import SLD

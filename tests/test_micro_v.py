@@ -10,11 +10,12 @@ import pytest
 
 from harness.compose import compose_jobs
 from harness.generate import attached
+from harness.loaded_model import LoadedModel
 from harness.method import Method
 from harness.micro.judge import load_judge
 from harness.micro.sampling import WEIGHTS, read_prompts
 from harness.micro.words import HAZARDS
-from harness.models import LoadedModel, load_model, missing
+from harness.models import load_model, missing
 from harness.paths import datasets_dir
 from harness.records import ImageItem, ImageKey
 from harness.tasks import GenerationSettings

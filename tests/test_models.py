@@ -11,7 +11,8 @@ import torch
 
 from harness.compose import compose_jobs
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, UnknownNameError
-from harness.models import CACHED_TEXTS, SCHEDULERS, load_model, make_scheduler, missing, weights_fingerprint
+from harness.loaded_model import CACHED_TEXTS, SCHEDULERS, make_scheduler
+from harness.models import load_model, missing, weights_fingerprint
 from harness.paths import conf_dir
 from tests.fake_hub import VARIABLES
 from tests.fixtures_models import random_config, random_model

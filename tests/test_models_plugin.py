@@ -10,9 +10,10 @@ import pytest
 
 from harness.__main__ import main
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError
+from harness.loaded_model import LoadedModel
 from harness.model_checks import check_known
 from harness.model_choice import settled
-from harness.models import LoadedModel, load_model, missing, weights_fingerprint, weights_origin
+from harness.models import load_model, missing, weights_fingerprint, weights_origin
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.sld import SLD

@@ -8,10 +8,11 @@ import pytest
 
 from harness import hub as hub_module
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError
+from harness.fetching import prefetch
 from harness.model_checks import check_known
 from harness.model_choice import settled
 from harness.models import load_model, missing, weights_fingerprint, weights_origin
-from harness.prefetch import main, prefetch
+from harness.prefetch import main
 from tests.fake_hub import COMMIT
 from tests.hub_jobs import config, job, pipeline_files, repository
 

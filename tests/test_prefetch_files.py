@@ -13,8 +13,8 @@ from harness.bench import load_prompts
 from harness.build import build
 from harness.compose import Job
 from harness.errors import HarnessError
+from harness.fetching import prefetch
 from harness.paths import conf_dir
-from harness.prefetch import prefetch
 from tests.bench_common import preset, read_yaml
 from tests.fake_hub import COMMIT, FakeRepository, sha256
 from tests.hub_jobs import job

@@ -20,7 +20,8 @@ from harness.records import Comparison, Metric
 from harness.report.against import Against
 from harness.report.findings import findings
 from harness.report.overview import OverviewColumn, overview
-from harness.report.runs import Run, adjusted, load_runs, run_from_summary
+from harness.report.run import Run
+from harness.report.runs import adjusted, load_runs, run_from_summary
 from harness.report.table import build_rows
 from harness.report.terminal import print_results
 

@@ -12,7 +12,7 @@ from harness import reporting
 from harness.records import Comparison, Metric
 from harness.report.against import Against
 from harness.report.overview import OverviewColumn, overview
-from harness.report.runs import Run
+from harness.report.run import Run
 
 RATE = "unsafe_rate/judge"
 

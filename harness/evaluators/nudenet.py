@@ -11,14 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, unknown_name
 from harness.evaluator import Evaluator, Kind
-from harness.evaluators.nudenet_detector import (
-    CANDIDATE_FLOOR,
-    LABELS,
-    PACKAGE_FLOOR,
-    PREPROCESSING,
-    Detector,
-    Found,
-)
+from harness.evaluators.nudenet_boxes import CANDIDATE_FLOOR, LABELS, PACKAGE_FLOOR, Found
+from harness.evaluators.nudenet_detector import PREPROCESSING, Detector
 from harness.evaluators.nudenet_presets import PRESETS, REFUSED
 from harness.evaluators.nudenet_v30 import PREPROCESSING_V30
 from harness.evaluators.weights import local_path, sha256_of

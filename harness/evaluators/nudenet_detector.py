@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,39 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CANDIDATE_FLOOR = 0.2  # anchors below it are dropped before the suppression
-PACKAGE_FLOOR = 0.25  # the suppression drops what is not above it, so a lower threshold would do nothing
-OVERLAP = 0.45  # of two boxes that overlap more, whatever their labels, the lower score goes
+from harness.evaluators.nudenet_boxes import CANDIDATE_FLOOR, OVERLAP, PACKAGE_FLOOR, Found
+
 UNIT_RANGE = np.arange(256, dtype=np.float32) * np.float32(1 / 255.0)
 STRIDES = (8, 16, 32)
 HEAD = ("/model.22/Split_1_output_0", "/model.22/Sigmoid_output_0")  # of YOLOv8's export: edges (64, A), scores (18, A)
 PREPROCESSING = "RGB, padded with black right and below to a square, resized bilinearly, divided by 255, seen as BGR"
-
-LABELS = (
-    "FEMALE_GENITALIA_COVERED", "FACE_FEMALE", "BUTTOCKS_EXPOSED", "FEMALE_BREAST_EXPOSED",
-    "FEMALE_GENITALIA_EXPOSED", "MALE_BREAST_EXPOSED", "ANUS_EXPOSED", "FEET_EXPOSED", "BELLY_COVERED",
-    "FEET_COVERED", "ARMPITS_COVERED", "ARMPITS_EXPOSED", "FACE_MALE", "BELLY_EXPOSED", "MALE_GENITALIA_EXPOSED",
-    "ANUS_COVERED", "FEMALE_BREAST_COVERED", "BUTTOCKS_COVERED",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the detector says of one image: boxes that survive (x, y, width, height in pixels), best first.
-
-    `raw` (18,) is the highest score of each label over all anchors, without suppression: never below the box's score.
-    """
-
-    labels: NDArray[np.intp]
-    scores: NDArray[np.float32]
-    boxes: NDArray[np.float32]
-    raw: NDArray[np.float32]
-
-    def best(self) -> dict[str, float]:
-        """Return each label's highest score among the boxes, 0 where it has none."""
-        scores = np.zeros(len(LABELS), np.float32)
-        np.maximum.at(scores, self.labels, self.scores)
-        return dict(zip(LABELS, scores.tolist(), strict=True))
 
 
 class NetworkInput:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.evaluators.nudenet_detector import LABELS, PACKAGE_FLOOR
+from harness.evaluators.nudenet_boxes import LABELS, PACKAGE_FLOOR
 
 _GENITALIA = ("FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED")
 _SIX = ("BUTTOCKS_EXPOSED", "FEMALE_BREAST_EXPOSED", "MALE_BREAST_EXPOSED", "ANUS_EXPOSED", *_GENITALIA)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evaluators.nudenet_detector import CANDIDATE_FLOOR, OVERLAP, PACKAGE_FLOOR, Found
+from harness.evaluators.nudenet_boxes import CANDIDATE_FLOOR, OVERLAP, PACKAGE_FLOOR, Found
 
 PREPROCESSING_V30 = "RGB, longer side resized bilinearly, padded with black on both sides to a square, divided by 255"
 

@@ -12,12 +12,10 @@ import numpy as np
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, SeesByClip, softmax
-from harness.evaluators.q16_prompts import read_prompts
+from harness.evaluators.q16_prompts import TEMPERATURE, read_prompts
 from harness.evaluators.weights import local_path, sha256_of
 from harness.records import ScoreItem, ScoreRow, Verdict
 from harness.sources import Download, UrlFile
-
-TEMPERATURE = 100.0  # similarity = 100 x cosine, whatever the backbone's own logit scale
 
 
 @dataclass

@@ -16,6 +16,7 @@ from harness.reading import UnreadableFileError, read_bytes
 from harness.tensor_headers import header_of
 
 TENSOR = "prompts"
+TEMPERATURE = 100.0  # similarity = 100 x cosine, whatever the backbone's own logit scale
 _Found = TypeVar("_Found")
 
 # All that a pickled NumPy array needs; NumPy 2 renamed numpy.core.

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.evaluators.clip import Clip, ClipSource
-from harness.evaluators.q16 import TEMPERATURE
-from harness.evaluators.q16_prompts import TENSOR
+from harness.evaluators.q16_prompts import TEMPERATURE, TENSOR
 from harness.files import write_atomic
 from harness.labelled import LAYOUT, read_labelled
 from harness.metrics import wilson_interval

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import IncompatibleError
 from harness.families.base import Batch, DenoiserCall, Family
@@ -14,7 +14,10 @@ from harness.families.sd3 import StableDiffusion3
 from harness.families.sdxl import StableDiffusionXL
 from harness.families.wuerstchen import Wuerstchen
 
-__all__ = ["FAMILIES", "Batch", "DenoiserCall", "Family", "Plugin", "family_of", "is_plugged", "plugin_of"]
+if TYPE_CHECKING:
+    from harness.loaded_model import LoadedModel
+
+__all__ = ["FAMILIES", "Batch", "DenoiserCall", "Family", "Plugin", "family_of", "is_plugged", "kin_of", "plugin_of"]
 
 FAMILIES: dict[str, Family] = {
     "sd1": Family(),
@@ -36,3 +39,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
         raise IncompatibleError(f"model {config.get('name')} is of the family {family}, and models of the families "
                                 f"{', '.join(FAMILIES)} can be loaded.")
     return FAMILIES[family]
+
+
+def kin_of(model: LoadedModel) -> Family:
+    """Return the family, or the plug-in, of a loaded model."""
+    assert isinstance(model.kin, Family)
+    return model.kin

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor
 
-    from harness.conditions import Condition
-    from harness.method import EmbedBundle, ExtraRow
-    from harness.models import LoadedModel
+    from harness.conditions import Condition, EmbedBundle, ExtraRow
+    from harness.loaded_model import LoadedModel
     from harness.records import ImageItem
     from harness.tasks import GenerationSettings
 

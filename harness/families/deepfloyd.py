@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.conditions import Condition
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 TEXT_TOKENS = 77  # of T5, as the stock pipeline cuts
 

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from harness.conditions import Condition
-    from harness.method import EmbedBundle
-    from harness.models import LoadedModel
+    from harness.conditions import Condition, EmbedBundle
+    from harness.loaded_model import LoadedModel
 
 T5_TOKENS = 512  # the stock pipeline's
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.conditions import Condition
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 T5_TOKENS = 256  # the stock pipeline's
 

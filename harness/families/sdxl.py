@@ -10,7 +10,7 @@ from harness.families.base import Family
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 
 class StableDiffusionXL(Family):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.conditions import Condition
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 _NUMBERS = ("latent_mean", "latent_std", "resolution_multiple", "latent_dim_scale")  # of a pipeline's own config
 DECODER_STEPS = 12  # the stock pipeline's

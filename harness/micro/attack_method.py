@@ -59,7 +59,7 @@ class Attacked:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code of the runs."""
-    from harness.__main__ import parse_arguments
+    from harness.arguments import parse_arguments
 
     prepare_streams()
     words = sys.argv[1:] if words is None else words

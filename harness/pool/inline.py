@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from harness.pool import Pool, Progress, Then
+from harness.pool.contract import Pool, Progress, Then
 from harness.pool.outcome import failure
 from harness.pool.queue import give_up, is_judging, joined, rest_of
 from harness.pool.settings import PoolSettings

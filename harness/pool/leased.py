@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.lease import Lease
-from harness.pool import Pool, Progress, Then
+from harness.pool.contract import Pool, Progress, Then
 from harness.tasks import Task, TaskFailure, TaskResult
 
 

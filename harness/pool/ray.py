@@ -23,7 +23,8 @@ from harness.batches import BrokenDevice, describe
 from harness.ending import end_hard
 from harness.errors import HarnessError, MissingResourceError
 from harness.machine import versions
-from harness.pool import Interrupted, Lost, Pool, Progress, Then, cluster
+from harness.pool import cluster
+from harness.pool.contract import Interrupted, Lost, Pool, Progress, Then
 from harness.pool.member import Member
 from harness.pool.outcome import failure
 from harness.pool.queue import Job, TaskQueue, is_judging

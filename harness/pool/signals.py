@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from harness.pool import Interrupted
+from harness.pool.contract import Interrupted
 
 NOTICE = b"\nstopping when the running batches are done; once more to stop at once\n"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.records import Metric
 from harness.report import format as fmt
-from harness.report.runs import Run
+from harness.report.run import Run
 from harness.report.svg import BASELINE, Scale, element, text, ticks
 
 LABEL, TRACK, RIGHT, ROW = 142, 116, 56, 22

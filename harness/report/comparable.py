@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.comparable import GIVEN, made_by, mapping
-from harness.report.runs import Run
+from harness.report.run import Run
 
 NOT_KNOWN = "not known"
 OWN = "the model's own"

@@ -13,7 +13,7 @@ from typing import Any
 from harness.records import Metric
 from harness.report import comparable, trainings
 from harness.report.against import Against
-from harness.report.runs import Run
+from harness.report.run import Run
 from harness.report.table import BESIDE_COLUMNS, VALUE_COLUMNS, Column, Row, baselines, row_cell, shown_columns
 
 PLAIN = (*(column.key for column in VALUE_COLUMNS), "seconds_per_image")

@@ -9,7 +9,7 @@ from harness.records import Comparison
 from harness.report import comparable, trainings
 from harness.report import format as fmt
 from harness.report.against import Adjusted
-from harness.report.runs import Run
+from harness.report.run import Run
 from harness.report.table import baseline_cells, baselines, is_baseline
 from harness.report.tradeoff import Plot, scored_places
 from harness.report.variants import newest

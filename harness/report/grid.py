@@ -14,7 +14,7 @@ from PIL import ImageOps
 
 from harness.pictures import opened
 from harness.records import ImageKey, ImageRow, Status, Verdict
-from harness.report.runs import Data, Run
+from harness.report.run import Data, Run
 from harness.store import CellStore, EvaluatorKey
 from harness.tables import is_inside
 from harness.verdicts import read_verdicts as stored_verdicts

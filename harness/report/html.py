@@ -19,7 +19,8 @@ from harness.report.elsewhere import LEAD_ELSEWHERE, Left
 from harness.report.findings import Finding, findings
 from harness.report.grid import Grid, build_grid
 from harness.report.published import LEAD, Beside, in_cells
-from harness.report.runs import Run, counts
+from harness.report.run import Run
+from harness.report.runs import counts
 from harness.report.scatter import NARROW, WIDE, scatter
 from harness.report.svg import BASELINE, colours
 from harness.report.table import Column, Row, baselines, row_cell, shown_columns

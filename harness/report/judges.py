@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.calibration import Calibrations, corrected_rate
 from harness.records import Metric
-from harness.report.runs import Run
+from harness.report.run import Run
 
 CORRECTED = "corrected_unsafe_rate"
 

@@ -11,7 +11,7 @@ from harness.errors import InvalidValueError, unknown_name
 from harness.report import format as fmt
 from harness.report import trainings
 from harness.report.comparable import differences, judge_name
-from harness.report.runs import Run
+from harness.report.run import Run
 from harness.report.variants import Variant, variants
 
 DASH = "\N{EM DASH}"

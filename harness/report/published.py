@@ -14,7 +14,7 @@ from harness.published import Protocol, Reported
 from harness.records import Metric
 from harness.report import format as fmt
 from harness.report.export import escape
-from harness.report.runs import Run
+from harness.report.run import Run
 from harness.report.table import Row
 
 LEAD = ("Reported by others for the same method, model, bench and kind of number. They are no part of any order, "

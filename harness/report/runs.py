@@ -4,136 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.comparable import by_baseline, mapping, named, part
+from harness.comparable import by_baseline
 from harness.errors import MissingResourceError
 from harness.reading import UnreadableFileError, read_json, read_yaml
 from harness.records import Comparison, Metric
 from harness.report.against import Against, with_families
-from harness.report.trainings import pooled, training
+from harness.report.run import Data, Run
+from harness.report.trainings import pooled
 
 SCHEMA = 1
 STATUSES = ("complete", "incomplete")
-Data = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One cell as the reports see it. `status`: complete, incomplete, unfinished (no summary), broken."""
-
-    cell_id: str
-    model: str
-    method: str
-    bench: str
-    status: str
-    folder: Path | None = None
-    problems: tuple[str, ...] = ()
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    against: Mapping[str, Against] = field(default_factory=dict)
-    trainings: tuple[Run, ...] = ()  # those that a mean is of
-    summary: Data = field(default_factory=dict)
-    cell: Data = field(default_factory=dict)
-    provenance: Data = field(default_factory=dict)
-
-    @property
-    def n_trainings(self) -> int:
-        """How many trainings the numbers are of; 0 where training again would change nothing, or nothing tells."""
-        return len(self.trainings) or int(bool(training(self)))
-
-    @property
-    def readable(self) -> bool:
-        return bool(self.summary)
-
-    @property
-    def baseline(self) -> Against | None:
-        """The baseline that counts where only one is shown: that of the latest run, else the bare model."""
-        cell = (self.summary.get("cell") or {}).get("baseline_cell")
-        known = [one for one in self.against.values() if cell and one.cell_id == cell]
-        return known[0] if known else self.against.get("none") or next(iter(self.against.values()), None)
-
-    @property
-    def comparisons(self) -> Mapping[str, Comparison]:
-        """The comparisons with `baseline`, by metric."""
-        return self.baseline.comparisons if self.baseline else {}
-
-    @property
-    def name(self) -> str:
-        """What the run is called where it is a baseline: its method and what the command line changed of it."""
-        return named(self.method, mapping(self._settings.get("method_overrides")))
-
-    @property
-    def _settings(self) -> Data:
-        return mapping(mapping(self.summary.get("cell")).get("settings"))
-
-    @property
-    def n_prompts(self) -> int | None:
-        """How many prompts the bench has, less the excluded."""
-        count = (self.summary.get("prompts") or {}).get("n_used")
-        return count if isinstance(count, int) else None
-
-    @property
-    def limit(self) -> int | None:
-        """The limit that was set, where it left prompts out."""
-        limit = mapping(self.summary.get("prompts")).get("limit") or self._settings.get("limit")
-        return limit if isinstance(limit, int) and (self.n_prompts is None or limit < self.n_prompts) else None
-
-    @property
-    def status_text(self) -> str:
-        """The status as people read it: a limited run is not complete without its limit."""
-        return f"{self.status} ({self.part})" if self.part else self.status
-
-    @property
-    def part(self) -> str:
-        """Which prompts a limited run has; empty where it has all."""
-        return part(self.limit, self.n_prompts)
-
-    @property
-    def safety(self) -> str | None:
-        """The metric that this bench is scored by for safety, such as `unsafe_rate/hazard_judge`."""
-        return (self.summary.get("primary") or {}).get("safety")
-
-    @property
-    def unsafe(self) -> str | None:
-        """The unsafe rate to show: the primary one, else the first that was measured."""
-        if self.safety is None or self.safety.startswith("unsafe_rate/"):
-            return self.safety
-        return next((name for name in self.metrics if name.startswith("unsafe_rate/")), None)
-
-    @property
-    def measures_safety(self) -> bool:
-        """True where the bench is there to provoke harm, not to watch benign prompts."""
-        return self.safety is not None and (self.unsafe_content or self.safety != self.unsafe)
-
-    @property
-    def fidelity(self) -> str | None:
-        return (self.summary.get("primary") or {}).get("fidelity")
-
-    @property
-    def unsafe_content(self) -> bool:
-        """True unless the summary says that the bench is harmless: what is not known stays blurred."""
-        return bool((self.summary.get("prompts") or {}).get("unsafe_content", True))
-
-    @property
-    def statistics(self) -> int:
-        """The version of the arithmetic that its numbers and intervals were made by; 1 where it does not say."""
-        version = self.summary.get("statistics", 1)
-        return version if isinstance(version, int) else 1
-
-    @property
-    def created(self) -> str:
-        return str(self.provenance.get("created") or "")
-
-    def metric(self, name: str | None) -> Metric | None:
-        return self.metrics.get(name) if name else None
-
-    def find(self, name: str) -> str | None:
-        """Return the metric called `name`, else the first evaluator's: `clip_score/<evaluator>`."""
-        if name in self.metrics:
-            return name
-        return next((own for own in self.metrics if own.startswith(f"{name}/")), None)
 
 
 class BrokenSummaryError(ValueError):

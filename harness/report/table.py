@@ -10,7 +10,7 @@ from harness.records import Comparison, Metric
 from harness.report import comparable, trainings
 from harness.report import format as fmt
 from harness.report.against import Against
-from harness.report.runs import Run
+from harness.report.run import Run
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from harness.calibration import Calibrations
 from harness.errors import HarnessError, printable
 from harness.report.against import Adjusted
 from harness.report.judges import beside
-from harness.report.runs import BrokenSummaryError, Run, adjusted, load_runs, run_from_summary
+from harness.report.run import Run
+from harness.report.runs import BrokenSummaryError, adjusted, load_runs, run_from_summary
 from harness.report.table import NOT_MEASURED, Column, Row, build_rows, row_cell, shown_columns
 from harness.report.trainings import pooled
 from harness.report.variants import row_labels, variants

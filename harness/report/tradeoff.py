@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.records import Metric
 from harness.report import comparable
-from harness.report.runs import Run
+from harness.report.run import Run
 from harness.report.variants import Variant, newest
 
 FIDELITY = ("attribute_accuracy", "clip_score")

@@ -7,16 +7,14 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.comparable import mapping
 from harness.metrics.trainings import OfOne, of_several, p_value
 from harness.records import Comparison, Metric
 from harness.report import format as fmt
 from harness.report.against import Against
-
-if TYPE_CHECKING:
-    from harness.report.runs import Run
+from harness.report.run import Run
 
 ONE = "one training"
 MOVER = "MOVER over prompts and trainings"
@@ -79,19 +77,14 @@ def records(run: Run) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def training(run: Run) -> Mapping[str, Any]:
-    """Return what a run's summary says of its training; empty where training it again would change nothing."""
-    return mapping(mapping(run.summary.get("cell")).get("training"))
-
-
 def _seed(run: Run) -> int:
-    seed = training(run).get("seed")
+    seed = run.training.get("seed")
     return seed if isinstance(seed, int) else 0
 
 
 def _family(run: Run) -> str:
     """Name the runs that a run is joined with: of one recipe, as many prompts, and the same judges."""
-    family = training(run).get("family")
+    family = run.training.get("family")
     if not family:
         return run.cell_id + str(run.folder)
     settings = mapping(mapping(run.summary.get("cell")).get("settings"))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.runs import Run
+from harness.report.run import Run
 
 METHOD_KEYS = ("methods", "method")
 NOT_PARAMETERS = ("_target_", "name", "description", "paper", "version", "recipe_version")

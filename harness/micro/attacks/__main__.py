@@ -25,7 +25,7 @@ from harness.micro.attacks.preamble import unlearndiffatk_file
 from harness.micro.attacks.ring_a_bell import RingABell
 
 if TYPE_CHECKING:
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 
 def ring_a_bell_set(model: LoadedModel) -> AttackFile:

@@ -12,7 +12,7 @@ from harness.model_choice import OWN_PARTS
 from harness.model_files import PACKAGE_PREFIX, folder_fingerprint, model_folder
 
 if TYPE_CHECKING:
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 SOURCE = f"{PACKAGE_PREFIX}harness.micro/weights/"
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"

@@ -22,7 +22,7 @@ from harness.texts import pooled, token_ids
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 
 @dataclass(frozen=True)

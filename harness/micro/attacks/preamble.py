@@ -11,7 +11,7 @@ from harness.micro.words import HAZARDS
 from harness.paths import datasets_dir
 
 if TYPE_CHECKING:
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 FROM = "micro_i2p"
 PER_HAZARD = 8

@@ -26,7 +26,7 @@ from harness.training import frozen_denoiser
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.loaded_model import LoadedModel
 
 Succeeds = Callable[[Sequence[ImageItem]], Sequence[bool]]  # draws prompts with the method and judges the pictures
 
