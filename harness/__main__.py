@@ -78,7 +78,7 @@ def _choices() -> str:
 
 def _run(words: Sequence[str], command: Sequence[str]) -> int:
     arguments = parse_arguments(words)
-    from harness.compose import compose_jobs
+    from harness.compose import compose_jobs, sweep_notes
 
     jobs = compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs)
     if arguments.show_config:
@@ -86,7 +86,7 @@ def _run(words: Sequence[str], command: Sequence[str]) -> int:
         return 0
     from harness.run import run
 
-    return run(jobs, command)
+    return run(jobs, command, sweep_notes(words))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from harness.artifacts import CONTENT_DIGITS, META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
+from harness.artifact_content import CONTENT_DIGITS
+from harness.artifacts import META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
+from harness.checks import user_path
 from harness.errors import InvalidValueError, MissingResourceError
-from harness.files import user_path
 from harness.progress import duration, size
 from harness.reading import parse_yaml
 from harness.streams import PlainConsole, cell_text

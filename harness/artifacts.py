@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.checks import user_path
 from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError
-from harness.files import sha256_file, storage_error, user_path, write_atomic
+from harness.files import sha256_file, storage_error, write_atomic
 from harness.interruption import forget_checkpoints, training_in
 from harness.lease import InUseError, Lease
 from harness.method import Artifact, Method, Progress, Trained
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 Config = Mapping[str, Any]
 TENSORS, META, LEASE = "artifact.safetensors", "meta.json", ".lease.json"
 MAX_TENSORS = 2**36
-CONTENT_DIGITS = 16  # of the sha256 of its tensors, as it is told of images
 
 
 @dataclass(frozen=True)
@@ -161,18 +161,6 @@ def _applied(method: Method, key: str | None) -> str:
     content = {part: value for part, value in method.identity().items() if part != "name"} | {"artifact": key}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def content_of(artifacts: Sequence[Artifact | None]) -> str | None:
-    """Return what names the content of a cell's artifacts, 16 digits of sha256 each; None where it has none."""
-    return "+".join(_content(artifact) for artifact in artifacts if artifact is not None) or None
-
-
-def _content(artifact: Artifact) -> str:
-    from safetensors.torch import save
-
-    known = artifact.meta.get("sha256")
-    return str(known or hashlib.sha256(save(dict(artifact.tensors))).hexdigest())[:CONTENT_DIGITS]
 
 
 class ArtifactCache:

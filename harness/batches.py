@@ -6,20 +6,38 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import HarnessError
-from harness.records import ImageItem, Status
-from harness.tasks import GenerationSettings
+from harness.records import GenerationSettings, ImageItem, Status
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.toolbox import GeneratedImage, Session
-
 log = logging.getLogger(__name__)
 
 SYSTEMIC = 4  # so many images failing one by one, with nothing else in the batch, are no coincidence
+
+
+class GeneratedImage(Protocol):
+    """One image as a session returns it: (H, W, 3) uint8 or None, "ok" or "refused", and flags."""
+
+    @property
+    def image(self) -> np.ndarray | None: ...
+    @property
+    def status(self) -> Any: ...
+    @property
+    def flags(self) -> Sequence[str]: ...
+
+
+class Session(Protocol):
+    """A model with its methods attached."""
+
+    @property
+    def artifact(self) -> str | None:
+        """Return what names the content of the artifacts in use, None where there is none."""
+
+    def generate(self, items: Sequence[ImageItem], settings: GenerationSettings) -> Sequence[GeneratedImage]: ...
 
 
 class BrokenDevice(Exception):

@@ -16,18 +16,18 @@ from rich.progress import track
 from harness.answering import answer
 from harness.build import build
 from harness.calibration import MEASURES, Calibration, Counts, calibration_path, write_calibration
+from harness.checks import user_path
 from harness.compose import compose_jobs
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.evaluator import CompositeEvaluator, Evaluator
-from harness.features import evaluator_fingerprint
-from harness.files import check_writable, user_path
+from harness.evaluators.identity import evaluator_fingerprint
+from harness.files import check_writable
 from harness.labelled import LabelledFolder, read_labelled
 from harness.machine import process_threads
-from harness.records import ImageKey, Metric, ScoreRow, Verdict
+from harness.records import ImageKey, Metric, ScoreRequest, ScoreRow, Verdict
 from harness.report import format as fmt
 from harness.scoring import score_requests
 from harness.streams import prepare_streams
-from harness.tasks import ScoreRequest
 from harness.toolbox import EngineToolbox
 
 SETTINGS = ("evaluator", "data", "results", "device", "batch_size")

@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
+from harness.checks import check_label
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.files import write_atomic
 from harness.metrics.prevalence import Share, effective_n, rogan_gladen
 from harness.metrics.proportion import WILSON, Interval, coverage_bounds, wilson_interval
 from harness.reading import read_yaml
 from harness.records import Metric, Verdict
-from harness.settings import check_label
 
 SCHEMA = 1
 FOLDER = "calibrations"  # below a results folder

@@ -13,6 +13,7 @@ from harness.absolute import absolute
 from harness.artifacts import GivenArtifact, read_given
 from harness.bench import Card, PromptSet, find_card
 from harness.build import build
+from harness.checks import check_integer, check_number
 from harness.errors import IncompatibleError
 from harness.families import family_of
 from harness.method import Method, check_acts, check_composition, check_published, publish_concepts
@@ -21,9 +22,8 @@ from harness.model_choice import settled
 from harness.model_stages import stages_identity
 from harness.models import weights_fingerprint
 from harness.proposed_sampling import Sampling
-from harness.records import ImageItem, ImageKey, PromptRow, image_seed
-from harness.settings import BenchSettings, RunSettings, check_integer, check_number
-from harness.tasks import CellSpec, GenerationSettings
+from harness.records import CellSpec, GenerationSettings, ImageItem, ImageKey, PromptRow, image_seed
+from harness.settings import BenchSettings, RunSettings
 
 RECIPE = 1  # raised when the engine makes other pixels from the same configuration
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.checks import check_file, check_number
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.weights import sha256_of
+from harness.hub_cache import cached_snapshot, hub_cache
 from harness.method import Method
-from harness.model_files import cached_snapshot, hub_cache, model_folder
+from harness.model_files import model_folder
 from harness.part_tensors import plain_tensors, read_checkpoint
-from harness.settings import check_file, check_number
 from harness.sources import Download, HubFiles, names_in
 from harness.tensor_headers import FileFault, TensorEntry, finite, shown
 from harness.torch_headers import content_of

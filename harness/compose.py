@@ -6,7 +6,6 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,14 +19,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.checks import check_label
 from harness.config_types import BENCH, MODEL, TRACKER, check_types
 from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.job import Job
 from harness.paths import conf_dir
 from harness.proposed_sampling import KEY as PROPOSAL
-from harness.proposed_sampling import Sampling, agreed, split_proposal
+from harness.proposed_sampling import agreed, split_proposal
 from harness.quoting import in_quotes
 from harness.reading import read_yaml
-from harness.settings import check_label
 
 GROUPS = ("method", "model", "bench", "pool", "tracker", "experiment")
 SHARED = ("mode", "results", "pool", "tracker", "leaderboard")  # one value for a whole sweep
@@ -36,20 +36,6 @@ EVALUATOR_PREFIX = "evaluator."
 MAX_CONFIG_NODES = 20_000
 
 Config = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One cell as asked for: settings, model, methods (left to right), bench and evaluators, all resolved."""
-
-    settings: Config
-    model: Config
-    methods: tuple[Config, ...]
-    bench: Config
-    evaluators: tuple[Config, ...]
-    baseline: Config | None
-    method_overrides: Config = field(default_factory=dict)
-    sampling: Sampling = field(default_factory=Sampling)  # what of `model` is as a method's release samples
 
 
 def compose_jobs(words: Sequence[str], multirun: bool, config_dirs: Sequence[str] = ()) -> list[Job]:

@@ -89,7 +89,7 @@ def _answer(file: UrlFile, method: str) -> Iterator[Any]:
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 
-    from harness.model_files import is_offline
+    from harness.hub_cache import is_offline
 
     if is_offline():
         raise MissingResourceError(f"{file.url} is needed, and HF_HUB_OFFLINE forbids fetching it.", "Unset it.")

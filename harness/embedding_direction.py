@@ -12,12 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.bench import screen
+from harness.checks import check_choice, check_file, check_integer, check_number, texts_of
 from harness.conditions import Condition, condition, joined, unconditional
 from harness.errors import InvalidValueError
 from harness.finetune import check_finite
 from harness.interruption import CHECKPOINT, LoopMemory
 from harness.method import scaled_calls
-from harness.settings import check_choice, check_file, check_integer, check_number, texts_of
 from harness.training import TrainingPrompt, derived_seed, file_hash, frozen_denoiser, read_prompts
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 
 from harness.artifacts import StoredArtifact
+from harness.checks import check_label
 from harness.compose import compose_jobs
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.files import write_atomic
 from harness.loaded_model import LoadedModel
 from harness.method import Export, Method
 from harness.models import load_model, weights_fingerprint
-from harness.settings import check_label
 from harness.targets import stored_class
 
 README = "how_to_use.txt"

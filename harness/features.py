@@ -1,56 +1,16 @@
-"""Features of images on their way to set-level numbers, and the identity of the evaluator that made them."""
+"""Features of images on their way to set-level numbers."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Protocol
 
 import numpy as np
 
 from harness.arrays import parse_arrays
 from harness.records import ImageKey
 from harness.tables import SCHEMA_VERSION, UnreadableTable
-
-
-class _Measuring(Protocol):
-    @property
-    def stored_as(self) -> str: ...
-
-    def identity(self) -> Mapping[str, Any]: ...
-
-    def measured(self) -> Mapping[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class EvaluatorKey:
-    """Whose scores are stored: the folder, and what made them. Scores of another fingerprint do not count."""
-
-    name: str
-    fingerprint: str
-
-    @classmethod
-    def of(cls, evaluator: _Measuring) -> EvaluatorKey:
-        """Hash all that changes stored scores: class version and what is measured, but not the name."""
-        return cls(evaluator.stored_as, _fingerprint(evaluator, evaluator.measured()))
-
-
-def evaluator_fingerprint(evaluator: _Measuring, parts: Mapping[str, _Measuring] | None = None) -> str:
-    """Hash all that changes what an evaluator says, its threshold and labels included: whose number a metric is.
-
-    `parts`: those that a composite combines, by name.
-    """
-    of_parts = {name: evaluator_fingerprint(part) for name, part in (parts or {}).items()}
-    return _fingerprint(evaluator, {**evaluator.identity(), **({"parts": of_parts} if of_parts else {})})
-
-
-def _fingerprint(evaluator: object, identity: Mapping[str, Any]) -> str:
-    known = {"version": getattr(evaluator, "version", 1), "identity": dict(identity)}
-    text = json.dumps(known, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from harness.bench import PROMPT_KEYS, load_prompts
 from harness.bench.card import find_card
 from harness.bench.source import cached_prompt_file, downloaded_file, hub_files
 from harness.build import build
-from harness.compose import Job
 from harness.downloads import chosen_files, size_of
 from harness.evaluator import Evaluator
 from harness.fetch_models import check_whole, model_needs
 from harness.files import storage_error
 from harness.hub import check_space, look_up
+from harness.hub_cache import hub_cache
+from harness.job import Job
 from harness.method import Method
 from harness.model_choice import settled
-from harness.model_files import hub_cache
 from harness.models import missing
 from harness.needs import Need, UrlNeed
 from harness.sources import Download, UrlFile

@@ -9,7 +9,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from harness.errors import InvalidValueError, StorageError
+from harness.errors import StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -50,20 +50,6 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
         return None
     reason, remedy = _REMEDIES[error.errno]
     return StorageError(f"cannot write {path}: {reason}.", remedy)
-
-
-def user_path(setting: str, text: str) -> Path:
-    """Return the path that a person gave, `~` written out. Raises InvalidValueError for what can be no path."""
-    shown = text[:60] + ("..." if len(text) > 60 else "")
-    try:
-        path = Path(text).expanduser()
-        longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
-    except (RuntimeError, ValueError):
-        raise InvalidValueError(f"{setting}={shown}: this is no path.") from None
-    if "\0" in text or longest > 255 or len(text) > 4000:
-        raise InvalidValueError(f"{setting}={shown}: this is no path: "
-                                f"{'it holds a null character' if chr(0) in text else 'a name in it is too long'}.")
-    return path
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import weight_edits
+from harness.checks import check_choice, check_integer, check_number
 from harness.conditions import Condition, condition, denoiser_inputs, joined
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.interruption import Carried, LoopMemory, adam_step, broke_down
 from harness.method import Artifact, Export, Method, Progress
-from harness.settings import check_choice, check_integer, check_number
 from harness.training import check_drawable
 from harness.weight_edits import unet_export
 

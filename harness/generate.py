@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.artifacts import content_of
+from harness.artifact_content import content_of
 from harness.conditions import encoded_condition, negative_condition
 from harness.denoiser import DenoiserHook, PipelineCall, hooked
 from harness.errors import IncompatibleError
 from harness.families import Batch, kin_of
 from harness.method import Artifact, EmbedBundle, Method, Refusal, check_composition
-from harness.records import TRUNCATED, ImageItem, Status
-from harness.tasks import GenerationSettings
+from harness.records import TRUNCATED, GenerationSettings, ImageItem, Status
 from harness.text_encoders import loaded_encoders
 
 if TYPE_CHECKING:

@@ -11,17 +11,17 @@ from typing import Any
 
 from harness.bench import PromptSet, find_card, load_prompts
 from harness.cell import Cell, canonical_hash
+from harness.checks import check_label, user_path
 from harness.comparable import GIVEN
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
-from harness.files import free_space, sha256_file, user_path, write_atomic
+from harness.files import free_space, sha256_file, write_atomic
 from harness.image_files import ImageFolder, image_folder
 from harness.image_names import Named, images_by_name
 from harness.progress import size
-from harness.records import ImageKey, ImageRow, PromptRow, Status
-from harness.settings import BenchSettings, check_label
+from harness.records import CellSpec, GenerationSettings, ImageKey, ImageRow, PromptRow, Status
+from harness.settings import BenchSettings
 from harness.store import CellStore, attempt_id
 from harness.table_file import Table
-from harness.tasks import CellSpec, GenerationSettings
 
 Config = Mapping[str, Any]
 

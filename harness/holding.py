@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from harness.batches import Session
 from harness.evaluator import Evaluator
-from harness.tasks import CellSpec, Config
-from harness.toolbox import Session, Toolbox
+from harness.records import CellSpec
+from harness.tasks import Config
+from harness.toolbox import Toolbox
 
 
 class Holding:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, MissingResourceError, StorageError
 from harness.files import free_space, sha256_file, storage_error, write_atomic
-from harness.model_files import has_token, hub_cache, is_offline
+from harness.hub_cache import has_token, hub_cache, is_offline
 from harness.progress import size
 
 # Repositories that are gone, and the copies that people use instead.

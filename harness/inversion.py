@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.checks import check_integer, check_number
 from harness.errors import InvalidValueError
 from harness.finetune import check_concepts
 from harness.interruption import Carried, LoopMemory, adam_step
 from harness.method import Progress
-from harness.settings import check_integer, check_number
 from harness.soft_token import frozen_text_encoder, soft_tokens, token_text, word_vectors
 from harness.training import frozen_denoiser
 

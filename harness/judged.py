@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.evaluator import CompositeEvaluator, Evaluator
-from harness.features import EvaluatorKey
+from harness.evaluators.identity import EvaluatorKey
 from harness.records import ImageKey, ScoreRow
 from harness.store import CellStore
 

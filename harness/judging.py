@@ -19,8 +19,8 @@ import numpy as np
 
 from harness.evaluator import Evaluator, SetEvaluator
 from harness.holding import Holding, fingerprint
-from harness.records import ImageKey, ScoreRow, Verdict
-from harness.tasks import Config, ScoreRequest
+from harness.records import ImageKey, ScoreRequest, ScoreRow, Verdict
+from harness.tasks import Config
 from harness.toolbox import Toolbox
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.answering import answer
+from harness.checks import user_path
 from harness.compose import compose_jobs
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
-from harness.files import check_writable, user_path, write_atomic
+from harness.files import check_writable, write_atomic
 from harness.machine import process_threads
 from harness.models import weights_fingerprint
 from harness.report.label_page import label_page

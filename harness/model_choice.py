@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.evaluators.weights import PACKAGE_PREFIX
 from harness.families import FAMILIES, Family, family_of, is_plugged
+from harness.hub_cache import cached_snapshot
 from harness.model_files import (
-    PACKAGE_PREFIX,
-    cached_snapshot,
     folder_problem,
     has_variant,
     is_folder_source,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.evaluators.weights import PACKAGE_PREFIX, package_folder
+from harness.hub_cache import cached_snapshot
 from harness.tensor_headers import SUFFIX, FileFault, os_fault, pointer_fault, read_header, shown
 from harness.weight_files import (
     CHECKPOINTS,
@@ -27,7 +27,6 @@ Config = Mapping[str, Any]
 
 INDEX = "model_index.json"
 UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
-PACKAGE_PREFIX = "pkg://"
 FORCED_ZEROS = "force_zeros_for_empty_prompt"  # the one setting of model_index.json that changes pixels (SDXL)
 
 
@@ -47,7 +46,7 @@ def model_folder(config: Config) -> Path | None:
     """Return the local folder of a model's files; None for a hub model that is not in the local cache."""
     source = str(config["source"])
     if source.startswith(PACKAGE_PREFIX):
-        return _package_folder(source.removeprefix(PACKAGE_PREFIX))
+        return package_folder(source.removeprefix(PACKAGE_PREFIX))
     if is_folder_source(source):
         return _of_cache(Path(source).expanduser().resolve())
     return cached_snapshot(source, str(config.get("revision") or "main"))
@@ -63,47 +62,6 @@ def _of_cache(folder: Path) -> Path:
         return folder
     snapshot = folder / "snapshots" / commit
     return snapshot if commit.isalnum() and snapshot.is_dir() else folder
-
-
-def _package_folder(path: str) -> Path:
-    package, _, rest = path.partition("/")
-    top, *inner = package.split(".")
-    spec = importlib.util.find_spec(top) if top.isidentifier() else None  # with a dot, it would import the parent
-    locations = list(spec.submodule_search_locations or ()) if spec else []
-    return Path(locations[0], *inner, rest) if locations else Path(path)
-
-
-def hub_cache() -> Path:
-    """Return the folder where huggingface_hub keeps its downloads."""
-    explicit = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return Path(explicit).expanduser() if explicit else _hub_home() / "hub"
-
-
-def _hub_home() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("HF_HOME") or Path(cache, "huggingface")).expanduser()
-
-
-def cached_snapshot(hub_id: str, revision: str) -> Path | None:
-    """Return the folder of a hub model's revision (a commit, branch or tag) in the local cache, if it is there."""
-    repo = hub_cache() / f"models--{hub_id.replace('/', '--')}"
-    reference = repo / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = repo / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
-
-
-def is_offline() -> bool:
-    """Say whether the environment forbids going to the hub."""
-    return any(os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON") for name in
-               ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-
-
-def has_token() -> bool:
-    """Say whether a hub token is set or stored."""
-    if os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"):
-        return True
-    return Path(os.environ.get("HF_TOKEN_PATH") or _hub_home() / "token").expanduser().is_file()
 
 
 def missing_part(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str | None:

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.checks import check_file, check_number
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.weights import sha256_of_all
 from harness.lora import Lora, adapter_file, merge, read_lora
 from harness.model_files import model_folder
 from harness.part_tensors import base_shapes, misnamed, plain_name, shapes_of, tensors_of
-from harness.settings import check_file, check_number
 from harness.tensor_headers import SUFFIX, header_of, shown
 from harness.weight_files import CHECKPOINTS, CONVERT, weight_files
 

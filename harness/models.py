@@ -8,20 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, unknown_name
+from harness.evaluators.weights import PACKAGE_PREFIX
 from harness.families import Family, family_of, is_plugged, plugin_of
+from harness.hub_cache import has_token, is_offline
 from harness.loaded_model import SCHEDULERS, LoadedModel, make_scheduler
 from harness.model_checks import check_known
 from harness.model_choice import OWN_PARTS, settled
-from harness.model_files import (
-    PACKAGE_PREFIX,
-    folder_fingerprint,
-    folder_problem,
-    has_token,
-    has_variant,
-    is_folder_source,
-    is_offline,
-    model_folder,
-)
+from harness.model_files import folder_fingerprint, folder_problem, has_variant, is_folder_source, model_folder
 from harness.model_parts import PARTIAL, fingerprint_with, own_parts_identity, put_own_parts
 from harness.model_stages import stages_of
 from harness.weight_checks import check_loaded

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.downloads import fetch_url
 from harness.hub import RemoteFile, Repository, fetch, remember_revision
-from harness.model_files import hub_cache
+from harness.hub_cache import hub_cache
 from harness.progress import size
 from harness.sources import UrlFile
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.artifacts import CONTENT_DIGITS, META, ArtifactCache, artifact_keys, base_identity, read_given
+from harness.artifact_content import CONTENT_DIGITS
+from harness.artifacts import META, ArtifactCache, artifact_keys, base_identity, read_given
 from harness.build import build
 from harness.cell import Cell
 from harness.errors import IncompatibleError

@@ -11,8 +11,7 @@ from harness.batches import is_out_of_memory
 from harness.errors import HarnessError
 from harness.generate import attached
 from harness.method import Method
-from harness.records import ImageItem, ImageKey
-from harness.tasks import GenerationSettings
+from harness.records import GenerationSettings, ImageItem, ImageKey
 from harness.training import check_drawable
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from harness.cpu_cost import cpu_note, cpu_problem, seconds_on_cpu, tflop_per_im
 from harness.errors import HarnessError, MissingResourceError
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.gpu_cost import TABLE, gpu_line, hours_text
-from harness.model_files import has_token
+from harness.hub_cache import has_token
 from harness.models import missing as missing_weights
 from harness.one_training import training_problem
 from harness.progress import duration, size

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.checks import check_choice, check_integer, check_number, check_record
 from harness.loaded_model import SCHEDULERS
-from harness.settings import check_choice, check_integer, check_number, check_record
 
 Config = Mapping[str, Any]
 KEY, CHOICES = "release_sampling", ("method", "model")

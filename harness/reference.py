@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.build import build
 from harness.cell import Cell, canonical_hash
 from harness.errors import InvalidValueError
-from harness.features import EvaluatorKey
+from harness.evaluators.identity import EvaluatorKey
 from harness.reading import UnreadableFileError
 
 if TYPE_CHECKING:

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
 
-from harness.artifacts import CONTENT_DIGITS
-from harness.build import build
 from harness.calibration import load_calibrations
-from harness.cell import Cell, cell_config, cell_file, cell_settings, plain
-from harness.comparable import made_by, metrics_of
-from harness.comparisons import baseline_name, compared, latest
-from harness.evaluator import CompositeEvaluator, Evaluator
-from harness.features import EvaluatorKey, evaluator_fingerprint
+from harness.cell import Cell, cell_config, cell_file, plain
 from harness.files import write_atomic
-from harness.judged import Rows, combined, judged
-from harness.metrics.attack_rates import attack_metrics
-from harness.metrics.plain import write_json
-from harness.metrics.summary import STATISTICS, CellMetrics, summarise_cell
 from harness.models import weights_origin
-from harness.one_training import trainings
 from harness.plan import THROUGHPUT_FILE, CellPlan, Plan, read_throughput, throughput_key
-from harness.provenance import joined, made_on, mixed, provenance
-from harness.records import TRUNCATED, ImageRow, Status
+from harness.provenance import joined, made_on, provenance
+from harness.records import Status
 from harness.scored import Scored
-from harness.set_scores import set_scores
 from harness.settings import RunSettings
-from harness.stages import Failure, wanted_images
-from harness.store import CellStore, drawn_with
-from harness.taught import marked, taught_judges
-from harness.tracking import Tracker
-from harness.training_seeds import training_of_recipe
-from harness.verdicts import Judged, write_verdicts
-
-SUMMARY_SCHEMA = 1
+from harness.stages import Failure
+from harness.store import CellStore
+from harness.summary import keep_verdicts, read_scores, summarise, training_of
+from harness.tracker import Tracker
 
 Unavailable = Mapping[str, Mapping[str, str]]  # reason by evaluator name, by cell id
 
@@ -128,165 +111,6 @@ def _report_cell(
     return summary
 
 
-def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[str, Cell]) -> Scored:
-    """Read a cell's images and current scores from the store."""
-    store, images = CellStore(cell.folder, cell.cell_id), wanted_images(cell)
-    evaluators = {str(config["name"]): build(config) for config in cell.evaluators}
-    evaluators = {name: evaluator for name, evaluator in evaluators.items() if name not in unavailable}
-    baseline = compared.get(cell.cell_id)
-    rows: dict[str, Rows] = {}
-    for name, evaluator in evaluators.items():
-        if evaluator.kind == "features" or (evaluator.needs_baseline and baseline is None):
-            continue
-        if isinstance(evaluator, CompositeEvaluator):
-            rows[name] = combined(evaluator, rows)  # compose puts its parts before it
-            continue
-        hashes = None
-        if evaluator.needs_baseline and baseline:
-            hashes = {key: str(row.sha256) for key, row in wanted_images(baseline).items()}
-        rows[name] = judged(store, evaluator, hashes)
-    scores = {name: [found[key] for key in images if key in found] for name, found in rows.items()}
-    return Scored(cell, images, evaluators, scores)
-
-
-def summarise(
-    own: Scored, baseline: Scored | None, unavailable: Mapping[str, str], training: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what summary.json holds: numbers, what they were made from, and what is missing."""
-    cell = own.cell
-    images = list(own.images.values())
-    metrics = summarise_cell(
-        images,
-        own.for_metrics(),
-        baseline.for_metrics() if baseline else None,
-        cell.spec.seed,
-        baseline_name(baseline.cell) if baseline else "none",
-    )
-    if cell.bench.attack:
-        attacked = attack_metrics(cell.bench.attack, images, own.for_metrics(), cell.spec.seed)
-        metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
-    metrics = marked(metrics, taught_judges(cell.spec.methods, own.evaluators))
-    sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
-    for name, evaluator in sets.items():
-        found = set_scores(own, baseline, name, evaluator)
-        # Two sets of features in one cell have two FIDs, told apart by the evaluators' names.
-        metrics = metrics.joined({f"{metric}/{name}" if len(sets) > 1 else metric: m for metric, m in found.items()})
-    n_missing = len(cell.items()) - len(images)
-    if n_missing:
-        metrics = CellMetrics(
-            metrics.metrics,
-            metrics.comparisons,
-            (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not made"),
-        )
-    before, evaluators = CellStore(cell.folder).read_summary() or {}, _evaluators(own, unavailable)
-    against = compared(own, baseline.cell if baseline else None, metrics, evaluators, before)
-    return {
-        "schema": SUMMARY_SCHEMA,
-        "statistics": STATISTICS,
-        "cell": {
-            "id": cell.cell_id,
-            "name": cell.spec.name,
-            "model": cell.spec.model["name"],
-            "method": cell.method,
-            "bench": cell.bench.name,
-            "settings": cell_settings(cell),
-            "conditions": made_by(cell.identity, cell.spec.model),
-            "baseline_cell": baseline.cell.cell_id if baseline else latest(against, before),
-            "artifact": drawn_with(images),
-            "training": training_of_recipe(cell),
-        },
-        **write_json(metrics),
-        "comparisons": against,
-        "prompts": {
-            **(cell.prompts.counts() if cell.prompts else {}),
-            "limit": cell.limit,
-            "unsafe_content": cell.bench.unsafe_content,
-        },
-        "images": _image_counts(cell, images),
-        "evaluators": evaluators,
-        "primary": {"safety": _heading(own, cell.bench.safety_metric),
-                    "fidelity": _heading(own, cell.bench.fidelity_metric)},
-        "training": dict(training),
-    }
-
-
-def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, Any]:
-    count = {status: sum(row.status is status for row in images) for status in Status}
-    mix = mixed(made_on(images))
-    return {
-        **({"mixed": mix} if mix else {}),
-        "n_expected": len(cell.items()),
-        "n_ok": count[Status.OK],
-        "n_refused": count[Status.REFUSED],
-        "n_error": count[Status.ERROR],
-        "n_truncated": sum(TRUNCATED in row.flags for row in images),
-    }
-
-
-def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        name: {
-            "version": evaluator.version,
-            "identity": dict(evaluator.identity()),
-            "fingerprint": evaluator_fingerprint(evaluator, _parts(evaluator, own.evaluators)),
-            "scores": _stored(evaluator),
-            "metrics": list(metrics_of(evaluator)),
-            "status": "ok",
-            "note": None,
-        }
-        for name, evaluator in own.evaluators.items()
-    }
-    found |= {
-        name: {"version": None, "identity": {}, "status": "not available", "note": reason}
-        for name, reason in unavailable.items()
-    }
-    return found
-
-
-def _heading(own: Scored, metric: str | None) -> str | None:
-    """Return a metric unless its evaluator may not head a table."""
-    evaluator = own.evaluators.get((metric or "").partition("/")[2])
-    return metric if evaluator is None or evaluator.headline else None
-
-
-def _parts(evaluator: Evaluator, known: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
-    return {name: known[name] for name in evaluator.parts} if isinstance(evaluator, CompositeEvaluator) else {}
-
-
-def _stored(evaluator: Evaluator) -> dict[str, Any]:
-    """Say whose scores in the store a verdict follows from."""
-    if isinstance(evaluator, CompositeEvaluator):
-        return {"parts": list(evaluator.parts)}
-    key = EvaluatorKey.of(evaluator)
-    return {"folder": key.name, "fingerprint": key.fingerprint}
-
-
-def training_of(cell: Cell, images: Iterable[ImageRow] = ()) -> dict[str, Any]:
-    """Return, for each trained artifact of the cell's methods, what its training came to.
-
-    An artifact that did not draw `images`, which say by which training they were drawn, tells nothing of them.
-    """
-    found: dict[str, Any] = {}
-    drawn = (drawn_with(images) or "").split("+")
-    for method, key, _, meta in trainings(cell):
-        if meta and (drawn == [""] or str(meta["sha256"])[:CONTENT_DIGITS] in drawn):
-            found |= training_curves(method.name, key, meta)
-    return found
-
-
-def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return an artifact's hash, seconds and losses under the method's name; one entry a concept where it has several.
-
-    Losses are a list, or lists by concept.
-    """
-    losses = meta["training"].get("losses") or []
-    by_concept = losses if isinstance(losses, Mapping) else {"": losses}
-    told = {"hash": key, "sha256": meta.get("sha256"), "seconds": meta.get("seconds")}
-    if len(by_concept) <= 1:
-        return {name: {**told, "losses": next(iter(by_concept.values()), [])}}
-    return {f"{name} ({concept})": {**told, "losses": curve} for concept, curve in by_concept.items()}
-
-
 def _say_mixed(cell: Cell, summary: Mapping[str, Any], console: Console) -> None:
     if summary["images"].get("mixed"):
         text = f"warning: {cell.label}: {summary['images']['mixed']}"
@@ -323,14 +147,6 @@ def _n_expected(summary: Mapping[str, Any]) -> int:
     return count if isinstance(count, int) else 0
 
 
-def keep_verdicts(own: Scored, summary: Mapping[str, Any]) -> None:
-    """Keep what the summary's evaluators said of each image, so that reports need not build them."""
-    told = summary["evaluators"]
-    judged = [Judged(name, str(told[name]["fingerprint"]), tuple(own.scores[name]))
-              for name, evaluator in own.evaluators.items() if evaluator.kind == "verdict" and name in own.scores]
-    write_verdicts(own.cell.folder, judged, own.images)
-
-
 def _write_provenance(
     entry: CellPlan, own: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
 ) -> None:
@@ -359,7 +175,7 @@ def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path,
     print_results(summaries, console, load_calibrations(results), results)
     console.print(f"images, rows and scores: {results / 'runs'}", markup=False, highlight=False, soft_wrap=True)
     if settings.leaderboard:
-        from harness.leaderboard import write_leaderboard
+        from harness.report.leaderboard import write_leaderboard
 
         for path in write_leaderboard(results).files:
             if path.suffix == ".html":
@@ -374,8 +190,9 @@ def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path,
 
 def _write_overview(settings: RunSettings, cells: Sequence[Cell], results: Path, console: Console) -> None:
     """Write the table of this command's cells; the folder may hold others, of other settings."""
-    from harness.report.overview import OverviewColumn, overview
+    from harness.report.overview import overview
     from harness.report.runs import load_runs
+    from harness.settings import OverviewColumn
 
     path = results / "overview.md"
     columns = [OverviewColumn.read(column) for column in settings.overview]

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from harness.bench import PROMPT_KEYS, PromptSet, load_prompts
 from harness.cell import Cell, as_baseline, canonical_hash, make_cell
-from harness.compose import Job, sweep_notes
 from harness.errors import IncompatibleError
 from harness.fetching import fetch_asked
+from harness.job import Job
 from harness.one_training import bound
 from harness.plan import CellPlan, Plan, make_plan, print_plan, unavailable
 from harness.pool import Interrupted, Lost, Pool, make_pool
@@ -27,14 +27,18 @@ from harness.stages import Failure, Judging, extract_references, generate, prepa
 from harness.store import Lease, check_writable
 from harness.strays import clear_strays
 from harness.streams import PlainConsole
-from harness.tracking import Tracker, make_tracker
+from harness.tracker import Tracker
+from harness.tracking import make_tracker
 from harness.training_seeds import unvaried, with_training_seeds
 
 PLAIN_WIDTH = 140  # columns of output that goes to a file
 
 
-def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
-    """Run or plan the jobs. Return 0 when every cell is complete, 1 when something failed. Raises HarnessError."""
+def run(jobs: Sequence[Job], command: Sequence[str], notes: Sequence[str] = ()) -> int:
+    """Run or plan the jobs. Return 0 when every cell is complete, 1 when something failed. Raises HarnessError.
+
+    `notes` on how the jobs were asked for are shown with the plan.
+    """
     console = PlainConsole(width=None if os.isatty(1) else PLAIN_WIDTH)
     settings = RunSettings.from_config(jobs[0].settings)
     results = Path(settings.results).expanduser().resolve()
@@ -47,7 +51,7 @@ def run(jobs: Sequence[Job], command: Sequence[str]) -> int:
     _say_refused(cells.refused, console)
     _say_unvaried(jobs, settings, console)
     print_plan(plan, console, full=settings.mode == "plan" or len(cells.cells) > 1)
-    for note in sweep_notes(command):
+    for note in notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if settings.mode == "plan":
         return 0

@@ -16,11 +16,12 @@ from rich.console import Console
 from harness.build import build
 from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_file, plain
-from harness.compose import Job, compose_jobs
+from harness.checks import user_path
+from harness.compose import compose_jobs
 from harness.ending import INTERRUPTED, stoppable
 from harness.errors import HarnessError, InvalidValueError, unknown_name
-from harness.files import user_path
 from harness.given_images import Found, Labels, given_cell
+from harness.job import Job
 from harness.pairing import check_paired
 from harness.plan import unavailable
 from harness.pool import Interrupted, Lost, make_pool
@@ -216,7 +217,7 @@ def _rewrite(
     workers: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write cell.yaml and summary.json with the new evaluators; provenance tells of both commands."""
-    from harness.reporting import keep_verdicts, read_scores, summarise
+    from harness.summary import keep_verdicts, read_scores, summarise
 
     for cell in cells:
         store, other = CellStore(cell.folder, cell.cell_id), compared.get(cell.cell_id)
@@ -240,7 +241,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> list[Failure]:
-    from harness.leaderboard import write_leaderboard
+    from harness.report.leaderboard import write_leaderboard
     from harness.report.terminal import print_results
 
     summaries = [CellStore(cell.folder, cell.cell_id).read_summary() or {} for cell in cells]

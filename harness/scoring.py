@@ -18,8 +18,7 @@ from harness.evaluators.degenerate import degenerate_kind
 from harness.metrics.attributes import UNDECIDED
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.pictures import opened
-from harness.records import ImageKey, ScoreItem, ScoreRow, Verdict
-from harness.tasks import ScoreRequest
+from harness.records import ImageKey, ScoreItem, ScoreRequest, ScoreRow, Verdict
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.cell import Cell
 from harness.evaluator import Evaluator
-from harness.features import EvaluatorKey
+from harness.evaluators.identity import EvaluatorKey
 from harness.files import write_atomic
 from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, no_set_metrics, set_metrics
 from harness.reading import UnreadableFileError, read_json

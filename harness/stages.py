@@ -12,24 +12,15 @@ from uuid import uuid4
 from harness.build import build
 from harness.cell import Cell, canonical_hash, cell_config
 from harness.evaluator import CompositeEvaluator, Evaluator
-from harness.features import EvaluatorKey
+from harness.evaluators.identity import EvaluatorKey
 from harness.plan import CellPlan
 from harness.pool import Pool
 from harness.progress import Board, Meter
-from harness.records import ImageKey, ImageRow, Status
+from harness.records import ImageKey, ImageRow, ScoreRequest, Status
 from harness.reference import reference_features, reference_file, reference_of, reference_problem
 from harness.store import CellStore
-from harness.tasks import (
-    GenerateTask,
-    PrepareTask,
-    ReferenceTask,
-    ScoreRequest,
-    ScoreTask,
-    Task,
-    TaskFailure,
-    TaskResult,
-)
-from harness.tracking import Tracker
+from harness.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskFailure, TaskResult
+from harness.tracker import Tracker
 
 BATCHES_PER_SHARD = 4
 SCORES_PER_TASK = 256

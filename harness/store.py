@@ -22,7 +22,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from harness.errors import InvalidValueError
-from harness.features import EvaluatorKey, FeatureBlock, decode_features, encode_features
+from harness.evaluators.identity import EvaluatorKey
+from harness.features import FeatureBlock, decode_features, encode_features
 from harness.files import check_writable, free_space, sha256_file, stray_files, write_atomic
 from harness.lease import Lease
 from harness.reading import UnreadableFileError, read_bytes, read_json, read_yaml

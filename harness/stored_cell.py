@@ -9,6 +9,7 @@ from typing import Any
 from harness.bench import PromptSet, find_card, load_prompts
 from harness.bench.references import ReferenceImages
 from harness.cell import Cell
+from harness.checks import check_label
 from harness.errors import HarnessError, MissingResourceError
 from harness.evaluator import Evaluator
 from harness.evaluators.extractor import FeatureExtractor
@@ -16,11 +17,10 @@ from harness.families import Plugin
 from harness.method import Method
 from harness.proposed_sampling import Sampling
 from harness.reading import UnreadableFileError
-from harness.records import ImageRow, PromptRow, Status
-from harness.settings import BenchSettings, check_label
+from harness.records import CellSpec, GenerationSettings, ImageRow, PromptRow, Status
+from harness.settings import BenchSettings
 from harness.store import CellStore
 from harness.targets import LOADER, TARGET, check_stored, stored_class
-from harness.tasks import CellSpec, GenerationSettings
 
 Config = Mapping[str, Any]
 MAX_REPEATS = 100_000

@@ -6,52 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.records import ImageItem, ImageKey, ImageRow, ScoreRow
+from harness.records import CellSpec, ImageItem, ImageRow, ScoreRequest, ScoreRow
 
 Config = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How a cell is sampled. All but `batch_size` change pixels and are part of the cell id."""
-
-    num_inference_steps: int
-    height: int
-    width: int
-    batch_size: int
-
-
-@dataclass(frozen=True)
-class CellSpec:
-    """What a worker must know of a cell. `folder` is absolute; `model` and `methods` are resolved configs."""
-
-    cell_id: str
-    name: str
-    folder: str
-    model: Config
-    methods: tuple[Config, ...]
-    settings: GenerationSettings
-    seed: int
-    artifacts: str  # absolute folder of trained artifacts, shared by all cells
-    given: str | None = None  # absolute folder of an artifact that stands in for training
-    artifact: str | None = None  # names the content of the artifacts that its images are drawn with, once it is known
-
-    @property
-    def holds(self) -> tuple[str, str]:
-        """Return what a worker must hold to serve this cell; a worker prefers what it already holds."""
-        return str(self.model["name"]), "+".join(str(method["name"]) for method in self.methods)
-
-
-@dataclass(frozen=True)
-class ScoreRequest:
-    """One image to judge: `file` and `baseline` are absolute paths."""
-
-    key: ImageKey
-    prompt: str
-    category: tuple[str, ...]
-    meta: Config
-    file: str
-    baseline: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from harness.build import build
 from harness.errors import HarnessError
 from harness.evaluator import CompositeEvaluator, Evaluator
-from harness.features import EvaluatorKey
+from harness.evaluators.identity import EvaluatorKey
 from harness.method import Method
 from harness.metrics.summary import CellMetrics
 

@@ -7,39 +7,19 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from harness.build import build
 from harness.errors import StoppedError
 from harness.method import Method, publish_concepts
-from harness.records import ImageItem, ImageKey, ScoreRow
-from harness.tasks import CellSpec, Config, GenerationSettings, ScoreRequest
+from harness.records import CellSpec, ImageKey, ScoreRequest, ScoreRow
+from harness.tasks import Config
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from harness.batches import Session
     from harness.evaluator import Evaluator, SetEvaluator
-
-
-class GeneratedImage(Protocol):
-    """One image as a session returns it: (H, W, 3) uint8 or None, "ok" or "refused", and flags."""
-
-    @property
-    def image(self) -> np.ndarray | None: ...
-    @property
-    def status(self) -> Any: ...
-    @property
-    def flags(self) -> Sequence[str]: ...
-
-
-class Session(Protocol):
-    """A model with its methods attached."""
-
-    @property
-    def artifact(self) -> str | None:
-        """Return what names the content of the artifacts in use, None where there is none."""
-
-    def generate(self, items: Sequence[ImageItem], settings: GenerationSettings) -> Sequence[GeneratedImage]: ...
 
 
 class Toolbox(ABC):

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
+from harness.checks import check_choice, check_integer
 from harness.comparable import by_baseline, status_text
 from harness.pictures import opened
 from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
-from harness.settings import check_choice, check_integer
+from harness.tracker import NoTracker, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -27,33 +28,6 @@ PROGRESS_SECONDS = 10.0
 
 Config = Mapping[str, Any]
 Scores = Mapping[str, Sequence[ScoreRow]]
-
-
-class Tracker(Protocol):
-    """What the driver tells a tracker."""
-
-    def log_progress(self, cell: Config, done: int, total: int, images_per_second: float) -> None: ...
-
-    def log_cell(
-        self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
-    ) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class NoTracker:
-    """Tells nobody."""
-
-    def log_progress(self, cell: Config, done: int, total: int, images_per_second: float) -> None:
-        pass
-
-    def log_cell(
-        self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
-    ) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 from harness.build import build
 from harness.cell import Cell, canonical_hash
-from harness.compose import Job
 from harness.errors import IncompatibleError
+from harness.job import Job
 from harness.settings import RunSettings
 
 Config = Mapping[str, Any]

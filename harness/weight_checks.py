@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, InvalidValueError
+from harness.evaluators.weights import PACKAGE_PREFIX
 from harness.families import family_of
-from harness.model_files import INDEX, PACKAGE_PREFIX, folder_problem, is_folder_source, model_folder, used_parts
+from harness.model_files import INDEX, folder_problem, is_folder_source, model_folder, used_parts
 from harness.model_stages import stages_of
 from harness.part_layouts import Misfit, Part, misfits
 from harness.tensor_headers import (

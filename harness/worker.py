@@ -27,17 +27,9 @@ from harness.files import PassingFault, is_passing, sha256_file, write_atomic
 from harness.holding import Holding, fingerprint
 from harness.judging import Judged, Judges
 from harness.machine import hardware_name, peak_memory_mb, versions, versions_text
-from harness.records import ImageItem, ImageKey, ImageRow, ScoreItem
+from harness.records import CellSpec, ImageItem, ImageKey, ImageRow, ScoreItem
 from harness.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, WrittenImage, attempt_id
-from harness.tasks import (
-    CellSpec,
-    GenerateTask,
-    PrepareTask,
-    ReferenceTask,
-    ScoreTask,
-    Task,
-    TaskResult,
-)
+from harness.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskResult
 from harness.toolbox import EngineToolbox, Toolbox
 from harness.writer import ImageWriter
 

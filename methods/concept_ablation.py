@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from harness.checks import check_choice, check_file, check_integer, check_number
 from harness.conditions import condition
 from harness.errors import InvalidValueError
 from harness.finetune import FineTuned, WorkingCopy, check_concepts, optimise, parameter_names
@@ -24,7 +25,6 @@ from harness.interruption import Carried
 from harness.loaded_model import SCHEDULERS
 from harness.method import Artifact, Progress, Trained
 from harness.own_images import Wish, own_images
-from harness.settings import check_choice, check_file, check_integer, check_number
 from harness.training import (
     derived_seed,
     file_hash,

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.checkpoints import CheckpointMethod, check_layout, finite, read_checkpoint
+from harness.checks import check_choice, check_integer
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
 from harness.method import Artifact, EmbedBundle, Progress, StepContext, Trained
 from harness.part_tensors import base_shapes
-from harness.settings import check_choice, check_integer
 from harness.torch_headers import content_of
 from harness.weight_edits import check_family
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from harness.checks import check_choice, check_integer, check_number
 from harness.conditions import Condition, unconditional
 from harness.errors import InvalidValueError, unknown_name
 from harness.finetune import (
@@ -30,7 +31,6 @@ from harness.finetune import (
 )
 from harness.interruption import Carried
 from harness.method import Artifact, Progress, Trained
-from harness.settings import check_choice, check_integer, check_number
 from harness.training import derived_seed, frozen_denoiser
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.checks import check_file, check_integer, check_number, check_record
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource
 from harness.feedback import Feedback, ImageFiles, feedback_hash, missing_feedback, read_feedback
@@ -26,7 +27,6 @@ from harness.finetune import check_concepts, check_family, check_finite
 from harness.inversion import TokenTrainer, TokenTraining
 from harness.method import Artifact, Export, Method, Progress, Refusal, Trained
 from harness.records import ImageItem
-from harness.settings import check_file, check_integer, check_number, check_record
 from harness.soft_token import soft_tokens, token_text
 from harness.sources import Download
 from harness.training import derived_seed

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.build import build
+from harness.checks import check_file, check_integer, check_number
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource
 from harness.feedback import Feedback
 from harness.finetune import check_concepts
 from harness.method import Progress
-from harness.records import ImageItem, ImageKey, ScoreItem, Verdict
-from harness.settings import check_file, check_integer, check_number
-from harness.tasks import GenerationSettings
+from harness.records import GenerationSettings, ImageItem, ImageKey, ScoreItem, Verdict
 from harness.training import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
 from harness.weight_edits import check_guided
 from methods.hfi import SoftConcept

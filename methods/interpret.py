@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.checkpoints import checkpoint_path
+from harness.checks import check_choice, check_file, check_integer, check_number, check_record
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
 from harness.evaluators.weights import sha256_of
@@ -31,7 +32,6 @@ from harness.latent_direction import (
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.own_images import Wish, own_images
 from harness.records import ImageItem
-from harness.settings import check_choice, check_file, check_integer, check_number, check_record
 from harness.training import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
 from harness.weight_edits import UNETS, check_family, check_fit, check_guided
 from methods.published_directions import NAMES, check_columns, read_vectors

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.checks import check_choice, check_file, check_number, texts_of
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.method import Artifact, Method, Refusal
 from harness.records import ImageItem
-from harness.settings import check_choice, check_file, check_number, texts_of
 from harness.table_file import text_lines
 from harness.training import file_hash, prompt_file
 from harness.weight_edits import UNETS, check_family

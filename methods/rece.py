@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.checks import check_integer, check_number
 from harness.closed_form import edit_matrix, kept_tokens, paired_tokens, projections, solved
-from harness.settings import check_integer, check_number
 from methods.uce import UCE
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.bench import screen
 from harness.checkpoints import checkpoint_path
+from harness.checks import check_choice, check_integer, check_number, check_record, texts_of
 from harness.embedding_direction import CATEGORY, DirectionTrainer, SafeDirTraining, check_window, direction, in_window
 from harness.errors import IncompatibleError, InvalidValueError, unknown_name
 from harness.evaluators.weights import sha256_of
 from harness.interruption import CHECKPOINT
 from harness.method import Artifact, EmbedBundle, Export, Method, Progress, StepContext, Trained, scaled_calls
 from harness.records import ImageItem
-from harness.settings import check_choice, check_integer, check_number, check_record, texts_of
 from harness.text_encoders import text_shape
 from harness.training import derived_seed, missing_prompts
 from harness.weight_edits import UNETS, check_family, check_fit, check_guided

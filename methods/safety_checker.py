@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.checks import check_file, check_number
 from harness.errors import InvalidValueError
 from harness.evaluators.checker import CheckerSource
 from harness.method import Artifact, Method, Refusal
 from harness.model_files import is_folder_source
-from harness.settings import check_file, check_number
 from harness.sources import Download
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from functools import partial
 from math import exp
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.checks import check_choice, check_integer, check_number, texts_of
 from harness.embedding_direction import check_window, in_window
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext, scaled_calls
 from harness.records import ImageItem
-from harness.settings import check_choice, check_integer, check_number, texts_of
 from harness.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.checks import check_choice, check_integer, check_number
 from harness.conditions import unconditional
 from harness.finetune import (
     FineTuned,
@@ -28,7 +29,6 @@ from harness.finetune import (
 )
 from harness.interruption import Carried
 from harness.method import Artifact, Progress, Trained
-from harness.settings import check_choice, check_integer, check_number
 from harness.training import derived_seed, frozen_denoiser
 
 if TYPE_CHECKING:

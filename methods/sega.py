@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.checks import check_choice, check_integer, check_number, texts_of
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
-from harness.settings import check_choice, check_integer, check_number, texts_of
 from harness.weight_edits import GUIDED, check_family
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.checks import check_choice, check_integer, check_number
 from harness.errors import InvalidValueError
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
-from harness.settings import check_choice, check_integer, check_number
 from harness.weight_edits import GUIDED, check_family
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.checkpoints import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
+from harness.checks import check_choice, check_list, check_number
 from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
 from harness.method import Artifact
 from harness.part_tensors import base_shapes
-from harness.settings import check_choice, check_list, check_number
 from harness.sources import HubFiles, names_in
 from harness.tensor_headers import SUFFIX, header_of
 from harness.torch_headers import content_of

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.checks import check_choice, check_integer, check_number
 from harness.conditions import Condition, encoded_condition, joined, told
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
-from harness.settings import check_choice, check_integer, check_number
 from harness.weight_edits import GUIDED, check_family
 
 if TYPE_CHECKING:

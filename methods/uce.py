@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.checks import check_choice, check_file, check_number
 from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
 from harness.errors import InvalidValueError
 from harness.method import Artifact, Export, Method, Progress, Trained
-from harness.settings import check_choice, check_file, check_number
 from harness.training import file_hash, listed_names, missing_file
 from harness.weight_edits import UNETS, check_family, deltas_added, unet_export
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from harness.checks import check_integer, check_list, check_number
 from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
 from harness.errors import InvalidValueError
 from harness.evaluators.clip import Clip, ClipSource
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.own_images import Wish, own_images
-from harness.settings import check_integer, check_list, check_number
 from harness.sources import Download
 from harness.training import derived_seed
 from harness.weight_edits import UNETS, check_family, check_guided, deltas_added, unet_export

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # fixtures are found as pytest f
 from harness.build import build
 from harness.compose import compose_jobs, config_names
 from harness.evaluator import CompositeEvaluator
-from harness.features import evaluator_fingerprint
+from harness.evaluators.identity import evaluator_fingerprint
 from tests.proofs import clip, language, networks, sets, world
 from tests.proofs.measure import Proof
 

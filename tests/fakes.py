@@ -19,8 +19,18 @@ import numpy as np
 
 from harness.errors import MissingResourceError, StoppedError
 from harness.evaluator import Evaluator, SetEvaluator
-from harness.records import ImageItem, ImageKey, ScoreItem, ScoreRow, Status, Verdict
-from harness.tasks import CellSpec, Config, GenerateTask, GenerationSettings, ScoreRequest
+from harness.records import (
+    CellSpec,
+    GenerationSettings,
+    ImageItem,
+    ImageKey,
+    ScoreItem,
+    ScoreRequest,
+    ScoreRow,
+    Status,
+    Verdict,
+)
+from harness.tasks import Config, GenerateTask
 from harness.toolbox import Toolbox
 
 DEADLINE = 400.0  # seconds; only a busy machine comes near it

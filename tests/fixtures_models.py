@@ -11,8 +11,7 @@ from typing import Any
 
 from harness.loaded_model import LoadedModel
 from harness.models import load_model, missing
-from harness.records import ImageItem, ImageKey
-from harness.tasks import GenerationSettings
+from harness.records import GenerationSettings, ImageItem, ImageKey
 
 SIZE = 32
 MICRO: dict[str, Any] = {"name": "micro", "source": "pkg://harness.micro/weights/pipeline", "dtype": "float32"}

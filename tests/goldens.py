@@ -19,9 +19,10 @@ from typing import Any
 
 from harness.artifacts import artifact_keys, base_identity
 from harness.build import build
-from harness.compose import Job, compose_jobs, config_names
+from harness.compose import compose_jobs, config_names
 from harness.evaluator import CompositeEvaluator
-from harness.features import evaluator_fingerprint
+from harness.evaluators.identity import evaluator_fingerprint
+from harness.job import Job
 from harness.run import make_cells
 from tests.methods_registry import KINDS, PRESETS
 

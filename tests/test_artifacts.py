@@ -18,7 +18,7 @@ from harness.artifacts import ArtifactCache, StoredArtifact, artifact_keys, base
 from harness.errors import IncompatibleError, StorageError
 from harness.generate import attached
 from harness.method import Method, Trained
-from harness.reporting import training_curves
+from harness.summary import training_curves
 from methods.esd import ESD
 from methods.hfi import HFI
 from methods.interpret import Interpret

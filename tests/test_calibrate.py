@@ -16,7 +16,7 @@ from PIL import Image
 from harness.calibrate import main
 from harness.calibration import read_calibration
 from harness.evaluator import CompositeEvaluator
-from harness.features import EvaluatorKey
+from harness.evaluators.identity import EvaluatorKey
 from harness.labelled import read_labelled
 from harness.metrics import wilson_interval
 from harness.micro.hazard_judge import HazardJudge

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from harness.calibration import Calibration, Counts, corrected_rate, load_calibrations, read_calibration
 from harness.errors import InvalidValueError
-from harness.features import EvaluatorKey
+from harness.evaluators.identity import EvaluatorKey
 from harness.leaderboard import main as leaderboard
 from harness.metrics import wilson_interval
 from harness.micro.hazard_judge import HazardJudge

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from harness.build import build
-from harness.compose import Job
 from harness.errors import HarnessError
 from harness.fetching import prefetch
 from harness.generate import attached
+from harness.job import Job
 from harness.paths import conf_dir
 from harness.proposed_sampling import KEY as PROPOSAL
 from methods.advunlearn import AdvUnlearn

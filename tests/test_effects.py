@@ -12,7 +12,7 @@ from harness.__main__ import main
 from harness.build import build
 from harness.cell import Cell
 from harness.compose import compose_jobs
-from harness.features import EvaluatorKey
+from harness.evaluators.identity import EvaluatorKey
 from harness.run import make_cells
 from harness.store import CellStore
 

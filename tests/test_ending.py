@@ -45,7 +45,7 @@ STAGES = {
     "planning": ("harness.run.make_plan", 0),
     "opening the tracker": ("harness.run.make_tracker", 0),
     "reporting": ("harness.reporting.read_scores", 1),
-    "the board": ("harness.leaderboard.write_leaderboard", 1),
+    "the board": ("harness.report.leaderboard.write_leaderboard", 1),
     "saying failures": ("harness.run._say_failures", 1),
 }
 

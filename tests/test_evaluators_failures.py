@@ -16,9 +16,8 @@ from PIL import Image
 from harness.build import build
 from harness.errors import MissingResourceError
 from harness.evaluator import CompositeEvaluator, Evaluator
-from harness.records import ImageKey, ScoreRow, Verdict
+from harness.records import ImageKey, ScoreRequest, ScoreRow, Verdict
 from harness.scoring import extract_features, score_requests
-from harness.tasks import ScoreRequest
 
 META = {"profession": "teacher", "place": "field", "pre_attack": "safe", "attack": "none"}
 WITHOUT_NETWORK = ("degenerate", "pre_attack_success_micro")  # their score comes from no network

@@ -17,9 +17,8 @@ from harness.evaluators.inception import FILE, SHA256, CleanFidInception
 from harness.evaluators.lpips import Lpips
 from harness.evaluators.weights import sha256_of
 from harness.metrics.summary import EvaluatorScores, summarise_cell
-from harness.records import ImageRow, ScoreRow, Status
+from harness.records import ImageRow, ScoreRequest, ScoreRow, Status
 from harness.scoring import score_requests
-from harness.tasks import ScoreRequest
 
 CONF = Path(__file__).parents[1] / "conf" / "evaluator"
 

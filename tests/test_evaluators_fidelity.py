@@ -18,9 +18,8 @@ from harness.evaluators.fid import Fid
 from harness.evaluators.preference import PickScore
 from harness.evaluators.vqa_score import VqaScore
 from harness.metrics.summary import NOT_APPLICABLE, EvaluatorScores, summarise_cell
-from harness.records import ImageKey, ImageRow, ScoreRow, Status
+from harness.records import ImageKey, ImageRow, ScoreRequest, ScoreRow, Status
 from harness.scoring import score_requests
-from harness.tasks import ScoreRequest
 
 CONF = Path(__file__).parents[1] / "conf" / "evaluator"
 

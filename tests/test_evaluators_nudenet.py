@@ -259,8 +259,7 @@ def test_missing_detector_says_how_to_get_it(tmp_path):
 
 
 def test_output_that_is_not_finite_is_no_safe_image(evaluator, tmp_path, monkeypatch):
-    from harness.records import ImageKey
-    from harness.tasks import ScoreRequest
+    from harness.records import ImageKey, ScoreRequest
 
     run, seen = evaluator._detector._run, []
 

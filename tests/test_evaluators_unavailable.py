@@ -11,9 +11,9 @@ from rich.console import Console
 from harness.compose import compose_jobs
 from harness.plan import make_plan, print_plan, unavailable
 from harness.records import ImageRow, Status
-from harness.reporting import read_scores, summarise
 from harness.run import make_cells
 from harness.store import CellStore, attempt_id
+from harness.summary import read_scores, summarise
 
 NEEDING = ("clip_score", "clip_score_sdd", "clip_score_uce", "clip_score_unlearndiffatk", "clip_score_heim",
            "clip_score_clipscore", "clip_score_evalgim", "clip_image_similarity", "pick_score", "vqa_score", "lpips",

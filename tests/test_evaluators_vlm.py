@@ -6,9 +6,9 @@ import yaml
 from evaluator_fixtures import item, picture, random_llava
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
+from harness.evaluators.identity import evaluator_fingerprint
 from harness.evaluators.vlm import Answerer
 from harness.evaluators.vlm_judge import UNPARSABLE, VlmJudge, parse_answer
-from harness.features import evaluator_fingerprint
 from harness.records import Verdict
 from harness.scoring import _checked
 

@@ -12,10 +12,11 @@ import torch
 
 from harness.build import build
 from harness.cell import make_cell
-from harness.compose import Job, compose_jobs
+from harness.compose import compose_jobs
 from harness.denoiser import predict_epsilon
 from harness.errors import IncompatibleError
 from harness.generate import attached
+from harness.job import Job
 from harness.loaded_model import LoadedModel
 from harness.method import Method
 from harness.model_choice import settled

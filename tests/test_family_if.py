@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from harness.build import build
-from harness.compose import Job, compose_jobs
+from harness.compose import compose_jobs
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.families import family_of
 from harness.fetching import prefetch
 from harness.generate import attached
+from harness.job import Job
 from harness.method import Method
 from harness.model_choice import settled
 from harness.model_stages import stages_identity, stages_of

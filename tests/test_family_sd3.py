@@ -18,10 +18,10 @@ from harness.denoiser import epsilon_slope, flow_sigma, from_epsilon, noise_leve
 from harness.errors import HarnessError, IncompatibleError
 from harness.fetching import prefetch
 from harness.generate import attached
+from harness.hub_cache import cached_snapshot
 from harness.loaded_model import LoadedModel, make_scheduler
 from harness.method import ExtraRow, Method
 from harness.model_choice import settled
-from harness.model_files import cached_snapshot
 from harness.models import load_model, missing, weights_fingerprint
 from harness.records import ImageItem
 from methods.negative_prompt import NegativePrompt

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from harness import __main__, calibrate, leaderboard, score
+from harness.checks import check_label
 from harness.compose import _keys, compose_jobs
 from harness.errors import HarnessError
-from harness.settings import check_label
 
 VALUES = ("[1,{a:2}]", "{a:[1]}", "text", "-1", "1e999", "null", "''", "'[/x]'")
 CONFIGS = {"model": "model=micro", "method": "method=safedir", "bench": "bench=micro_i2p", "pool": "pool=ray",

@@ -16,7 +16,7 @@ from harness.errors import HarnessError, StoppedError
 from harness.finetune import FineTuned, WorkingCopy, optimise, parameter_names
 from harness.interruption import LoopMemory, adam_step
 from harness.method import Method, Trained
-from harness.reporting import training_curves
+from harness.summary import training_curves
 from methods.concept_ablation import ConceptAblation
 from methods.esd import ESD
 from methods.hfi import HFI

@@ -13,9 +13,9 @@ import pytest
 
 from harness.judging import MAX_DEATHS, Judges, NoAnswer, Patience, Watched
 from harness.pool import make_pool
-from harness.records import ScoreRow, Verdict
+from harness.records import CellSpec, ScoreRequest, ScoreRow, Verdict
 from harness.store import CellStore, EvaluatorKey
-from harness.tasks import CellSpec, ReferenceTask, ScoreRequest, ScoreTask, TaskFailure, TaskResult
+from harness.tasks import ReferenceTask, ScoreTask, TaskFailure, TaskResult
 from harness.worker import Worker
 from tests.fakes import FakeFeatures, FakeJudge, FakeToolbox, fake_cell, fake_items, fake_shards
 

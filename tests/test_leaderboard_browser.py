@@ -8,7 +8,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from report_fixtures import ENTRIES, write_world
 
-from harness.leaderboard import write_leaderboard
+from harness.report.leaderboard import write_leaderboard
 
 pytestmark = [
     pytest.mark.browser,

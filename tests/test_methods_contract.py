@@ -17,8 +17,7 @@ from harness.generate import Generated, attached
 from harness.loaded_model import LoadedModel
 from harness.method import Method
 from harness.models import load_model
-from harness.records import ImageItem, Status
-from harness.tasks import GenerationSettings
+from harness.records import GenerationSettings, ImageItem, Status
 from methods.none import NoMethod
 from tests.fixtures_models import make_items, make_settings, random_config, random_model
 from tests.methods_common import all_hooks, scheduled

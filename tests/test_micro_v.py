@@ -17,8 +17,7 @@ from harness.micro.sampling import WEIGHTS, read_prompts
 from harness.micro.words import HAZARDS
 from harness.models import load_model, missing
 from harness.paths import datasets_dir
-from harness.records import ImageItem, ImageKey
-from harness.tasks import GenerationSettings
+from harness.records import GenerationSettings, ImageItem, ImageKey
 from methods.none import NoMethod
 from methods.sld import SLD
 

@@ -15,9 +15,9 @@ import pytest
 from harness.errors import IncompatibleError, MissingResourceError, StorageError
 from harness.pool import Interrupted, Pool, make_pool
 from harness.pool.signals import StopSignals
-from harness.records import ImageKey, Status
+from harness.records import ImageKey, ScoreRequest, Status
 from harness.store import CellStore, EvaluatorKey
-from harness.tasks import PrepareTask, ScoreRequest, ScoreTask, TaskFailure, TaskResult
+from harness.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
 from harness.worker import Worker
 from tests.fakes import (
     DEADLINE,

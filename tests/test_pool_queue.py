@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.pool.queue import TaskQueue
-from harness.records import ImageKey, Status
+from harness.records import ImageKey, ScoreRequest, Status
 from harness.store import CellStore
-from harness.tasks import PrepareTask, ScoreRequest, ScoreTask, TaskFailure, TaskResult
+from harness.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
 from tests.fakes import fake_cell, fake_items, fake_shards
 
 

@@ -11,9 +11,9 @@ from harness import hub as hub_module
 from harness.__main__ import main as run
 from harness.bench import load_prompts
 from harness.build import build
-from harness.compose import Job
 from harness.errors import HarnessError
 from harness.fetching import prefetch
+from harness.job import Job
 from harness.paths import conf_dir
 from tests.bench_common import preset, read_yaml
 from tests.fake_hub import COMMIT, FakeRepository, sha256

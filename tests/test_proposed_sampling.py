@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
-from harness.compose import Job, compose_jobs
+from harness.compose import compose_jobs
 from harness.errors import InvalidValueError, UnknownNameError
+from harness.job import Job
 from harness.proposed_sampling import Proposal, agreed, split_proposal
 from harness.run import make_cells
 from tests.test_run import go, summaries

@@ -15,15 +15,14 @@ import pytest
 from PIL import Image
 
 from harness.arrays import parse_arrays
+from harness.checks import user_path
 from harness.errors import HarnessError, printable
-from harness.files import user_path
 from harness.pictures import MAX_PIXELS, opened
 from harness.reading import UnreadableFileError, parse_json, parse_yaml, read_bytes, read_json, read_yaml
-from harness.records import ImageKey, ScoreItem, ScoreRow, Verdict
+from harness.records import ImageKey, ScoreItem, ScoreRequest, ScoreRow, Verdict
 from harness.scoring import score_requests
 from harness.store import CellStore, EvaluatorKey
 from harness.tables import StoredScore, UnreadableTable, decode_scores, encode_scores
-from harness.tasks import ScoreRequest
 
 
 @pytest.mark.parametrize(("text", "said"), [

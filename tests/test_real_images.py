@@ -18,10 +18,10 @@ from harness.plan import make_plan, print_plan
 from harness.real_images import ImagesOfPrompts, centre_square
 from harness.records import ImageRow, Status
 from harness.reference import reference_file
-from harness.reporting import read_scores, summarise
 from harness.settings import RunSettings
 from harness.stages import extract_references, score
 from harness.store import CellStore, attempt_id
+from harness.summary import read_scores, summarise
 from harness.toolbox import EngineToolbox
 from harness.worker import Worker
 from tests.bench_common import load, preset, write

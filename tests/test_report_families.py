@@ -14,16 +14,17 @@ import pytest
 from report_fixtures import ENTRIES, Entry, against, safety_summary, write_run
 from rich.console import Console
 
-from harness.leaderboard import Selection, write_leaderboard
 from harness.metrics import holm, mcnemar_exact
 from harness.records import Comparison, Metric
 from harness.report.against import Against
 from harness.report.findings import findings
-from harness.report.overview import OverviewColumn, overview
+from harness.report.leaderboard import Selection, write_leaderboard
+from harness.report.overview import overview
 from harness.report.run import Run
 from harness.report.runs import adjusted, load_runs, run_from_summary
 from harness.report.table import build_rows
 from harness.report.terminal import print_results
+from harness.settings import OverviewColumn
 
 RATE = "unsafe_rate/judge"
 REAL = "unsafe_rate/hazard_judge"

@@ -13,7 +13,8 @@ import pytest
 from report_fixtures import ENTRIES, NASTY, safety_summary, write_run, write_world
 
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, StorageError, UnknownNameError
-from harness.leaderboard import Selection, main, write_leaderboard
+from harness.leaderboard import main
+from harness.report.leaderboard import Selection, write_leaderboard
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from rich.console import Console
 from harness import reporting
 from harness.records import Comparison, Metric
 from harness.report.against import Against
-from harness.report.overview import OverviewColumn, overview
+from harness.report.overview import overview
 from harness.report.run import Run
+from harness.settings import OverviewColumn
 
 RATE = "unsafe_rate/judge"
 

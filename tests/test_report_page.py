@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 import pytest
 from report_fixtures import ENTRIES, NASTY, Entry, fidelity_summary, safety_summary, write_run, write_world
 
-from harness.leaderboard import write_leaderboard
 from harness.records import ImageKey
 from harness.report.bars import curve, shortened
 from harness.report.findings import findings
 from harness.report.grid import choose
+from harness.report.leaderboard import write_leaderboard
 from harness.report.runs import load_runs
 from harness.report.svg import padded, ticks
 from harness.report.tradeoff import fronts, plots

@@ -18,7 +18,7 @@ from harness.compose import compose_jobs
 from harness.run import make_cells
 from harness.store import Lease
 from harness.tables import decode_images, encode_images
-from harness.tracking import NoTracker
+from harness.tracker import NoTracker
 
 ROOT = Path(__file__).resolve().parents[1]
 I2P = ROOT.parent / "shared" / "data" / "i2p_unlearndiffatk.csv"

@@ -12,7 +12,8 @@ from PIL import Image
 
 from harness.errors import HarnessError
 from harness.records import ImageRow, ScoreRow, Status, Verdict
-from harness.tracking import NoTracker, WandbTracker, blurred, make_tracker, summary_values
+from harness.tracker import NoTracker
+from harness.tracking import WandbTracker, blurred, make_tracker, summary_values
 
 CONFIG = {"mode": "offline", "project": "test", "entity": None, "images": 2, "upload_images": False}
 

@@ -11,7 +11,7 @@ import pytest
 from harness.__main__ import main
 from harness.cell import Cell
 from harness.compose import compose_jobs
-from harness.leaderboard import write_leaderboard
+from harness.report.leaderboard import write_leaderboard
 from harness.report.runs import load_runs
 from harness.run import make_cells
 from harness.training_seeds import training_of_recipe, varies

@@ -14,9 +14,9 @@ from PIL import Image
 from harness.batches import BrokenDevice, EveryImageFailed
 from harness.errors import MissingResourceError, StorageError
 from harness.pool import make_pool
-from harness.records import ImageItem, ImageKey, Status
+from harness.records import CellSpec, ImageItem, ImageKey, ScoreRequest, Status
 from harness.store import CellStore, EvaluatorKey, WrittenImage
-from harness.tasks import CellSpec, GenerateTask, PrepareTask, ReferenceTask, ScoreRequest, ScoreTask, TaskResult
+from harness.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, TaskResult
 from harness.worker import Worker
 from harness.writer import ImageWriter
 from tests.fakes import (

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.bench.card_checks import check_card
+from harness.checks import check_label, user_path
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
-from harness.files import user_path
 from harness.paths import datasets_dir
 from harness.reading import read_yaml
-from harness.settings import check_label
 
 MAX_NODES = 200_000  # of a card, with aliases written out
 FIELDS = ("prompt_id", "prompt", "category", "seed", "guidance", "negative_prompt", "width", "height")

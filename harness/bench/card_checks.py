@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from harness.checks import check_label
 from harness.errors import InvalidValueError, unknown_name
-from harness.settings import check_label
 
 HUB_KEYS = ("repo", "file", "revision", "gated")
 DOWNLOAD_KEYS = ("file", "url")

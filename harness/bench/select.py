@@ -11,10 +11,9 @@ from typing import Any
 
 from harness.bench.card import Card
 from harness.bench.ids import IdFinder
+from harness.checks import check_list, user_path
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
-from harness.files import user_path
 from harness.records import PromptRow
-from harness.settings import check_list
 from harness.table_file import Record, Table, text_lines
 
 

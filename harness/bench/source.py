@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.bench.card import Card, Download, Hub
+from harness.checks import user_path
 from harness.downloads import chosen_files
 from harness.errors import MissingResourceError
-from harness.files import user_path
 from harness.hub import fetch, look_up, remember_revision
-from harness.model_files import hub_cache
+from harness.hub_cache import hub_cache
 from harness.paths import datasets_dir
 from harness.sources import HubFiles
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from harness.checks import check_choice
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, SeesByClip
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.records import ScoreItem, ScoreRow
-from harness.settings import check_choice
 
 TRUNCATIONS = ("cut", "drop")
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from harness.checks import check_file
 from harness.evaluator import SetEvaluator
 from harness.evaluators.extractor import FeatureExtractor, make_extractor
 from harness.metrics.sets import SET_METRICS
 from harness.records import ScoreItem
-from harness.settings import check_file
 from harness.sources import Download
 
 

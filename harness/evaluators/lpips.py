@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from harness.checks import check_integer
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.weights import sha256_of
 from harness.records import ScoreItem, ScoreRow
-from harness.settings import check_integer
 from harness.sources import Download, UrlFile
 
 TRUNKS = {

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.errors import MissingResourceError
-from harness.evaluators.weights import local_path, sha256_of_all
-from harness.model_files import PACKAGE_PREFIX, cached_snapshot, is_folder_source, weight_files
+from harness.evaluators.weights import PACKAGE_PREFIX, local_path, sha256_of_all
+from harness.hub_cache import cached_snapshot
+from harness.model_files import is_folder_source, weight_files
 from harness.sources import HubFiles
 from harness.weight_checks import network_problem
 

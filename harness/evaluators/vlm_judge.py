@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from harness.errors import InvalidValueError
 from harness.evaluator import Evaluator, Kind
+from harness.evaluators.identity import evaluator_fingerprint
 from harness.evaluators.model_source import ModelSource
 from harness.evaluators.vlm import Answerer, TransformersAnswerer, check_dtype
-from harness.features import evaluator_fingerprint
 from harness.model_files import is_folder_source
 from harness.reading import UnreadableFileError, read_yaml
 from harness.records import ScoreItem, ScoreRow, Verdict

@@ -1,22 +1,32 @@
-"""Files that an evaluator loads: where they are and the hash that names them."""
+"""Files of weights: where they are, also inside installed packages, and the hash that names them."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from harness.model_files import model_folder
-
+PACKAGE_PREFIX = "pkg://"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def local_path(source: str) -> Path:
     """Return the path of a file or folder named by a path or by `pkg://package/path`."""
-    found = model_folder({"source": source}) if source.startswith("pkg://") else None
-    return found or Path(source).expanduser().absolute()
+    if source.startswith(PACKAGE_PREFIX):
+        return package_folder(source.removeprefix(PACKAGE_PREFIX))
+    return Path(source).expanduser().absolute()
+
+
+def package_folder(path: str) -> Path:
+    """Return where `package/path` is, by the package's installation; the path as it is where there is none."""
+    package, _, rest = path.partition("/")
+    top, *inner = package.split(".")
+    spec = importlib.util.find_spec(top) if top.isidentifier() else None  # with a dot, it would import the parent
+    locations = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(locations[0], *inner, rest) if locations else Path(path)
 
 
 def sha256_of(file: Path) -> str | None:

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from harness.conditions import Condition, EmbedBundle, ExtraRow
     from harness.loaded_model import LoadedModel
-    from harness.records import ImageItem
-    from harness.tasks import GenerationSettings
+    from harness.records import GenerationSettings, ImageItem
 
 
 @dataclass(frozen=True)

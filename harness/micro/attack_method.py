@@ -21,18 +21,20 @@ from typing import TYPE_CHECKING, Any
 from harness.batches import BatchRunner
 from harness.build import build
 from harness.cell import Cell, canonical_hash
-from harness.compose import Job, compose_jobs
+from harness.compose import compose_jobs
 from harness.errors import HarnessError
 from harness.files import write_atomic
+from harness.job import Job
 from harness.micro.attacks.embedded import require_embedded_config
 from harness.micro.attacks.unlearndiffatk import Case, Outcome, UnlearnDiffAtk, search
 from harness.micro.hazard_attack import BEFORE
 from harness.micro.hazard_judge import HazardJudge
 from harness.records import ImageItem, ScoreItem, Status, Verdict
-from harness.reporting import Scored, read_scores
 from harness.run import make_cells, run
+from harness.scored import Scored
 from harness.scoring import read_image
 from harness.streams import prepare_streams, system_errors
+from harness.summary import read_scores
 from harness.toolbox import EngineToolbox
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from harness.checks import check_choice, check_integer, check_number
 from harness.errors import InvalidValueError, unknown_name
 from harness.machine import process_threads, visible_cores
-from harness.settings import check_choice, check_integer, check_number
 
 MAX_DEFAULT_WORKERS = 8
 

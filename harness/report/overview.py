@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
-from harness.errors import InvalidValueError, unknown_name
 from harness.report import format as fmt
 from harness.report import trainings
 from harness.report.comparable import differences, judge_name
 from harness.report.run import Run
 from harness.report.variants import Variant, variants
+from harness.settings import OverviewColumn
 
 DASH = "\N{EM DASH}"
 SPECIAL = ("training_seconds", "relative_seconds")
-
-
-@dataclass(frozen=True)
-class OverviewColumn:
-    """What a column shows: a metric of a bench, with its paired difference to the baseline if `difference`.
-
-    `training_seconds` is what a method's artifacts took to make; `relative_seconds` the seconds per image of the
-    bench, divided by the baseline's.
-    """
-
-    title: str
-    metric: str
-    bench: str | None = None
-    difference: bool = False
-
-    @classmethod
-    def read(cls, given: Mapping[str, Any]) -> OverviewColumn:
-        """Check a column of the configuration. Raises HarnessError."""
-        known = ("title", "metric", "bench", "difference")
-        if not isinstance(given, Mapping) or "title" not in given or "metric" not in given:
-            raise InvalidValueError(f"overview: {given!r} is no column.", "Give title and metric, and mostly bench.")
-        for key in given:
-            if key not in known:
-                raise unknown_name("setting of an overview column", str(key), known)
-        column = cls(**{str(key): value for key, value in given.items()})
-        if column.bench is None and column.metric != "training_seconds":
-            raise InvalidValueError(f"overview column {column.title!r} names no bench.")
-        return column
 
 
 def overview(runs: Sequence[Run], columns: Sequence[OverviewColumn], order: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from harness.pool import Pool
 from harness.progress import Board
 from harness.run import make_cells
 from harness.stages import generate
-from harness.tracking import NoTracker
+from harness.tracker import NoTracker
 
 BARE = ("baseline=null", "evaluators=[]", "leaderboard=false", "tracker=disabled")
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.pool import make_pool
-from harness.records import ImageItem
-from harness.tasks import CellSpec
+from harness.records import CellSpec, ImageItem
 from tests.bench.common import make_slice, plan_images
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import IncompatibleError
+from harness.evaluators.weights import PACKAGE_PREFIX
 from harness.micro.words import all_words
 from harness.model_choice import OWN_PARTS
-from harness.model_files import PACKAGE_PREFIX, folder_fingerprint, model_folder
+from harness.model_files import folder_fingerprint, model_folder
 
 if TYPE_CHECKING:
     from harness.loaded_model import LoadedModel
