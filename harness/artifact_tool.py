@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from harness.answering import answer
 from harness.artifact_content import CONTENT_DIGITS
 from harness.artifacts import META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
 from harness.checks import user_path
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.progress import duration, size
 from harness.reading import parse_yaml
-from harness.streams import PlainConsole, cell_text
+from harness.streams import PlainConsole, cell_text, prepare_streams
 from harness.targets import targets_of
 from harness.tensor_headers import header_of, shown
 
@@ -120,8 +122,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Raises HarnessError."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 2 a user's mistake."""
+    prepare_streams()
+    words = sys.argv[1:] if argv is None else argv
+    return answer(["python", "-m", "harness.artifacts", *words], lambda: _run(words),
+                  "stopped; files that are there are whole. To begin again:")
+
+
+def _run(argv: Sequence[str]) -> None:
     given, console = arguments(argv), PlainConsole()
     given.root = user_path("--root", str(given.root))
     if given.command == "list":
@@ -130,4 +139,3 @@ def run(argv: Sequence[str] | None = None) -> int:
         show_one(*find(given.root, given.artifact), console)
     else:
         export_one(*find(given.root, given.artifact), given, console)
-    return 0

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.checks import user_path
-from harness.ending import INTERRUPTED, stoppable
-from harness.errors import HarnessError, IncompatibleError, MissingResourceError
+from harness.errors import IncompatibleError, MissingResourceError
 from harness.files import sha256_file, storage_error, write_atomic
 from harness.interruption import forget_checkpoints, training_in
 from harness.lease import InUseError, Lease
@@ -347,24 +345,7 @@ def _path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line."""
-    from harness.artifact_tool import run
-    from harness.streams import prepare_streams, system_errors
-
-    prepare_streams()
-    command = ["python", "-m", "harness.artifacts", *(sys.argv[1:] if argv is None else argv)]
-    with stoppable(command):
-        try:
-            with system_errors():
-                return run(argv)
-        except HarnessError as error:
-            print(error, file=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            print(f"stopped; files that are there are whole. To begin again: {shlex.join(command)}", file=sys.stderr)
-            return INTERRUPTED
-
-
 if __name__ == "__main__":
+    from harness.artifact_tool import main
+
     sys.exit(main())

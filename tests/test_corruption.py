@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import __main__, artifacts, calibrate, leaderboard, score
+from harness import __main__, calibrate, leaderboard, score
 from tests.conftest import FINISHED
 
 KINDS = {
@@ -82,8 +82,8 @@ def commands(results: Path) -> list[tuple[Callable[[list[str]], int], list[str]]
     return [
         (leaderboard.main, [str(results)]),
         (score.main, [str(run), "evaluator=degenerate", "pool=inline"]),
-        (artifacts.main, ["--root", str(results / "artifacts"), "list"]),
-        (artifacts.main, ["--root", str(results / "artifacts"), "show", ""]),
+        (artifact_tool.main, ["--root", str(results / "artifacts"), "list"]),
+        (artifact_tool.main, ["--root", str(results / "artifacts"), "show", ""]),
         (__main__.main, [*FINISHED, f"results={results}"]),
         (leaderboard.main, [str(results)]),
         (calibrate.main, words),

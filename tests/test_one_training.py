@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from harness.__main__ import main
-from harness.artifacts import main as artifacts_main
+from harness.artifact_tool import main as artifacts_main
 from harness.files import sha256_file
 from harness.report.runs import load_runs
 from harness.store import CellStore
