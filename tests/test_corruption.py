@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import __main__, calibrate, leaderboard, score
+from harness import __main__, artifact_tool, calibrate, leaderboard, score
 from tests.conftest import FINISHED
 
 KINDS = {
