@@ -126,11 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 2 a user's mistake."""
     prepare_streams()
     words = sys.argv[1:] if argv is None else argv
-    return answer(["python", "-m", "harness.artifacts", *words], lambda: _run(words),
+    return answer(["python", "-m", "harness.artifacts", *words], lambda: run(words),
                   "stopped; files that are there are whole. To begin again:")
 
 
-def _run(argv: Sequence[str]) -> None:
+def run(argv: Sequence[str]) -> None:
+    """Run the command line. Raises HarnessError."""
     given, console = arguments(argv), PlainConsole()
     given.root = user_path("--root", str(given.root))
     if given.command == "list":
