@@ -167,8 +167,8 @@ def network_problem(folder: Path, source: str, library: str = "transformers", ki
             _check_values(f"{folder.name}/{file.name}", file, look=False)
         if source.startswith(PACKAGE_PREFIX) and "torch" not in sys.modules:
             return None
-        text = (folder / "config.json").read_text(encoding="utf-8")
         listed = read_settings(folder / "config.json").get("architectures")
+        text = (folder / "config.json").read_text(encoding="utf-8")
         named = kind or (listed[0] if isinstance(listed, list) and listed else None)
         if not isinstance(named, str):
             return None
