@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from harness.artifacts import CONTENT_DIGITS, META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
+from harness.artifact_files import META, TENSORS, read_meta, read_tensors, tells_all
+from harness.artifacts import CONTENT_DIGITS, StoredArtifact
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.files import user_path
 from harness.progress import duration, size

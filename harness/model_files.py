@@ -88,9 +88,12 @@ def cached_snapshot(hub_id: str, revision: str) -> Path | None:
     """Return the folder of a hub model's revision (a commit, branch or tag) in the local cache, if it is there."""
     repo = hub_cache() / f"models--{hub_id.replace('/', '--')}"
     reference = repo / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = repo / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
+    try:
+        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+        snapshot = repo / "snapshots" / commit
+        return snapshot if snapshot.is_dir() else None
+    except (OSError, ValueError):  # damaged, or no name of a folder
+        return None
 
 
 def is_offline() -> bool:
@@ -165,7 +168,7 @@ def used_parts(folder: Path, without: Sequence[str] = ()) -> dict[str, tuple[str
     found = {part: (str(entry[0]), str(entry[1])) for part, entry in content.items()
              if part not in (*UNUSED_PARTS, *without) and not part.startswith("_") and isinstance(entry, list)
              and len(entry) == 2 and entry[0] is not None}  # fmt: skip
-    outside = next((part for part in found if Path(part).name != part), None)
+    outside = next((part for part in found if Path(part).name != part or part == ".."), None)
     if outside is not None:
         raise FileFault(f"{INDEX} names a part that is no folder of the pipeline: {shown(outside)}")
     return found

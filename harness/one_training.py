@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.artifacts import CONTENT_DIGITS, META, ArtifactCache, artifact_keys, base_identity, read_given
+from harness.artifact_files import META
+from harness.artifacts import CONTENT_DIGITS, ArtifactCache, artifact_keys, base_identity, read_given
 from harness.build import build
 from harness.cell import Cell
 from harness.errors import IncompatibleError

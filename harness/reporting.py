@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from harness.artifacts import CONTENT_DIGITS
+from harness.attack_cells import unattacked
+from harness.attacked import write_before
 from harness.build import build
 from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_config, cell_file, cell_settings, plain
@@ -21,7 +23,7 @@ from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.features import EvaluatorKey, evaluator_fingerprint
 from harness.files import write_atomic
 from harness.judged import Rows, combined, judged
-from harness.metrics.attack_rates import attack_metrics
+from harness.metrics.attack_rates import attack_metrics, post_attack_metrics
 from harness.metrics.plain import write_json
 from harness.metrics.summary import STATISTICS, CellMetrics, EvaluatorScores, summarise_cell
 from harness.models import weights_origin
@@ -177,6 +179,9 @@ def summarise(
     if cell.bench.attack:
         attacked = attack_metrics(cell.bench.attack, images, own.for_metrics(), cell.spec.seed)
         metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
+    if before_attack := unattacked(cell, own.evaluators):
+        attacked = post_attack_metrics(images, own.for_metrics(), before_attack)
+        metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
     metrics = marked(metrics, taught_judges(cell.spec.methods, own.evaluators))
     sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
     for name, evaluator in sets.items():
@@ -204,6 +209,7 @@ def summarise(
             "settings": cell_settings(cell),
             "conditions": made_by(cell.identity, cell.spec.model),
             "baseline_cell": baseline.cell.cell_id if baseline else latest(against, before),
+            **({"before_attack": cell.before.cell_id} if cell.before else {}),
             "artifact": drawn_with(images),
             "training": training_of_recipe(cell),
         },
@@ -324,6 +330,8 @@ def _write(
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return False
     store.write_cell(cell_file(cell))
+    if cell.before:
+        write_before(cell.folder, cell.before)
     _write_provenance(entry, own, workers, command)
     store.write_summary(plain(summary))
     return True
