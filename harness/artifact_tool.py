@@ -14,7 +14,8 @@ from rich.table import Column, Table
 
 from harness.answering import answer
 from harness.artifact_content import CONTENT_DIGITS
-from harness.artifacts import META, TENSORS, StoredArtifact, read_meta, read_tensors, tells_all
+from harness.artifact_files import META, TENSORS, read_meta, read_tensors, tells_all
+from harness.artifacts import StoredArtifact
 from harness.checks import user_path
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.progress import duration, size

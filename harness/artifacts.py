@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.artifact_files import META, TENSORS, layout, looked_at, read_meta, read_tensors, say, tells_all
 from harness.checks import user_path
-from harness.errors import IncompatibleError, MissingResourceError
-from harness.files import sha256_file, storage_error, write_atomic
+from harness.errors import HarnessError, IncompatibleError, MissingResourceError
+from harness.files import storage_error, write_atomic
 from harness.interruption import forget_checkpoints, training_in
 from harness.lease import InUseError, Lease
 from harness.method import Artifact, Method, Progress, Trained
 from harness.model_choice import settled
 from harness.models import weights_fingerprint
-from harness.reading import UnreadableFileError, read_bytes, read_json
 from harness.reproducible import reproducible, seeded
 from harness.tensor_headers import header_of
 from harness.text_encoders import loaded_encoders, stored_encoders
@@ -36,8 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
-TENSORS, META, LEASE = "artifact.safetensors", "meta.json", ".lease.json"
-MAX_TENSORS = 2**36
+LEASE = ".lease.json"
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,11 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
     Raises MissingResourceError and IncompatibleError in one line; reads no tensor.
     """
     folder = user_path("artifact", path).resolve()
-    meta = read_meta(folder)
+    meta, problem = looked_at(folder)
     if meta is None or not tells_all(meta):
-        raise MissingResourceError(f"artifact={path}: there is no whole artifact ({TENSORS} and {META}) in {folder}.",
-                                   "python -m harness.artifacts lists those that runs made.")
+        reason = f": {problem or 'its meta data is not told'}" if problem or meta else ""
+        raise MissingResourceError(f"artifact={path}: there is no whole artifact ({TENSORS} and {META}) in "
+                                   f"{folder}{reason}.", "python -m harness.artifacts lists those that runs made.")
     kind, name = str(meta["recipe"]["kind"]), "+".join(method.name for method in methods)
     if not any(method.kind == kind and method.trains for method in methods):
         raise IncompatibleError(f"artifact={path} was made by {kind}, which {name} does not use.")
@@ -173,16 +172,21 @@ class ArtifactCache:
 
     def has(self, method: Method, key: str) -> bool:
         """Say whether a whole artifact is there."""
-        return read_meta(self.folder(method, key)) is not None
+        return self.meta(method, key) is not None
 
     def meta(self, method: Method, key: str) -> dict[str, Any] | None:
         """Return meta.json of a whole artifact, None when there is none."""
-        return read_meta(self.folder(method, key))
+        folder = self.folder(method, key)
+        meta = read_meta(folder)
+        if meta is not None and meta.get("key") != key:
+            say(folder, f"it is of another training, {str(meta.get('key'))[:40]!r}")
+            return None
+        return meta
 
     def load(self, method: Method, key: str) -> StoredArtifact:
         """Read an artifact. Raises FileNotFoundError when it is not there or not whole."""
         folder = self.folder(method, key)
-        meta = read_meta(folder)
+        meta = self.meta(method, key)
         if meta is None:
             raise FileNotFoundError(folder)
         return StoredArtifact(key, read_tensors(folder), meta)
@@ -207,59 +211,17 @@ class ArtifactCache:
     def _store(self, folder: Path, key: str, trained: Trained, meta: Config) -> None:
         from safetensors.torch import save
 
-        data = save({name: tensor.detach().cpu().contiguous() for name, tensor in trained.tensors.items()})
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.tensors.items()}
+        bad = next((name for name, value in tensors.items() if not bool(value.isfinite().all())), None)
+        if bad is not None:
+            raise HarnessError(f"what {meta.get('method')} learned has values that are not finite, in {bad}.",
+                               "Nothing was stored. Try other settings of the method.")
+        data = save(tensors)
         content = {"key": key, **meta, "training": dict(trained.meta), "sha256": hashlib.sha256(data).hexdigest()}
         write_atomic(folder / TENSORS, data)
+        content["tensors"] = layout(folder)
         write_atomic(folder / META, json.dumps(content, indent=1, ensure_ascii=False).encode())
         forget_checkpoints(folder)
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return an artifact's tensors, on the CPU. Raises HarnessError, in one line, where its file is none."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    header_of(folder / TENSORS, f"the artifact {folder / TENSORS}")
-    data = read_bytes(folder / TENSORS, MAX_TENSORS)
-    try:
-        return load(data or b"")
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        raise UnreadableFileError(folder / TENSORS, str(error)) from None
-
-
-def read_meta(folder: Path) -> dict[str, Any] | None:
-    """Return meta.json where the tensors beside it are those that it names, else None."""
-    try:
-        meta = read_json(folder / META)
-        return meta if meta is not None and _is_sound(meta, folder) else None
-    except UnreadableFileError as error:
-        log.warning("%s The artifact does not count.", error)
-        return None
-    except OSError as error:  # of the tensors
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            log.warning("%s: %s. The artifact does not count.", folder / TENSORS, error.strerror)
-        return None
-
-
-def _is_sound(meta: Config, folder: Path) -> bool:
-    """Say whether meta data names the tensors beside it, and tells of a training as the harness reads it."""
-    sound = isinstance(meta.get("training", {}), dict) and _is_time(meta.get("seconds"))
-    return sound and sha256_file(folder / TENSORS) == meta.get("sha256")
-
-
-def tells_all(meta: Config) -> bool:
-    """Say whether meta data tells what lists, exports and other runs ask of an artifact."""
-    recipe, base = meta.get("recipe"), meta.get("base")
-    if not isinstance(recipe, dict) or not isinstance(base, dict):
-        return False
-    texts = [meta.get("method"), meta.get("key"), recipe.get("kind"), base.get("weights")]
-    lists = (meta.get("upstream"), meta.get("upstream_classes", []))
-    return "training" in meta and all(isinstance(text, str) for text in texts) and all(
-        isinstance(one, list) and all(isinstance(name, str) for name in one) for one in lists)
-
-
-def _is_time(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
 def _made(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.lease import is_dead, this_process
+from harness.reading import UnreadableFileError, read_json
 
 NOTE = ".at-work-"
 
@@ -35,7 +36,7 @@ def at_work(folder: Path, evaluator: str) -> Iterator[bool]:
 
 def _is_left(note: Path) -> bool:
     try:
-        owner = json.loads(note.read_text())
-    except (OSError, ValueError):
+        owner = read_json(note)
+    except UnreadableFileError:
         return False
-    return isinstance(owner, dict) and is_dead(owner)
+    return owner is not None and is_dead(owner)

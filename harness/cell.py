@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.absolute import absolute
 from harness.artifacts import GivenArtifact, read_given
+from harness.attacked import Before
 from harness.bench import Card, PromptSet, find_card
 from harness.build import build
 from harness.checks import check_integer, check_number
@@ -52,6 +53,7 @@ class Cell:
     guidance_scale: float
     baseline_of: str | None = None  # set on cells that were added only to compare with
     bench_config: Config = field(default_factory=dict)  # resolved, so that another command can load the prompts again
+    before: Before | None = None  # of an attack's prompts: the cell of those that they attack
     sampling: Sampling = field(default_factory=Sampling)  # as a method's release samples, and why not
 
     @property

@@ -65,13 +65,13 @@ def _again(own: Scored, label: str, former: Entry) -> Entry | None:
     places = [place for method in methods if (place := method / folder.parent.name / cell).is_dir()]
     if not places:
         return None
-    others = _scores(places[0], own.evaluators)
+    others = scores_of(places[0], own.evaluators)
     images = list(own.images.values())
     found = summarise_cell(images, own.for_metrics(), others, own.cell.spec.seed, label)
     return {**former, "metrics": {name: asdict(comparison) for name, comparison in found.comparisons.items()}}
 
 
-def _scores(folder: Path, evaluators: Mapping[str, Evaluator]) -> dict[str, EvaluatorScores]:
+def scores_of(folder: Path, evaluators: Mapping[str, Evaluator]) -> dict[str, EvaluatorScores]:
     """Return what these evaluators said of another cell's images; nothing of that cell's own configuration is read."""
     store, rows = CellStore(folder), dict[str, Rows]()
     for name, evaluator in evaluators.items():

@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.attacked import SAMPLING, same_file_bench
 from harness.checks import check_label
 from harness.config_types import BENCH, MODEL, TRACKER, check_types
 from harness.errors import HarnessError, InvalidValueError, unknown_name
@@ -210,6 +211,7 @@ class _Composer:
             bench=bench,
             evaluators=self._evaluators(first, evaluator_values),
             baseline=self._baseline(first["baseline"], groups, shared),
+            before=self._before(bench, groups, shared),
             method_overrides={key: o.value() for key, o in of_method.items() if key.split(".")[0] != PROPOSAL},
             sampling=sampling,
         )
@@ -283,6 +285,18 @@ class _Composer:
         if key not in self._baselines:
             self._baselines[key] = split_proposal(_named("method", self._resolved(config, shared)))[0]
         return self._baselines[key]
+
+    def _before(self, bench: Config, groups: Config, shared: Sequence[Override]) -> Config | None:
+        """Return the bench whose prompts a bench's attack: another, or the same file's other column."""
+        name = bench.get("attacks")
+        if name is None:
+            return same_file_bench(bench) if bench.get("attacked_column") is not None else None
+        _check_group("bench", name, self.search)
+        drawn = {f"bench.{key}" for key in SAMPLING}
+        others = [o for o in shared if not o.key_or_group.startswith("bench.") or o.key_or_group in drawn]
+        found = _named("bench", self._resolved(self._config({**groups, "bench": name}), others))
+        check_types("bench", found, BENCH)
+        return found
 
     def _evaluators(self, config: Config, overrides: Sequence[Override]) -> tuple[Config, ...]:
         names = config["evaluators"]

@@ -32,6 +32,7 @@ BENCH: Mapping[str, str] = {
     "repeats": "integer", "num_inference_steps": "integer", "guidance_scale": "number or text",
     "size": "number or text", "unsafe_content": "true or false", "primary": "mapping", "evaluators": "list",
     "reference": "mapping", "images": "text", "pattern": "text", "image_column": "text", "seed_name": "text",
+    "attack": "text", "attacks": "text", "attacked_column": "text",
 }  # fmt: skip
 TRACKER: Mapping[str, str] = {"name": "text", "mode": "text", "project": "text", "entity": "text",
                               "images": "integer", "upload_images": "true or false"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
@@ -16,6 +15,7 @@ from harness.model_stages import stages_of
 from harness.models import missing, missing_pipeline
 from harness.needs import Need
 from harness.progress import size
+from harness.reading import read_json
 
 Config = Mapping[str, Any]
 
@@ -82,7 +82,7 @@ def model_files(
     if INDEX not in by_name:
         raise MissingResourceError(f"{page} is no pipeline in diffusers format: it has no {INDEX}.",
                                    "Set model.source to one that is.")
-    index = json.loads(fetch(repository, by_name[INDEX]).read_text(encoding="utf-8"))
+    index = read_json(fetch(repository, by_name[INDEX])) or {}
     _check_class(index, name, kinds or known_pipelines())
     parts = _parts(index, without)
     found = [by_name[INDEX]]
@@ -106,8 +106,8 @@ def model_files(
 
 def _check_class(index: Any, name: str, kinds: Sequence[str]) -> None:
     found = index.get("_class_name") if isinstance(index, dict) else None
-    if found and SAME_FILES.get(found, found) not in kinds:
-        raise InvalidValueError(unknown_pipeline({"name": name}, found))
+    if found and (not isinstance(found, str) or SAME_FILES.get(found, found) not in kinds):
+        raise InvalidValueError(unknown_pipeline({"name": name}, str(found)[:100]))
 
 
 def _plain_bytes(repository: Repository, parts: Sequence[str]) -> int:
@@ -118,7 +118,7 @@ def _plain_bytes(repository: Repository, parts: Sequence[str]) -> int:
 def _parts(index: Any, without: Sequence[str]) -> list[str]:
     entries = index.items() if isinstance(index, dict) else ()
     return sorted(part for part, entry in entries
-                  if part not in (*UNUSED_PARTS, *without) and isinstance(entry, list) and entry[0] is not None)
+                  if part not in (*UNUSED_PARTS, *without) and isinstance(entry, list) and any(entry[:1]))
 
 
 def _weights(inside: Sequence[RemoteFile], variant: str | None) -> tuple[list[RemoteFile], bool]:

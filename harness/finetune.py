@@ -125,7 +125,9 @@ def applied_deltas(denoiser: Any, tensors: Mapping[str, Tensor], strength: float
     import torch
 
     own = dict(denoiser.named_parameters())
-    deltas = {name.removesuffix(SUFFIX): delta for name, delta in tensors.items() if name.endswith(SUFFIX)}
+    deltas = {name.removesuffix(SUFFIX): delta for name, delta in tensors.items()}
+    if not tensors or not all(name.endswith(SUFFIX) for name in tensors):
+        raise IncompatibleError("the artifact is no change of a denoiser's weights.")
     unknown = [name for name, delta in deltas.items() if name not in own or own[name].shape != delta.shape]
     if unknown:
         raise IncompatibleError(f"the artifact changes {unknown[0]}, which this denoiser does not have in that shape.")

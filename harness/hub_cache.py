@@ -21,9 +21,12 @@ def cached_snapshot(hub_id: str, revision: str) -> Path | None:
     """Return the folder of a hub model's revision (a commit, branch or tag) in the local cache, if it is there."""
     repo = hub_cache() / f"models--{hub_id.replace('/', '--')}"
     reference = repo / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = repo / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
+    try:
+        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+        snapshot = repo / "snapshots" / commit
+        return snapshot if snapshot.is_dir() else None
+    except (OSError, ValueError):  # damaged, or no name of a folder
+        return None
 
 
 def is_offline() -> bool:

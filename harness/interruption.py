@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, StorageError
 from harness.files import stray_files, write_atomic
+from harness.training_state import GENERATOR, LOSSES, WrongStateError, check_state, moments_of, read_state, signed
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT, GENERATOR = "checkpoint", "generator"
+CHECKPOINT = "checkpoint"
 EVERY_SECONDS = 60.0
 SAVING_SHARE = 0.05  # of the training's time at most; a whole U-Net with Adam's moments is 10 GB
 
@@ -53,7 +54,8 @@ def training_in(model: LoadedModel, folder: Path) -> Iterator[None]:
 def forget_checkpoints(folder: Path) -> None:
     """Remove what interrupted trainings left: the artifact is there."""
     for file in (*folder.glob(f"{CHECKPOINT}*.safetensors"), *stray_files(folder)):
-        file.unlink(missing_ok=True)
+        with suppress(IsADirectoryError, PermissionError):  # nothing that a training wrote
+            file.unlink(missing_ok=True)
 
 
 class LoopMemory:
@@ -69,7 +71,6 @@ class LoopMemory:
         self.losses: list[float] = []
         self._adam, self._learned, self._carried = adam, learned, carried or Carried()
         self._saved = 0
-        self._restore()
         self._draws = self._drawn()
         self._whole = True
         self._due = time.monotonic() + EVERY_SECONDS
@@ -87,7 +88,9 @@ class LoopMemory:
             log.warning("the training that ended here left no checkpoint: %s", problem)
 
     def remaining(self, total: int) -> range:
-        """Return the steps that are still to be taken."""
+        """Return the steps that are still to be taken of `total`, after those of a checkpoint of this training."""
+        self._restore(total)
+        self._draws = self._drawn()
         return range(len(self.losses), total)
 
     def begin(self) -> None:
@@ -127,7 +130,7 @@ class LoopMemory:
             return
         start = time.monotonic()
         state = {name: value.detach().cpu().contiguous() for name, value in self._state().items()}
-        write_atomic(self.file, save(state))
+        write_atomic(self.file, save(state, signed(state, self._training)))
         self._saved, now = len(self.losses), time.monotonic()
         self._due = now + max(EVERY_SECONDS, (now - start) / SAVING_SHARE)
 
@@ -136,7 +139,7 @@ class LoopMemory:
 
         moments = {f"adam.{index}.{key}": torch.as_tensor(value)
                    for index, values in self._adam.state_dict()["state"].items() for key, value in values.items()}
-        return {**self._live(), **moments, **self._draws, "losses": torch.tensor(self.losses, dtype=torch.float64)}
+        return {**self._live(), **moments, **self._draws, LOSSES: torch.tensor(self.losses, dtype=torch.float64)}
 
     def _live(self) -> dict[str, Tensor]:
         """Return what is restored in place."""
@@ -150,36 +153,34 @@ class LoopMemory:
         state = {GENERATOR: generator.get_state()} if generator is not None else {}
         return state | {f"drawn.{name}": value.clone() for name, value in self._carried.drawn.items()}
 
-    def _restore(self) -> None:
+    @property
+    def _training(self) -> str:
+        """Return what a checkpoint is of: the artifact, by the key that its folder is named by, and the loop."""
+        return f"{self.file.parent.name}/{self.file.stem}" if self.file else ""
+
+    def _restore(self, total: int) -> None:
         import torch
 
-        found, live = self._read(), self._live()
-        if found is None or any(name not in found or found[name].shape != value.shape for name, value in live.items()):
+        live = self._live()
+        try:
+            found = read_state(self.file, self._training) if self.file else None
+            if found is None:
+                return
+            parameters = [value for group in self._adam.param_groups for value in group["params"]]
+            check_state(found, live, parameters, self._carried.generator, total)
+        except WrongStateError as error:
+            log.warning("%s is no checkpoint to go on from: %s. The training begins anew.", self.file, error)
             return
         with torch.no_grad():
             for name, value in live.items():
                 value.copy_(found[name])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name in (name for name in found if name.startswith("adam.")):
-            _, index, key = name.split(".", 2)
-            moments.setdefault(int(index), {})[key] = found[name]
-        self._adam.load_state_dict({"state": moments, "param_groups": self._adam.state_dict()["param_groups"]})
+        groups = self._adam.state_dict()["param_groups"]
+        self._adam.load_state_dict({"state": moments_of(found), "param_groups": groups})
         if self._carried.generator is not None:
             self._carried.generator.set_state(found[GENERATOR])
-        self.losses = found["losses"].tolist()
+        self.losses = found[LOSSES].tolist()
         self._saved = len(self.losses)
         log.info("training goes on after step %d, from %s", self._saved, self.file)
-
-    def _read(self) -> dict[str, Tensor] | None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        if self.file is None or not self.file.is_file():
-            return None
-        try:
-            return load(self.file.read_bytes())
-        except SafetensorError:
-            return None
 
 
 def adam_step(memory: LoopMemory, adam: Any, loss: float, after: Callable[[], None] | None = None) -> None:

@@ -20,5 +20,6 @@ class Job:
     bench: Config
     evaluators: tuple[Config, ...]
     baseline: Config | None
+    before: Config | None = None  # the bench whose prompts this one's attack
     method_overrides: Config = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)  # what of `model` is as a method's release samples

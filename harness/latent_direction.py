@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from harness.errors import HarnessError
 from harness.interruption import CHECKPOINT, Carried, LoopMemory, adam_step
 from harness.model_files import model_folder
 from harness.own_images import image_size
+from harness.reading import UnreadableFileError, read_json
 from harness.training import derived_seed, frozen_denoiser
 
 if TYPE_CHECKING:
@@ -80,10 +80,11 @@ def bottleneck_channels(config: Mapping[str, Any]) -> int | None:
     """Return the channels of the mid block of a settled model config's U-Net; None where its files are not here."""
     folder = model_folder(config) if config.get("source") else None
     try:
-        found = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8")) if folder else {}
-        channels = found.get("block_out_channels", [None])[-1]
-    except (OSError, ValueError, AttributeError, TypeError, IndexError, RecursionError):
+        found = (read_json(folder / "unet" / "config.json") if folder else None) or {}
+    except UnreadableFileError:
         return None
+    widths = found.get("block_out_channels")
+    channels = widths[-1] if isinstance(widths, list) and widths else None
     return channels if isinstance(channels, int) and channels > 0 else None
 
 

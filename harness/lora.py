@@ -6,7 +6,6 @@ SDXL, of CompVis'.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from harness.errors import InvalidValueError
 from harness.ldm_names import ldm_names
+from harness.reading import parse_json
 from harness.tensor_headers import FileFault, TensorEntry, check_computable, finite, header_of, shown
 from harness.weight_files import read_json
 
@@ -102,8 +102,8 @@ def _told(file: Path, metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the adapter's settings: what diffusers writes into the file's metadata, or PEFT into a file beside."""
     text = metadata.get("lora_adapter_metadata")
     try:
-        told = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
+        told = parse_json(text) if text else {}
+    except ValueError:
         told = {}
     if not isinstance(told, dict):
         told = {}

@@ -123,7 +123,7 @@ def used_parts(folder: Path, without: Sequence[str] = ()) -> dict[str, tuple[str
     found = {part: (str(entry[0]), str(entry[1])) for part, entry in content.items()
              if part not in (*UNUSED_PARTS, *without) and not part.startswith("_") and isinstance(entry, list)
              and len(entry) == 2 and entry[0] is not None}  # fmt: skip
-    outside = next((part for part in found if Path(part).name != part), None)
+    outside = next((part for part in found if Path(part).name != part or part == ".."), None)
     if outside is not None:
         raise FileFault(f"{INDEX} names a part that is no folder of the pipeline: {shown(outside)}")
     return found

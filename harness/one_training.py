@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.artifact_content import CONTENT_DIGITS
-from harness.artifacts import META, ArtifactCache, artifact_keys, base_identity, read_given
+from harness.artifact_files import META
+from harness.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
 from harness.build import build
 from harness.cell import Cell
 from harness.errors import IncompatibleError

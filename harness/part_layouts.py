@@ -21,6 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.reading import parse_json
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 KNOWN = Path("responsible-t2i-harness", "layouts")  # below the user's cache: layouts that were found to fit
@@ -163,7 +165,7 @@ def _of_transformers(kind: Any, part: Part) -> Misfit:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    config = kind.config_class.from_dict(json.loads(part.config))
+    config = kind.config_class.from_dict(parse_json(part.config))
     state = {name: torch.empty(shape, device="meta") for name, shape in part.shapes.items()}
     module, told = kind.from_pretrained(None, config=config, state_dict=state, device_map="meta",
                                         output_loading_info=True, ignore_mismatched_sizes=True)  # fmt: skip
@@ -177,7 +179,7 @@ def _of_diffusers(kind: Any, part: Part) -> Misfit:
     import torch
 
     diffusers.utils.logging.set_verbosity_error()
-    config = json.loads(part.config)
+    config = parse_json(part.config)
     text = next((name for name, known in inspect.signature(kind.__init__).parameters.items()
                  if type(known.default) in (int, float) and isinstance(config.get(name), str)), None)
     if text is not None:

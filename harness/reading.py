@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,10 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes | None:
         raise UnreadableFileError(str(path).replace("\0", "\\0"), str(error)) from None
 
 
-def parse_json(data: bytes | str) -> Any:
+def parse_json(data: bytes | str, unique_keys: bool = False) -> Any:
     """Return what a JSON text holds, lone surrogates replaced. Raises ValueError: broken, deep, huge numbers."""
     try:
-        found = json.loads(data, parse_int=_integer)
+        found = json.loads(data, parse_int=_integer, object_pairs_hook=_once if unique_keys else None)
     except RecursionError:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH}") from None
     _check_depth(found)
@@ -117,6 +117,13 @@ def read_yaml(
 
 def _kind(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has one key twice")
+    return found
 
 
 def _integer(text: str) -> int:

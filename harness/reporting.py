@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from harness.attacked import write_before
 from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_config, cell_file, plain
 from harness.files import write_atomic
@@ -136,6 +137,8 @@ def _write(
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return False
     store.write_cell(cell_file(cell))
+    if cell.before:
+        write_before(cell.folder, cell.before)
     _write_provenance(entry, own, workers, command)
     store.write_summary(plain(summary))
     return True

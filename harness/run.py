@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from harness.attack_cells import with_before
 from harness.bench import PROMPT_KEYS, PromptSet, load_prompts
 from harness.cell import Cell, as_baseline, canonical_hash, make_cell
 from harness.errors import IncompatibleError
@@ -91,7 +93,7 @@ def make_cells(jobs: Sequence[Job]) -> Cells:
     refused: list[Failure] = []
     for job in with_training_seeds(jobs):
         try:
-            own, baseline = _cells_of(job, prompts)
+            own, baseline, before = _cells_of(job, prompts)
         except IncompatibleError as error:
             if len(jobs) == 1:
                 raise
@@ -99,23 +101,44 @@ def make_cells(jobs: Sequence[Job]) -> Cells:
             refused.append(Failure(f"{job.model['name']}/{name}/{job.bench['name']}", "refused", str(error), True))
             continue
         if own.cell_id not in cells or cells[own.cell_id].baseline_of:
-            cells[own.cell_id] = own
+            cells[own.cell_id] = _longer(own, cells.get(own.cell_id))
         if baseline:
             compared[own.cell_id] = cells.setdefault(baseline.cell_id, baseline)
+        if before:
+            cells[before.cell_id] = _longer(cells.get(before.cell_id, before), before)
     return Cells(tuple(cells.values()), compared, tuple(refused))
 
 
-def _cells_of(job: Job, prompts: dict[str, PromptSet | None]) -> tuple[Cell, Cell | None]:
+def _longer(cell: Cell, other: Cell | None) -> Cell:
+    """Return the cell with the prompts and repeats of the one that asks for more of them, where both are one cell."""
+    if other is None:
+        return cell
+    limits = (cell.limit, other.limit)
+    return replace(cell, limit=None if None in limits else max(filter(None, limits)),
+                   repeats=max(cell.repeats, other.repeats), before=cell.before or other.before)
+
+
+_Prompts = dict[str, PromptSet | None]
+
+
+def _cells_of(job: Job, prompts: _Prompts) -> tuple[Cell, Cell | None, Cell | None]:
+    """Return a job's cell, what it is compared with, and the cell of the prompts that its own attack."""
     settings = RunSettings.from_config(job.settings)
-    key = canonical_hash({name: job.bench.get(name) for name in PROMPT_KEYS})
-    if key not in prompts:
-        prompts[key] = load_prompts(job.bench, offline=settings.mode == "plan")
-    common = (job.bench, job.evaluators, prompts[key])
+    common = (job.bench, job.evaluators, _loaded(job.bench, settings, prompts))
     own = make_cell(settings, job.model, job.methods, *common, job.method_overrides, job.sampling)
+    wanted = _loaded(job.before, settings, prompts) if job.before else None
+    own, before = with_before(own, job, settings, wanted)
     if job.baseline is None or (own.method == job.baseline["name"] and not job.method_overrides):
-        return own, None
+        return own, None, before
     baseline = make_cell(settings, job.model, [job.baseline], *common, sampling=replace(job.sampling, notes=()))
-    return own, as_baseline(baseline, own) if baseline.cell_id != own.cell_id else None
+    return own, as_baseline(baseline, own) if baseline.cell_id != own.cell_id else None, before
+
+
+def _loaded(bench: Mapping[str, Any], settings: RunSettings, prompts: _Prompts) -> PromptSet | None:
+    key = canonical_hash({name: bench.get(name) for name in PROMPT_KEYS})
+    if key not in prompts:
+        prompts[key] = load_prompts(bench, offline=settings.mode == "plan")
+    return prompts[key]
 
 
 def _carry_out(

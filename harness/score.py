@@ -13,6 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
+from harness.attack_cells import with_given_before
+from harness.attacked import write_before
 from harness.build import build
 from harness.calibration import load_calibrations
 from harness.cell import Cell, cell_file, plain
@@ -42,7 +44,8 @@ Judge images that are there already. Nothing is generated; scores that are there
 
 usage: python -m harness.score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setting=value] [pool=...] [--config-dir DIR]
        python -m harness.score bench=folder bench.images=DIR bench.file=CSV [bench.setting=value]
-                               [model=NAME] [method=NAME] [baseline=RUN_FOLDER] [evaluator=A,B] [results=DIR]
+                               [model=NAME] [method=NAME] [baseline=RUN_FOLDER] [before=RUN_FOLDER] [evaluator=A,B]
+                               [results=DIR]
 
   python -m harness.score results/runs/sd14/*/i2p/* evaluator=q16
   python -m harness.score bench=folder bench.images=~/paper/images bench.file=~/paper/prompts.csv evaluator=nudenet_i2p
@@ -50,10 +53,13 @@ usage: python -m harness.score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setti
 With a folder of images, bench may be any: bench=i2p bench.images=DIR bench.pattern='{prompt_id}_{repeat}'; model and
 method are names for the leaderboard there: the images' maker knows what they are of.
 
+Pictures of an attack's prompts: before=RUN_FOLDER names those of the same method before it, joined by prompt id, or by
+bench.attacked_column=COLUMN; post_attack_success_rate counts what was unsafe before or under the attack.
+
 A run folder is data: its files run no code. Evaluators of a package of yours are found with --config-dir DIR.
 """
 FOLDER_SETTINGS = ("images", "pattern", "image_column")
-_OWN = ("model", "method", "baseline", "evaluator", "results", "bench", "limit", "leaderboard")
+_OWN = ("model", "method", "baseline", "before", "evaluator", "results", "bench", "limit", "leaderboard")
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,8 @@ class _Request:
     folder_bench: Mapping[str, str]
     labels: Labels
     baseline: Path | None
+    before: Path | None
+    attacked_column: str | None
     asked: bool  # whether evaluators were named
     config_dirs: tuple[str, ...] = ()
 
@@ -110,21 +118,26 @@ def _parse(words: Sequence[str]) -> _Request:
         raise InvalidValueError("give run folders, or bench=folder with bench.images=<folder>; not both.")
     of_folder = {key: unquoted(given.pop(f"bench.{key}")) for key in FOLDER_SETTINGS if f"bench.{key}" in given}
     names, baseline = given.pop("evaluator", None), given.pop("baseline", None)
+    before, column = given.pop("before", None), given.pop("bench.attacked_column", None)
+    if column is not None and before is None:
+        raise InvalidValueError("bench.attacked_column joins two runs.", "Name the other: before=<run folder>.")
     labels = Labels(given.pop("model", "given"), given.pop("method", "given"))
     kept = [f"{key}={value}" for key, value in given.items()]
     own = [f"evaluators=[{names}]"] if names else []
     place = user_path("baseline", baseline).absolute() if baseline else None
-    return _Request(folders, (*kept, *own, "method=none", "model=micro"), of_folder, labels, place, bool(names),
-                    arguments.config_dirs)
+    unattacked = user_path("before", before).absolute() if before else None
+    return _Request(folders, (*kept, *own, "method=none", "model=micro"), of_folder, labels, place, unattacked,
+                    unquoted(column) if column else None, bool(names), arguments.config_dirs)
 
 
 def _score(request: _Request, command: Sequence[str], console: Console) -> int:
     (job,) = compose_jobs(request.words, False, request.config_dirs)
     cells, compared = _given(request, job, console) if not request.folders else _stored(request, job)
+    cells, before = _before_attacks(cells, request, job)
     failures: list[Failure] = []
     for results in dict.fromkeys(results_of(cell.folder) for cell in cells):
         own = [cell for cell in cells if results_of(cell.folder) == results]
-        failures += _judge(own, compared, job, results, command, console)
+        failures += _judge(own, compared, before, job, results, command, console)
     for failure in failures:
         line = f"{failure.cell}: {failure.stage}: {failure.error}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -146,6 +159,22 @@ def _stored(request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
     return list(cells.values()), compared
 
 
+def _before_attacks(cells: Sequence[Cell], request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
+    """Return the cells, joined with the run that before= names, and by cell id those of the prompts that they attack.
+    """
+    benches, trusted = _Benches(request.config_dirs), _trusted(request, job)
+    joined, before = [], {}
+    for cell in cells:
+        place = request.before or (cell.before.folder if cell.before else None)
+        if place and (request.before or (place / "cell.yaml").is_file()):
+            before[cell.cell_id] = stored_cell(place, benches, cell.evaluators, trusted)
+        if request.before:
+            column = request.attacked_column or cell.bench_config.get("attacked_column")
+            cell = with_given_before(cell, before[cell.cell_id], column)
+        joined.append(cell)
+    return joined, before
+
+
 def _trusted(request: _Request, job: Job) -> frozenset[str]:
     """Return the classes that this very command names: by its words, and in its config folders."""
     own = {*named_targets(job.evaluators), *named_targets(job.bench)}
@@ -156,6 +185,8 @@ def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], d
     """Take the folder of images in, and say what was found in it."""
     bench = {"pattern": "{prompt_id}_{repeat}", **job.bench, **request.folder_bench}
     bench["primary"] = _primary(job)
+    if request.before is None and job.before is not None:
+        raise InvalidValueError("the pictures before the attack are not given.", "Name their run: before=<run folder>.")
     results = user_path("results", str(job.settings["results"])).resolve()
     check_writable(results)
     cell, found = given_cell(bench, job.evaluators, request.labels, results)
@@ -187,13 +218,15 @@ def _say_found(cell: Cell, found: Found, console: Console) -> None:
 def _judge(
     cells: Sequence[Cell],
     compared: Mapping[str, Cell],
+    before: Mapping[str, Cell],
     job: Job,
     results: Path,
     command: Sequence[str],
     console: Console,
 ) -> list[Failure]:
     """Judge what has no current score, then write the summaries anew."""
-    others = {other.folder: other for other in compared.values()}
+    ids = {cell.cell_id for cell in cells}
+    others = {other.folder: other for known in (compared, before) for cell_id, other in known.items() if cell_id in ids}
     everything = [*cells, *(other for folder, other in others.items() if folder not in {c.folder for c in cells})]
     skip = {cell.cell_id: unavailable(cell) for cell in everything}
     for name, reason in {name: reason for reasons in skip.values() for name, reason in reasons.items()}.items():
@@ -226,6 +259,8 @@ def _rewrite(
         base = read_scores(other, skip[other.cell_id], compared) if other else None
         summary = summarise(own, base, skip[cell.cell_id], _mapping(before.get("training")))
         store.write_cell(cell_file(cell))
+        if cell.before:
+            write_before(cell.folder, cell.before)
         store.write_summary(plain(summary))
         keep_verdicts(own, summary)
         weights = str(cell.identity["model"]["weights"])

@@ -150,11 +150,14 @@ class BenchSettings:
             unsafe_content=bool(config.get("unsafe_content", True)),
             safety_metric=_metric("safety", primary),
             fidelity_metric=_metric("fidelity", primary),
-            attack=_attack(config.get("attack")),
+            attack=_attack(config),
         )
 
 
-def _attack(value: Any) -> str | None:
+def _attack(config: Config) -> str | None:
+    if config.get("attacks") or config.get("attacked_column"):
+        return "attack"
+    value = config.get("attack")
     if value not in (None, "attack", "unattacked"):
         raise unknown_name("bench.attack", str(value), ("attack", "unattacked", "null"))
     return None if value is None else str(value)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from harness.errors import InvalidValueError
+from harness.errors import InvalidValueError, StorageError
 from harness.evaluators.identity import EvaluatorKey
 from harness.features import FeatureBlock, decode_features, encode_features
 from harness.files import check_writable, free_space, sha256_file, stray_files, write_atomic
@@ -91,18 +91,19 @@ class CellStore:
         self.folder = folder
         self.cell_id = cell_id
         self.problems: dict[str, str] = {}
+        self._known: dict[Path, bool] = {}  # folders below: whether they are in this one
 
     def write_image(self, key: ImageKey, image: np.ndarray) -> WrittenImage:
         """Write one image under its name. Raises StorageError."""
         if "/" in key.prompt_id or "\0" in key.prompt_id or key.prompt_id.startswith("."):
             raise InvalidValueError(f"prompt id '{key.prompt_id}' cannot be part of a file name.")
         data = encode_png(image)
-        write_atomic(self.folder / key.relative_path, data)
+        self._put(self.folder / key.relative_path, data)
         return WrittenImage(key.relative_path, hashlib.sha256(data).hexdigest(), len(data))
 
     def append_images(self, attempt: str, rows: Iterable[ImageRow]) -> None:
         """Record what became of the images of one attempt; only after their files are written."""
-        write_atomic(self.folder / "rows" / f"{attempt}.parquet", encode_images(rows))
+        self._put(self.folder / "rows" / f"{attempt}.parquet", encode_images(rows))
 
     def images(self) -> dict[ImageKey, ImageRow]:
         """Return one row per image: the latest that is ok, else the latest refused, else the latest error."""
@@ -157,7 +158,7 @@ class CellStore:
     def append_scores(self, evaluator: EvaluatorKey, attempt: str, scores: Iterable[StoredScore]) -> None:
         """Record the scores of one attempt, each with the sha256 of what it was made from."""
         path = self._scores(evaluator) / f"{attempt}.parquet"
-        write_atomic(path, encode_scores(scores, evaluator.fingerprint))
+        self._put(path, encode_scores(scores, evaluator.fingerprint))
 
     def scores(
         self, evaluator: EvaluatorKey, baseline: Mapping[ImageKey, str] | None = None
@@ -183,7 +184,7 @@ class CellStore:
     def write_features(self, evaluator: EvaluatorKey, attempt: str, block: FeatureBlock) -> None:
         """Record the features of one attempt."""
         path = self._scores(evaluator) / f"features-{attempt}.npz"
-        write_atomic(path, encode_features(block, evaluator.fingerprint))
+        self._put(path, encode_features(block, evaluator.fingerprint))
 
     def features(self, evaluator: EvaluatorKey) -> Iterator[FeatureBlock]:
         """Yield the features that this evaluator made from today's images, each image once, file by file."""
@@ -234,12 +235,30 @@ class CellStore:
     def _scores(self, evaluator: EvaluatorKey) -> Path:
         return self.folder / "scores" / evaluator.name
 
+    def _put(self, path: Path, data: bytes) -> None:
+        """Write a file below the folder. Raises StorageError where a link on the way leads out of it."""
+        if not self._is_inside(path.parent):
+            raise StorageError(f"{path.parent} leads out of {self.folder}, and nothing is written there.",
+                               "Replace the link by a folder.")
+        write_atomic(path, data)
+
+    def _is_inside(self, place: Path) -> bool:
+        """Say whether a path below the folder stays there, whatever links are on its way."""
+        if place == self.folder:
+            return True
+        if place not in self._known:
+            away = place.is_symlink() and not place.resolve().is_relative_to(self.folder.resolve())
+            self._known[place] = not away and self._is_inside(place.parent)
+        return self._known[place]
+
     def _intact(self, row: ImageRow, verify: bool) -> bool:
         if row.file is None:
             return row.status is Status.REFUSED
         path = self.folder / row.file
         try:
-            if path.stat().st_size != row.bytes:
+            if not self._is_inside(path.parent) or (path.is_symlink() and not self._is_inside(path)):
+                self.problems[row.file] = "a link that leads out of the cell's folder"
+            elif path.stat().st_size != row.bytes:
                 self.problems[row.file] = "not of the recorded size"
             elif verify and sha256_file(path) != row.sha256:
                 self.problems[row.file] = "not of the recorded sha256"
@@ -255,6 +274,9 @@ class CellStore:
         """Yield what can be read of the files of a folder, oldest first."""
         for path in sorted(_visible(folder, pattern), key=_age):
             name = str(path.relative_to(self.folder))
+            if not self._is_inside(path):
+                self._report(name, "it is a link that leads out of the folder")
+                continue
             try:
                 found = decode(read_bytes(path, MAX_TABLE) or b"")
             except UnreadableTable as error:
@@ -274,6 +296,9 @@ class CellStore:
         write_atomic(self.folder / name, f"{text}\n".encode())
 
     def _read(self, name: str, read: Callable[[Path], dict[str, Any] | None]) -> dict[str, Any] | None:
+        if not self._is_inside(self.folder / name):
+            self._report(name, "it is a link that leads out of the folder")
+            return None
         try:
             return read(self.folder / name)
         except UnreadableFileError as error:

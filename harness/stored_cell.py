@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.attacked import read_before
 from harness.bench import PromptSet, find_card, load_prompts
 from harness.bench.references import ReferenceImages
 from harness.cell import Cell
@@ -63,6 +64,7 @@ def stored_cell(
         repeats=int(settings["repeats"]),
         guidance_scale=0.0,  # of images to make; these are made
         bench_config=bench,
+        before=read_before(folder),
         sampling=Sampling(taken=sampled if isinstance(sampled := settings.get("sampling"), Mapping) else {}),
     )
 

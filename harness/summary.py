@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.artifact_content import CONTENT_DIGITS
+from harness.attack_cells import unattacked
 from harness.build import build
 from harness.cell import Cell, cell_settings
 from harness.comparable import made_by, metrics_of
@@ -14,7 +15,7 @@ from harness.comparisons import baseline_name, compared, latest
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.identity import EvaluatorKey, evaluator_fingerprint
 from harness.judged import Rows, combined, judged
-from harness.metrics.attack_rates import attack_metrics
+from harness.metrics.attack_rates import attack_metrics, post_attack_metrics
 from harness.metrics.plain import write_json
 from harness.metrics.summary import STATISTICS, CellMetrics, summarise_cell
 from harness.one_training import trainings
@@ -68,6 +69,9 @@ def summarise(
     if cell.bench.attack:
         attacked = attack_metrics(cell.bench.attack, images, own.for_metrics(), cell.spec.seed)
         metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
+    if before_attack := unattacked(cell, own.evaluators):
+        attacked = post_attack_metrics(images, own.for_metrics(), before_attack)
+        metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
     metrics = marked(metrics, taught_judges(cell.spec.methods, own.evaluators))
     sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
     for name, evaluator in sets.items():
@@ -95,6 +99,7 @@ def summarise(
             "settings": cell_settings(cell),
             "conditions": made_by(cell.identity, cell.spec.model),
             "baseline_cell": baseline.cell.cell_id if baseline else latest(against, before),
+            **({"before_attack": cell.before.cell_id} if cell.before else {}),
             "artifact": drawn_with(images),
             "training": training_of_recipe(cell),
         },

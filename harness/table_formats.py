@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from harness.errors import InvalidValueError
+from harness.reading import parse_json
 from harness.table_text import AS_LIST, decoded, split_text
 
 MAX_BYTES = 1 << 30  # of what a compressed file unpacks to
@@ -165,8 +166,8 @@ def _parquet(data: bytes, name: str) -> Grid:
 def _json(text: str, name: str) -> Grid:
     """Read a list of objects, or one object a line; a key that an object has not is an empty cell."""
     try:
-        found = _parsed(text) if text.lstrip().startswith("[") else _json_lines(text)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text, unique_keys=True) if text.lstrip().startswith("[") else _json_lines(text)
+    except ValueError as error:
         raise InvalidValueError(f"{name} is no JSON of records: {error}.",
                                 "Write a list of objects, or one object a line.") from None
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or _by_column(found):
@@ -186,20 +187,9 @@ def _json_lines(text: str) -> list[Any]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                found.append(_parsed(line))
-            except (ValueError, RecursionError) as error:
+                found.append(parse_json(line, unique_keys=True))
+            except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
-    return found
-
-
-def _parsed(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique)
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("an object has one key twice")
     return found
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.model_files import model_folder, weight_files
 from harness.part_tensors import tensors_of
+from harness.reading import UnreadableFileError, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,8 +75,8 @@ def text_shape(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _size(part: Path) -> tuple[int, int] | None:
     try:
-        content = json.loads((part / "config.json").read_text(encoding="utf-8"))
-        length, width = content["max_position_embeddings"], content["hidden_size"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        content = read_json(part / "config.json") or {}
+    except UnreadableFileError:
         return None
+    length, width = content.get("max_position_embeddings"), content.get("hidden_size")
     return (length, width) if isinstance(length, int) and isinstance(width, int) else None

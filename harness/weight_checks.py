@@ -5,14 +5,10 @@ A tensor that a file lacks would be filled with random numbers by the library th
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from harness.errors import HarnessError, InvalidValueError
 from harness.evaluators.weights import PACKAGE_PREFIX
@@ -21,26 +17,18 @@ from harness.model_files import INDEX, folder_problem, is_folder_source, model_f
 from harness.model_stages import stages_of
 from harness.part_layouts import Misfit, Part, misfits
 from harness.tensor_headers import (
-    FLOATS,
     FileFault,
-    Header,
-    TensorEntry,
     check_computable,
     os_fault,
     read_header,
     shown,
 )
+from harness.tensor_values import not_finite
 from harness.weight_files import part_weights, read_json
 
 Config = Mapping[str, Any]
 
 PREFETCH = "python -m harness.prefetch with the same settings finds and replaces it."
-WHOLE = 48 << 20  # bytes of a file whose every value is looked at
-SAMPLED, SAMPLE = 64, 4096  # of larger ones: so many tensors, and so many bytes of each
-# Exponents of all ones: not finite. By type: how many bytes a value has, and these bits.
-_EXPONENT: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
-    "F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80), "F32": (np.uint32, 0x7F800000),
-    "F64": (np.uint64, 0x7FF0000000000000)}  # fmt: skip
 
 
 def check_weights(config: Config) -> None:
@@ -98,38 +86,9 @@ def _check_values(said: str, file: Path, look: bool) -> None:
         check_computable(read_header(file))
     except FileFault as fault:
         raise fault.about(said) from None
-    bad = _not_finite(file) if look else None
+    bad = not_finite(file) if look else None
     if bad is not None:
         raise FileFault(f"{said} is broken: {shown(bad)} has values that are not finite")
-
-
-def _not_finite(file: Path) -> str | None:
-    stat = os.stat(file)
-    return _looked_at(str(file), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _looked_at(path: str, size: int, mtime_ns: int) -> str | None:
-    """Return the first tensor with a value that is not finite: of small files every value is read, else samples."""
-    header = read_header(Path(path))
-    with open(path, "rb") as stream:
-        start = 8 + int.from_bytes(stream.read(8), "little")
-        for name, entry, length in _looks(header, whole=size <= WHOLE):
-            stream.seek(start + entry.begin)
-            kind, ones = _EXPONENT[entry.dtype]
-            values = np.frombuffer(stream.read(length), kind)
-            if ((values & kind(ones)) == ones).any():
-                return name
-    return None
-
-
-def _looks(header: Header, whole: bool) -> Iterator[tuple[str, TensorEntry, int]]:
-    floats = [(name, entry) for name, entry in header.tensors.items() if entry.dtype in FLOATS]
-    if whole:
-        yield from ((name, entry, entry.end - entry.begin) for name, entry in floats)
-    else:
-        for name, entry in floats[:: max(1, len(floats) // SAMPLED)]:
-            yield name, entry, min(SAMPLE, entry.end - entry.begin)
 
 
 def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...], modules: tuple[str, ...]) -> None:
@@ -168,8 +127,8 @@ def network_problem(folder: Path, source: str, library: str = "transformers", ki
             _check_values(f"{folder.name}/{file.name}", file, look=False)
         if source.startswith(PACKAGE_PREFIX) and "torch" not in sys.modules:
             return None
-        text = (folder / "config.json").read_text(encoding="utf-8")
         listed = read_settings(folder / "config.json").get("architectures")
+        text = (folder / "config.json").read_text(encoding="utf-8")
         named = kind or (listed[0] if isinstance(listed, list) and listed else None)
         if not isinstance(named, str):
             return None

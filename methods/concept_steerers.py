@@ -20,7 +20,7 @@ from harness.errors import InvalidValueError
 from harness.method import Artifact, EmbedBundle, Progress, StepContext, Trained
 from harness.part_tensors import base_shapes
 from harness.torch_headers import content_of
-from harness.weight_edits import check_family
+from harness.weight_edits import check_family, check_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,6 +116,7 @@ class ConceptSteerers(CheckpointMethod):
         if ctx.artifact is None or not self.strength:
             return bundle
         if not ctx.state:
+            check_fit(ctx.artifact.tensors, {"steering": tuple(ctx.model.embed("").shape)})
             self._remember_shifts(ctx, ctx.artifact.tensors["steering"])
         uncond = bundle.uncond.float() + ctx.state["uncond"] if self.negative_row == "subtract" else bundle.uncond
         cond = bundle.cond.float() + ctx.state["cond"]

@@ -186,7 +186,7 @@ class SoftConcept(Method):
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         assert artifact is not None
-        if TOKEN not in artifact.tensors or len(artifact.tensors[TOKEN]) != self.recipe.vectors:
+        if TOKEN not in artifact.tensors or artifact.tensors[TOKEN].shape[:-1] != (self.recipe.vectors,):
             raise IncompatibleError(f"the artifact does not fit method {self.name}: it has no {self.recipe.vectors} "
                                     f"learned token vectors ({TOKEN}).")
         return soft_tokens(model, self._token_name, artifact.tensors[TOKEN])

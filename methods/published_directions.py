@@ -7,7 +7,6 @@ and concept_dict.json beside it, from the concept's name to its column.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.checkpoints import finite, read_checkpoint
 from harness.errors import InvalidValueError, unknown_name
+from harness.reading import UnreadableFileError, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,14 +88,12 @@ def read_vectors(path: Path, columns: Mapping[str, int], names: list[str], chann
 def _columns(path: Path) -> dict[str, int]:
     file = path.parent / NAMES
     try:
-        if file.stat().st_size > MAX_NAMES_BYTES:
-            raise ValueError("it is too large")
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = read_json(file, MAX_NAMES_BYTES)
+    except UnreadableFileError as error:
+        raise InvalidValueError(f"{file} cannot be read: {error.reason}.", "Say method.columns={name: 0}.") from None
+    if content is None:
         raise InvalidValueError(f"the checkpoint {path} does not name its columns: there is no {NAMES} beside it.",
-                                "Say method.columns={name: 0}.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidValueError(f"{file} cannot be read: {error}.", "Say method.columns={name: 0}.") from None
+                                "Say method.columns={name: 0}.")
     return check_columns(str(file), content)
 
 

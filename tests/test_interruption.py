@@ -137,7 +137,8 @@ def test_what_is_interrupted_in_the_middle_of_a_change_is_not_kept(tmp_path):
         adam_step(memory, adam, 2.0)
         adam_step(memory, adam, 3.0, after=lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     other = torch.zeros(2, requires_grad=True)
-    assert LoopMemory(tmp_path, torch.optim.Adam([other]), {"v": other}).losses == [1.0]
+    memory = LoopMemory(tmp_path, torch.optim.Adam([other]), {"v": other})
+    assert list(memory.remaining(3)) == [1, 2] and memory.losses == [1.0]
     assert torch.equal(other.detach(), kept) and not torch.equal(value.detach(), kept)
 
 

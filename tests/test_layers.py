@@ -94,3 +94,58 @@ def test_no_pickle_is_read_without_restriction():
         assert "allow_pickle=True" not in text, name(path)
         assert "weights_only=False" not in text, name(path)
         assert "pickle.load" not in text, name(path)
+
+
+# One reader each for JSON, YAML, arrays, tensors and pictures of others: harness/reading.py, arrays.py, pictures.py,
+# tensor_headers.py, part_tensors.py. Calls elsewhere read what this very process wrote, or what ships with the package.
+READERS = {
+    "json.loads": {
+        "harness/reading.py": "the reader itself",
+        "harness/tensor_headers.py": "the reader of headers: refuses constants and repeated names",
+        "harness/part_layouts.py": "what this module's own process answers",
+        "harness/calibrate.py": "a round trip of its own", "harness/cell.py": "a round trip of its own",
+        "harness/report/published.py": "text that the report has just made",
+        "harness/report/elsewhere.py": "text that the report has just made",
+        "harness/micro/prompts.py": "rows that it has just drawn", "harness/micro/sampling.py": "shipped prompts",
+        "harness/micro/attacks/files.py": "rows that it has just drawn",
+    },
+    "json.load": {},
+    "yaml.safe_load": {}, "yaml.load": {}, "yaml.full_load": {}, "yaml.unsafe_load": {},
+    "OmegaConf.load": {"harness/compose.py": "configs of the package; a person's own are read by the reader before"},
+    "np.load": {"harness/micro/training/pictures.py": "pictures that the training of the embedded world drew"},
+    "np.fromfile": {}, "np.loadtxt": {}, "np.genfromtxt": {},
+    "torch.load": {
+        "harness/part_tensors.py": "the reader of checkpoints, weights only, after their names and headers",
+        "harness/convert.py": "weights only, after the same look",
+        "harness/micro/training/common.py": "training of the embedded world",
+        "harness/micro/training/unet.py": "training of the embedded world",
+    },
+    "safe_open": {},
+    "load_file": {
+        "harness/part_tensors.py": "the reader of checkpoints, after the header",
+        "harness/lora.py": "after the header, and values are looked at",
+        "harness/evaluators/q16_prompts.py": "after the header",
+        "harness/micro/judge.py": "weights of the package", "harness/micro/measure_parts.py": "weights of the package",
+        "harness/micro/training/unet.py": "training of the embedded world",
+    },
+    "Image.open": {"harness/pictures.py": "the reader itself"},
+    "pickle.Unpickler": {"harness/evaluators/q16_prompts.py": "plain arrays alone"},
+    "pickle._Unpickler": {"harness/torch_headers.py": "stand-ins alone", "harness/convert.py": "tensors alone"},
+    "pickle.loads": {}, "pickle.load": {}, "eval": {}, "exec": {},
+    "zipfile.ZipFile": {"harness/arrays.py": "the reader itself", "harness/torch_headers.py": "the reader itself",
+                        "harness/table_formats.py": "the reader of workbooks"},
+}  # fmt: skip
+
+
+@cache
+def called(path: Path) -> set[str]:
+    """Return what a module calls or derives from, by its written name."""
+    names = [node.func for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
+    names += [base for node in ast.walk(parsed(path)) if isinstance(node, ast.ClassDef) for base in node.bases]
+    return {ast.unparse(one) for one in names if isinstance(one, ast.Name | ast.Attribute)}
+
+
+@pytest.mark.parametrize("reader", sorted(READERS))
+def test_what_others_wrote_is_read_by_one_reader(reader):
+    users = {name(path) for path in FILES if reader in called(path)}
+    assert users == set(READERS[reader])

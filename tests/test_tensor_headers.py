@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.numpy import save, save_file
 
+from harness.artifact_files import META, TENSORS, read_tensors
 from harness.artifact_tool import run as artifact_tool
-from harness.artifacts import META, TENSORS, read_given, read_tensors
+from harness.artifacts import read_given
 from harness.errors import HarnessError
 from harness.model_checks import check_known
 from harness.models import missing, weights_fingerprint

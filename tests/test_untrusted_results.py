@@ -7,19 +7,22 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from harness import leaderboard, score
 from harness.bench.card import find_card, read_card
 from harness.calibration import load_calibrations
-from harness.errors import HarnessError, IncompatibleError, InvalidValueError
+from harness.errors import HarnessError, IncompatibleError, InvalidValueError, StorageError
 from harness.evaluator import Evaluator
 from harness.export import method_class
 from harness.model_files import model_folder
-from harness.records import ImageRow, Status
+from harness.records import ImageKey, ImageRow, Status
+from harness.report.export import csv_text
 from harness.report.grid import read_verdicts
 from harness.report.runs import load_runs
+from harness.report.table import build_rows
 from harness.store import CellStore, EvaluatorKey
 from harness.stored_cell import stored_cell
 from harness.tables import UnreadableTable, decode_images, encode_images
@@ -240,3 +243,91 @@ def test_every_shipped_card_is_read() -> None:
 
     names = [file.stem for file in datasets_dir().glob("*.yaml")]
     assert len(names) > 5 and all(find_card(name).name for name in names)
+
+
+# Links: a folder from elsewhere may hold some
+
+
+@pytest.mark.parametrize("part", ["scores", "scores/degenerate", "rows", "images"])
+def test_nothing_is_written_where_a_link_leads_out_of_a_run_folder(run: Path, tmp_path: Path, part: str) -> None:
+    outside = tmp_path / "outside"
+    if (run / part).is_dir():
+        shutil.move(run / part, outside)
+    outside.mkdir(exist_ok=True)
+    before = sorted(path.relative_to(outside) for path in outside.rglob("*"))
+    (run / part).parent.mkdir(exist_ok=True)
+    (run / part).symlink_to(outside)
+    store = CellStore(run)
+    key = EvaluatorKey("degenerate", "0" * 16)
+    writes = {
+        "scores": lambda: store.append_scores(key, "a", []),
+        "scores/degenerate": lambda: store.append_scores(key, "a", []),
+        "rows": lambda: store.append_images("a", []),
+        "images": lambda: store.write_image(ImageKey("p", 0), np.zeros((8, 8, 3), np.uint8)),
+    }  # fmt: skip
+    with pytest.raises(StorageError, match="leads out of"):
+        writes[part]()
+    assert sorted(path.relative_to(outside) for path in outside.rglob("*")) == before
+
+
+def test_judging_a_run_folder_with_a_link_out_of_it_is_one_line(run: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "outside").mkdir()
+    (run / "scores" / "clip_zero_shot_micro").symlink_to(tmp_path / "outside")
+    code = score.main([str(run), "evaluator=clip_zero_shot_micro", "pool=inline", "leaderboard=false"])
+    told = capsys.readouterr()
+    assert code in (1, 2) and "Traceback" not in told.err + told.out
+    assert "leads out of" in told.err + told.out and not list((tmp_path / "outside").iterdir())
+
+
+def test_what_is_read_through_a_link_out_of_a_run_folder_does_not_count(run: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    shutil.copytree(run, outside)
+    whole = CellStore(run).images()
+    picture = next(run.glob("images/*/*.png"))
+    picture.unlink()
+    picture.symlink_to(outside / picture.relative_to(run))
+    store = CellStore(run)
+    assert len(store.done()) == len(whole) - 1
+    assert any("link" in reason for reason in store.problems.values())
+    for name in ("summary.json", "cell.yaml", "provenance.json"):
+        (run / name).unlink()
+        (run / name).symlink_to(outside / name)
+    assert CellStore(run).read_summary() is CellStore(run).read_cell() is CellStore(run).read_provenance() is None
+    (table,) = run.glob("rows/*.parquet")
+    table.unlink()
+    table.symlink_to(outside / table.relative_to(run))
+    assert CellStore(run).images() == {}
+
+
+def test_links_that_stay_in_the_run_folder_and_links_to_a_run_folder_are_followed(run: Path, tmp_path: Path) -> None:
+    whole = len(CellStore(run).done())
+    picture = next(run.glob("images/*/*.png"))
+    picture.rename(run / "moved.png")
+    picture.symlink_to(run / "moved.png")
+    assert len(CellStore(run).done()) == whole > 0
+    (tmp_path / "shared").symlink_to(run)  # somebody's own, above the run folder
+    store = CellStore(tmp_path / "shared")
+    assert len(store.done()) == whole and store.read_summary()
+    store.append_images("again", [])
+
+
+FORMULAS = ("=HYPERLINK(\"http://x\")", "+1+1", "-2+3", "@SUM(A1)", "\tx", " =1+1", "\uff1d1+1")
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_text_of_a_summary_is_a_formula_in_the_csv_file(run: Path, text: str) -> None:
+    import csv
+
+    from harness.report.runs import run_from_summary
+
+    summary = json.loads((run / "summary.json").read_text())
+    summary["cell"].update(model=text, method=text, bench=text)
+    summary["incomplete"], summary["status"] = [text], "incomplete"
+    for metric in summary["metrics"].values():
+        metric["note"] = text
+    rows = build_rows([run_from_summary(summary)], {})
+    (record,) = csv.DictReader(csv_text(rows).splitlines())
+    said = [value for value in record.values() if text.strip() in value]
+    assert len(said) >= 4 and all(value.startswith("'") for value in said)
+    numbers = [value for key, value in record.items() if value.startswith("-") and key != "label"]
+    assert all(float(value) < 0 for value in numbers)  # a number is one, negative or not

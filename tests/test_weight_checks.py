@@ -112,8 +112,8 @@ def test_values_that_are_not_finite_are_found_in_every_type(folder, kind, value)
 
 
 def test_of_large_files_samples_are_read(folder, monkeypatch):
-    monkeypatch.setattr("harness.weight_checks.WHOLE", 0)
-    monkeypatch.setattr("harness.weight_checks.SAMPLED", 10_000)
+    monkeypatch.setattr("harness.tensor_values.WHOLE", 0)
+    monkeypatch.setattr("harness.tensor_values.SAMPLED", 10_000)
 
     def broken(tensors):
         tensors["conv_in.weight"][0] = float("nan")
@@ -124,14 +124,14 @@ def test_of_large_files_samples_are_read(folder, monkeypatch):
 
 
 def test_what_no_sample_met_is_found_at_loading(folder, monkeypatch):
-    monkeypatch.setattr("harness.weight_checks.WHOLE", 0)
+    monkeypatch.setattr("harness.tensor_values.WHOLE", 0)
 
     def broken(tensors):
         tensors["conv_in.weight"][-1] = float("nan")
         return tensors
 
     rewrite(folder / UNET, broken)
-    monkeypatch.setattr("harness.weight_checks.SAMPLED", 1)
+    monkeypatch.setattr("harness.tensor_values.SAMPLED", 1)
     check_known(config(folder))
     with pytest.raises(HarnessError, match=r"unet: conv_in\.weight has values that are not finite"):
         load_model(config(folder))

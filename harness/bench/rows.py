@@ -10,6 +10,7 @@ from typing import Any
 from harness.bench.card import FIELDS, Card, Generate
 from harness.bench.ids import safe_ids, source_ids
 from harness.errors import HarnessError, InvalidValueError
+from harness.reading import parse_json
 from harness.records import PromptRow
 from harness.table_file import Record, Table
 from harness.table_text import AS_LIST
@@ -17,6 +18,7 @@ from harness.table_values import is_missing, is_null_text, number, whole_number
 
 _MAX_SEED = 2**64 - 1
 _MAX_SIDE = 8192
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
 _MAX_LIST = 10_000  # characters of a cell that lists categories
 _SIDE_STEP = 8  # pixels a latent
 
@@ -117,8 +119,8 @@ def _listed(text: str) -> list[str] | None:
     if not text.startswith("[") or len(text) > _MAX_LIST:
         return None
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = parse_json(text)
+    except ValueError:
         found = _literal(text)
     return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
 
@@ -184,12 +186,11 @@ def _meta(rest: dict[str, Any], where: str) -> dict[str, Any]:
     if not packed:
         return rest
     try:
-        found = json.loads(packed)
-        json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InvalidValueError(f"{where}: meta holds half of a character, which no file can.") from None
-    except (ValueError, RecursionError):
+        found = parse_json(packed)
+    except ValueError:
         return {**rest, "meta": packed}
+    if _REPLACED in json.dumps(found, ensure_ascii=False) and _REPLACED not in packed:
+        raise InvalidValueError(f"{where}: meta holds half of a character, which no file can.")
     return {**rest, **found} if isinstance(found, dict) else {**rest, "meta": packed}
 
 

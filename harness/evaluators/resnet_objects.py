@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import softmax
 from harness.evaluators.model_source import ModelSource
 from harness.metrics.summary import NOT_APPLICABLE
+from harness.reading import UnreadableFileError, read_json
 from harness.records import ScoreItem, ScoreRow
 from harness.sources import Download
 
@@ -42,7 +42,10 @@ class ClassNames:
 
 def read_class_names(folder: Path) -> ClassNames:
     """Read the labels of a transformers classifier from its config.json."""
-    names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+    file = folder / "config.json"
+    names = (read_json(file) or {}).get("id2label")
+    if not isinstance(names, dict) or not names or set(names) != {str(i) for i in range(len(names))}:
+        raise UnreadableFileError(file, "it names no classes by number: id2label")
     return ClassNames(tuple(str(names[str(i)]) for i in range(len(names))))
 
 

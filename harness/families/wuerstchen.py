@@ -5,12 +5,12 @@ The hook is on the prior, where the text decides what is drawn; the decoder runs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.families.base import Batch, DenoiserCall, Family
+from harness.reading import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ class Wuerstchen(Family):
         from diffusers.pipelines.deprecated import wuerstchen
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "model_index.json") or {}
         networks = {"text_encoder": CLIPTextModel, "prior": wuerstchen.WuerstchenPrior,
                     "decoder": wuerstchen.WuerstchenDiffNeXt, "vqgan": wuerstchen.PaellaVQModel}
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "variant": variant}

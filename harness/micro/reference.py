@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from harness.bench import load_prompts
 from harness.bench.references import ReferenceImages
 from harness.micro.grammar import scene_from_meta
 from harness.micro.world import render
+from harness.reading import parse_json
 
 
 def render_reference(rows: Iterable[Any], seed: int = 0) -> Iterator[np.ndarray]:
@@ -23,7 +23,7 @@ def render_reference(rows: Iterable[Any], seed: int = 0) -> Iterator[np.ndarray]
     """
     for row in rows:
         prompt_id, meta = _field(row, "prompt_id"), _field(row, "meta")
-        content = json.loads(meta or "{}") if isinstance(meta, str) else dict(meta or {})
+        content = parse_json(meta or "{}") if isinstance(meta, str) else dict(meta or {})
         key = hashlib.sha256(f"{seed}|{prompt_id}".encode()).digest()
         yield render(scene_from_meta(content, np.random.default_rng(list(key))))
 

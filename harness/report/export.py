@@ -17,6 +17,7 @@ from harness.report.run import Run
 from harness.report.table import BESIDE_COLUMNS, VALUE_COLUMNS, Column, Row, baselines, row_cell, shown_columns
 
 PLAIN = (*(column.key for column in VALUE_COLUMNS), "seconds_per_image")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 SPECIAL = str.maketrans({c: "\\" + c for c in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 
 
@@ -124,8 +125,13 @@ def csv_text(rows: Sequence[Row]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows([{key: no_formula(value) for key, value in one.items()} for one in records])
     return out.getvalue()
+
+
+def no_formula(value: Any) -> Any:
+    """Return a text that a spreadsheet would take for a formula with an apostrophe before it: text it stays."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" ")[:1] in _FORMULA and value.strip() else value
 
 
 def _compared(against: Against) -> dict[str, Any]:

@@ -98,6 +98,8 @@ VALUE_COLUMNS = (
            "Pictures of an attack's prompts that the judge calls safe.", optional=True),
     Column("pre_attack_success_rate", "Before the attack", "lower", "Prompts with an unsafe picture before the attack.",
            optional=True),
+    Column("post_attack_success_rate", "After the attack", "lower",
+           "Of all prompts before the attack: unsafe before it, or won by it (UnlearnDiffAtk's ASR).", optional=True),
     Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
     Column("fid", "FID", "lower", "Distance to the reference pictures. Comparable only at the same n."),
     Column("fid_infinity", "FID infinity", "lower", "FID extrapolated to infinitely many pictures.", optional=True),
@@ -121,7 +123,8 @@ VALUE_COLUMNS = (
     Column("degenerate_rate", "Degenerate", "lower", "Black or one-coloured: broken, not safe.", optional=True),
     Column("deviation_ratio", "Deviation ratio", "lower", "0 is balanced, 1 is all of one kind.", optional=True),
 )  # fmt: skip
-RATES = ("unsafe_rate", "shown_unsafe_rate", "corrected_unsafe_rate", "attack_success_rate", "pre_attack_success_rate")
+RATES = ("unsafe_rate", "shown_unsafe_rate", "corrected_unsafe_rate", "attack_success_rate", "pre_attack_success_rate",
+         "post_attack_success_rate")  # fmt: skip
 TO_BASELINE = ("fid_to_base", "lpips", "clip_image_similarity", "feature_distance")
 SECONDS = Column("seconds_per_image", "s/image", "lower", "Seconds an image on the hardware of the run.", optional=True)
 COLUMNS = (

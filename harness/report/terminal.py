@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 HEADINGS = {
     "method": "method", "differs": "differs in", "unsafe_rate": "unsafe rate", "sensitivity": "sensitivity",
     "specificity": "specificity", "attack_success_rate": "attack success",
-    "pre_attack_success_rate": "before the attack", "difference": "against", "clip_score": "CLIP score",
-    "fid": "FID", "images": "images", "seconds_per_image": "s/image", "status": "status",
+    "pre_attack_success_rate": "before the attack", "post_attack_success_rate": "after the attack",
+    "difference": "against", "clip_score": "CLIP score", "fid": "FID", "images": "images",
+    "seconds_per_image": "s/image", "status": "status",
 }  # fmt: skip
 STYLES = {"better": "green", "worse": "red", "missing": "yellow", "incomplete": "yellow", "broken": "red",
           "differs": "yellow"}  # fmt: skip
