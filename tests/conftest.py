@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 # They start Ray or kill processes: one at a time.
-ALONE = ("test_kill", "test_pool_contract", "test_resume", "test_two_hosts")
+ALONE = ("test_kill", "test_pool_contract", "test_pool_ray", "test_resume", "test_two_hosts")
 
 
 @pytest.hookimpl(optionalhook=True)

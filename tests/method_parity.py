@@ -43,7 +43,7 @@ ROWS: dict[str, Row] = {
     "safree": Row("`safree_only`", "diffusers' pipeline on embeddings edited outside of it", "pictures", GREY,
                   "test_methods_safree.py::stock_pipeline"),
     "safree_filter": Row("`safree`, re-attention", "the release's filter, written out in NumPy", "filtered features",
-                         "absolute, values of about 1", "test_methods_safree.py::released_filters_put"),
+                         "absolute, values of about 1", "test_methods_safree_reattention.py::released_filters_put"),
     "trasce": Row("`trasce`", "the authors' loop, written out", "final latents", SHARE,
                   "test_methods_trasce.py::authors_loop"),
     "trasce_gradient": Row("`trasce`", "central differences", "length of the gradient", "of it",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness import __main__, artifact_tool, calibrate, leaderboard, score
+from harness.lease import InUseError, Lease
 from tests.conftest import FINISHED
 
 KINDS = {
@@ -64,16 +66,15 @@ LEASES = {"list": b"[1]", "deep": b"[" * 3000, "bytes": b"\xff\xfe", "text": b'{
 
 
 @pytest.mark.parametrize("content", LEASES.values(), ids=list(LEASES))
-def test_a_lease_of_no_sense_is_taken_over_or_refused_in_words(tmp_path: Path, content: bytes) -> None:
-    from harness.errors import StorageError
-    from harness.lease import Lease
-
-    (tmp_path / ".lease.json").write_bytes(content)
-    try:
-        with Lease(tmp_path):
-            pass
-    except StorageError as error:
-        assert "\n" not in str(error)
+def test_a_lease_of_no_sense_is_refused_in_words_and_taken_over_when_it_is_old(tmp_path: Path, content: bytes) -> None:
+    lease = tmp_path / ".lease.json"
+    lease.write_bytes(content)
+    with pytest.raises(InUseError, match="is in use by process") as error:
+        Lease(tmp_path).acquire()
+    assert "\n" not in str(error.value)
+    os.utime(lease, (0, 0))
+    with Lease(tmp_path):
+        assert json.loads(lease.read_text())["pid"] == os.getpid()
 
 
 def commands(results: Path) -> list[tuple[Callable[[list[str]], int], list[str]]]:

@@ -117,9 +117,10 @@ def rank_one(count: int) -> dict[str, torch.Tensor]:
 
 
 def test_an_export_applies_strength_and_window_as_the_method_does(tmp_path, monkeypatch):
-    method = SafeDir(["a bomb", "a ball"], strength=[0.5, 1.5], start=2, end=4, window="calls")
+    method = SafeDir(["a bomb", "a ball"], strength=[0.5, 1.5], start=2, end=3, window="calls")
     artifact = made(method, rank_one(2))
     pipe, names = applied(artifact, tmp_path / "out", monkeypatch)
+    assert "in these calls of any number;" in (tmp_path / "out" / "how_to_use.txt").read_text()
     del names["apply"]["num_inference_steps"]
     check(inside(method, artifact=artifact), outside(pipe, **names["apply"]))
 

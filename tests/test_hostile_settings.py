@@ -176,7 +176,7 @@ def test_a_terminal_of_another_encoding_costs_nothing(finished: Path, encoding: 
 
 
 @pytest.mark.parametrize("module", ["harness", "harness.score", "harness.leaderboard", "harness.calibrate",
-                                    "harness.artifacts", "harness.prefetch"])
+                                    "harness.artifacts", "harness.prefetch", "harness.label", "harness.convert"])
 def test_every_command_prepares_its_streams(module: str) -> None:
     import importlib
 

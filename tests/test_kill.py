@@ -119,7 +119,7 @@ def test_storm_of_kills_loses_nothing_changes_nothing_and_makes_nothing_twice(se
     assert CellStore(cell).strays() == []
 
 
-@pytest.mark.slow  # the default suite kills a worker of fakes: tests/test_pool_contract.py
+@pytest.mark.slow  # the default suite kills a worker of fakes: tests/test_pool_ray.py
 @pytest.mark.ray
 @pytest.mark.parametrize("driver", [RAY], indirect=True)
 def test_killed_worker_is_replaced_and_two_workers_make_the_bytes_of_one(driver, tmp_path, undisturbed):

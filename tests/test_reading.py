@@ -26,7 +26,8 @@ from harness.tables import StoredScore, UnreadableTable, decode_scores, encode_s
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("[" * 3000 + "]" * 3000, "nested"), ("[" * 100_000, "nested"), ("9" * 6000, "digits"), ('{"a": ', "Expecting"),
+    ("[" * 3000 + "]" * 3000, "nested"), ("[" * 100_000, "nested"), ("9" * 6000, "digits"),
+    ("9" * 50, "digits"), ('{"a": ', "Expecting"),
     ("[" * 60 + "]" * 60, "nested"), ("", "Expecting"), (b"\xff\xff", "decode"),
 ])
 def test_json_that_is_broken_deep_or_huge_is_a_value_error(text, said: str) -> None:

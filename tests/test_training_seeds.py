@@ -124,8 +124,10 @@ def test_every_page_tells_the_mean_the_spread_and_how_many_trainings(board, caps
     assert float(row["unsafe_rate_ci_low"]) <= min(values) and float(row["unsafe_rate_ci_high"]) >= max(values)
     told = json.loads((board / "leaderboard.json").read_text())
     (own,) = [one for one in told["runs"] if one["method"] == "safedir"]
-    assert [one["seed"] for one in own["trainings_of"]] == [0, 1]
-    assert [one["metrics"]["unsafe_rate/hazard_judge"] for one in own["trainings_of"]] != []
+    by_seed = {s["cell"]["training"]["seed"]: s["metrics"]["unsafe_rate/hazard_judge"]["value"]
+               for s in summaries(board, "safedir")}  # fmt: skip
+    assert [(one["seed"], one["metrics"]["unsafe_rate/hazard_judge"]) for one in own["trainings_of"]] == [
+        (0, by_seed[0]), (1, by_seed[1])]  # fmt: skip
     for name in ("leaderboard.md", "leaderboard.html"):
         page = (board / name).read_text()
         assert "mean of 2 trainings" in page and "trainings " in page
