@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from harness.answering import answer
 from harness.artifact_content import CONTENT_DIGITS
-from harness.artifact_files import META, TENSORS, read_meta, read_tensors, tells_all
+from harness.artifact_files import META, TENSORS, looked_at, read_meta, read_tensors, tells_all
 from harness.artifacts import StoredArtifact
 from harness.checks import user_path
 from harness.errors import InvalidValueError, MissingResourceError
@@ -34,7 +34,10 @@ def artifacts_below(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def find(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
     """Return the artifact whose key begins with `name`, or that is in folder `name`. Raises MissingResourceError."""
-    direct = read_meta(user_path("artifact", name))
+    direct, problem = looked_at(user_path("artifact", name))
+    if problem:
+        raise MissingResourceError(f"{name} holds no whole artifact: {problem}.",
+                                   "python -m harness.artifacts list shows those that are.")
     if direct is not None and tells_all(direct):
         return Path(name), direct
     found = [(folder, meta) for folder, meta in artifacts_below(root) if str(meta["key"]).startswith(name)]

@@ -14,11 +14,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.checks import check_choice, check_file, check_number
-from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
+from harness.closed_form import (
+    check_texts,
+    deltas,
+    edit_matrix,
+    kept_tokens,
+    paired_tokens,
+    projections,
+    relative_change,
+)
 from harness.errors import InvalidValueError
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.training import file_hash, listed_names, missing_file
-from harness.weight_edits import UNETS, check_family, deltas_added, unet_export
+from harness.weight_edits import UNETS, check_family, check_fit, deltas_added, unet_export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,6 +162,7 @@ class UCE(Method):
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if artifact is None or not self.strength:
             return nullcontext()
+        check_fit(artifact.tensors, {name: W.shape for name, W in projections(model.denoiser).items()})
         return deltas_added(model.denoiser, artifact.tensors, self.strength)
 
     @classmethod

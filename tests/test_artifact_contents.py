@@ -147,7 +147,7 @@ def test_learned_words_and_directions_of_other_shapes_are_one_line(method, tenso
         tensors: Any
         meta: Any
 
-    with pytest.raises(HarnessError), attached(model, [method], [Given(tensors, meta)]):
+    with pytest.raises(HarnessError), method.attach(model, Given(tensors, meta)):
         pass
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 import sys
@@ -21,7 +23,7 @@ from harness.model_files import model_folder
 from harness.records import ImageKey, ImageRow, Status
 from harness.report.export import csv_text
 from harness.report.grid import read_verdicts
-from harness.report.runs import load_runs
+from harness.report.runs import load_runs, run_from_summary
 from harness.report.table import build_rows
 from harness.store import CellStore, EvaluatorKey
 from harness.stored_cell import stored_cell
@@ -248,16 +250,32 @@ def test_every_shipped_card_is_read() -> None:
 # Links: a folder from elsewhere may hold some
 
 
+@pytest.fixture
+def cell(tmp_path: Path) -> Path:
+    """Return a run folder of two pictures with a table of rows and what a run writes beside them."""
+    store = CellStore(tmp_path / "runs" / "m" / "none" / "b" / "cell")
+    rows = []
+    for index in range(2):
+        made = store.write_image(ImageKey(f"p{index}", 0), np.full((8, 8, 3), index, np.uint8))
+        rows.append(ImageRow(f"p{index}", 0, "a", (), 1, 5.0, made.file, made.sha256, made.size, Status.OK, None, 0.1,
+                             1, "w"))
+    store.append_images("one", rows)
+    store.write_summary({"schema": 1})
+    store.write_provenance({"who": "somebody"})
+    store.write_cell({"name": "x"})
+    return store.folder
+
+
 @pytest.mark.parametrize("part", ["scores", "scores/degenerate", "rows", "images"])
-def test_nothing_is_written_where_a_link_leads_out_of_a_run_folder(run: Path, tmp_path: Path, part: str) -> None:
+def test_nothing_is_written_where_a_link_leads_out_of_a_run_folder(cell: Path, tmp_path: Path, part: str) -> None:
     outside = tmp_path / "outside"
-    if (run / part).is_dir():
-        shutil.move(run / part, outside)
+    if (cell / part).is_dir():
+        shutil.move(cell / part, outside)
     outside.mkdir(exist_ok=True)
     before = sorted(path.relative_to(outside) for path in outside.rglob("*"))
-    (run / part).parent.mkdir(exist_ok=True)
-    (run / part).symlink_to(outside)
-    store = CellStore(run)
+    (cell / part).parent.mkdir(exist_ok=True)
+    (cell / part).symlink_to(outside)
+    store = CellStore(cell)
     key = EvaluatorKey("degenerate", "0" * 16)
     writes = {
         "scores": lambda: store.append_scores(key, "a", []),
@@ -270,6 +288,38 @@ def test_nothing_is_written_where_a_link_leads_out_of_a_run_folder(run: Path, tm
     assert sorted(path.relative_to(outside) for path in outside.rglob("*")) == before
 
 
+def test_what_is_read_through_a_link_out_of_a_run_folder_does_not_count(cell: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    shutil.copytree(cell, outside)
+    whole = CellStore(cell).images()
+    picture = next(cell.glob("images/*/*.png"))
+    picture.unlink()
+    picture.symlink_to(outside / picture.relative_to(cell))
+    store = CellStore(cell)
+    assert len(store.done()) == len(whole) - 1
+    assert any("link" in reason for reason in store.problems.values())
+    for name in ("summary.json", "cell.yaml", "provenance.json"):
+        (cell / name).unlink()
+        (cell / name).symlink_to(outside / name)
+    assert CellStore(cell).read_summary() is CellStore(cell).read_cell() is CellStore(cell).read_provenance() is None
+    (table,) = cell.glob("rows/*.parquet")
+    table.unlink()
+    table.symlink_to(outside / table.relative_to(cell))
+    assert CellStore(cell).images() == {}
+
+
+def test_links_that_stay_in_the_run_folder_and_links_to_a_run_folder_are_followed(cell: Path, tmp_path: Path) -> None:
+    whole = len(CellStore(cell).done())
+    picture = next(cell.glob("images/*/*.png"))
+    picture.rename(cell / "moved.png")
+    picture.symlink_to(cell / "moved.png")
+    assert len(CellStore(cell).done()) == whole > 0
+    (tmp_path / "shared").symlink_to(cell)  # somebody's own, above the run folder
+    store = CellStore(tmp_path / "shared")
+    assert len(store.done()) == whole and store.read_summary()
+    store.append_images("again", [])
+
+
 def test_judging_a_run_folder_with_a_link_out_of_it_is_one_line(run: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "outside").mkdir()
     (run / "scores" / "clip_zero_shot_micro").symlink_to(tmp_path / "outside")
@@ -279,55 +329,16 @@ def test_judging_a_run_folder_with_a_link_out_of_it_is_one_line(run: Path, tmp_p
     assert "leads out of" in told.err + told.out and not list((tmp_path / "outside").iterdir())
 
 
-def test_what_is_read_through_a_link_out_of_a_run_folder_does_not_count(run: Path, tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    shutil.copytree(run, outside)
-    whole = CellStore(run).images()
-    picture = next(run.glob("images/*/*.png"))
-    picture.unlink()
-    picture.symlink_to(outside / picture.relative_to(run))
-    store = CellStore(run)
-    assert len(store.done()) == len(whole) - 1
-    assert any("link" in reason for reason in store.problems.values())
-    for name in ("summary.json", "cell.yaml", "provenance.json"):
-        (run / name).unlink()
-        (run / name).symlink_to(outside / name)
-    assert CellStore(run).read_summary() is CellStore(run).read_cell() is CellStore(run).read_provenance() is None
-    (table,) = run.glob("rows/*.parquet")
-    table.unlink()
-    table.symlink_to(outside / table.relative_to(run))
-    assert CellStore(run).images() == {}
-
-
-def test_links_that_stay_in_the_run_folder_and_links_to_a_run_folder_are_followed(run: Path, tmp_path: Path) -> None:
-    whole = len(CellStore(run).done())
-    picture = next(run.glob("images/*/*.png"))
-    picture.rename(run / "moved.png")
-    picture.symlink_to(run / "moved.png")
-    assert len(CellStore(run).done()) == whole > 0
-    (tmp_path / "shared").symlink_to(run)  # somebody's own, above the run folder
-    store = CellStore(tmp_path / "shared")
-    assert len(store.done()) == whole and store.read_summary()
-    store.append_images("again", [])
-
-
 FORMULAS = ("=HYPERLINK(\"http://x\")", "+1+1", "-2+3", "@SUM(A1)", "\tx", " =1+1", "\uff1d1+1")
 
 
 @pytest.mark.parametrize("text", FORMULAS)
-def test_no_text_of_a_summary_is_a_formula_in_the_csv_file(run: Path, text: str) -> None:
-    import csv
-
-    from harness.report.runs import run_from_summary
-
-    summary = json.loads((run / "summary.json").read_text())
-    summary["cell"].update(model=text, method=text, bench=text)
-    summary["incomplete"], summary["status"] = [text], "incomplete"
-    for metric in summary["metrics"].values():
-        metric["note"] = text
-    rows = build_rows([run_from_summary(summary)], {})
-    (record,) = csv.DictReader(csv_text(rows).splitlines())
+def test_no_text_of_a_summary_is_a_formula_in_the_csv_file(text: str) -> None:
+    metric = {"value": -0.25, "ci_low": -0.5, "ci_high": 0.5, "n": 4, "n_unknown": 0, "higher_is_better": False,
+              "note": text}  # fmt: skip
+    summary = {"schema": 1, "cell": {"id": "c", "model": text, "method": text, "bench": text}, "status": "incomplete",
+               "incomplete": [text], "metrics": {"clip_score": metric}}  # fmt: skip
+    (record,) = csv.DictReader(io.StringIO(csv_text(build_rows([run_from_summary(summary)], {})), newline=""))
     said = [value for value in record.values() if text.strip() in value]
     assert len(said) >= 4 and all(value.startswith("'") for value in said)
-    numbers = [value for key, value in record.items() if value.startswith("-") and key != "label"]
-    assert all(float(value) < 0 for value in numbers)  # a number is one, negative or not
+    assert record["clip_score"] == "-0.25"  # a number is one, negative or not
