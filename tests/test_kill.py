@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -66,8 +67,14 @@ TRAINING = [
     "method=esd_u", "baseline=null", "limit=1", "batch_size=1", "bench.num_inference_steps=2", "evaluators=[]",
     "tracker=disabled", "leaderboard=false", "method.iterations=24", *INLINE,
 ]  # fmt: skip
-OFTEN = ("import sys, harness.interruption as i; i.EVERY_SECONDS, i.SAVING_SHARE = 0.0, float('inf'); "
-         "from harness.__main__ import main; sys.exit(main(sys.argv[1:]))")
+
+
+def train(words: list[str]) -> None:
+    """Train and keep every step, in a process of its own."""
+    import harness.interruption as interruption
+
+    interruption.EVERY_SECONDS, interruption.SAVING_SHARE = 0.0, float("inf")
+    sys.exit(main(words))
 
 
 @pytest.mark.slow  # the default suite stops a training within one process: tests/test_interruption.py
@@ -80,14 +87,17 @@ def test_training_that_is_killed_nine_times_ends_with_the_same_bytes(tmp_path):
         files = (tmp_path / "killed").rglob("checkpoint*.safetensors")
         return max((len(load(file.read_bytes())["losses"]) for file in files), default=0)
 
+    processes = multiprocessing.get_context("forkserver")  # imports once what all of them need
+    processes.set_forkserver_preload([__name__, "diffusers", "transformers", "harness.toolbox"])
     assert main([*TRAINING, f"results={tmp_path / 'whole'}"]) == 0
     for _ in range(9):
         before = steps()
-        process = subprocess.Popen([sys.executable, "-c", OFTEN, *TRAINING, f"results={tmp_path / 'killed'}"])
-        wait_until(lambda: process.poll() is not None or steps() > before)  # noqa: B023
-        assert process.poll() is None
+        process = processes.Process(target=train, args=([*TRAINING, f"results={tmp_path / 'killed'}"],))
+        process.start()
+        wait_until(lambda: process.exitcode is not None or steps() > before)  # noqa: B023
         process.kill()
-        process.wait()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     assert main([*TRAINING, f"results={tmp_path / 'killed'}"]) == 0
     assert artifact(tmp_path / "killed") == artifact(tmp_path / "whole")
 
