@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import harness.artifacts
 import harness.calibrate
+import harness.convert
 import harness.ending as ending
+import harness.label
 import harness.leaderboard
 import harness.prefetch
 import harness.run
@@ -77,6 +80,9 @@ COMMANDS = {
     "leaderboard": (harness.leaderboard.main, "harness.leaderboard.write_leaderboard", ["results"]),
     "calibrate": (harness.calibrate.main, "harness.calibrate.calibrate", ["evaluator=q16", "data=x"]),
     "prefetch": (harness.prefetch.main, "harness.prefetch.prefetch", ["model=micro"]),
+    "artifacts": (harness.artifacts.main, "harness.artifact_tool.run", ["list"]),
+    "convert": (harness.convert.main, "harness.convert._run", ["a.pt", "b.safetensors"]),
+    "label": (harness.label.main, "harness.label._label", ["model=micro"]),
 }
 
 
@@ -134,7 +140,7 @@ def test_a_run_whose_ray_has_died_says_so_and_how_to_go_on(
     assert not (made / ".lease.json").exists()
 
 
-def test_a_command_that_is_stopped_while_it_waits_for_a_lease_leaves_the_other_ones(tmp_path: Path) -> None:
+def test_a_command_that_is_refused_a_folder_leaves_the_lease_of_the_other_one(tmp_path: Path) -> None:
     with Lease(tmp_path) as lease:
         assert main(words(tmp_path)) == 2
         assert lease.path.exists()

@@ -218,6 +218,26 @@ def test_results_folder_that_is_not_shared_is_refused(make: MakePool, tmp_path: 
         check_shared(tmp_path / ".probe-1", "node-7")
 
 
+@pytest.mark.ray  # no Ray is started, but Ray's files are read
+def test_what_a_failed_start_of_ray_left_is_ended_before_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.pool import cluster
+
+    left: list[subprocess.Popen[bytes]] = []
+    ended: list[bool] = []
+
+    def init(**settings: object) -> None:
+        ended.extend(process.poll() is not None for process in left)
+        if not left:
+            left.append(subprocess.Popen(["sleep", "600"]))
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(cluster, "_local", [])
+    monkeypatch.setattr(cluster.ray, "init", init)
+    cluster.start_local(1, 80)
+    cluster.end(is_lost=True)
+    assert ended == [True]
+
+
 @pytest.mark.ray
 def test_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
     script = (

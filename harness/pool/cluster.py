@@ -19,6 +19,7 @@ import ray
 
 from harness.batches import describe
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
+from harness.pool.reaper import reap
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ def start_local(cpus: int, object_store_mb: int, log_to_driver: bool = False) ->
                 if "timed out during startup" not in str(error):
                     raise
                 log.warning("Ray did not start within its 30 s, trying again")
+                if local is not None:
+                    reap(local.mark.encode())  # what this try started would hold up the next one
     raise HarnessError("Ray could not be started: this machine is too busy.", "Try pool=inline, or again later.")
 
 
