@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load
 
 from harness.__main__ import main
 from harness.records import Status
 from harness.store import CellStore
+from harness.tensor_headers import FileFault, read_header
 from tests.bench.common import descendants, ray_workers_below
 from tests.fakes import wait_until
 from tests.test_resume import executable, is_running
@@ -85,13 +85,16 @@ def test_training_that_is_killed_nine_times_ends_with_the_same_bytes(tmp_path):
 
     def steps() -> int:
         files = (tmp_path / "killed").rglob("checkpoint*.safetensors")
-        return max((len(load(file.read_bytes())["losses"]) for file in files), default=0)
+        try:
+            return max((read_header(file).tensors["losses"].shape[0] for file in files), default=0)
+        except FileFault:  # it is just being replaced
+            return 0
 
     processes = multiprocessing.get_context("forkserver")  # imports once what all of them need
     processes.set_forkserver_preload([__name__, "diffusers", "transformers", "harness.toolbox"])
     assert main([*TRAINING, f"results={tmp_path / 'whole'}"]) == 0
     for _ in range(9):
-        before = steps()
+        before = steps()  # nobody writes now
         process = processes.Process(target=train, args=([*TRAINING, f"results={tmp_path / 'killed'}"],))
         process.start()
         wait_until(lambda: process.exitcode is not None or steps() > before)  # noqa: B023
