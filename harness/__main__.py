@@ -7,9 +7,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from harness.arguments import parse_arguments
-from harness.ending import INTERRUPTED, stoppable
+from harness.cli.arguments import parse_arguments
 from harness.errors import HarnessError
+from harness.lib.ending import INTERRUPTED, stoppable
 
 HELP = """\
 Benchmark mitigations of text-to-image models: every image made once, judged by every evaluator, with intervals.
@@ -37,7 +37,7 @@ settings: limit repeats seed training_seeds batch_size shard_size results baseli
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 1 something failed, 2 a user's mistake, 130 interrupted."""
-    from harness.streams import prepare_streams, system_errors
+    from harness.lib.streams import prepare_streams, system_errors
 
     prepare_streams()
     words = sys.argv[1:] if words is None else words
@@ -67,7 +67,7 @@ def _answer(words: Sequence[str], command: Sequence[str]) -> int:
 
 
 def _choices() -> str:
-    from harness.paths import conf_dir
+    from harness.lib.paths import conf_dir
 
     lines = []
     for group in ("method", "model", "bench", "experiment"):
@@ -78,7 +78,7 @@ def _choices() -> str:
 
 def _run(words: Sequence[str], command: Sequence[str]) -> int:
     arguments = parse_arguments(words)
-    from harness.compose import compose_jobs, sweep_notes
+    from harness.cli.compose import compose_jobs, sweep_notes
 
     jobs = compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs)
     if arguments.show_config:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from harness.lib.wanted import Download
 from harness.records import ScoreItem, ScoreRow
-from harness.sources import Download
 
 Kind = Literal["verdict", "value", "features"]
 

@@ -7,16 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from harness.conditions import EmbedBundle, ExtraRow
 from harness.errors import IncompatibleError
+from harness.lib.wanted import Download
+from harness.models.conditions import EmbedBundle, ExtraRow
 from harness.records import ImageItem
-from harness.sources import Download
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 Progress = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 

@@ -12,26 +12,26 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.attack_cells import with_before
 from harness.bench import PROMPT_KEYS, PromptSet, load_prompts
-from harness.cell import Cell, as_baseline, canonical_hash, make_cell
+from harness.cells.attack_cells import with_before
+from harness.cells.cell import Cell, as_baseline, canonical_hash, make_cell
+from harness.cells.fetching import fetch_asked
+from harness.cells.job import Job
+from harness.cells.one_training import bound
+from harness.cells.plan import CellPlan, Plan, make_plan, print_plan, unavailable
+from harness.cells.settings import RunSettings
+from harness.cells.store import Lease, check_writable
+from harness.cells.strays import clear_strays
+from harness.cells.tracker import Tracker
+from harness.cells.training_seeds import unvaried, with_training_seeds
 from harness.errors import IncompatibleError
-from harness.fetching import fetch_asked
-from harness.job import Job
-from harness.one_training import bound
-from harness.plan import CellPlan, Plan, make_plan, print_plan, unavailable
+from harness.lib.progress import Board
+from harness.lib.streams import PlainConsole
 from harness.pool import Interrupted, Lost, Pool, make_pool
 from harness.pool.leased import LeasedPool
 from harness.pool.settings import PoolSettings
-from harness.progress import Board
-from harness.settings import RunSettings
+from harness.report.tracking import make_tracker
 from harness.stages import Failure, Judging, extract_references, generate, prepare, score
-from harness.store import Lease, check_writable
-from harness.strays import clear_strays
-from harness.streams import PlainConsole
-from harness.tracker import Tracker
-from harness.tracking import make_tracker
-from harness.training_seeds import unvaried, with_training_seeds
 
 PLAIN_WIDTH = 140  # columns of output that goes to a file
 
@@ -151,7 +151,7 @@ def _carry_out(
     tracker: Tracker,
     console: Console,
 ) -> list[Failure]:
-    from harness.reporting import report  # pulls in numpy-heavy metrics, which a plan does not need
+    from harness.report.write import report  # pulls in numpy-heavy metrics, which a plan does not need
 
     settings = RunSettings.from_config(job.settings)
     cells = [entry.cell for entry in plan.cells]

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from harness.build import build
-from harness.cell import Cell, canonical_hash, cell_config
+from harness.cells.cell import Cell, canonical_hash, cell_config
+from harness.cells.plan import CellPlan
+from harness.cells.reference import reference_features, reference_file, reference_of, reference_problem
+from harness.cells.store import CellStore
+from harness.cells.tracker import Tracker
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.identity import EvaluatorKey
-from harness.plan import CellPlan
+from harness.lib.progress import Board, Meter
+from harness.lib.targets import build
 from harness.pool import Pool
-from harness.progress import Board, Meter
+from harness.pool.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskFailure, TaskResult
 from harness.records import ImageKey, ImageRow, ScoreRequest, Status
-from harness.reference import reference_features, reference_file, reference_of, reference_problem
-from harness.store import CellStore
-from harness.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskFailure, TaskResult
-from harness.tracker import Tracker
 
 BATCHES_PER_SHARD = 4
 SCORES_PER_TASK = 256

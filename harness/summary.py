@@ -6,28 +6,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.artifact_content import CONTENT_DIGITS
-from harness.attack_cells import unattacked
-from harness.build import build
-from harness.cell import Cell, cell_settings
-from harness.comparable import made_by, metrics_of
-from harness.comparisons import baseline_name, compared, latest
+from harness.cells.attack_cells import unattacked
+from harness.cells.cell import Cell, cell_settings
+from harness.cells.comparable import made_by, metrics_of
+from harness.cells.comparisons import baseline_name, compared, latest
+from harness.cells.judged import Rows, combined, judged
+from harness.cells.one_training import trainings
+from harness.cells.provenance import made_on, mixed
+from harness.cells.scored import Scored
+from harness.cells.set_scores import set_scores
+from harness.cells.store import CellStore, drawn_with
+from harness.cells.taught import marked, taught_judges
+from harness.cells.training_seeds import training_of_recipe
+from harness.cells.verdicts import Judged, write_verdicts
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.identity import EvaluatorKey, evaluator_fingerprint
-from harness.judged import Rows, combined, judged
+from harness.lib.targets import build
 from harness.metrics.attack_rates import attack_metrics, post_attack_metrics
 from harness.metrics.plain import write_json
 from harness.metrics.summary import STATISTICS, CellMetrics, summarise_cell
-from harness.one_training import trainings
-from harness.provenance import made_on, mixed
 from harness.records import TRUNCATED, ImageRow, Status
-from harness.scored import Scored
-from harness.set_scores import set_scores
+from harness.sampling.artifact_content import CONTENT_DIGITS
 from harness.stages import wanted_images
-from harness.store import CellStore, drawn_with
-from harness.taught import marked, taught_judges
-from harness.training_seeds import training_of_recipe
-from harness.verdicts import Judged, write_verdicts
 
 SUMMARY_SCHEMA = 1
 

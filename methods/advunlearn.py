@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
+from harness.lib.tensor_headers import TensorEntry
+from harness.lib.torch_headers import content_of
 from harness.method import Artifact
-from harness.part_tensors import base_shapes
-from harness.tensor_headers import TensorEntry
-from harness.torch_headers import content_of
-from harness.weight_edits import FAMILIES, check_family, tensors_replaced
+from harness.models.part_tensors import base_shapes
+from harness.training.published import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
+from harness.training.weight_edits import FAMILIES, check_family, tensors_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 PUBLISHED = "hf://OPTML-Group/AdvUnlearn"  # all of Stable Diffusion 1.4's encoder, CLIP ViT-L
 NAMES = ("model.safetensors", "pytorch_model.bin")

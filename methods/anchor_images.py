@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 FAR, NEAR = ("a far away ", "very small "), ("zoomed in ", "close up ")
 SHRUNK = 0.66  # the share of pictures that are made smaller, down to a third of their side

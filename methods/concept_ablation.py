@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from harness.checks import check_choice, check_file, check_integer, check_number
-from harness.conditions import condition
 from harness.errors import InvalidValueError
-from harness.finetune import FineTuned, WorkingCopy, check_concepts, optimise, parameter_names
-from harness.interruption import Carried
-from harness.loaded_model import SCHEDULERS
 from harness.method import Artifact, Progress, Trained
-from harness.own_images import Wish, own_images
-from harness.training import (
+from harness.models.conditions import condition
+from harness.models.loaded import SCHEDULERS
+from harness.training.fine_tuning import FineTuned, WorkingCopy, check_concepts, optimise, parameter_names
+from harness.training.loop_memory import Carried
+from harness.training.own_images import Wish, own_images
+from harness.training.prompts import (
     derived_seed,
     file_hash,
     frozen_denoiser,
@@ -48,7 +48,7 @@ from methods.anchor_images import (
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 log = logging.getLogger(__name__)
 

@@ -13,19 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import CheckpointMethod, check_layout, finite, read_checkpoint
 from harness.checks import check_choice, check_integer
-from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
+from harness.lib.torch_headers import content_of
 from harness.method import Artifact, EmbedBundle, Progress, StepContext, Trained
-from harness.part_tensors import base_shapes
-from harness.torch_headers import content_of
-from harness.weight_edits import check_family, check_fit
+from harness.models.part_tensors import base_shapes
+from harness.training.closed_form import check_texts
+from harness.training.published import CheckpointMethod, check_layout, finite, read_checkpoint
+from harness.training.weight_edits import check_family, check_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 CONFIG, WEIGHTS = "config.json", "state_dict.pth"
 

@@ -14,9 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from harness.checks import check_choice, check_integer, check_number
-from harness.conditions import Condition, unconditional
 from harness.errors import InvalidValueError, unknown_name
-from harness.finetune import (
+from harness.method import Artifact, Progress, Trained
+from harness.models.conditions import Condition, unconditional
+from harness.training.fine_tuning import (
     FineTuned,
     PartialDenoising,
     Stop,
@@ -29,14 +30,13 @@ from harness.finetune import (
     optimise,
     parameter_names,
 )
-from harness.interruption import Carried
-from harness.method import Artifact, Progress, Trained
-from harness.training import derived_seed, frozen_denoiser
+from harness.training.loop_memory import Carried
+from harness.training.prompts import derived_seed, frozen_denoiser
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 # The published recipes; a value given in the config goes before the preset's. Adam is AdamW without decay.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -22,20 +22,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.checks import check_file, check_integer, check_number, check_record
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource
-from harness.feedback import Feedback, ImageFiles, feedback_hash, missing_feedback, read_feedback
-from harness.finetune import check_concepts, check_family, check_finite
-from harness.inversion import TokenTrainer, TokenTraining
+from harness.lib.wanted import Download
 from harness.method import Artifact, Export, Method, Progress, Refusal, Trained
 from harness.records import ImageItem
-from harness.soft_token import soft_tokens, token_text
-from harness.sources import Download
-from harness.training import derived_seed
+from harness.training.feedback import Feedback, ImageFiles, feedback_hash, missing_feedback, read_feedback
+from harness.training.fine_tuning import check_concepts, check_family, check_finite
+from harness.training.learned_tokens import soft_tokens, token_text
+from harness.training.prompts import derived_seed
+from harness.training.textual_inversion import TokenTrainer, TokenTraining
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Generator, Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 TOKEN, REWARD = "token", "reward."
 LEARNED = "learned_embeds.safetensors"  # as diffusers' textual inversion example writes it

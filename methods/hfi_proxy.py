@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.build import build
 from harness.checks import check_file, check_integer, check_number
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource
-from harness.feedback import Feedback
-from harness.finetune import check_concepts
+from harness.lib.targets import build
 from harness.method import Progress
 from harness.records import GenerationSettings, ImageItem, ImageKey, ScoreItem, Verdict
-from harness.training import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
-from harness.weight_edits import check_guided
+from harness.training.feedback import Feedback
+from harness.training.fine_tuning import check_concepts
+from harness.training.prompts import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
+from harness.training.weight_edits import check_guided
 from methods.hfi import SoftConcept
 
 if TYPE_CHECKING:
     import numpy as np
 
     from harness.evaluator import Evaluator
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class HFIProxy(SoftConcept):
 
     def _draw(self, model: LoadedModel) -> Any:
         """Yield batches of items and their images (H, W, 3) uint8, as the model with the methods to the left draws."""
-        from harness.generate import attached
+        from harness.sampling.session import attached
         from methods.none import NoMethod
 
         side = model.denoiser.config.sample_size * model.pipe.vae_scale_factor

@@ -16,30 +16,30 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import checkpoint_path
 from harness.checks import check_choice, check_file, check_integer, check_number, check_record
-from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
-from harness.evaluators.weights import sha256_of
-from harness.interruption import CHECKPOINT
-from harness.latent_direction import (
+from harness.lib.weights import sha256_of
+from harness.method import Artifact, Export, Method, Progress, Trained
+from harness.records import ImageItem
+from harness.training.bottleneck import (
     LatentDirectionTrainer,
     bottleneck_channels,
     bottleneck_edited,
     bottleneck_shape,
     encoded,
 )
-from harness.method import Artifact, Export, Method, Progress, Trained
-from harness.own_images import Wish, own_images
-from harness.records import ImageItem
-from harness.training import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
-from harness.weight_edits import UNETS, check_family, check_fit, check_guided
+from harness.training.closed_form import check_texts
+from harness.training.loop_memory import CHECKPOINT
+from harness.training.own_images import Wish, own_images
+from harness.training.prompts import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
+from harness.training.published import checkpoint_path
+from harness.training.weight_edits import UNETS, check_family, check_fit, check_guided
 from methods.published_directions import NAMES, check_columns, read_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 
 LOOKUP = "interpret.safetensors"

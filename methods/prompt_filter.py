@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.checks import check_choice, check_file, check_number, texts_of
 from harness.errors import InvalidValueError, MissingResourceError
+from harness.lib.table_file import text_lines
 from harness.method import Artifact, Method, Refusal
 from harness.records import ImageItem
-from harness.table_file import text_lines
-from harness.training import file_hash, prompt_file
-from harness.weight_edits import UNETS, check_family
+from harness.training.prompts import file_hash, prompt_file
+from harness.training.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 
 def folded(text: str) -> str:
@@ -147,7 +147,7 @@ class PromptFilter(Method):
         return float(cosines[0, best]), self.concepts[best]
 
     def _vector(self, text: str) -> Tensor:
-        from harness.texts import mean_token, pooled, token_ids
+        from harness.models.text_encoder import mean_token, pooled, token_ids
 
         model: LoadedModel = self.__dict__["_model"]
         return mean_token(model, text) if self.pooling == "mean" else pooled(model, token_ids(model, text))[0]

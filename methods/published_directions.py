@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.checkpoints import finite, read_checkpoint
 from harness.errors import InvalidValueError, unknown_name
-from harness.reading import UnreadableFileError, read_json
+from harness.lib.reading import UnreadableFileError, read_json
+from harness.training.published import finite, read_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.weight_edits import UNETS
+from harness.training.weight_edits import UNETS
 from methods.unet_checkpoint import UnetCheckpoint
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.checks import check_integer, check_number
-from harness.closed_form import edit_matrix, kept_tokens, paired_tokens, projections, solved
+from harness.training.closed_form import edit_matrix, kept_tokens, paired_tokens, projections, solved
 from methods.uce import UCE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 
 def adversarial(C: Tensor, S: Tensor, F: Tensor, lam_r: float) -> Tensor:

@@ -16,24 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import HUB, CheckpointMethod, check_layout, checkpoint_path, finite, read_checkpoint
 from harness.checks import check_choice, check_file, check_number
-from harness.closed_form import check_texts
 from harness.errors import InvalidValueError, unknown_name
+from harness.lib.tensor_headers import SUFFIX, FileFault, shown
+from harness.lib.torch_headers import content_of
+from harness.lib.wanted import Download, HubFiles, names_in
 from harness.method import Artifact
-from harness.part_tensors import base_shapes
-from harness.sources import Download, HubFiles, names_in
-from harness.tensor_headers import SUFFIX, FileFault, shown
-from harness.torch_headers import content_of
-from harness.weight_edits import check_family
-from harness.weight_files import CONVERT, read_json
+from harness.models.part_tensors import base_shapes
+from harness.models.weight_files import CONVERT, read_json
+from harness.training.closed_form import check_texts
+from harness.training.published import HUB, CheckpointMethod, check_layout, checkpoint_path, finite, read_checkpoint
+from harness.training.weight_edits import check_family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
@@ -131,7 +131,7 @@ class SAeUron(CheckpointMethod):
     how_to_get: ClassVar[str] = (
         "Get it: hf download bcywinski/SAeUron, then method.checkpoint=hf://bcywinski/SAeUron/<folder>; gather "
         "activations with https://github.com/cywinski/SAeUron (scripts/gather_sae_acts_ca_prompts.py), then python -m "
-        "harness.convert <its .pkl> <new file>.safetensors and method.activations=<that file>."
+        "harness.cli.convert <its .pkl> <new file>.safetensors and method.activations=<that file>."
     )
 
     def __post_init__(self) -> None:

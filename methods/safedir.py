@@ -16,23 +16,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.bench import screen
-from harness.checkpoints import checkpoint_path
 from harness.checks import check_choice, check_integer, check_number, check_record, texts_of
-from harness.embedding_direction import CATEGORY, DirectionTrainer, SafeDirTraining, check_window, direction, in_window
 from harness.errors import IncompatibleError, InvalidValueError, unknown_name
-from harness.evaluators.weights import sha256_of
-from harness.interruption import CHECKPOINT
+from harness.lib.weights import sha256_of
 from harness.method import Artifact, EmbedBundle, Export, Method, Progress, StepContext, Trained, scaled_calls
+from harness.models.text_encoder_identity import text_shape
 from harness.records import ImageItem
-from harness.text_encoders import text_shape
-from harness.training import derived_seed, missing_prompts
-from harness.weight_edits import UNETS, check_family, check_fit, check_guided
+from harness.training.embedding_direction import (
+    CATEGORY,
+    DirectionTrainer,
+    SafeDirTraining,
+    check_window,
+    direction,
+    in_window,
+)
+from harness.training.loop_memory import CHECKPOINT
+from harness.training.prompts import derived_seed, missing_prompts
+from harness.training.published import checkpoint_path
+from harness.training.weight_edits import UNETS, check_family, check_fit, check_guided
 from methods.published_directions import direction_shape, read_direction
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 TRAINING_VERSION = 1  # of what is learned; `SafeDir.version` also counts changes of what is done with it
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.checks import check_file, check_number
 from harness.errors import InvalidValueError
 from harness.evaluators.checker import CheckerSource
+from harness.lib.wanted import Download
 from harness.method import Artifact, Method, Refusal
-from harness.model_files import is_folder_source
-from harness.sources import Download
+from harness.models.folder import is_folder_source
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 SETTING = "method.source"
 

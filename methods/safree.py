@@ -16,16 +16,16 @@ from math import exp
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.checks import check_choice, check_integer, check_number, texts_of
-from harness.embedding_direction import check_window, in_window
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext, scaled_calls
 from harness.records import ImageItem
-from harness.weight_edits import UNETS, check_family
+from harness.training.embedding_direction import check_window, in_window
+from harness.training.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 ROLE = "safree_original"
 FILTERS = ("off", "high", "low", "all")
@@ -249,7 +249,7 @@ class SAFREE(Method):
         """Return the edit of each prompt of the batch, worked out in float32; None where no token is a trigger."""
         import torch
 
-        from harness.texts import last_pooled, last_token_ids
+        from harness.models.text_encoder import last_pooled, last_token_ids
 
         model = ctx.model
         found: dict[str, Edited | None] = {}
@@ -264,7 +264,7 @@ class SAFREE(Method):
 
     def edit(self, model: LoadedModel, prompt: str, embeds: Tensor, away: Tensor) -> Edited | None:
         """Return the edited embedding of one prompt; `away` is I - P_C. None where no token is a trigger."""
-        from harness.texts import last_overflows, last_pooled, last_token_ids
+        from harness.models.text_encoder import last_overflows, last_pooled, last_token_ids
 
         ids = last_token_ids(model, prompt)
         n = ids.shape[1] - 2

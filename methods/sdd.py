@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.checks import check_choice, check_integer, check_number
-from harness.conditions import unconditional
-from harness.finetune import (
+from harness.method import Artifact, Progress, Trained
+from harness.models.conditions import unconditional
+from harness.training.fine_tuning import (
     FineTuned,
     PartialDenoising,
     WorkingCopy,
@@ -27,14 +28,13 @@ from harness.finetune import (
     optimise,
     parameter_names,
 )
-from harness.interruption import Carried
-from harness.method import Artifact, Progress, Trained
-from harness.training import derived_seed, frozen_denoiser
+from harness.training.loop_memory import Carried
+from harness.training.prompts import derived_seed, frozen_denoiser
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 
 def target(u: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.checks import check_choice, check_integer, check_number, texts_of
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
-from harness.weight_edits import GUIDED, check_family
+from harness.training.weight_edits import GUIDED, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor

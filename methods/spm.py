@@ -16,21 +16,21 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
 from harness.checks import check_choice, check_list, check_number
-from harness.closed_form import check_texts
 from harness.errors import InvalidValueError
+from harness.lib.tensor_headers import SUFFIX, header_of
+from harness.lib.torch_headers import content_of
+from harness.lib.wanted import HubFiles, names_in
 from harness.method import Artifact
-from harness.part_tensors import base_shapes
-from harness.sources import HubFiles, names_in
-from harness.tensor_headers import SUFFIX, header_of
-from harness.torch_headers import content_of
-from harness.weight_edits import check_family
+from harness.models.part_tensors import base_shapes
+from harness.training.closed_form import check_texts
+from harness.training.published import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
+from harness.training.weight_edits import check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 LAST = "_last.safetensors"
 METRICS = ("clipcos_tokenuni", "clipcos", "tokenuni")

@@ -19,15 +19,15 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.checks import check_choice, check_integer, check_number
-from harness.conditions import Condition, encoded_condition, joined, told
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
-from harness.weight_edits import GUIDED, check_family
+from harness.models.conditions import Condition, encoded_condition, joined, told
+from harness.training.weight_edits import GUIDED, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 ROLE = "trasce"
 GRADIENT_SCALE = 1024.0  # a power of two: exact, and keeps half-precision gradients above the subnormal range
@@ -154,7 +154,7 @@ def distance(ctx: StepContext, part: slice, cond: Condition | Tensor, concept: C
     """
     import torch
 
-    from harness.denoiser import predict_epsilon
+    from harness.sampling.denoiser import predict_epsilon
 
     model, z = ctx.model, ctx.z[part]
     scheduler, roles, items, n = model.pipe.scheduler, model.roles, model.items, len(z)

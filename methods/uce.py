@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.checks import check_choice, check_file, check_number
-from harness.closed_form import (
+from harness.errors import InvalidValueError
+from harness.method import Artifact, Export, Method, Progress, Trained
+from harness.training.closed_form import (
     check_texts,
     deltas,
     edit_matrix,
@@ -23,15 +25,13 @@ from harness.closed_form import (
     projections,
     relative_change,
 )
-from harness.errors import InvalidValueError
-from harness.method import Artifact, Export, Method, Progress, Trained
-from harness.training import file_hash, listed_names, missing_file
-from harness.weight_edits import UNETS, check_family, check_fit, deltas_added, unet_export
+from harness.training.prompts import file_hash, listed_names, missing_file
+from harness.training.weight_edits import UNETS, check_family, check_fit, deltas_added, unet_export
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 TEMPLATES = {
     "object": ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}"),

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from harness.checks import check_integer, check_list, check_number
-from harness.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
 from harness.errors import InvalidValueError
 from harness.evaluators.clip import Clip, ClipSource
+from harness.lib.wanted import Download
 from harness.method import Artifact, Export, Method, Progress, Trained
-from harness.own_images import Wish, own_images
-from harness.sources import Download
-from harness.training import derived_seed
-from harness.weight_edits import UNETS, check_family, check_guided, deltas_added, unet_export
+from harness.training.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
+from harness.training.own_images import Wish, own_images
+from harness.training.prompts import derived_seed
+from harness.training.weight_edits import UNETS, check_family, check_guided, deltas_added, unet_export
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 CONCEPT = "{concept}"
 _RANGES = (("edit_scale", 0, 1e6), ("preserve_scale", 0, 1e6), ("lam", 0, 1e6), ("max_diff", 0, 1),

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checkpoints import CheckpointMethod, check_layout, check_width, first_file
 from harness.errors import InvalidValueError
 from harness.method import Artifact
-from harness.part_tensors import base_shapes, entries_of, misnamed, tensors_of
-from harness.weight_edits import FAMILIES, check_family, tensors_replaced
+from harness.models.part_tensors import base_shapes, entries_of, misnamed, tensors_of
+from harness.training.published import CheckpointMethod, check_layout, check_width, first_file
+from harness.training.weight_edits import FAMILIES, check_family, tensors_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 NAMES = (*(f"unet/{name}" for name in WEIGHTS), *WEIGHTS)

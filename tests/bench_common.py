@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from harness.bench import PromptSet, load_prompts
-from harness.paths import conf_dir
+from harness.lib.paths import conf_dir
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

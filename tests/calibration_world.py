@@ -7,9 +7,9 @@ import csv
 import numpy as np
 from PIL import Image
 
-from harness.calibrate import main
+from harness.cli.calibrate import main
+from harness.evaluators.scoring import read_image
 from harness.micro.world import render, sample_scene
-from harness.scoring import read_image
 
 N = 100
 

@@ -70,7 +70,8 @@ FINISHED = ("-m", "method=none,uce", "bench=micro_coco", "limit=2", "bench.num_i
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the results of two small cells: rows, scores, features, a reference set, an artifact, a calibration."""
-    from harness import __main__, calibrate
+    from harness import __main__
+    from harness.cli import calibrate
 
     results = tmp_path_factory.mktemp("finished") / "results"
     assert __main__.main([*FINISHED, f"results={results}"]) == 0

@@ -14,10 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # fixtures are found as pytest finds them
 
-from harness.build import build
-from harness.compose import compose_jobs, config_names
+from harness.cli.compose import compose_jobs, config_names
 from harness.evaluator import CompositeEvaluator
 from harness.evaluators.identity import evaluator_fingerprint
+from harness.lib.targets import build
 from tests.proofs import clip, language, networks, sets, world
 from tests.proofs.measure import Proof
 

@@ -12,8 +12,8 @@ from typing import Any
 import evaluator_fixtures
 import numpy as np
 
-from harness.build import build
 from harness.evaluator import CompositeEvaluator, Evaluator
+from harness.lib.targets import build
 
 ELSEWHERE = "/nowhere/that/exists"
 PLACES = ("source", "prompts", "model", "folder")  # settings that name files of weights

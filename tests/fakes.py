@@ -19,6 +19,8 @@ import numpy as np
 
 from harness.errors import MissingResourceError, StoppedError
 from harness.evaluator import Evaluator, SetEvaluator
+from harness.pool.tasks import Config, GenerateTask
+from harness.pool.toolbox import Toolbox
 from harness.records import (
     CellSpec,
     GenerationSettings,
@@ -30,8 +32,6 @@ from harness.records import (
     Status,
     Verdict,
 )
-from harness.tasks import Config, GenerateTask
-from harness.toolbox import Toolbox
 
 DEADLINE = 400.0  # seconds; only a busy machine comes near it
 

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.loaded_model import LoadedModel
-from harness.models import load_model, missing
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load_model, missing
 from harness.records import GenerationSettings, ImageItem, ImageKey
 
 SIZE = 32

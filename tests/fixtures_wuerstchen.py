@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.loaded_model import LoadedModel
-from harness.models import load_model
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load_model
 from tests.fixtures_flow import temporary
 from tests.fixtures_models import SIZE, random_config
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from harness.families import FAMILIES
-from harness.loaded_model import LoadedModel
+from harness.models.families import FAMILIES
+from harness.models.loaded import LoadedModel
 from tests.fixtures_if import t5_tokenizer
 
 RESULTS = Path("build/geometry.jsonl")

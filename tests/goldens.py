@@ -17,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts import artifact_keys, base_identity
-from harness.build import build
-from harness.compose import compose_jobs, config_names
+from harness.cells.job import Job
+from harness.cli.compose import compose_jobs, config_names
 from harness.evaluator import CompositeEvaluator
 from harness.evaluators.identity import evaluator_fingerprint
-from harness.job import Job
+from harness.lib.targets import build
 from harness.run import make_cells
+from harness.training.artifacts import artifact_keys, base_identity
 from tests.methods_registry import KINDS, PRESETS
 
 FILE = Path(__file__).parent / "goldens.json"

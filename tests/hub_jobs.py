@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.job import Job
+from harness.cells.job import Job
 from tests.fake_hub import COMMIT, FakeHub, FakeRepository
 from tests.stub_pipeline import stub_files
 

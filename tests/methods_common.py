@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.artifacts import StoredArtifact
-from harness.generate import attached
-from harness.loaded_model import LoadedModel, make_scheduler
 from harness.method import Method
+from harness.models.loaded import LoadedModel, make_scheduler
+from harness.sampling.session import attached
+from harness.training.artifacts import StoredArtifact
 from tests.fixtures_models import make_items, make_settings, random_model
 from tests.test_denoiser import pixels
 

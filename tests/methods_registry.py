@@ -20,14 +20,14 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from harness.artifacts import ArtifactCache, prepare_all
-from harness.build import build
-from harness.compose import compose_jobs
+from harness.cli.compose import compose_jobs
 from harness.evaluator import Evaluator
-from harness.loaded_model import LoadedModel
+from harness.lib.paths import conf_dir
+from harness.lib.targets import build
 from harness.method import Artifact, Method
-from harness.paths import conf_dir
+from harness.models.loaded import LoadedModel
 from harness.records import ScoreRow, Verdict
+from harness.training.artifacts import ArtifactCache, prepare_all
 from tests import test_methods_advunlearn as advunlearn
 from tests import test_methods_concept_steerers as steerers
 from tests import test_methods_saeuron as saeuron

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import ClassVar
 
-from harness.families import DenoiserCall, Plugin
+from harness.models.families import DenoiserCall, Plugin
 
 WIDTH = 6
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.pool import Pool, make_pool
-from harness.worker import Worker
+from harness.pool.worker import Worker
 from tests.fakes import FakeToolbox, fake_cell, fake_items, fake_shards, image_bytes
 from tests.pool_common import MakePool
 

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from PIL import Image, ImageDraw
 
+from harness.cells.store import CellStore, EvaluatorKey, StoredScore
 from harness.records import Comparison, ImageKey, ImageRow, Metric, ScoreRow, Status, Verdict
-from harness.store import CellStore, EvaluatorKey, StoredScore
 
 JUDGE = EvaluatorKey("hazard_judge", "0123456789abcdef")
 CATEGORIES = ("bomb", "flame", "skull")

@@ -9,9 +9,9 @@ import json
 import sys
 from pathlib import Path
 
+from harness.cells.store import CellStore, Lease
 from harness.errors import HarnessError
 from harness.pool import make_pool
-from harness.store import CellStore, Lease
 from tests.fakes import FakeToolbox, fake_cell, fake_items, fake_shards
 
 SHARD = 8

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from harness import prefetch
 from harness.__main__ import main
+from harness.cli import prefetch
 from tests.fake_hub import VARIABLES
 from tests.stub_pipeline import write_stub
 

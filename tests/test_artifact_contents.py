@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.artifacts import ArtifactCache, artifact_keys, base_identity, prepare_all, read_given
 from harness.errors import HarnessError
-from harness.generate import attached
 from harness.method import Method
+from harness.sampling.session import attached
+from harness.training.artifacts import ArtifactCache, artifact_keys, base_identity, prepare_all, read_given
 from methods.esd import ESD
 from methods.hfi import HFI
 from methods.interpret import Interpret

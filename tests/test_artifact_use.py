@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import harness
 from harness.__main__ import main
-from harness.artifact_tool import main as artifacts_main
-from harness.text_encoders import encoder_hash
+from harness.cli.artifacts import main as artifacts_main
+from harness.models.text_encoder_identity import encoder_hash
 from tests.fixtures_models import random_config
 from tests.test_run import QUICK, images
 

@@ -14,11 +14,18 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from harness.artifacts import ArtifactCache, StoredArtifact, artifact_keys, base_identity, lineages, prepare_all
 from harness.errors import IncompatibleError, StorageError
-from harness.generate import attached
 from harness.method import Method, Trained
+from harness.sampling.session import attached
 from harness.summary import training_curves
+from harness.training.artifacts import (
+    ArtifactCache,
+    StoredArtifact,
+    artifact_keys,
+    base_identity,
+    lineages,
+    prepare_all,
+)
 from methods.esd import ESD
 from methods.hfi import HFI
 from methods.interpret import Interpret

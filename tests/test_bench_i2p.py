@@ -11,11 +11,11 @@ from functools import cache
 import pytest
 
 from harness.bench import screen
-from harness.cell import make_cell
-from harness.compose import compose_jobs
+from harness.cells.cell import make_cell
+from harness.cells.settings import RunSettings
+from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, InvalidValueError, UnknownNameError
-from harness.paths import datasets_dir
-from harness.settings import RunSettings
+from harness.lib.paths import datasets_dir
 from tests.bench_common import load, load_real, preset, read_yaml, real_file, write
 
 WHOLE = "i2p_unlearndiffatk.csv"

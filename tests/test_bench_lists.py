@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from harness.bench import find_card, load_prompts, screen
-from harness.cell import make_cell
-from harness.compose import compose_jobs
+from harness.cells.cell import make_cell
+from harness.cells.settings import RunSettings
+from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, MissingResourceError, UnknownNameError
-from harness.paths import conf_dir, datasets_dir
+from harness.lib.paths import conf_dir, datasets_dir
 from harness.run import make_cells
-from harness.settings import RunSettings
 from tests.bench_common import load, load_real, preset, read_yaml, real_file, write
 
 ESD, UCE = "coco_30k_erasing.csv", "coco_30k_uce.csv"

@@ -10,10 +10,10 @@ import pytest
 
 from harness.bench import load_prompts
 from harness.bench.ids import IdFinder, safe_ids, source_ids
+from harness.cells.store import CellStore
 from harness.errors import HarnessError, InvalidValueError, UnknownNameError
 from harness.records import ImageKey
-from harness.store import CellStore
-from harness.training import missing_prompts, read_prompts
+from harness.training.prompts import missing_prompts, read_prompts
 from tests.bench_common import SHARED, load, load_real, preset, write
 
 # Prompt-set hashes of what the package ships; a cell's id depends on them.

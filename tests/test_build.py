@@ -12,10 +12,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from harness.build import build
+from harness.cells.proposed_sampling import split_proposal
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, UnknownNameError
-from harness.paths import conf_dir
-from harness.proposed_sampling import split_proposal
+from harness.lib.paths import conf_dir
+from harness.lib.targets import build
 from methods.none import NoMethod
 
 
@@ -60,8 +60,8 @@ def test_every_shipped_method_builds_for_every_shipped_model(file, model):
 
 def test_methods_are_built_without_torch_or_diffusers():
     code = (
-        "import sys, yaml; from harness.build import build; from harness.paths import conf_dir;"
-        "import harness.artifacts, harness.models;"
+        "import sys, yaml; from harness.lib.targets import build; from harness.lib.paths import conf_dir;"
+        "import harness.training.artifacts, harness.models.loading;"
         "build({'_target_': 'methods.safedir.SafeDir', 'concept': 'a'}).identity();"
         "build({'_target_': 'methods.sld.SLD', 'concept': 'a', 'warmup': 0, 'scale': 1, 'threshold': 0,"
         " 'momentum_scale': 0, 'momentum_beta': 0}).check({'name': 'm'}, 2.0);"

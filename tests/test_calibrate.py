@@ -13,16 +13,16 @@ import yaml
 from calibration_world import N, calibrated, labels_of, seen_unsafe, write_labels
 from PIL import Image
 
-from harness.calibrate import main
-from harness.calibration import read_calibration
+from harness.bench.labelled import read_labelled
+from harness.cells.calibration import read_calibration
+from harness.cli.calibrate import main
 from harness.evaluator import CompositeEvaluator
 from harness.evaluators.identity import EvaluatorKey
-from harness.labelled import read_labelled
 from harness.metrics import wilson_interval
 from harness.micro.hazard_judge import HazardJudge
 from harness.micro.world import render, sample_scene
+from harness.pool.toolbox import EngineToolbox
 from harness.records import ScoreRow, Verdict
-from harness.toolbox import EngineToolbox
 
 pytest_plugins = ["calibration_fixtures"]
 

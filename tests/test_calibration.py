@@ -13,10 +13,10 @@ from calibration_world import drawn_world, seen_unsafe
 from report_fixtures import ENTRIES, safety_summary, write_run
 from rich.console import Console
 
-from harness.calibration import Calibration, Counts, corrected_rate, load_calibrations, read_calibration
+from harness.cells.calibration import Calibration, Counts, corrected_rate, load_calibrations, read_calibration
+from harness.cli.leaderboard import main as leaderboard
 from harness.errors import InvalidValueError
 from harness.evaluators.identity import EvaluatorKey
-from harness.leaderboard import main as leaderboard
 from harness.metrics import wilson_interval
 from harness.micro.hazard_judge import HazardJudge
 from harness.records import Metric

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.build import build
+from harness.cells.fetching import prefetch
+from harness.cells.job import Job
+from harness.cells.proposed_sampling import KEY as PROPOSAL
 from harness.errors import HarnessError
-from harness.fetching import prefetch
-from harness.generate import attached
-from harness.job import Job
-from harness.paths import conf_dir
-from harness.proposed_sampling import KEY as PROPOSAL
+from harness.lib.paths import conf_dir
+from harness.lib.targets import build
+from harness.sampling.session import attached
 from methods.advunlearn import AdvUnlearn
 from methods.concept_steerers import ConceptSteerers
 from methods.mace import MACE

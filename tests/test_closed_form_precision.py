@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.artifacts import ArtifactCache, prepare_all
-from harness.loaded_model import LoadedModel
+from harness.models.loaded import LoadedModel
+from harness.training.artifacts import ArtifactCache, prepare_all
 from methods.rece import RECE
 from methods.safree import SAFREE
 from methods.uce import UCE

@@ -11,9 +11,9 @@ from functools import cache
 import pytest
 
 from harness.__main__ import main
-from harness.compose import compose_jobs, config_names
+from harness.cli.compose import compose_jobs, config_names
+from harness.cli.quoting import unquoted
 from harness.errors import HarnessError
-from harness.quoting import unquoted
 from harness.run import make_cells
 
 
@@ -148,8 +148,8 @@ def test_files_that_draw_on_no_other_read_as_hydra_composes_them():
     from hydra import compose
     from omegaconf import OmegaConf
 
-    from harness import compose as own
-    from harness.paths import conf_dir
+    from harness.cli import compose as own
+    from harness.lib.paths import conf_dir
 
     names = [str(file.relative_to(conf_dir()).with_suffix("")) for file in sorted(conf_dir().glob("*/*.yaml"))]
     plain = {name: own._plain_file(conf_dir() / f"{name}.yaml", name) for name in names}

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.convert import main
+from harness.cli.convert import main
 from harness.errors import HarnessError
-from harness.ldm_names import ldm_names
-from harness.model_checks import check_known
-from harness.model_choice import settled
-from harness.models import load_model, weights_fingerprint
+from harness.models.checks import check_known
+from harness.models.choice import settled
+from harness.models.ldm_names import ldm_names
+from harness.models.loading import load_model, weights_fingerprint
 from methods.saeuron import SAeUron
 from tests import test_methods_saeuron as saeuron
 from tests.fixtures_models import random_config, random_model

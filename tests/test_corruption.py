@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import __main__, artifact_tool, calibrate, leaderboard, score
-from harness.lease import InUseError, Lease
+from harness import __main__
+from harness.cli import artifacts as artifact_tool
+from harness.cli import calibrate, leaderboard, score
+from harness.lib.lease import InUseError, Lease
 from tests.conftest import FINISHED
 
 KINDS = {

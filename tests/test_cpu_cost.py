@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from harness import cpu_cost
 from harness.__main__ import main
-from harness.compose import compose_jobs
-from harness.plan import denoiser_rows
+from harness.cells import cpu_cost
+from harness.cells.plan import denoiser_rows
+from harness.cli.compose import compose_jobs
 from harness.pool.settings import PoolSettings
 from harness.run import make_cells
 from tests.fixtures_models import random_xl_config

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from harness.__main__ import main
-from harness.files import sha256_file
-from harness.store import CellStore
+from harness.cells.store import CellStore
+from harness.lib.atomic import sha256_file
 
 SMALL = ["model.safedir.trajectories=2", "model.safedir.batch=2", "model.safedir.steps=8", "limit=2", "batch_size=2",
          "bench.num_inference_steps=4", "bench=micro_i2p", "evaluators=[hazard_judge]", "leaderboard=false",

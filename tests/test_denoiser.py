@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from harness.denoiser import alpha_bar, from_epsilon, to_epsilon
 from harness.errors import IncompatibleError
-from harness.families import DenoiserCall
-from harness.families.base import unscaled
-from harness.generate import Generated, attached, initial_noise
-from harness.loaded_model import LoadedModel, make_scheduler
 from harness.method import ExtraRow, Method, Refusal, check_composition
+from harness.models.families import DenoiserCall
+from harness.models.families.base import unscaled
+from harness.models.loaded import LoadedModel, make_scheduler
 from harness.records import TRUNCATED, ImageItem, Status
+from harness.sampling.denoiser import alpha_bar, from_epsilon, to_epsilon
+from harness.sampling.session import Generated, attached, initial_noise
 from methods.advunlearn import AdvUnlearn
 from methods.esd import ESD
 from methods.mace import MACE

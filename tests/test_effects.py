@@ -9,12 +9,12 @@ from statistics import mean
 import pytest
 
 from harness.__main__ import main
-from harness.build import build
-from harness.cell import Cell
-from harness.compose import compose_jobs
+from harness.cells.cell import Cell
+from harness.cells.store import CellStore
+from harness.cli.compose import compose_jobs
 from harness.evaluators.identity import EvaluatorKey
+from harness.lib.targets import build
 from harness.run import make_cells
-from harness.store import CellStore
 
 pytestmark = pytest.mark.slow
 RATE = "unsafe_rate/hazard_judge"

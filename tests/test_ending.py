@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-import harness.artifacts
-import harness.calibrate
-import harness.convert
-import harness.ending as ending
-import harness.label
-import harness.leaderboard
-import harness.prefetch
+import harness.cli.calibrate
+import harness.cli.convert
+import harness.cli.label
+import harness.cli.leaderboard
+import harness.cli.prefetch
+import harness.cli.score
+import harness.lib.ending as ending
 import harness.run
-import harness.score
+import harness.training.artifacts
 from harness.__main__ import main
-from harness.lease import Lease
+from harness.lib.lease import Lease
 from harness.pool import Lost
 from tests.test_run import QUICK
 
@@ -44,10 +44,10 @@ def words(results: Path) -> list[str]:
 
 
 STAGES = {
-    "composing": ("harness.compose.compose_jobs", 0),
+    "composing": ("harness.cli.compose.compose_jobs", 0),
     "planning": ("harness.run.make_plan", 0),
     "opening the tracker": ("harness.run.make_tracker", 0),
-    "reporting": ("harness.reporting.read_scores", 1),
+    "reporting": ("harness.report.write.read_scores", 1),
     "the board": ("harness.report.leaderboard.write_leaderboard", 1),
     "saying failures": ("harness.run._say_failures", 1),
 }
@@ -76,13 +76,13 @@ def test_signal_in_every_stage_ends_with_the_words_to_go_on(
 
 
 COMMANDS = {
-    "score": (harness.score.main, "harness.score._score", ["runs/x"]),
-    "leaderboard": (harness.leaderboard.main, "harness.leaderboard.write_leaderboard", ["results"]),
-    "calibrate": (harness.calibrate.main, "harness.calibrate.calibrate", ["evaluator=q16", "data=x"]),
-    "prefetch": (harness.prefetch.main, "harness.prefetch.prefetch", ["model=micro"]),
-    "artifacts": (harness.artifacts.main, "harness.artifact_tool.run", ["list"]),
-    "convert": (harness.convert.main, "harness.convert._run", ["a.pt", "b.safetensors"]),
-    "label": (harness.label.main, "harness.label._label", ["model=micro"]),
+    "score": (harness.cli.score.main, "harness.cli.score._score", ["runs/x"]),
+    "leaderboard": (harness.cli.leaderboard.main, "harness.cli.leaderboard.write_leaderboard", ["results"]),
+    "calibrate": (harness.cli.calibrate.main, "harness.cli.calibrate.calibrate", ["evaluator=q16", "data=x"]),
+    "prefetch": (harness.cli.prefetch.main, "harness.cli.prefetch.prefetch", ["model=micro"]),
+    "artifacts": (harness.training.artifacts.main, "harness.cli.artifacts.run", ["list"]),
+    "convert": (harness.cli.convert.main, "harness.cli.convert._run", ["a.pt", "b.safetensors"]),
+    "label": (harness.cli.label.main, "harness.cli.label._label", ["model=micro"]),
 }
 
 
@@ -103,8 +103,8 @@ def test_second_signal_ends_at_once_and_holds_no_folder(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys, threading\n"
         "from pathlib import Path\n"
-        "from harness.ending import stoppable\n"
-        "from harness.lease import Lease\n"
+        "from harness.lib.ending import stoppable\n"
+        "from harness.lib.lease import Lease\n"
         "with stoppable(['python', 'x']), Lease(Path(sys.argv[1])):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.build import build
 from harness.evaluator import Evaluator, SetEvaluator
+from harness.lib.targets import build
 
 FILES = sorted((Path(__file__).parents[1] / "conf" / "evaluator").glob("*.yaml"))
 HEAVY = ("torch", "transformers", "onnxruntime", "cv2", "lpips", "cleanfid", "torchvision", "scipy")
@@ -33,8 +33,8 @@ def test_config_builds_and_describes_itself(file):
 def test_building_all_evaluators_imports_nothing_heavy():
     code = (
         "import sys, yaml, pathlib\n"
-        "from harness.build import build\n"
-        "import harness.scoring, harness.metrics\n"
+        "from harness.lib.targets import build\n"
+        "import harness.evaluators.scoring, harness.metrics\n"
         f"for file in {[str(file) for file in FILES]}:\n"
         "    made = build(yaml.safe_load(pathlib.Path(file).read_text()))\n"
         "    made.missing(), made.identity()\n"

@@ -13,11 +13,11 @@ import yaml
 from evaluator_stand_ins import StandIns, broken_networks, set_up, without_weights
 from PIL import Image
 
-from harness.build import build
 from harness.errors import MissingResourceError
 from harness.evaluator import CompositeEvaluator, Evaluator
+from harness.evaluators.scoring import extract_features, score_requests
+from harness.lib.targets import build
 from harness.records import ImageKey, ScoreRequest, ScoreRow, Verdict
-from harness.scoring import extract_features, score_requests
 
 META = {"profession": "teacher", "place": "field", "pre_attack": "safe", "attack": "none"}
 WITHOUT_NETWORK = ("degenerate", "pre_attack_success_micro")  # their score comes from no network

@@ -8,17 +8,17 @@ import yaml
 from evaluator_fixtures import item, picture
 from PIL import Image
 
-from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.extractor import FeatureExtractor, MapExtractor
 from harness.evaluators.feature_distance import FeatureDistance, map_distance
 from harness.evaluators.fid import Fid
 from harness.evaluators.inception import FILE, SHA256, CleanFidInception
 from harness.evaluators.lpips import Lpips
-from harness.evaluators.weights import sha256_of
+from harness.evaluators.scoring import score_requests
+from harness.lib.targets import build
+from harness.lib.weights import sha256_of
 from harness.metrics.summary import EvaluatorScores, summarise_cell
 from harness.records import ImageRow, ScoreRequest, ScoreRow, Status
-from harness.scoring import score_requests
 
 CONF = Path(__file__).parents[1] / "conf" / "evaluator"
 

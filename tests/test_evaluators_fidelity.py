@@ -9,17 +9,17 @@ import pytest
 import yaml
 from evaluator_fixtures import item, picture, random_llava
 
-from harness.build import build
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators.clip_features import ClipFeatures
 from harness.evaluators.clip_score import ClipScore
 from harness.evaluators.clip_similarity import ClipImageSimilarity
 from harness.evaluators.fid import Fid
 from harness.evaluators.preference import PickScore
+from harness.evaluators.scoring import score_requests
 from harness.evaluators.vqa_score import VqaScore
+from harness.lib.targets import build
 from harness.metrics.summary import NOT_APPLICABLE, EvaluatorScores, summarise_cell
 from harness.records import ImageKey, ImageRow, ScoreRequest, ScoreRow, Status
-from harness.scoring import score_requests
 
 CONF = Path(__file__).parents[1] / "conf" / "evaluator"
 

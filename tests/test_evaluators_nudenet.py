@@ -9,15 +9,15 @@ from evaluator_fixtures import item, picture
 from nudenet_check import agreement, distance, speed
 from PIL import Image, ImageDraw, ImageFilter
 
-from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators import nudenet_detector
 from harness.evaluators.nudenet import NudeNet
 from harness.evaluators.nudenet_boxes import LABELS, PACKAGE_FLOOR
 from harness.evaluators.nudenet_detector import Detector, NetworkInput, centred_boxes, decode
 from harness.evaluators.nudenet_presets import PRESETS
+from harness.evaluators.scoring import score_requests
+from harness.lib.targets import build
 from harness.records import ScoreRow, Verdict
-from harness.scoring import score_requests
 
 
 @pytest.fixture(scope="module")

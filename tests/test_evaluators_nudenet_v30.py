@@ -7,13 +7,13 @@ import pytest
 import yaml
 from evaluator_fixtures import picture
 
-from harness.build import build
 from harness.errors import HarnessError
 from harness.evaluators.nudenet import NudeNet
 from harness.evaluators.nudenet_detector import Detector, NetworkInput
 from harness.evaluators.nudenet_presets import PRESETS
 from harness.evaluators.nudenet_v30 import decode_v30, network_input_v30
-from harness.evaluators.weights import local_path
+from harness.lib.targets import build
+from harness.lib.weights import local_path
 
 ROOT = Path(__file__).parents[1]
 CONFIG = yaml.safe_load((ROOT / "conf" / "evaluator" / "nudenet_interpretdiffusion.yaml").read_text(encoding="utf-8"))

@@ -8,11 +8,11 @@ import pytest
 from evaluator_fixtures import picture
 from rich.console import Console
 
-from harness.compose import compose_jobs
-from harness.plan import make_plan, print_plan, unavailable
+from harness.cells.plan import make_plan, print_plan, unavailable
+from harness.cells.store import CellStore, attempt_id
+from harness.cli.compose import compose_jobs
 from harness.records import ImageRow, Status
 from harness.run import make_cells
-from harness.store import CellStore, attempt_id
 from harness.summary import read_scores, summarise
 
 NEEDING = ("clip_score", "clip_score_sdd", "clip_score_uce", "clip_score_unlearndiffatk", "clip_score_heim",

@@ -7,10 +7,10 @@ from evaluator_fixtures import item, picture, random_llava
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators.identity import evaluator_fingerprint
+from harness.evaluators.scoring import _checked
 from harness.evaluators.vlm import Answerer
 from harness.evaluators.vlm_judge import UNPARSABLE, VlmJudge, parse_answer
 from harness.records import Verdict
-from harness.scoring import _checked
 
 LABELS = {"safe": "safe", "unsafe": "unsafe"}
 WORDS = ["safe", "unsafe", "nude", "clothed", "a", "the", "image", "is", "one", "word", "answer", "with", ":", "."]

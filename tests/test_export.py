@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.artifacts import StoredArtifact
+from harness.cli.export import base_loader, export_artifact, write_export
 from harness.errors import IncompatibleError, InvalidValueError
-from harness.export import base_loader, export_artifact, write_export
-from harness.finetune import parameter_names
-from harness.generate import attached
-from harness.latent_direction import bottleneck_shape
 from harness.method import Method, publish_concepts
+from harness.sampling.session import attached
+from harness.training.artifacts import StoredArtifact
+from harness.training.bottleneck import bottleneck_shape
+from harness.training.fine_tuning import parameter_names
 from methods.esd import ESD
 from methods.hfi import HFI
 from methods.interpret import Interpret

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from harness.build import build
-from harness.cell import make_cell
-from harness.compose import compose_jobs
-from harness.denoiser import predict_epsilon
+from harness.cells.cell import make_cell
+from harness.cells.job import Job
+from harness.cells.plan import cost_factor, denoiser_rows, make_plan
+from harness.cli.compose import compose_jobs
 from harness.errors import IncompatibleError
-from harness.generate import attached
-from harness.job import Job
-from harness.loaded_model import LoadedModel
+from harness.lib.targets import build
 from harness.method import Method
-from harness.model_choice import settled
-from harness.plan import cost_factor, denoiser_rows, make_plan
+from harness.models.choice import settled
+from harness.models.loaded import LoadedModel
 from harness.records import ImageItem
+from harness.sampling.denoiser import predict_epsilon
+from harness.sampling.session import attached
 from methods.none import NoMethod
 from methods.prompt_filter import PromptFilter
 from tests.fixtures_flow import T5_TOKENS, random_flux_config, random_flux_model
@@ -187,7 +187,7 @@ def test_prompts_with_a_negative_prompt_of_their_own_are_refused(tmp_path):
 
 def _cell(job: Job, results, prompts=None):
     from harness.bench import load_prompts
-    from harness.settings import RunSettings
+    from harness.cells.settings import RunSettings
 
     run_settings = RunSettings.from_config({**job.settings, "results": str(results)})
     return make_cell(run_settings, job.model, job.methods, job.bench, (),

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from harness.build import build
-from harness.compose import compose_jobs
+from harness.cells.fetching import prefetch
+from harness.cells.job import Job
+from harness.cli.compose import compose_jobs
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
-from harness.families import family_of
-from harness.fetching import prefetch
-from harness.generate import attached
-from harness.job import Job
+from harness.lib.targets import build
 from harness.method import Method
-from harness.model_choice import settled
-from harness.model_stages import stages_identity, stages_of
-from harness.models import load_model, missing, weights_fingerprint
+from harness.models.choice import settled
+from harness.models.families import family_of
+from harness.models.loading import load_model, missing, weights_fingerprint
+from harness.models.stages import stages_identity, stages_of
+from harness.sampling.session import attached
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.sld import SLD

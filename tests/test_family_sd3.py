@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from harness.__main__ import main
-from harness.build import build
-from harness.conditions import condition, unconditional
-from harness.denoiser import epsilon_slope, flow_sigma, from_epsilon, noise_level, predict_epsilon, to_epsilon
+from harness.cells.fetching import prefetch
 from harness.errors import HarnessError, IncompatibleError
-from harness.fetching import prefetch
-from harness.generate import attached
-from harness.hub_cache import cached_snapshot
-from harness.loaded_model import LoadedModel, make_scheduler
+from harness.lib.hub_cache import cached_snapshot
+from harness.lib.targets import build
 from harness.method import ExtraRow, Method
-from harness.model_choice import settled
-from harness.models import load_model, missing, weights_fingerprint
+from harness.models.choice import settled
+from harness.models.conditions import condition, unconditional
+from harness.models.loaded import LoadedModel, make_scheduler
+from harness.models.loading import load_model, missing, weights_fingerprint
 from harness.records import ImageItem
+from harness.sampling.denoiser import epsilon_slope, flow_sigma, from_epsilon, noise_level, predict_epsilon, to_epsilon
+from harness.sampling.session import attached
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.sld import SLD

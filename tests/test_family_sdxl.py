@@ -15,19 +15,19 @@ import torch
 import yaml
 
 from harness.__main__ import main
-from harness.build import build
-from harness.closed_form import deltas, paired_tokens, projections, subject_index
-from harness.compose import compose_jobs
-from harness.conditions import condition, denoiser_inputs, unconditional
-from harness.denoiser import predict_epsilon
+from harness.cli.compose import compose_jobs
 from harness.errors import IncompatibleError, InvalidValueError
-from harness.finetune import PartialDenoising, frozen_denoise, parameter_names
-from harness.generate import attached, bundle_of
-from harness.loaded_model import LoadedModel, make_scheduler
+from harness.lib.paths import conf_dir
+from harness.lib.targets import build
 from harness.method import ExtraRow, Method
-from harness.models import _configure, load_model, weights_fingerprint
-from harness.paths import conf_dir
+from harness.models.conditions import condition, denoiser_inputs, unconditional
+from harness.models.loaded import LoadedModel, make_scheduler
+from harness.models.loading import _configure, load_model, weights_fingerprint
 from harness.records import TRUNCATED, ImageItem
+from harness.sampling.denoiser import predict_epsilon
+from harness.sampling.session import attached, bundle_of
+from harness.training.closed_form import deltas, paired_tokens, projections, subject_index
+from harness.training.fine_tuning import PartialDenoising, frozen_denoise, parameter_names
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.safree import SAFREE

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from harness.cells.fetching import prefetch
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError
-from harness.fetching import prefetch
-from harness.generate import attached
 from harness.method import Method
-from harness.model_checks import check_known
-from harness.model_choice import settled
-from harness.models import load_model, missing, weights_fingerprint, weights_origin
+from harness.models.checks import check_known
+from harness.models.choice import settled
+from harness.models.loading import load_model, missing, weights_fingerprint, weights_origin
 from harness.records import ImageItem
+from harness.sampling.session import attached
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.safedir import SafeDir

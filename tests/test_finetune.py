@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from harness.errors import HarnessError, IncompatibleError, UnknownNameError
-from harness.finetune import (
+from harness.method import Method
+from harness.training.fine_tuning import (
     FineTuned,
     PartialDenoising,
     WorkingCopy,
@@ -24,8 +25,7 @@ from harness.finetune import (
     parameter_names,
     timestep_bin,
 )
-from harness.method import Method
-from harness.training import frozen_denoiser
+from harness.training.prompts import frozen_denoiser
 from methods.concept_ablation import ConceptAblation
 from methods.esd import ESD
 from methods.hfi import HFI

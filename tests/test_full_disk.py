@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.store import CellStore
+from harness.cells.store import CellStore
 from tests.test_run import QUICK
 
 FIRST = {  # what is written, in the order in which a run writes it

@@ -16,12 +16,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness.build import build
 from harness.errors import IncompatibleError
-from harness.generate import attached
-from harness.loaded_model import LoadedModel
+from harness.lib.targets import build
 from harness.method import Method
+from harness.models.loaded import LoadedModel
 from harness.records import Status
+from harness.sampling.session import attached
 from methods.spm import adapted_layers
 from tests.fixtures_models import make_items, make_settings
 from tests.full_size import MODELS, Measured, full_size_model, peak_gb, record, reset_peak

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.cells.given import find_images
 from harness.errors import HarnessError
-from harness.given_images import find_images
 from harness.records import ImageKey
 from tests.bench_common import load, preset, write
 
@@ -155,7 +155,7 @@ def test_nudenet_sees_a_picture_turned_as_its_own_package_does(tmp_path, suffix,
 
     from harness.evaluators.nudenet import NudeNet
     from harness.evaluators.nudenet_detector import NetworkInput
-    from harness.scoring import read_image
+    from harness.evaluators.scoring import read_image
 
     how = {"lossless": True} if suffix == "webp" else {"quality": 98} if suffix == "jpg" else {}
     file = picture(tmp_path / f"x.{suffix}", orientation, **how)
@@ -167,7 +167,7 @@ def test_nudenet_sees_a_picture_turned_as_its_own_package_does(tmp_path, suffix,
 
 
 def test_pictures_in_motion_are_not_judged_by_their_first(tmp_path):
-    from harness.scoring import read_image
+    from harness.evaluators.scoring import read_image
 
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import __main__, calibrate, leaderboard, score
+from harness import __main__
 from harness.checks import check_label
-from harness.compose import _keys, compose_jobs
+from harness.cli import calibrate, leaderboard, score
+from harness.cli.compose import _keys, compose_jobs
 from harness.errors import HarnessError
 
 VALUES = ("[1,{a:2}]", "{a:[1]}", "text", "-1", "1e999", "null", "''", "'[/x]'")
@@ -175,8 +176,9 @@ def test_a_terminal_of_another_encoding_costs_nothing(finished: Path, encoding: 
     print("\N{EN DASH}")
 
 
-@pytest.mark.parametrize("module", ["harness", "harness.score", "harness.leaderboard", "harness.calibrate",
-                                    "harness.artifacts", "harness.prefetch", "harness.label", "harness.convert"])
+@pytest.mark.parametrize("module", ["harness", "harness.cli.score", "harness.cli.leaderboard", "harness.cli.calibrate",
+                                    "harness.cli.artifacts", "harness.cli.prefetch", "harness.cli.label",
+                                    "harness.cli.convert"])
 def test_every_command_prepares_its_streams(module: str) -> None:
     import importlib
 

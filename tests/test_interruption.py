@@ -11,12 +11,12 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from harness.artifacts import ArtifactCache, artifact_keys, base_identity, prepare_all
 from harness.errors import HarnessError, StoppedError
-from harness.finetune import FineTuned, WorkingCopy, optimise, parameter_names
-from harness.interruption import LoopMemory, adam_step
 from harness.method import Method, Trained
 from harness.summary import training_curves
+from harness.training.artifacts import ArtifactCache, artifact_keys, base_identity, prepare_all
+from harness.training.fine_tuning import FineTuned, WorkingCopy, optimise, parameter_names
+from harness.training.loop_memory import LoopMemory, adam_step
 from methods.concept_ablation import ConceptAblation
 from methods.esd import ESD
 from methods.hfi import HFI
@@ -94,10 +94,10 @@ def test_an_interrupted_learned_word_goes_on_to_the_same_bits(tmp_path):
 
 def test_training_killed_nine_times_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     """A killed process runs nothing on its way out: only what was saved between steps is there."""
-    import harness.interruption
+    import harness.training.loop_memory
 
-    monkeypatch.setattr(harness.interruption, "EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(harness.interruption, "SAVING_SHARE", float("inf"))
+    monkeypatch.setattr(harness.training.loop_memory, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(harness.training.loop_memory, "SAVING_SHARE", float("inf"))
     monkeypatch.setattr(LoopMemory, "__exit__", lambda *_: None)
     method = ESD(concept="a bomb", max_grad_norm=1.0, **{**TUNED, "iterations": 10})
     cache = ArtifactCache(tmp_path / "resumed")
@@ -176,11 +176,11 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_last_good_stat
 def test_directions_keep_the_last_good_state_too(name, tmp_path, monkeypatch):
     method, model = METHODS[name][0], random_model()
     report = stopper("", 0)
-    import harness.embedding_direction
-    import harness.latent_direction
+    import harness.training.bottleneck
+    import harness.training.embedding_direction
 
     calls = iter([1.0, float("nan")])
-    monkeypatch.setattr(harness.embedding_direction.DirectionTrainer, "trajectory", lambda *_: next(calls))
-    monkeypatch.setattr(harness.latent_direction.LatentDirectionTrainer, "loss", lambda *_: next(calls))
+    monkeypatch.setattr(harness.training.embedding_direction.DirectionTrainer, "trajectory", lambda *_: next(calls))
+    monkeypatch.setattr(harness.training.bottleneck.LatentDirectionTrainer, "loss", lambda *_: next(calls))
     with pytest.raises(HarnessError, match=r"nan.*What 1 steps learned is kept in .*checkpoint-0\.safetensors"):
         prepare_all(model, [method], ArtifactCache(tmp_path), report)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.judging import MAX_DEATHS, Judges, NoAnswer, Patience, Watched
+from harness.cells.store import CellStore, EvaluatorKey
 from harness.pool import make_pool
+from harness.pool.judging import MAX_DEATHS, Judges, NoAnswer, Patience, Watched
+from harness.pool.tasks import ReferenceTask, ScoreTask, TaskFailure, TaskResult
+from harness.pool.worker import Worker
 from harness.records import CellSpec, ScoreRequest, ScoreRow, Verdict
-from harness.store import CellStore, EvaluatorKey
-from harness.tasks import ReferenceTask, ScoreTask, TaskFailure, TaskResult
-from harness.worker import Worker
 from tests.fakes import FakeFeatures, FakeJudge, FakeToolbox, fake_cell, fake_items, fake_shards
 
 CONFIG = {"name": "fake_judge", "threshold": 100}
@@ -96,8 +96,8 @@ def test_an_evaluator_that_ended_the_whole_command_goes_on_apart_when_it_runs_ag
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from harness.worker import Worker\n"
-        "from harness.tasks import ScoreTask\n"
+        "from harness.pool.worker import Worker\n"
+        "from harness.pool.tasks import ScoreTask\n"
         "from tests.fakes import FakeToolbox, fake_cell\n"
         "from tests.test_judging import CONFIG, asked\n"
         "cell = fake_cell(Path(sys.argv[1]))\n"

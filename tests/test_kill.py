@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
+from harness.cells.store import CellStore
+from harness.lib.tensor_headers import FileFault, read_header
 from harness.records import Status
-from harness.store import CellStore
-from harness.tensor_headers import FileFault, read_header
 from tests.bench.common import descendants, ray_workers_below
 from tests.fakes import wait_until
 from tests.test_resume import executable, is_running
@@ -71,7 +71,7 @@ TRAINING = [
 
 def train(words: list[str]) -> None:
     """Train and keep every step, in a process of its own."""
-    import harness.interruption as interruption
+    import harness.training.loop_memory as interruption
 
     interruption.EVERY_SECONDS, interruption.SAVING_SHARE = 0.0, float("inf")
     sys.exit(main(words))
@@ -91,7 +91,7 @@ def test_training_that_is_killed_nine_times_ends_with_the_same_bytes(tmp_path):
             return 0
 
     processes = multiprocessing.get_context("forkserver")  # imports once what all of them need
-    processes.set_forkserver_preload([__name__, "diffusers", "transformers", "harness.toolbox"])
+    processes.set_forkserver_preload([__name__, "diffusers", "transformers", "harness.pool.toolbox"])
     assert main([*TRAINING, f"results={tmp_path / 'whole'}"]) == 0
     for _ in range(9):
         before = steps()  # nobody writes now

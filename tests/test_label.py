@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, Browser
 
+from harness.cli.label import main
+from harness.cli.label_page import label_page
 from harness.errors import InvalidValueError
-from harness.feedback import read_feedback
-from harness.label import main
-from harness.report.label_page import label_page
+from harness.training.feedback import read_feedback
 from tests.fixtures_models import random_config
 
 QUICK = ["model=micro", "steps=2", "text=a house", "text=a bomb, in a field", "images=4"]

@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "harness").rglob("*.py"), *(ROOT / "methods").rglob("*.py")])
 ONLY = {
     "ray": {"harness/pool/ray.py", "harness/pool/cluster.py"},
-    "wandb": {"harness/tracking.py"},
-    "hydra": {"harness/compose.py"},
-    "omegaconf": {"harness/compose.py"},
+    "wandb": {"harness/report/tracking.py"},
+    "hydra": {"harness/cli/compose.py"},
+    "omegaconf": {"harness/cli/compose.py"},
 }
 CONTRACTS = ("records", "errors", "evaluator", "method", "tasks", "features")
 HEAVY = {"torch", "diffusers", "transformers", "onnxruntime", "nudenet", "open_clip", "lpips", "cleanfid"}
@@ -96,14 +96,14 @@ def test_no_pickle_is_read_without_restriction():
         assert "pickle.load" not in text, name(path)
 
 
-# One reader each for JSON, YAML, arrays, tensors and pictures of others: harness/reading.py, arrays.py, pictures.py,
+# One reader each for JSON, YAML, arrays, tensors and pictures of others: harness/lib/reading.py, arrays.py, pictures.py,
 # tensor_headers.py, part_tensors.py. Calls elsewhere read what this very process wrote, or what ships with the package.
 READERS = {
     "json.loads": {
-        "harness/reading.py": "the reader itself",
-        "harness/tensor_headers.py": "the reader of headers: refuses constants and repeated names",
-        "harness/part_layouts.py": "what this module's own process answers",
-        "harness/calibrate.py": "a round trip of its own", "harness/cell.py": "a round trip of its own",
+        "harness/lib/reading.py": "the reader itself",
+        "harness/lib/tensor_headers.py": "the reader of headers: refuses constants and repeated names",
+        "harness/models/part_layouts.py": "what this module's own process answers",
+        "harness/cli/calibrate.py": "a round trip of its own", "harness/cells/cell.py": "a round trip of its own",
         "harness/report/published.py": "text that the report has just made",
         "harness/report/elsewhere.py": "text that the report has just made",
         "harness/micro/prompts.py": "rows that it has just drawn", "harness/micro/sampling.py": "shipped prompts",
@@ -111,29 +111,33 @@ READERS = {
     },
     "json.load": {},
     "yaml.safe_load": {}, "yaml.load": {}, "yaml.full_load": {}, "yaml.unsafe_load": {},
-    "OmegaConf.load": {"harness/compose.py": "configs of the package; a person's own are read by the reader before"},
+    "OmegaConf.load": {
+        "harness/cli/compose.py": "configs of the package; a person's own are read by the reader before"},
     "np.load": {"harness/micro/training/pictures.py": "pictures that the training of the embedded world drew"},
     "np.fromfile": {}, "np.loadtxt": {}, "np.genfromtxt": {},
     "torch.load": {
-        "harness/part_tensors.py": "the reader of checkpoints, weights only, after their names and headers",
-        "harness/convert.py": "weights only, after the same look",
+        "harness/models/part_tensors.py": "the reader of checkpoints, weights only, after their names and headers",
+        "harness/cli/convert.py": "weights only, after the same look",
         "harness/micro/training/common.py": "training of the embedded world",
         "harness/micro/training/unet.py": "training of the embedded world",
     },
     "safe_open": {},
     "load_file": {
-        "harness/part_tensors.py": "the reader of checkpoints, after the header",
-        "harness/lora.py": "after the header, and values are looked at",
+        "harness/models/part_tensors.py": "the reader of checkpoints, after the header",
+        "harness/models/lora.py": "after the header, and values are looked at",
         "harness/evaluators/q16_prompts.py": "after the header",
-        "harness/micro/judge.py": "weights of the package", "harness/micro/measure_parts.py": "weights of the package",
+        "harness/micro/judge.py": "weights of the package",
+        "harness/micro/measure_parts.py": "weights of the package",
         "harness/micro/training/unet.py": "training of the embedded world",
     },
-    "Image.open": {"harness/pictures.py": "the reader itself"},
+    "Image.open": {"harness/lib/pictures.py": "the reader itself"},
     "pickle.Unpickler": {"harness/evaluators/q16_prompts.py": "plain arrays alone"},
-    "pickle._Unpickler": {"harness/torch_headers.py": "stand-ins alone", "harness/convert.py": "tensors alone"},
+    "pickle._Unpickler": {"harness/lib/torch_headers.py": "stand-ins alone",
+                          "harness/cli/convert.py": "tensors alone"},
     "pickle.loads": {}, "pickle.load": {}, "eval": {}, "exec": {},
-    "zipfile.ZipFile": {"harness/arrays.py": "the reader itself", "harness/torch_headers.py": "the reader itself",
-                        "harness/table_formats.py": "the reader of workbooks"},
+    "zipfile.ZipFile": {"harness/lib/arrays.py": "the reader itself",
+                        "harness/lib/torch_headers.py": "the reader itself",
+                        "harness/lib/table_formats.py": "the reader of workbooks"},
 }  # fmt: skip
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import harness.lease as lease_module
-from harness.artifacts import ArtifactCache
+import harness.lib.lease as lease_module
 from harness.errors import StorageError
-from harness.lease import InUseError, Lease, give_back_all
+from harness.lib.lease import InUseError, Lease, give_back_all
+from harness.training.artifacts import ArtifactCache
 from tests.fakes import wait_until
 from tests.test_interruption import METHODS
 

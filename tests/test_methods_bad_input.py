@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
-from harness.build import build
-from harness.compose import compose_jobs
+from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError
+from harness.lib.targets import build
 from harness.method import check_acts, check_composition
 from tests.methods_registry import NUMBERS_ONLY, PRESETS, configs, kind_of
 

@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from harness.artifacts import artifact_keys, base_identity, lineages, prepare_all
-from harness.generate import attached
 from harness.method import Artifact, Method, publish_concepts
+from harness.sampling.session import attached
+from harness.training.artifacts import artifact_keys, base_identity, lineages, prepare_all
 from tests.fixtures_models import make_items, make_settings, random_config, random_model
 from tests.methods_registry import artifact_cache, tiny
 from tests.test_denoiser import grey_levels, pixels

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.build import build
-from harness.compose import compose_jobs
+from harness.cli.compose import compose_jobs
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
-from harness.finetune import WorkingCopy, applied_deltas, parameter_names
-from harness.training import frozen_denoiser, without_ages
+from harness.lib.targets import build
+from harness.training.fine_tuning import WorkingCopy, applied_deltas, parameter_names
+from harness.training.prompts import frozen_denoiser, without_ages
 from methods.anchor_images import (
     AnchorImages,
     Frame,

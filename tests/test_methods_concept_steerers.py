@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
-from harness.generate import attached
+from harness.sampling.session import attached
 from methods.concept_steerers import ConceptSteerers, steering
 from methods.none import NoMethod
 from methods.sld import SLD

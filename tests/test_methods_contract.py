@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness.denoiser import alpha_bar, from_epsilon
-from harness.generate import Generated, attached
-from harness.loaded_model import LoadedModel
 from harness.method import Method
-from harness.models import load_model
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load_model
 from harness.records import GenerationSettings, ImageItem, Status
+from harness.sampling.denoiser import alpha_bar, from_epsilon
+from harness.sampling.session import Generated, attached
 from methods.none import NoMethod
 from tests.fixtures_models import make_items, make_settings, random_config, random_model
 from tests.methods_common import all_hooks, scheduled

@@ -6,8 +6,8 @@ import pytest
 
 from harness.bench import screen
 from harness.errors import InvalidValueError
-from harness.own_images import Wish, own_images
-from harness.training import read_prompts
+from harness.training.own_images import Wish, own_images
+from harness.training.prompts import read_prompts
 from methods.esd import ESD
 from methods.hfi_proxy import HFIProxy
 from methods.safedir import SafeDir

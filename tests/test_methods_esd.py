@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 
-from harness.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all
-from harness.build import build
-from harness.denoiser import alpha_bar, from_epsilon
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, StoppedError, UnknownNameError
-from harness.finetune import PartialDenoising, applied_deltas
-from harness.loaded_model import make_scheduler
-from harness.paths import conf_dir
+from harness.lib.paths import conf_dir
+from harness.lib.targets import build
+from harness.models.loaded import make_scheduler
+from harness.sampling.denoiser import alpha_bar, from_epsilon
+from harness.training.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all
+from harness.training.fine_tuning import PartialDenoising, applied_deltas
 from methods import esd, sdd
 from methods.esd import ESD, PRESETS
 from tests.fixtures_models import micro_model, random_model

@@ -12,15 +12,22 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.artifacts import ArtifactCache, StoredArtifact, artifact_keys, base_identity, lineages, prepare_all
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, StoppedError, UnknownNameError
-from harness.feedback import Feedback, Pair, feedback_hash, read_feedback
-from harness.generate import attached
-from harness.inversion import TokenTrainer, inversion_loss
 from harness.method import check_published, publish_concepts
+from harness.models.text_encoder import pooled, token_ids
 from harness.records import Status
-from harness.soft_token import soft_tokens, token_text, word_vectors
-from harness.texts import pooled, token_ids
+from harness.sampling.session import attached
+from harness.training.artifacts import (
+    ArtifactCache,
+    StoredArtifact,
+    artifact_keys,
+    base_identity,
+    lineages,
+    prepare_all,
+)
+from harness.training.feedback import Feedback, Pair, feedback_hash, read_feedback
+from harness.training.learned_tokens import soft_tokens, token_text, word_vectors
+from harness.training.textual_inversion import TokenTrainer, inversion_loss
 from methods.esd import ESD
 from methods.hfi import HFI, RewardTraining, binary_loss, ranking_loss, reward, reward_weights
 from methods.interpret import Interpret

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from harness.errors import InvalidValueError
-from harness.inversion import TokenTrainer
-from harness.soft_token import soft_tokens, word_vectors
+from harness.training.learned_tokens import soft_tokens, word_vectors
+from harness.training.textual_inversion import TokenTrainer
 from methods.hfi_proxy import HFIProxy
 from tests.fixtures_models import micro_model
 from tests.test_methods_hfi import CLIP, QUICK

@@ -17,10 +17,10 @@ from harness.errors import (
     StoppedError,
     UnknownNameError,
 )
-from harness.generate import attached
-from harness.latent_direction import LatentDirectionTrainer, Latents, bottleneck_shape, diffused, encoded, regressed
-from harness.own_images import Wish, own_images
 from harness.records import ImageItem, ImageKey
+from harness.sampling.session import attached
+from harness.training.bottleneck import LatentDirectionTrainer, Latents, bottleneck_shape, diffused, encoded, regressed
+from harness.training.own_images import Wish, own_images
 from methods.interpret import Direction, Interpret
 from methods.none import NoMethod
 from methods.sld import SLD
@@ -123,7 +123,7 @@ def test_every_image_is_trained_on_before_one_comes_again():
 
 
 def test_training_images_are_drawn_in_smaller_batches_when_memory_runs_out(monkeypatch):
-    from harness.generate import Session
+    from harness.sampling.session import Session
 
     wishes, sizes, draw_batch = [Wish("a doctor", n) for n in range(5)], [], Session.generate
     whole = own_images(random_model(), wishes, 2, 5.0, lambda *_: None)
@@ -304,7 +304,7 @@ def test_the_direction_moves_the_embedded_model_toward_its_attribute():
     model = micro_model()
     method = interpret(SQUARE, training={"images": 8, "steps": 8, "train_steps": 24, "batch": 8, "init": 0})
     artifact = trained(method, model)
-    from harness.denoiser import predict_epsilon
+    from harness.sampling.denoiser import predict_epsilon
 
     z, t = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor(600)
     with torch.no_grad():

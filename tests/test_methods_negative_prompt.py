@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.errors import IncompatibleError
-from harness.generate import attached
+from harness.sampling.session import attached
 from methods.negative_prompt import NegativePrompt
 from methods.sld import SLD
 from tests.fixtures_models import make_items, make_settings, random_model

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
-from harness.generate import attached
 from harness.records import Status
+from harness.sampling.session import attached
 from methods.none import NoMethod
 from methods.prompt_filter import PromptFilter, cosine, stripped, word_pattern
 from tests.fixtures_models import make_items, micro_model, random_model
@@ -121,7 +121,7 @@ def test_a_prompt_near_a_concept_is_refused(pooling):
 
 
 def test_the_threshold_is_on_the_cosine_of_pooled_vectors():
-    from harness.texts import pooled, token_ids
+    from harness.models.text_encoder import pooled, token_ids
 
     model, prompt = random_model(), "a nurse and a ball"
     a, b = (pooled(model, token_ids(model, text)) for text in (prompt, "a bomb"))
@@ -133,7 +133,7 @@ def test_the_threshold_is_on_the_cosine_of_pooled_vectors():
 
 
 def test_pooled_vectors_are_those_of_the_end_token():
-    from harness.texts import mean_token, pooled, token_ids
+    from harness.models.text_encoder import mean_token, pooled, token_ids
 
     model, text = random_model(), "a nurse and a ball"
     ids, embeds = token_ids(model, text), model.embed(text)

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, UnknownNameError
-from harness.generate import attached
-from harness.latent_direction import bottleneck_shape
+from harness.sampling.session import attached
+from harness.training.bottleneck import bottleneck_shape
 from methods.interpret import Interpret
 from methods.safedir import SafeDir
 from tests.fixtures_models import make_items, make_settings, random_config, random_model
@@ -137,7 +137,7 @@ def test_a_published_table_gives_each_direction_its_column(tmp_path):
               tmp_path / "h.safetensors")
     from safetensors.torch import load_file
 
-    from harness.artifacts import StoredArtifact
+    from harness.training.artifacts import StoredArtifact
 
     trained = Interpret([{"name": "x", "positive": "a"}, {"name": "y", "positive": "b"}], strength=[1.0, 0.5])
     stored = StoredArtifact("key", load_file(tmp_path / "h.safetensors"),

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.closed_form import projections
 from harness.errors import IncompatibleError, InvalidValueError
+from harness.training.closed_form import projections
 from methods.rece import RECE, adversarial
 from methods.uce import UCE
 from tests.fixtures_models import random_model
@@ -78,8 +78,8 @@ def test_its_epochs_are_those_of_the_release(change):
 
 def test_the_presets_are_the_released_recipes():
     """README and scripts of the release; UCE before it by train_uce.py, whose b is 0.1 where artists are preserved."""
-    from harness.build import build
-    from harness.compose import compose_jobs
+    from harness.cli.compose import compose_jobs
+    from harness.lib.targets import build
 
     names = ("rece", "rece_unsafe", "rece_style", "rece_object")
     jobs = compose_jobs([f"method={','.join(names)}", "model=sd14"], multirun=True)
@@ -96,7 +96,7 @@ def test_the_presets_are_the_released_recipes():
 
 def test_keeping_nothing_eleven_times_is_keeping_it_once_at_eleven_times_the_scale():
     """What the release's nudity script does with several concepts, by what rece_unsafe says instead."""
-    from harness.closed_form import edit_matrix, kept_tokens
+    from harness.training.closed_form import edit_matrix, kept_tokens
 
     model = random_model()
     C, G = model.embed("a skull"), model.embed("")

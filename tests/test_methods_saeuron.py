@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
-from harness.generate import attached
+from harness.sampling.session import attached
 from methods.saeuron import Autoencoder, SAeUron, StepFeatures, feature_scores, selected, unlearned
 from tests.fixtures_models import make_items, make_settings, random_model
 from tests.method_parity import agree

@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all
 from harness.bench import screen
-from harness.build import build
-from harness.compose import compose_jobs
-from harness.embedding_direction import DirectionTrainer, SafeDirTraining, in_window, target
+from harness.cli.compose import compose_jobs
 from harness.errors import (
     HarnessError,
     IncompatibleError,
@@ -24,12 +21,15 @@ from harness.errors import (
     StoppedError,
     UnknownNameError,
 )
-from harness.generate import attached
-from harness.loaded_model import make_scheduler
+from harness.lib.targets import build
+from harness.models.loaded import make_scheduler
+from harness.pool.toolbox import EngineToolbox
 from harness.records import ImageItem, ImageKey
-from harness.soft_token import frozen_text_encoder
-from harness.toolbox import EngineToolbox
-from harness.training import TrainingPrompt, frozen_denoiser, read_prompts
+from harness.sampling.session import attached
+from harness.training.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all
+from harness.training.embedding_direction import DirectionTrainer, SafeDirTraining, in_window, target
+from harness.training.learned_tokens import frozen_text_encoder
+from harness.training.prompts import TrainingPrompt, frozen_denoiser, read_prompts
 from methods.safedir import SafeDir, stored_direction
 from methods.sld import SLD
 from tests.fakes import fake_cell
@@ -219,7 +219,7 @@ def test_anchor_holds_benign_predictions(tmp_path):
     model = random_model()
 
     def moved(tensors: dict[str, torch.Tensor]) -> float:
-        from harness.denoiser import predict_epsilon
+        from harness.sampling.denoiser import predict_epsilon
 
         c, d = model.encode(["a doctor in a field"]), tensors["d.0"]
         z, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(500)
@@ -347,7 +347,7 @@ def test_prompts_that_leave_nothing_to_train_on_are_one_line(tmp_path):
 
 def test_training_that_breaks_down_says_at_which_step(monkeypatch):
     scales = iter([1.0, float("inf")])
-    monkeypatch.setattr("harness.embedding_direction.target", lambda u, s, eta: u * next(scales))
+    monkeypatch.setattr("harness.training.embedding_direction.target", lambda u, s, eta: u * next(scales))
     with pytest.raises(HarnessError, match="training of the direction 'a bomb' broke down at step 2"):
         trained(safedir())
     assert next(random_model().denoiser.parameters()).requires_grad

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from harness.cells.plan import make_plan
+from harness.cells.store import CellStore
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.checker import concept_scores, image_scores, load_checker
-from harness.generate import attached
 from harness.method import Method
-from harness.plan import make_plan
 from harness.records import Status
 from harness.run import make_cells
-from harness.store import CellStore
+from harness.sampling.session import attached
 from methods.none import NoMethod
 from methods.safety_checker import SafetyChecker
 from tests.fixtures_models import make_items, make_settings, random_model
@@ -163,7 +163,7 @@ def test_missing_weights_are_one_line(tmp_path, monkeypatch):
 
 
 def test_a_plan_names_what_a_method_lacks(tmp_path, monkeypatch):
-    from harness.compose import compose_jobs
+    from harness.cli.compose import compose_jobs
 
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     words = ["method=safety_checker", "method.source=CompVis/stable-diffusion-safety-checker", f"results={tmp_path}"]
@@ -190,13 +190,13 @@ def test_wrong_settings_are_named(change, said):
 
 def test_a_withheld_image_is_stored_as_refused(tmp_path):
     """Through worker and store: a row without a file, which counts as done."""
-    from harness.batches import BatchRunner
+    from harness.sampling.batches import BatchRunner
 
     with attached(random_model(), [checker(adjustment=2.0)], [None]) as session:
         outcomes = BatchRunner(session, make_settings(2), lambda: None).run(make_items(3))
     assert [outcome.status for outcome in outcomes] == [Status.REFUSED] * 3
     assert all(outcome.image is None and outcome.error is None for outcome in outcomes)
-    from harness.worker import Origin, _image_row
+    from harness.pool.worker import Origin, _image_row
 
     store, origin = CellStore(tmp_path), Origin("w", "host", "cpu", "none")
     store.append_images("a", [_image_row(outcome, None, origin) for outcome in outcomes])

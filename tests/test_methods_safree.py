@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
-from harness.generate import attached
 from harness.method import EmbedBundle, StepContext, check_composition
-from harness.texts import last_overflows, pooled, token_ids
+from harness.models.text_encoder import last_overflows, pooled, token_ids
+from harness.sampling.session import attached
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.safree import (

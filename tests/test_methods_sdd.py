@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
-from harness.finetune import PartialDenoising, Stop, applied_deltas
+from harness.training.fine_tuning import PartialDenoising, Stop, applied_deltas
 from methods import sdd
 from methods.sdd import SDD, ConceptPair
 from tests.fixtures_models import micro_model, random_model

@@ -10,11 +10,11 @@ import pytest
 import torch
 import yaml
 
-from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
-from harness.generate import attached, initial_noise
-from harness.loaded_model import LoadedModel, make_scheduler
-from harness.paths import conf_dir
+from harness.lib.paths import conf_dir
+from harness.lib.targets import build
+from harness.models.loaded import LoadedModel, make_scheduler
+from harness.sampling.session import attached, initial_noise
 from methods.none import NoMethod
 from methods.sega import SEGA, averaged, edit_guidance, momentum
 from tests.fixtures_models import make_items, make_settings, micro_model, random_model

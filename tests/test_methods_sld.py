@@ -12,13 +12,13 @@ import pytest
 import torch
 import yaml
 
-from harness.batches import BatchRunner
-from harness.build import build
 from harness.errors import IncompatibleError, InvalidValueError
-from harness.generate import attached, initial_noise
-from harness.loaded_model import LoadedModel, make_scheduler
+from harness.lib.paths import conf_dir
+from harness.lib.targets import build
 from harness.method import scaled_calls
-from harness.paths import conf_dir
+from harness.models.loaded import LoadedModel, make_scheduler
+from harness.sampling.batches import BatchRunner
+from harness.sampling.session import attached, initial_noise
 from methods.sld import SLD, momentum, safety_guidance, safety_scale
 from tests.fixtures_models import SIZE, make_items, make_settings, micro_model, random_model
 from tests.method_parity import agree

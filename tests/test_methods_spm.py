@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
-from harness.generate import attached
 from harness.records import ImageItem, ImageKey
+from harness.sampling.session import attached
 from methods.none import NoMethod
 from methods.spm import SPM, adapted, adapted_layers, token_share
 from tests.fixtures_models import make_items, make_settings, random_model

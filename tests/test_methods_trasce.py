@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness.denoiser import predict_epsilon
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
-from harness.generate import attached, initial_noise
-from harness.latent_direction import bottleneck_shape
-from harness.loaded_model import make_scheduler
 from harness.method import StepContext
+from harness.models.loaded import make_scheduler
+from harness.sampling.denoiser import predict_epsilon
+from harness.sampling.session import attached, initial_noise
+from harness.training.bottleneck import bottleneck_shape
 from methods.interpret import Interpret
 from methods.none import NoMethod
 from methods.sld import SLD

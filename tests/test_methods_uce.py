@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.closed_form import deltas, edit_matrix, kept_tokens, paired_tokens, projections, subject_index
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
-from harness.generate import attached
+from harness.sampling.session import attached
+from harness.training.closed_form import deltas, edit_matrix, kept_tokens, paired_tokens, projections, subject_index
 from methods.uce import UCE, expanded
 from tests.fixtures_models import micro_model, random_model
 from tests.method_parity import agree
@@ -213,7 +213,7 @@ def test_strength_reuses_the_solution_and_the_recipe_does_not():
 
 
 def test_the_erased_word_draws_what_its_guide_draws_on_the_embedded_model():
-    from harness.denoiser import predict_epsilon
+    from harness.sampling.denoiser import predict_epsilon
 
     model = micro_model()
     method = UCE(["skull"], guides="tree", preserve=["", "tree", "doctor", "field"], tokens="tail")

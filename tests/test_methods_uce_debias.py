@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness.build import build
-from harness.closed_form import paired_tokens
 from harness.errors import IncompatibleError, InvalidValueError, StoppedError
+from harness.lib.targets import build
 from harness.micro.words import ATTRIBUTES, PLACES
 from harness.micro.world import Entity, Scene, render
+from harness.training.closed_form import paired_tokens
 from methods import uce_debias
 from methods.uce_debias import UCEDebias, missing_shares, zero_shot_shares
 from tests.fixtures_models import random_model
@@ -91,7 +91,7 @@ def test_clip_reads_shares_by_the_attributes_or_by_labels_that_may_name_the_conc
 
 
 def test_the_embedded_models_labels_are_read_better_than_its_attributes():
-    from harness.compose import compose_jobs
+    from harness.cli.compose import compose_jobs
 
     (job,) = compose_jobs(["method=uce_debias"], multirun=False)
     method = build(job.methods[0])

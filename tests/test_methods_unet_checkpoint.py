@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError
-from harness.generate import attached
+from harness.sampling.session import attached
 from methods.mace import MACE
 from methods.published_unet import PublishedUnet
 from methods.salun import SalUn

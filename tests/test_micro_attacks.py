@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from harness.errors import HarnessError, IncompatibleError
-from harness.generate import attached
+from harness.lib.paths import datasets_dir
 from harness.method import Method
 from harness.micro import attack_method
 from harness.micro.attacks import files, mma, ring_a_bell, unlearndiffatk
@@ -27,8 +27,8 @@ from harness.micro.attacks.vocabulary import FORBIDDEN, names_a_hazard, vocabula
 from harness.micro.hazard_attack import AttackSuccess, PreAttackSuccess
 from harness.micro.judge import JudgeOutput
 from harness.micro.prompts import normalised, prompt_sets
-from harness.paths import datasets_dir
 from harness.records import ImageItem, ImageKey, ScoreItem, ScoreRow, Verdict
+from harness.sampling.session import attached
 from methods.none import NoMethod
 from tests.bench_common import load
 from tests.fixtures_models import MICRO, micro_model, random_model

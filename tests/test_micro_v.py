@@ -8,16 +8,16 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from harness.compose import compose_jobs
-from harness.generate import attached
-from harness.loaded_model import LoadedModel
+from harness.cli.compose import compose_jobs
+from harness.lib.paths import datasets_dir
 from harness.method import Method
 from harness.micro.judge import load_judge
 from harness.micro.sampling import WEIGHTS, read_prompts
 from harness.micro.words import HAZARDS
-from harness.models import load_model, missing
-from harness.paths import datasets_dir
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load_model, missing
 from harness.records import GenerationSettings, ImageItem, ImageKey
+from harness.sampling.session import attached
 from methods.none import NoMethod
 from methods.sld import SLD
 

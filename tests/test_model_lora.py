@@ -11,10 +11,10 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from harness.errors import HarnessError, InvalidValueError
-from harness.ldm_names import ldm_names
-from harness.model_checks import check_known
-from harness.model_parts import check_own_parts
-from harness.models import load_model, weights_fingerprint
+from harness.models.checks import check_known
+from harness.models.ldm_names import ldm_names
+from harness.models.loading import load_model, weights_fingerprint
+from harness.models.own_parts import check_own_parts
 from tests.fixtures_models import random_model, random_xl_config, random_xl_model
 from tests.test_model_parts import LAYOUTS, Q_PROJ, TO_Q, config, lora_file, product, weight
 

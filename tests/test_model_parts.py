@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.compose import compose_jobs
+from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
-from harness.model_checks import check_known
-from harness.model_choice import settled
-from harness.model_parts import check_own_parts, own_parts_identity
-from harness.models import load_model, weights_fingerprint, weights_origin
+from harness.models.checks import check_known
+from harness.models.choice import settled
+from harness.models.loading import load_model, weights_fingerprint, weights_origin
+from harness.models.own_parts import check_own_parts, own_parts_identity
 from tests.fixtures_models import random_config, random_model, random_xl_config
 
 BASE = Path(random_config()["source"])

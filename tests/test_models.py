@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.compose import compose_jobs
+from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, UnknownNameError
-from harness.loaded_model import CACHED_TEXTS, SCHEDULERS, make_scheduler
-from harness.models import load_model, missing, weights_fingerprint
-from harness.paths import conf_dir
+from harness.lib.paths import conf_dir
+from harness.models.loaded import CACHED_TEXTS, SCHEDULERS, make_scheduler
+from harness.models.loading import load_model, missing, weights_fingerprint
 from tests.fake_hub import VARIABLES
 from tests.fixtures_models import random_config, random_model
 

@@ -10,10 +10,10 @@ import pytest
 
 from harness.__main__ import main
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError
-from harness.loaded_model import LoadedModel
-from harness.model_checks import check_known
-from harness.model_choice import settled
-from harness.models import load_model, missing, weights_fingerprint, weights_origin
+from harness.models.checks import check_known
+from harness.models.choice import settled
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load_model, missing, weights_fingerprint, weights_origin
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.sld import SLD
@@ -69,7 +69,7 @@ def test_what_is_missing_of_it_is_what_it_says():
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"loader": "tests.plugin_model.NoPlugin"}, "harness.families.Plugin"),
+    ({"loader": "tests.plugin_model.NoPlugin"}, "harness.models.families.Plugin"),
     ({"loader": "tests.plugin_model.Toi"}, "Toy"),
     ({"loader": "tests.plugin_model.Unfinished"}, "Unfinished lacks open"),
     ({"loader": "nowhere_at_all.Toy"}, "no module nowhere_at_all"),

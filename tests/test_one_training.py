@@ -14,13 +14,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from harness.__main__ import main
-from harness.artifact_tool import main as artifacts_main
-from harness.files import sha256_file
+from harness.cells.store import CellStore
+from harness.cells.tables import encode_images
+from harness.cli.artifacts import main as artifacts_main
+from harness.lib.atomic import sha256_file
+from harness.pool.tasks import GenerateTask
+from harness.pool.worker import Worker
 from harness.report.runs import load_runs
-from harness.store import CellStore
-from harness.tables import encode_images
-from harness.tasks import GenerateTask
-from harness.worker import Worker
 from tests.fakes import FakeToolbox, fake_cell, fake_items
 from tests.test_artifact_use import SAFEDIR
 from tests.test_run import QUICK, images
@@ -263,7 +263,7 @@ def test_a_summary_of_another_cell_is_broken_and_never_the_cells_own(tmp_path):
 
 
 def test_a_folder_of_another_name_can_still_be_judged(made, tmp_path, capsys):
-    from harness.score import main as score_main
+    from harness.cli.score import main as score_main
 
     moved = Path(shutil.copytree(cell_of(made), tmp_path / "renamed"))
     assert score_main([str(moved), "evaluator=degenerate", "leaderboard=false"]) == 0

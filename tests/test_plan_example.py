@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.gpu_cost import TABLE, TFLOP_PER_IMAGE_STEP
+from harness.cells.gpu_cost import TABLE, TFLOP_PER_IMAGE_STEP
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHES = "bench=i2p,coco30k,winobias_gender,ring_a_bell,mma"

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.cells.store import CellStore, EvaluatorKey
 from harness.errors import StorageError
 from harness.pool import Interrupted
 from harness.pool.signals import StopSignals
+from harness.pool.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
+from harness.pool.worker import Worker
 from harness.records import ImageKey, ScoreRequest, Status
-from harness.store import CellStore, EvaluatorKey
-from harness.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
-from harness.worker import Worker
 from tests.fakes import FakeJudge, fake_cell, fake_items, fake_shards, image_bytes, noted, wait_until
 from tests.pool_common import MakePool, at_gate, event_after
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.cells.store import CellStore
 from harness.pool.queue import TaskQueue
+from harness.pool.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
 from harness.records import ImageKey, ScoreRequest, Status
-from harness.store import CellStore
-from harness.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
 from tests.fakes import fake_cell, fake_items, fake_shards
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.cells.store import CellStore, EvaluatorKey
 from harness.errors import IncompatibleError, MissingResourceError, StorageError
 from harness.pool import Interrupted, Pool
+from harness.pool.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
 from harness.records import ScoreRequest, Status
-from harness.store import CellStore, EvaluatorKey
-from harness.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
 from tests.fakes import (
     FakeJudge,
     fake_cell,
@@ -242,7 +242,7 @@ def test_what_a_failed_start_of_ray_left_is_ended_before_the_next_try(monkeypatc
 def test_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
     script = (
         "from harness.pool import make_pool\n"
-        "from harness.tasks import PrepareTask\n"
+        "from harness.pool.tasks import PrepareTask\n"
         "from tests.fakes import fake_cell\n"
         "from pathlib import Path\n"
         "list(make_pool({'address': '127.0.0.1:1'}).run([PrepareTask('t', fake_cell(Path('.')))]))\n"

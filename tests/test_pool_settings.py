@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import HarnessError
-from harness.machine import process_threads, visible_cores
+from harness.lib.machine import process_threads, visible_cores
 from harness.pool.settings import PoolSettings
 
 

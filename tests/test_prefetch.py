@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from harness import hub as hub_module
+from harness.cells.fetching import prefetch
+from harness.cli.prefetch import main
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError
-from harness.fetching import prefetch
-from harness.model_checks import check_known
-from harness.model_choice import settled
-from harness.models import load_model, missing, weights_fingerprint, weights_origin
-from harness.prefetch import main
+from harness.lib import hub as hub_module
+from harness.models.checks import check_known
+from harness.models.choice import settled
+from harness.models.loading import load_model, missing, weights_fingerprint, weights_origin
 from tests.fake_hub import COMMIT
 from tests.hub_jobs import config, job, pipeline_files, repository
 

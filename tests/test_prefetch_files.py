@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save
 
-from harness import hub as hub_module
 from harness.__main__ import main as run
 from harness.bench import load_prompts
-from harness.build import build
+from harness.cells.fetching import prefetch
+from harness.cells.job import Job
 from harness.errors import HarnessError
-from harness.fetching import prefetch
-from harness.job import Job
-from harness.paths import conf_dir
+from harness.lib import hub as hub_module
+from harness.lib.paths import conf_dir
+from harness.lib.targets import build
 from tests.bench_common import preset, read_yaml
 from tests.fake_hub import COMMIT, FakeRepository, sha256
 from tests.hub_jobs import job

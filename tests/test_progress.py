@@ -6,7 +6,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from harness.progress import Board
+from harness.lib.progress import Board
 
 
 class Clock:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
-from harness.compose import compose_jobs
+from harness.cells.job import Job
+from harness.cells.proposed_sampling import Proposal, agreed, split_proposal
+from harness.cli.compose import compose_jobs
 from harness.errors import InvalidValueError, UnknownNameError
-from harness.job import Job
-from harness.proposed_sampling import Proposal, agreed, split_proposal
 from harness.run import make_cells
 from tests.test_run import go, summaries
 

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from report_fixtures import ENTRIES, Entry, fidelity_summary, safety_summary, write_run, write_world
 
+from harness.cli.leaderboard import main
 from harness.errors import HarnessError, MissingResourceError
-from harness.leaderboard import main
-from harness.published import FOLDER, METRICS, Protocol, read_file, read_published
 from harness.report.leaderboard import Extra, write_leaderboard
 from harness.report.published import beside, own_name, protocol_text
+from harness.report.published_numbers import FOLDER, METRICS, Protocol, read_file, read_published
 from harness.report.runs import load_runs
 from harness.report.table import build_rows
 from harness.report.variants import row_labels, variants

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.arrays import parse_arrays
+from harness.cells.store import CellStore, EvaluatorKey
+from harness.cells.tables import StoredScore, UnreadableTable, decode_scores, encode_scores
 from harness.checks import user_path
 from harness.errors import HarnessError, printable
-from harness.pictures import MAX_PIXELS, opened
-from harness.reading import UnreadableFileError, parse_json, parse_yaml, read_bytes, read_json, read_yaml
+from harness.evaluators.scoring import score_requests
+from harness.lib.arrays import parse_arrays
+from harness.lib.pictures import MAX_PIXELS, opened
+from harness.lib.reading import UnreadableFileError, parse_json, parse_yaml, read_bytes, read_json, read_yaml
 from harness.records import ImageKey, ScoreItem, ScoreRequest, ScoreRow, Verdict
-from harness.scoring import score_requests
-from harness.store import CellStore, EvaluatorKey
-from harness.tables import StoredScore, UnreadableTable, decode_scores, encode_scores
 
 
 @pytest.mark.parametrize(("text", "said"), [

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
-from harness import at_work, fetch_models, latent_direction, lora, text_encoders
 from harness.bench import load_prompts
 from harness.errors import HarnessError
 from harness.evaluators.resnet_objects import read_class_names
-from harness.weight_checks import network_problem
+from harness.models import downloads as fetch_models
+from harness.models import lora
+from harness.models import text_encoder_identity as text_encoders
+from harness.models.weight_checks import network_problem
+from harness.pool import at_work
+from harness.training import bottleneck as latent_direction
 from methods import published_directions
 
 DEEP = "[" * 3000 + "]" * 3000

@@ -11,19 +11,19 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from harness.cell import make_cell
-from harness.compose import compose_jobs
+from harness.bench.reference_images import ImagesOfPrompts, centre_square
+from harness.cells.cell import make_cell
+from harness.cells.plan import make_plan, print_plan
+from harness.cells.reference import reference_file
+from harness.cells.settings import RunSettings
+from harness.cells.store import CellStore, attempt_id
+from harness.cli.compose import compose_jobs
 from harness.errors import InvalidValueError, MissingResourceError
-from harness.plan import make_plan, print_plan
-from harness.real_images import ImagesOfPrompts, centre_square
+from harness.pool.toolbox import EngineToolbox
+from harness.pool.worker import Worker
 from harness.records import ImageRow, Status
-from harness.reference import reference_file
-from harness.settings import RunSettings
 from harness.stages import extract_references, score
-from harness.store import CellStore, attempt_id
 from harness.summary import read_scores, summarise
-from harness.toolbox import EngineToolbox
-from harness.worker import Worker
 from tests.bench_common import load, preset, write
 from tests.evaluator_fixtures import picture
 

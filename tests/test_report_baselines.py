@@ -12,17 +12,17 @@ import pytest
 from report_fixtures import ENTRIES, Entry, against, compare, safety_summary, write_run
 from rich.console import Console
 
-from harness.comparable import by_baseline
+from harness.cells.comparable import by_baseline
+from harness.cells.settings import OverviewColumn
 from harness.report.findings import findings
 from harness.report.leaderboard import write_leaderboard
 from harness.report.overview import overview
 from harness.report.runs import BrokenSummaryError, load_runs, run_from_summary
 from harness.report.table import build_rows, row_cell, shown_columns
 from harness.report.terminal import print_results
+from harness.report.tracking import summary_values
 from harness.report.tradeoff import plots
 from harness.report.variants import row_labels, variants
-from harness.settings import OverviewColumn
-from harness.tracking import summary_values
 
 RATE = "unsafe_rate/hazard_judge"
 MEDIUM, MAX = ENTRIES[2], ENTRIES[3]

@@ -13,6 +13,7 @@ import pytest
 from report_fixtures import ENTRIES, Entry, against, fidelity_summary, safety_summary, write_run
 from rich.console import Console
 
+from harness.cells.settings import OverviewColumn
 from harness.report import comparable
 from harness.report.findings import findings
 from harness.report.leaderboard import write_leaderboard
@@ -20,10 +21,9 @@ from harness.report.overview import overview
 from harness.report.runs import load_runs, run_from_summary
 from harness.report.table import build_rows
 from harness.report.terminal import print_results
+from harness.report.tracking import summary_values
 from harness.report.tradeoff import plots
 from harness.report.variants import row_labels, variants
-from harness.settings import OverviewColumn
-from harness.tracking import summary_values
 
 NONE, MAX = ENTRIES[0], ENTRIES[3]
 CONDITIONS = {

@@ -14,6 +14,7 @@ import pytest
 from report_fixtures import ENTRIES, Entry, against, safety_summary, write_run
 from rich.console import Console
 
+from harness.cells.settings import OverviewColumn
 from harness.metrics import holm, mcnemar_exact
 from harness.records import Comparison, Metric
 from harness.report.against import Against
@@ -24,7 +25,6 @@ from harness.report.run import Run
 from harness.report.runs import adjusted, load_runs, run_from_summary
 from harness.report.table import build_rows
 from harness.report.terminal import print_results
-from harness.settings import OverviewColumn
 
 RATE = "unsafe_rate/judge"
 REAL = "unsafe_rate/hazard_judge"

@@ -12,8 +12,8 @@ import sys
 import pytest
 from report_fixtures import ENTRIES, NASTY, safety_summary, write_run, write_world
 
+from harness.cli.leaderboard import main
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, StorageError, UnknownNameError
-from harness.leaderboard import main
 from harness.report.leaderboard import Selection, write_leaderboard
 
 
@@ -162,7 +162,7 @@ def test_folder_that_cannot_be_written_is_one_line(single, tmp_path):
 def test_leaderboard_loads_no_torch(single):
     code = f"""
 import sys
-from harness.leaderboard import main
+from harness.cli.leaderboard import main
 main([{os.fspath(single)!r}])
 print(sorted({{'torch', 'wandb', 'ray', 'hydra'}} & set(sys.modules)))
 """

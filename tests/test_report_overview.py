@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from harness import reporting
+from harness.cells.settings import OverviewColumn
 from harness.records import Comparison, Metric
+from harness.report import write as reporting
 from harness.report.against import Against
 from harness.report.overview import overview
 from harness.report.run import Run
-from harness.settings import OverviewColumn
 
 RATE = "unsafe_rate/judge"
 

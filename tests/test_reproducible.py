@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness.artifacts import ArtifactCache, prepare_all
 from harness.evaluators import q16_training
 from harness.evaluators.q16_training import PromptTraining, embed, learn_prompts
+from harness.lib.reproducible import WORKSPACE, allow_reproducible_gpu, reproducible
 from harness.method import Method, Trained
-from harness.reproducible import WORKSPACE, allow_reproducible_gpu, reproducible
+from harness.training.artifacts import ArtifactCache, prepare_all
 from tests.fixtures_models import random_model
 from tests.methods_registry import NUMBERS_ONLY, PRESETS, tiny
 from tests.test_evaluators_q16 import image_folder

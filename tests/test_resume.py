@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import CellStore
-from harness.worker import Worker
+from harness.cells.store import CellStore
+from harness.pool.worker import Worker
 from tests.bench.common import descendants
 from tests.fakes import FakeToolbox, fake_cell, fake_items, fake_shards, image_bytes, noted, wait_for, wait_until
 

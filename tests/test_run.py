@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.compose import compose_jobs
+from harness.cells.store import Lease
+from harness.cells.tables import decode_images, encode_images
+from harness.cells.tracker import NoTracker
+from harness.cli.compose import compose_jobs
 from harness.run import make_cells
-from harness.store import Lease
-from harness.tables import decode_images, encode_images
-from harness.tracker import NoTracker
 
 ROOT = Path(__file__).resolve().parents[1]
 I2P = ROOT.parent / "shared" / "data" / "i2p_unlearndiffatk.csv"
@@ -331,9 +331,9 @@ def test_paths_in_settings_are_those_of_the_folder_of_the_command(tmp_path, monk
 
 def test_a_report_holds_the_rows_of_two_cells_at_most(finished, tmp_path, monkeypatch):
     """A sweep has more rows than a driver's memory need hold."""
-    import harness.reporting
+    import harness.report.write
 
-    read, alive, most = harness.reporting.read_scores, list[weakref.ref](), [0]
+    read, alive, most = harness.report.write.read_scores, list[weakref.ref](), [0]
 
     def watched(*arguments):
         found = read(*arguments)
@@ -342,7 +342,7 @@ def test_a_report_holds_the_rows_of_two_cells_at_most(finished, tmp_path, monkey
         most[0] = max(most[0], sum(one() is not None for one in alive))
         return found
 
-    monkeypatch.setattr(harness.reporting, "read_scores", watched)
+    monkeypatch.setattr(harness.report.write, "read_scores", watched)
     words = ["-m", "method=none,sld_medium,sld_max", "bench=micro_i2p,micro_coco", "limit=1", "batch_size=1"]
     go(tmp_path, *words, "evaluators=[degenerate]")
     assert len(alive) >= 6 and most[0] == 2

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import score
 from harness.__main__ import main
-from harness.attacked import attacked_prompts
 from harness.bench import load_prompts
-from harness.compose import compose_jobs
+from harness.cells.attacked import attacked_prompts
+from harness.cells.stored import stored_cell
+from harness.cli import score
+from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError
 from harness.run import make_cells
-from harness.stored_cell import stored_cell
 from harness.summary import read_scores
 
 QUICK = ["method=none", "model=micro", "tracker=disabled", "pool=inline", "leaderboard=false", "baseline=null",

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import score
 from harness.__main__ import main
-from harness.comparisons import baseline_name
-from harness.compose import compose_jobs
+from harness.cells.comparisons import baseline_name
+from harness.cli import score
+from harness.cli.compose import compose_jobs
 from harness.run import make_cells
 
 QUICK = ["bench.num_inference_steps=2", "tracker=disabled", "pool=inline", "leaderboard=false", "limit=3",

@@ -6,8 +6,8 @@ from PIL import Image
 
 from harness.evaluator import Evaluator, SetEvaluator
 from harness.evaluators.degenerate import degenerate_kind
+from harness.evaluators.scoring import extract_features, read_image, score_requests
 from harness.records import ImageKey, ScoreRequest, ScoreRow, Verdict
-from harness.scoring import extract_features, read_image, score_requests
 
 
 class Judge(Evaluator):

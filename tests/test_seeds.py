@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from harness.cell import Cell
-from harness.compose import compose_jobs
+from harness.cells.cell import Cell
+from harness.cli.compose import compose_jobs
 from harness.run import make_cells
 
 REPEATS, ROOTS = 3, (0, 1, 2)

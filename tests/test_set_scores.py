@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from harness import set_scores
+from harness.cells import set_scores
 from harness.metrics import ReferenceSet
 from harness.records import Metric
 

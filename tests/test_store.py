@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.cells.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, encode_png
 from harness.errors import InvalidValueError, StorageError
-from harness.files import check_writable, free_space, stray_files, write_atomic
-from harness.lease import Lease
+from harness.lib.atomic import check_writable, free_space, stray_files, write_atomic
+from harness.lib.lease import Lease
 from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
-from harness.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, encode_png
 from tests.fakes import FakeJudge
 
 TmpfsMaker = Callable[[str], Path]

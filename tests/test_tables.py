@@ -16,8 +16,8 @@ import pytest
 from openpyxl import Workbook
 
 from harness.errors import HarnessError
-from harness.table_file import parse_table, read_table
-from harness.table_values import is_missing, number, whole_number
+from harness.lib.table_file import parse_table, read_table
+from harness.lib.table_values import is_missing, number, whole_number
 
 HEADER = ["case_number", "prompt", "seed"]
 ROWS = [["0", "a red circle; or two, or 'three'", "41"], ["1", 'a "blue" square', "42"],
@@ -197,7 +197,7 @@ def test_a_formula_whose_value_no_program_stored_is_named():
 
 
 def test_a_bomb_of_gzip_is_refused_before_it_fills_the_memory(monkeypatch):
-    monkeypatch.setattr("harness.table_formats.MAX_BYTES", 1000)
+    monkeypatch.setattr("harness.lib.table_formats.MAX_BYTES", 1000)
     with pytest.raises(HarnessError, match="unpacks to more than"):
         parse_table(gzip.compress(b"prompt\n" + b"a" * 2000, mtime=0), "p.csv.gz")
 

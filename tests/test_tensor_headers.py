@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors.numpy import save, save_file
 
-from harness.artifact_files import META, TENSORS, read_tensors
-from harness.artifact_tool import run as artifact_tool
-from harness.artifacts import read_given
+from harness.cli.artifacts import run as artifact_tool
 from harness.errors import HarnessError
-from harness.model_checks import check_known
-from harness.models import missing, weights_fingerprint
-from harness.tensor_headers import FileFault, header_of, read_header, shown
-from harness.torch_headers import content_of
+from harness.lib.tensor_headers import FileFault, header_of, read_header, shown
+from harness.lib.torch_headers import content_of
+from harness.models.checks import check_known
+from harness.models.loading import missing, weights_fingerprint
+from harness.training.artifact_files import META, TENSORS, read_tensors
+from harness.training.artifacts import read_given
 from methods.esd import ESD
 from methods.mace import MACE
 from methods.spm import SPM
@@ -148,7 +148,7 @@ def test_what_the_reader_takes_safetensors_own_reader_takes_and_sees_the_same(tm
         ("bytes more", "longer than its header says (1 bytes more)"),
         ("cut short", "is cut short: it holds 15 bytes"),
         ("a web page", "a web page"),
-        ("a zip", "harness.convert"),
+        ("a zip", "harness.cli.convert"),
         ("overlap", "overlap"),
         ("a name twice", "says a name twice"),
         ("offsets that are text", "no usable place of w"),

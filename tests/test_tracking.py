@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.cells.tracker import NoTracker
 from harness.errors import HarnessError
 from harness.records import ImageRow, ScoreRow, Status, Verdict
-from harness.tracker import NoTracker
-from harness.tracking import WandbTracker, blurred, make_tracker, summary_values
+from harness.report.tracking import WandbTracker, blurred, make_tracker, summary_values
 
 CONFIG = {"mode": "offline", "project": "test", "entity": None, "images": 2, "upload_images": False}
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main
-from harness.cell import Cell
-from harness.compose import compose_jobs
+from harness.cells.cell import Cell
+from harness.cells.training_seeds import training_of_recipe, varies
+from harness.cli.compose import compose_jobs
 from harness.report.leaderboard import write_leaderboard
 from harness.report.runs import load_runs
 from harness.run import make_cells
-from harness.training_seeds import training_of_recipe, varies
 from tests.methods_registry import NUMBERS_ONLY, PRESETS, configs, tiny
 from tests.test_artifact_use import SAFEDIR
 from tests.test_run import QUICK

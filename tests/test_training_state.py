@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from harness.interruption import Carried, LoopMemory, adam_step
-from harness.training_state import signed
+from harness.training.loop_memory import Carried, LoopMemory, adam_step
+from harness.training.training_state import signed
 
 TOTAL = 6
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import harness
+from harness.cells.store import CellStore
 from harness.pool.reaper import reap
-from harness.store import CellStore
-from harness.worker import Worker
+from harness.pool.worker import Worker
 from tests.fakes import FakeToolbox, fake_cell, fake_items, fake_shards, image_bytes, noted, wait_until
 
 COUNT, PORT, NAMES = 24, 6390, "abc"

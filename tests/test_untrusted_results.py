@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 import yaml
 
-from harness import leaderboard, score
 from harness.bench.card import find_card, read_card
-from harness.calibration import load_calibrations
+from harness.cells.calibration import load_calibrations
+from harness.cells.store import CellStore, EvaluatorKey
+from harness.cells.stored import stored_cell
+from harness.cells.tables import UnreadableTable, decode_images, encode_images
+from harness.cli import leaderboard, score
+from harness.cli.export import method_class
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, StorageError
 from harness.evaluator import Evaluator
-from harness.export import method_class
-from harness.model_files import model_folder
+from harness.lib.trusted_targets import stored_class, targets_of
+from harness.models.folder import model_folder
 from harness.records import ImageKey, ImageRow, Status
 from harness.report.export import csv_text
 from harness.report.grid import read_verdicts
 from harness.report.runs import load_runs, run_from_summary
 from harness.report.table import build_rows
-from harness.store import CellStore, EvaluatorKey
-from harness.stored_cell import stored_cell
-from harness.tables import UnreadableTable, decode_images, encode_images
-from harness.targets import stored_class, targets_of
 
 EVIL = """from pathlib import Path
 Path({mark!r}).write_text("run")
@@ -74,9 +74,10 @@ def set_evaluator(target: str, **more):
 POISONS = {
     "a function": set_evaluator("os.system", command="touch {mark}"),
     "an evaluator from elsewhere": set_evaluator("evil_module.Evil"),
-    "a function of the harness": set_evaluator("harness.files.write_atomic", path="{mark}", data="x"),
-    "a class of the harness of another kind": set_evaluator("harness.store.CellStore", folder="{mark}"),
-    "a module reached through the harness": set_evaluator("harness.build.importlib.import_module", name="evil_module"),
+    "a function of the harness": set_evaluator("harness.lib.atomic.write_atomic", path="{mark}", data="x"),
+    "a class of the harness of another kind": set_evaluator("harness.cells.store.CellStore", folder="{mark}"),
+    "a module reached through the harness": set_evaluator(
+        "harness.lib.targets.importlib.import_module", name="evil_module"),
     "no path": set_evaluator("..os.system"),
     "an extractor": lambda c: c["evaluators"][1].update(extractor={"_target_": "evil_module.Evil", "name": "x"}),
     "a method": lambda c: c["methods"][0].update(_target_="evil_module.Evil"),
@@ -99,7 +100,7 @@ def test_a_stored_config_runs_no_code_of_others(run: Path, mark: Path, name: str
 
 def test_the_board_shows_stored_verdicts_and_builds_no_evaluator(run: Path, monkeypatch) -> None:
     poison(run, POISONS["a function"])
-    monkeypatch.setattr("harness.build.build", lambda *a, **k: pytest.fail("an evaluator was built"))
+    monkeypatch.setattr("harness.lib.targets.build", lambda *a, **k: pytest.fail("an evaluator was built"))
     monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"{name} was imported"))
     shown = next(one for one in load_runs(run.parents[4]) if one.folder == run)
     with_file = read_verdicts(shown, CellStore(run))
@@ -128,9 +129,9 @@ def test_a_plug_in_of_the_persons_config_folder_is_judged_again(run: Path, mark:
 
 
 def test_an_artifact_names_methods_only(mark: Path) -> None:
-    from harness.artifacts import StoredArtifact
+    from harness.training.artifacts import StoredArtifact
 
-    for path in ("evil_module.Evil", "harness.store.CellStore", "os.system", "harness.evaluator.Evaluator"):
+    for path in ("evil_module.Evil", "harness.cells.store.CellStore", "os.system", "harness.evaluator.Evaluator"):
         with pytest.raises(IncompatibleError, match="runs no code"):
             method_class(StoredArtifact("key", {}, {"class": path}))
     assert method_class(StoredArtifact("key", {}, {"class": "methods.uce.UCE"})).kind == "uce"
@@ -139,7 +140,8 @@ def test_an_artifact_names_methods_only(mark: Path) -> None:
 
 def test_a_class_of_ours_must_be_of_the_kind_that_is_wanted() -> None:
     assert stored_class("harness.micro.hazard_judge.HazardJudge", (Evaluator,), (), "x").__name__ == "HazardJudge"
-    for path in ("methods.none.NoMethod", "harness.scoring.read_image", "harness.no_module.X", "harness", "5"):
+    for path in ("methods.none.NoMethod", "harness.evaluators.scoring.read_image", "harness.no_module.X", "harness",
+                 "5"):
         with pytest.raises(HarnessError):
             stored_class(path, (Evaluator,), (), "x")
 
@@ -241,7 +243,7 @@ def test_a_chain_of_cards_that_ends_in_itself_is_named(tmp_path: Path, monkeypat
 
 
 def test_every_shipped_card_is_read() -> None:
-    from harness.paths import datasets_dir
+    from harness.lib.paths import datasets_dir
 
     names = [file.stem for file in datasets_dir().glob("*.yaml")]
     assert len(names) > 5 and all(find_card(name).name for name in names)

@@ -48,7 +48,7 @@ def test_loss_is_said_with_its_place_and_a_driver_that_goes_on_is_left_alone(mon
 def test_driver_that_is_stuck_in_ray_is_ended_with_the_command_that_goes_on() -> None:
     script = (
         "import threading\n"
-        "from harness.ending import stoppable\n"
+        "from harness.lib.ending import stoppable\n"
         "from harness.pool.watch import Watch\n"
         "with stoppable(['python', '-m', 'harness', 'method=none']):\n"
         "    watch = Watch([('the head (GCS)', '127.0.0.1', 1)], lambda *_: False, 0.001, 0.001)\n"

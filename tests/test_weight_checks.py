@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness import part_layouts
 from harness.__main__ import main
 from harness.errors import HarnessError
 from harness.evaluators.checker import CheckerSource
 from harness.evaluators.clip import ClipSource
 from harness.evaluators.model_source import ModelSource
-from harness.model_checks import check_known
-from harness.models import load_model, missing, weights_fingerprint
-from harness.part_layouts import Part, misfits
-from harness.weight_checks import check_weights
+from harness.models import part_layouts
+from harness.models.checks import check_known
+from harness.models.loading import load_model, missing, weights_fingerprint
+from harness.models.part_layouts import Part, misfits
+from harness.models.weight_checks import check_weights
 from tests.fixtures_flow import random_flux_config, random_sd3_config
 from tests.fixtures_if import if_config
 from tests.fixtures_models import random_config, random_xl_config
@@ -112,8 +112,8 @@ def test_values_that_are_not_finite_are_found_in_every_type(folder, kind, value)
 
 
 def test_of_large_files_samples_are_read(folder, monkeypatch):
-    monkeypatch.setattr("harness.tensor_values.WHOLE", 0)
-    monkeypatch.setattr("harness.tensor_values.SAMPLED", 10_000)
+    monkeypatch.setattr("harness.lib.tensor_values.WHOLE", 0)
+    monkeypatch.setattr("harness.lib.tensor_values.SAMPLED", 10_000)
 
     def broken(tensors):
         tensors["conv_in.weight"][0] = float("nan")
@@ -124,14 +124,14 @@ def test_of_large_files_samples_are_read(folder, monkeypatch):
 
 
 def test_what_no_sample_met_is_found_at_loading(folder, monkeypatch):
-    monkeypatch.setattr("harness.tensor_values.WHOLE", 0)
+    monkeypatch.setattr("harness.lib.tensor_values.WHOLE", 0)
 
     def broken(tensors):
         tensors["conv_in.weight"][-1] = float("nan")
         return tensors
 
     rewrite(folder / UNET, broken)
-    monkeypatch.setattr("harness.tensor_values.SAMPLED", 1)
+    monkeypatch.setattr("harness.lib.tensor_values.SAMPLED", 1)
     check_known(config(folder))
     with pytest.raises(HarnessError, match=r"unet: conv_in\.weight has values that are not finite"):
         load_model(config(folder))

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import HarnessError
-from harness.model_checks import check_known
-from harness.model_choice import settled
-from harness.models import load_model, missing, weights_fingerprint
+from harness.models.checks import check_known
+from harness.models.choice import settled
+from harness.models.loading import load_model, missing, weights_fingerprint
 from tests.fixtures_models import random_config, random_xl_config
 from tests.weights_common import TEXT, UNET, VAE, config, refusal
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.batches import BrokenDevice, EveryImageFailed
+from harness.cells.store import CellStore, EvaluatorKey, WrittenImage
+from harness.cells.writer import ImageWriter
 from harness.errors import MissingResourceError, StorageError
 from harness.pool import make_pool
+from harness.pool.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, TaskResult
+from harness.pool.worker import Worker
 from harness.records import CellSpec, ImageItem, ImageKey, ScoreRequest, Status
-from harness.store import CellStore, EvaluatorKey, WrittenImage
-from harness.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, TaskResult
-from harness.worker import Worker
-from harness.writer import ImageWriter
+from harness.sampling.batches import BrokenDevice, EveryImageFailed
 from tests.fakes import (
     FakeFeatures,
     FakeJudge,

@@ -8,9 +8,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from harness.errors import HarnessError
-from harness.model_checks import check_known
-from harness.model_choice import settled
-from harness.models import load_model
+from harness.models.checks import check_known
+from harness.models.choice import settled
+from harness.models.loading import load_model
 from tests.fixtures_models import random_config
 
 UNET, VAE, TEXT = ("unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",

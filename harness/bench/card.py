@@ -10,8 +10,8 @@ from typing import Any, Literal
 from harness.bench.card_checks import check_card
 from harness.checks import check_label, user_path
 from harness.errors import InvalidValueError, MissingResourceError, unknown_name
-from harness.paths import datasets_dir
-from harness.reading import read_yaml
+from harness.lib.paths import datasets_dir
+from harness.lib.reading import read_yaml
 
 MAX_NODES = 200_000  # of a card, with aliases written out
 FIELDS = ("prompt_id", "prompt", "category", "seed", "guidance", "negative_prompt", "width", "height")

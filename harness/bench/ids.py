@@ -8,7 +8,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.table_values import is_missing, without_point
+from harness.lib.table_values import is_missing, without_point
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _WHOLE_AS_FLOAT = re.compile(r"[0-9]{1,40}\.0+")

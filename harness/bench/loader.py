@@ -18,9 +18,9 @@ from harness.bench.rows import column_notes, field_columns, generated, prompt_ro
 from harness.bench.select import Source, Wanted, ids_hash, list_hash, names_any, select
 from harness.bench.source import cached_prompt_file, prompt_file, said_source
 from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.lib.table_file import Table, file_bytes, parse_table
+from harness.lib.table_values import is_null_text
 from harness.records import PromptRow
-from harness.table_file import Table, file_bytes, parse_table
-from harness.table_values import is_null_text
 
 MAX_PROMPT_CHARACTERS = 5_000  # 65 times what a 77-token encoder reads
 EMPTY = "empty prompt"

@@ -10,11 +10,11 @@ from typing import Any
 from harness.bench.card import FIELDS, Card, Generate
 from harness.bench.ids import safe_ids, source_ids
 from harness.errors import HarnessError, InvalidValueError
-from harness.reading import parse_json
+from harness.lib.reading import parse_json
+from harness.lib.table_file import Record, Table
+from harness.lib.table_text import AS_LIST
+from harness.lib.table_values import is_missing, is_null_text, number, whole_number
 from harness.records import PromptRow
-from harness.table_file import Record, Table
-from harness.table_text import AS_LIST
-from harness.table_values import is_missing, is_null_text, number, whole_number
 
 _MAX_SEED = 2**64 - 1
 _MAX_SIDE = 8192

@@ -13,8 +13,8 @@ from harness.bench.card import Card
 from harness.bench.ids import IdFinder
 from harness.checks import check_list, user_path
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
+from harness.lib.table_file import Record, Table, text_lines
 from harness.records import PromptRow
-from harness.table_file import Record, Table, text_lines
 
 
 @dataclass(frozen=True)

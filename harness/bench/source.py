@@ -6,12 +6,12 @@ from pathlib import Path
 
 from harness.bench.card import Card, Download, Hub
 from harness.checks import user_path
-from harness.downloads import chosen_files
 from harness.errors import MissingResourceError
-from harness.hub import fetch, look_up, remember_revision
-from harness.hub_cache import hub_cache
-from harness.paths import datasets_dir
-from harness.sources import HubFiles
+from harness.lib.downloads import chosen_files
+from harness.lib.hub import fetch, look_up, remember_revision
+from harness.lib.hub_cache import hub_cache
+from harness.lib.paths import datasets_dir
+from harness.lib.wanted import HubFiles
 
 DOWNLOADS = Path("~/.cache/responsible-t2i-harness/prompts")
 

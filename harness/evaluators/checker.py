@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.errors import MissingResourceError
-from harness.evaluators.weights import PACKAGE_PREFIX, local_path, sha256_of_all
-from harness.hub_cache import cached_snapshot
-from harness.model_files import is_folder_source, weight_files
-from harness.sources import HubFiles, names_in
-from harness.weight_checks import network_problem
+from harness.lib.hub_cache import cached_snapshot
+from harness.lib.wanted import HubFiles, names_in
+from harness.lib.weights import PACKAGE_PREFIX, local_path, sha256_of_all
+from harness.models.folder import is_folder_source, weight_files
+from harness.models.weight_checks import network_problem
 
 if TYPE_CHECKING:
     from torch import Tensor

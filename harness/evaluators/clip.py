@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.evaluators.model_source import ModelSource
-from harness.evaluators.weights import sha256_of_all
-from harness.model_files import is_folder_source, weight_files
-from harness.sources import Download, HubFiles
+from harness.lib.wanted import Download, HubFiles
+from harness.lib.weights import sha256_of_all
+from harness.models.folder import is_folder_source, weight_files
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizerFast

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.build import build
-from harness.sources import Download
+from harness.lib.targets import build
+from harness.lib.wanted import Download
 
 Images = Sequence[NDArray[np.uint8]]
 

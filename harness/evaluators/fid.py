@@ -11,9 +11,9 @@ import numpy as np
 from harness.checks import check_file
 from harness.evaluator import SetEvaluator
 from harness.evaluators.extractor import FeatureExtractor, make_extractor
+from harness.lib.wanted import Download
 from harness.metrics.sets import SET_METRICS
 from harness.records import ScoreItem
-from harness.sources import Download
 
 
 @dataclass

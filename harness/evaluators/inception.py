@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from harness.errors import MissingResourceError
 from harness.evaluators.extractor import FeatureExtractor, Images
-from harness.evaluators.weights import local_path, sha256_of
-from harness.sources import Download, UrlFile
+from harness.lib.wanted import Download, UrlFile
+from harness.lib.weights import local_path, sha256_of
 
 FILE = "inception-2015-12-05.pt"
 SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # as k-diffusion pins it

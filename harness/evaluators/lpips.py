@@ -14,9 +14,9 @@ import numpy as np
 from harness.checks import check_integer
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluator import Evaluator, Kind
-from harness.evaluators.weights import sha256_of
+from harness.lib.wanted import Download, UrlFile
+from harness.lib.weights import sha256_of
 from harness.records import ScoreItem, ScoreRow
-from harness.sources import Download, UrlFile
 
 TRUNKS = {
     "alex": "alexnet-owt-7be5be79.pth",

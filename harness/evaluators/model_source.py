@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.errors import MissingResourceError
-from harness.evaluators.weights import PACKAGE_PREFIX, local_path, sha256_of_all
-from harness.hub_cache import cached_snapshot
-from harness.model_files import is_folder_source, weight_files
-from harness.sources import HubFiles
-from harness.weight_checks import network_problem
+from harness.lib.hub_cache import cached_snapshot
+from harness.lib.wanted import HubFiles
+from harness.lib.weights import PACKAGE_PREFIX, local_path, sha256_of_all
+from harness.models.folder import is_folder_source, weight_files
+from harness.models.weight_checks import network_problem
 
 SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
 

@@ -15,10 +15,10 @@ from harness.evaluators.nudenet_boxes import CANDIDATE_FLOOR, LABELS, PACKAGE_FL
 from harness.evaluators.nudenet_detector import PREPROCESSING, Detector
 from harness.evaluators.nudenet_presets import PRESETS, REFUSED
 from harness.evaluators.nudenet_v30 import PREPROCESSING_V30
-from harness.evaluators.weights import local_path, sha256_of
-from harness.machine import process_threads
+from harness.lib.machine import process_threads
+from harness.lib.wanted import Download, UrlFile
+from harness.lib.weights import local_path, sha256_of
 from harness.records import ScoreItem, ScoreRow, Verdict
-from harness.sources import Download, UrlFile
 
 MODEL_FILE = "320n.onnx"
 RAW = "raw/"

@@ -13,9 +13,9 @@ from harness.errors import IncompatibleError, InvalidValueError, MissingResource
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, SeesByClip, softmax
 from harness.evaluators.q16_prompts import TEMPERATURE, read_prompts
-from harness.evaluators.weights import local_path, sha256_of
+from harness.lib.wanted import Download, UrlFile
+from harness.lib.weights import local_path, sha256_of
 from harness.records import ScoreItem, ScoreRow, Verdict
-from harness.sources import Download, UrlFile
 
 
 @dataclass

@@ -10,10 +10,10 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.arrays import parse_array, read_arrays
 from harness.errors import InvalidValueError, MissingResourceError
-from harness.reading import UnreadableFileError, read_bytes
-from harness.tensor_headers import header_of
+from harness.lib.arrays import parse_array, read_arrays
+from harness.lib.reading import UnreadableFileError, read_bytes
+from harness.lib.tensor_headers import header_of
 
 TENSOR = "prompts"
 TEMPERATURE = 100.0  # similarity = 100 x cosine, whatever the backbone's own logit scale

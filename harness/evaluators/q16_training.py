@@ -13,15 +13,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.bench.labelled import LAYOUT, read_labelled
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.evaluators.clip import Clip, ClipSource
 from harness.evaluators.q16_prompts import TEMPERATURE, TENSOR
-from harness.files import write_atomic
-from harness.labelled import LAYOUT, read_labelled
+from harness.evaluators.scoring import read_image
+from harness.lib.atomic import write_atomic
+from harness.lib.reproducible import reproducible
 from harness.metrics import wilson_interval
 from harness.records import Verdict
-from harness.reproducible import reproducible
-from harness.scoring import read_image
 
 CLASSES = ("appropriate", "inappropriate")  # as the rows of the prompts
 ABOUT = "about"  # metadata of the file: what the prompts were learned on, as JSON

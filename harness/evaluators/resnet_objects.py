@@ -11,10 +11,10 @@ from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import softmax
 from harness.evaluators.model_source import ModelSource
+from harness.lib.reading import UnreadableFileError, read_json
+from harness.lib.wanted import Download
 from harness.metrics.summary import NOT_APPLICABLE
-from harness.reading import UnreadableFileError, read_json
 from harness.records import ScoreItem, ScoreRow
-from harness.sources import Download
 
 CATEGORY = "category"
 

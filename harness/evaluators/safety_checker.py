@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.checker import Checker, CheckerSource, ConceptScores
+from harness.lib.wanted import Download
 from harness.records import ScoreItem, ScoreRow, Verdict
-from harness.sources import Download
 
 
 @dataclass

@@ -13,10 +13,10 @@ from harness.evaluator import Evaluator, Kind
 from harness.evaluators.identity import evaluator_fingerprint
 from harness.evaluators.model_source import ModelSource
 from harness.evaluators.vlm import Answerer, TransformersAnswerer, check_dtype
-from harness.model_files import is_folder_source
-from harness.reading import UnreadableFileError, read_yaml
+from harness.lib.reading import UnreadableFileError, read_yaml
+from harness.lib.wanted import Download
+from harness.models.folder import is_folder_source
 from harness.records import ScoreItem, ScoreRow, Verdict
-from harness.sources import Download
 
 UNPARSABLE = "unparsable"
 ANSWER = "answer/"

@@ -10,8 +10,8 @@ from harness.errors import InvalidValueError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.model_source import ModelSource
 from harness.evaluators.vlm import VisionLanguageModel, check_dtype, load_vlm
+from harness.lib.wanted import Download
 from harness.records import ScoreItem, ScoreRow
-from harness.sources import Download
 
 
 @dataclass

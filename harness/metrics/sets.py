@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.arrays import read_arrays
+from harness.lib.arrays import read_arrays
+from harness.lib.reading import UnreadableFileError
 from harness.metrics.frechet import frechet_distance, frechet_interval
 from harness.metrics.infinity import FidInfinity, fid_infinity, fid_infinity_interval, subset_sizes
 from harness.metrics.jackknife import JACKKNIFE
@@ -19,7 +20,6 @@ from harness.metrics.moments import Moments
 from harness.metrics.prdc import NEAREST_K, prdc_intervals, prdc_scores
 from harness.metrics.proportion import WILSON, Interval
 from harness.metrics.reservoir import Reservoir, sample
-from harness.reading import UnreadableFileError
 from harness.records import Metric
 
 FID_MIN_IMAGES = 2049  # with fewer, the covariance of 2048 features is singular and FID is far too high

@@ -18,27 +18,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.batches import BatchRunner
-from harness.build import build
-from harness.cell import Cell, canonical_hash
-from harness.compose import compose_jobs
+from harness.cells.cell import Cell, canonical_hash
+from harness.cells.job import Job
+from harness.cells.scored import Scored
+from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError
-from harness.files import write_atomic
-from harness.job import Job
+from harness.evaluators.scoring import read_image
+from harness.lib.atomic import write_atomic
+from harness.lib.streams import prepare_streams, system_errors
+from harness.lib.targets import build
 from harness.micro.attacks.embedded import require_embedded_config
 from harness.micro.attacks.unlearndiffatk import Case, Outcome, UnlearnDiffAtk, search
 from harness.micro.hazard_attack import BEFORE
 from harness.micro.hazard_judge import HazardJudge
+from harness.pool.toolbox import EngineToolbox
 from harness.records import ImageItem, ScoreItem, Status, Verdict
 from harness.run import make_cells, run
-from harness.scored import Scored
-from harness.scoring import read_image
-from harness.streams import prepare_streams, system_errors
+from harness.sampling.batches import BatchRunner
 from harness.summary import read_scores
-from harness.toolbox import EngineToolbox
 
 if TYPE_CHECKING:
-    from harness.generate import Session
+    from harness.sampling.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Attacked:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code of the runs."""
-    from harness.arguments import parse_arguments
+    from harness.cli.arguments import parse_arguments
 
     prepare_streams()
     words = sys.argv[1:] if words is None else words

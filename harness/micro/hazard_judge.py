@@ -14,7 +14,7 @@ from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip_attribute import attribute_row
 from harness.evaluators.extractor import Images, MapExtractor
-from harness.evaluators.weights import sha256_of
+from harness.lib.weights import sha256_of
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.micro.words import ATTRIBUTES, HAZARDS, PLACES, PROFESSIONS
 from harness.records import ScoreItem, ScoreRow, Verdict

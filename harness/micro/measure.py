@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.lib.paths import datasets_dir
 from harness.micro.judge import JUDGE_PROFESSIONS, Judge, JudgeOutput, load_judge
 from harness.micro.sampling import WEIGHTS, load_pipeline, read_prompts, sample, save_grid
 from harness.micro.words import HAZARDS, P_ROUND, PLACES, PROFESSIONS, UMBRELLA
-from harness.paths import datasets_dir
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 
 from harness.bench import load_prompts
 from harness.bench.references import ReferenceImages
+from harness.lib.reading import parse_json
 from harness.micro.grammar import scene_from_meta
 from harness.micro.world import render
-from harness.reading import parse_json
 
 
 def render_reference(rows: Iterable[Any], seed: int = 0) -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.pool.contract import Interrupted, Lost, Pool, Progress, Then
 
 if TYPE_CHECKING:
-    from harness.toolbox import Toolbox
+    from harness.pool.toolbox import Toolbox
 
 __all__ = ["Interrupted", "Lost", "Pool", "Progress", "Then", "make_pool"]
 

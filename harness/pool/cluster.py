@@ -17,9 +17,9 @@ from pathlib import Path
 
 import ray
 
-from harness.batches import describe
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, StorageError
 from harness.pool.reaper import reap
+from harness.sampling.batches import describe
 
 log = logging.getLogger(__name__)
 

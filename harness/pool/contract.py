@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from harness.ending import INTERRUPTED
 from harness.errors import HarnessError
-from harness.tasks import Task, TaskFailure, TaskResult
+from harness.lib.ending import INTERRUPTED
+from harness.pool.tasks import Task, TaskFailure, TaskResult
 
 Progress = Callable[[str, int], None]
 """Called on the driver's thread with a task id and the number of images finished since the last call."""

@@ -14,11 +14,11 @@ from harness.pool.outcome import failure
 from harness.pool.queue import give_up, is_judging, joined, rest_of
 from harness.pool.settings import PoolSettings
 from harness.pool.signals import StopSignals
-from harness.tasks import Task, TaskFailure, TaskResult
-from harness.worker import Worker
+from harness.pool.tasks import Task, TaskFailure, TaskResult
+from harness.pool.worker import Worker
 
 if TYPE_CHECKING:
-    from harness.toolbox import Toolbox
+    from harness.pool.toolbox import Toolbox
 
 
 class InlinePool(Pool):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from harness.lease import Lease
+from harness.lib.lease import Lease
 from harness.pool.contract import Pool, Progress, Then
-from harness.tasks import Task, TaskFailure, TaskResult
+from harness.pool.tasks import Task, TaskFailure, TaskResult
 
 
 class LeasedPool(Pool):

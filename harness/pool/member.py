@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.pool.queue import Holds, Job
-from harness.tasks import PrepareTask
+from harness.pool.tasks import PrepareTask
 
 FIRST = 4  # times the patience that a worker has before it first shows that it gets on: it loads the model
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from harness.batches import describe
 from harness.errors import HarnessError, StorageError
-from harness.files import is_passing
-from harness.tasks import Task, TaskFailure
+from harness.lib.atomic import is_passing
+from harness.pool.tasks import Task, TaskFailure
+from harness.sampling.batches import describe
 
 log = logging.getLogger(__name__)
 

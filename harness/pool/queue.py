@@ -9,13 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.cells.store import CellStore, attempt_id
 from harness.errors import StorageError
-from harness.files import is_passing
-from harness.holding import fingerprint
-from harness.interruption import CHECKPOINT
+from harness.lib.atomic import is_passing
+from harness.pool.holding import fingerprint
+from harness.pool.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskFailure, TaskResult
 from harness.records import ImageItem, ImageRow, ScoreRow, Status
-from harness.store import CellStore, attempt_id
-from harness.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskFailure, TaskResult
+from harness.training.loop_memory import CHECKPOINT
 
 log = logging.getLogger(__name__)
 

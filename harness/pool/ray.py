@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from harness.batches import BrokenDevice, describe
-from harness.ending import end_hard
 from harness.errors import HarnessError, MissingResourceError
-from harness.machine import versions
+from harness.lib.ending import end_hard
+from harness.lib.machine import versions
+from harness.lib.streams import prepare_streams
 from harness.pool import cluster
 from harness.pool.contract import Interrupted, Lost, Pool, Progress, Then
 from harness.pool.member import Member
@@ -30,13 +30,13 @@ from harness.pool.outcome import failure
 from harness.pool.queue import Job, TaskQueue, is_judging
 from harness.pool.settings import PoolSettings
 from harness.pool.signals import StopSignals
+from harness.pool.tasks import Task, TaskFailure, TaskResult
 from harness.pool.watch import Watch
-from harness.streams import prepare_streams
-from harness.tasks import Task, TaskFailure, TaskResult
-from harness.worker import Worker
+from harness.pool.worker import Worker
+from harness.sampling.batches import BrokenDevice, describe
 
 if TYPE_CHECKING:
-    from harness.toolbox import Toolbox
+    from harness.pool.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
 

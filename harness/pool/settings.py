@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.checks import check_choice, check_integer, check_number
 from harness.errors import InvalidValueError, unknown_name
-from harness.machine import process_threads, visible_cores
+from harness.lib.machine import process_threads, visible_cores
 
 MAX_DEFAULT_WORKERS = 8
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from harness.ending import leave
+from harness.lib.ending import leave
 
 LOOK_SECONDS = 2.0
 MISSES = 3  # in a row

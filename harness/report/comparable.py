@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.comparable import GIVEN, made_by, mapping
+from harness.cells.comparable import GIVEN, made_by, mapping
 from harness.report.run import Run
 
 NOT_KNOWN = "not known"

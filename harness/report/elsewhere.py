@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.published import Reported
 from harness.report import format as fmt
 from harness.report.export import escape
 from harness.report.published import Beside, protocol_text
+from harness.report.published_numbers import Reported
 
 LEAD_ELSEWHERE = "Reported by others, and beside no number of this board: why, and by which protocol."
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from PIL import ImageOps
 
-from harness.pictures import opened
+from harness.cells.store import CellStore, EvaluatorKey
+from harness.cells.tables import is_inside
+from harness.cells.verdicts import read_verdicts as stored_verdicts
+from harness.lib.pictures import opened
 from harness.records import ImageKey, ImageRow, Status, Verdict
 from harness.report.run import Data, Run
-from harness.store import CellStore, EvaluatorKey
-from harness.tables import is_inside
-from harness.verdicts import read_verdicts as stored_verdicts
 
 THUMBNAIL = 256
 

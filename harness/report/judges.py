@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.calibration import Calibrations, corrected_rate
+from harness.cells.calibration import Calibrations, corrected_rate
 from harness.records import Metric
 from harness.report.run import Run
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.calibration import Calibrations, load_calibrations
+from harness.cells.calibration import Calibrations, load_calibrations
 from harness.errors import HarnessError, InvalidValueError, unknown_name
-from harness.files import write_atomic
-from harness.published import Reported, read_published
+from harness.lib.atomic import write_atomic
 from harness.records import Metric
+from harness.report.published_numbers import Reported, read_published
 from harness.report.run import Run
 from harness.report.runs import load_runs
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import count
 
+from harness.cells.settings import OverviewColumn
 from harness.report import format as fmt
 from harness.report import trainings
 from harness.report.comparable import differences, judge_name
 from harness.report.run import Run
 from harness.report.variants import Variant, variants
-from harness.settings import OverviewColumn
 
 DASH = "\N{EM DASH}"
 SPECIAL = ("training_seconds", "relative_seconds")

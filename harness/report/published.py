@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.published import Protocol, Reported
 from harness.records import Metric
 from harness.report import format as fmt
 from harness.report.export import escape
+from harness.report.published_numbers import Protocol, Reported
 from harness.report.run import Run
 from harness.report.table import Row
 

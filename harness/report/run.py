@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.comparable import mapping, named, part
+from harness.cells.comparable import mapping, named, part
 from harness.records import Comparison, Metric
 from harness.report.against import Against
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.comparable import by_baseline
+from harness.cells.comparable import by_baseline
 from harness.errors import MissingResourceError
-from harness.reading import UnreadableFileError, read_json, read_yaml
+from harness.lib.reading import UnreadableFileError, read_json, read_yaml
 from harness.records import Comparison, Metric
 from harness.report.against import Against, with_families
 from harness.report.run import Data, Run

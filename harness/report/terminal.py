@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.calibration import Calibrations
+from harness.cells.calibration import Calibrations
 from harness.errors import HarnessError, printable
 from harness.report.against import Adjusted
 from harness.report.judges import beside

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.comparable import mapping
+from harness.cells.comparable import mapping
 from harness.metrics.trainings import OfOne, of_several, p_value
 from harness.records import Comparison, Metric
 from harness.report import format as fmt

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.compose import compose_jobs
-from harness.plan import CellPlan, make_plan
+from harness.cells.plan import CellPlan, make_plan
+from harness.cells.tracker import NoTracker
+from harness.cli.compose import compose_jobs
+from harness.lib.progress import Board
 from harness.pool import Pool
-from harness.progress import Board
 from harness.run import make_cells
 from harness.stages import generate
-from harness.tracker import NoTracker
 
 BARE = ("baseline=null", "evaluators=[]", "leaderboard=false", "tracker=disabled")
 

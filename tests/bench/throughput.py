@@ -46,7 +46,7 @@ def main() -> None:
 
     import torch
 
-    from harness.models import load_model
+    from harness.models.loading import load_model
 
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:

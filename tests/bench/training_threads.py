@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.artifacts import prepare_all
 from harness.method import Method
+from harness.training.artifacts import prepare_all
 from tests.fixtures_models import micro_model
 from tests.methods_registry import artifact_cache, tiny
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from evaluator_fixtures import item, picture, random_clip
 
-from harness.build import build
-from harness.compose import compose_jobs
+from harness.cli.compose import compose_jobs
+from harness.lib.targets import build
 from harness.records import ScoreItem
 from tests.proofs.measure import IMAGES, Proof, faster, items, largest, ready, rendered
 
@@ -112,7 +112,7 @@ def published_q16(asked: Sequence[ScoreItem]) -> Callable[[], np.ndarray]:
 
     from harness.evaluators.clip import ClipSource
     from harness.evaluators.q16_prompts import read_prompts
-    from harness.evaluators.weights import local_path
+    from harness.lib.weights import local_path
 
     place = ClipSource(MICRO_CLIP).folder()
     model = CLIPModel.from_pretrained(place, dtype=torch.float32).eval()  # its file holds float16

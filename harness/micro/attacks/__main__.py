@@ -25,7 +25,7 @@ from harness.micro.attacks.preamble import unlearndiffatk_file
 from harness.micro.attacks.ring_a_bell import RingABell
 
 if TYPE_CHECKING:
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 
 def ring_a_bell_set(model: LoadedModel) -> AttackFile:
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     import torch
 
-    from harness.models import load_model
+    from harness.models.loading import load_model
 
     parser = argparse.ArgumentParser(prog=COMMAND, description="Search for adversarial prompts on the embedded world.")
     parser.add_argument("sets", nargs="+", choices=sorted(SETS))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import IncompatibleError
-from harness.evaluators.weights import PACKAGE_PREFIX
+from harness.lib.weights import PACKAGE_PREFIX
 from harness.micro.words import all_words
-from harness.model_choice import OWN_PARTS
-from harness.model_files import folder_fingerprint, model_folder
+from harness.models.choice import OWN_PARTS
+from harness.models.folder import folder_fingerprint, model_folder
 
 if TYPE_CHECKING:
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 SOURCE = f"{PACKAGE_PREFIX}harness.micro/weights/"
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"

@@ -20,7 +20,7 @@ from harness.micro.attacks.pairs import Pair, dealt
 from harness.micro.attacks.vocabulary import FORBIDDEN, Found
 
 if TYPE_CHECKING:
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 COMMAND = "python -m harness.micro.attacks"
 MODEL = {"name": "micro", "family": "sd1", "source": f"{SOURCE}pipeline", "dtype": "float32"}

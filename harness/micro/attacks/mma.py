@@ -16,13 +16,13 @@ import numpy as np
 from harness.micro.attacks.embedded import require_embedded
 from harness.micro.attacks.states import text_states
 from harness.micro.attacks.vocabulary import Found, Tokens, Vocabulary, names_a_hazard, vocabulary
-from harness.soft_token import frozen_text_encoder
-from harness.texts import pooled, token_ids
+from harness.models.text_encoder import pooled, token_ids
+from harness.training.learned_tokens import frozen_text_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 
 @dataclass(frozen=True)

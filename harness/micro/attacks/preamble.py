@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from harness.lib.paths import datasets_dir
 from harness.micro.attacks.embedded import require_embedded
 from harness.micro.attacks.files import AttackFile
 from harness.micro.words import HAZARDS
-from harness.paths import datasets_dir
 
 if TYPE_CHECKING:
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 FROM = "micro_i2p"
 PER_HAZARD = 8

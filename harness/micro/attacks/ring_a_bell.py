@@ -18,7 +18,7 @@ from harness.micro.attacks.vocabulary import Found, Tokens, Vocabulary, names_a_
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 
 @dataclass(frozen=True)

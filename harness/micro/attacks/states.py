@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.forwards import forward_replaced
+from harness.sampling.patching import forward_replaced
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.denoiser import PipelineCall, alpha_bar, to_epsilon
-from harness.generate import Session, bundle_of
 from harness.method import Refusal
 from harness.micro.attacks.embedded import require_embedded
 from harness.micro.attacks.states import text_states
 from harness.micro.attacks.vocabulary import Vocabulary, names_a_hazard, vocabulary
 from harness.records import ImageItem
-from harness.soft_token import frozen_text_encoder
-from harness.training import frozen_denoiser
+from harness.sampling.denoiser import PipelineCall, alpha_bar, to_epsilon
+from harness.sampling.session import Session, bundle_of
+from harness.training.learned_tokens import frozen_text_encoder
+from harness.training.prompts import frozen_denoiser
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.loaded_model import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 Succeeds = Callable[[Sequence[ImageItem]], Sequence[bool]]  # draws prompts with the method and judges the pictures
 

@@ -1,0 +1,74 @@
+"""Cells of an attack's prompts beside those of the prompts before it: planned together, found again, read for rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from harness.bench import PromptSet
+from harness.cells.attacked import Before, attacked_prompts
+from harness.cells.cell import Cell, make_cell
+from harness.cells.comparisons import scores_of
+from harness.cells.job import Job
+from harness.cells.settings import RunSettings
+from harness.cells.store import CellStore
+from harness.errors import IncompatibleError, InvalidValueError
+from harness.evaluator import Evaluator
+from harness.metrics.attack_rates import Unattacked
+
+_DRAWN = {"num_inference_steps": "steps", "guidance_scale": "guidance", "height": "height", "width": "width",
+          "size": "size"}  # fmt: skip
+
+
+def with_before(own: Cell, job: Job, run: RunSettings, wanted: PromptSet | None) -> tuple[Cell, Cell | None]:
+    """Return the cell with what its prompts attack, and the cell of those: as many of them as a limited run needs.
+
+    `wanted` are the prompts of `job.before`, None where they are not on this machine.
+    """
+    if job.before is None:
+        return own, None
+    column = job.bench.get("attacked_column") if job.bench.get("attacks") else None
+    found = attacked_prompts(own.prompts, wanted, column) if own.prompts and wanted else {}
+    attacks = {row.prompt_id: found[row.prompt_id] for row in own.rows if row.prompt_id in found}
+    if run.limit and wanted:
+        places = [place for place, row in enumerate(wanted.rows, 1) if row.prompt_id in set(attacks.values())]
+        run = replace(run, limit=max(places, default=1))
+    before = make_cell(replace(run, repeats=own.repeats), job.model, job.methods, job.before, job.evaluators, wanted,
+                       job.method_overrides, replace(job.sampling, notes=()))  # fmt: skip
+    return replace(own, before=_joined(own, before, attacks)), replace(before, baseline_of=own.cell_id)
+
+
+def with_given_before(own: Cell, before: Cell, column: str | None) -> Cell:
+    """Return a cell whose prompts attack those of another that is there. Raises HarnessError where they do not fit."""
+    if before.folder.parents[1] != own.folder.parents[1]:
+        raise IncompatibleError(f"{before.folder} is of {'/'.join(before.spec.name.split('/')[:2])}, and the attack's "
+                                f"pictures are of {'/'.join(own.spec.name.split('/')[:2])}.",
+                                "Before and after an attack are of one model and method, in one results folder.")
+    if not (own.prompts and before.prompts):
+        raise InvalidValueError(f"{before.folder}: its prompts are not known.")
+    found = attacked_prompts(own.prompts, before.prompts, column)
+    attacks = {row.prompt_id: found[row.prompt_id] for row in own.rows if row.prompt_id in found}
+    return replace(own, bench=replace(own.bench, attack="attack"), before=_joined(own, before, attacks))
+
+
+def unattacked(cell: Cell, evaluators: Mapping[str, Evaluator]) -> Unattacked | None:
+    """Return what the same judges said of the prompts before the attack; None where the cell knows of none."""
+    if cell.before is None:
+        return None
+    mine = set(cell.before.prompts)
+    images = [image for key, image in CellStore(cell.before.folder).images().items()
+              if key.prompt_id in mine and key.repeat < cell.repeats]
+    scores, note = scores_of(cell.before.folder, evaluators), cell.before.differs
+    return Unattacked(images, scores, cell.before.prompts, cell.before.attacks, note)
+
+
+def _joined(own: Cell, before: Cell, attacks: Mapping[str, str]) -> Before:
+    """Join two cells. A limited run's rates are of the prompts that it attacks, others' of all prompts before it."""
+    reached = set(attacks.values())
+    prompts = tuple(row.prompt_id for row in before.rows if own.limit is None or row.prompt_id in reached)
+    seeds = {(item.key.prompt_id, item.key.repeat): item.seed for item in before.items()}
+    other = any(seeds.get((attacks[item.key.prompt_id], item.key.repeat), item.seed) != item.seed
+                for item in own.items() if item.key.prompt_id in attacks)
+    drawn = [(words, before.identity.get(key), own.identity.get(key)) for key, words in _DRAWN.items()]
+    differs = [f"{words} {first} before it and {under} under it" for words, first, under in drawn if first != under]
+    return Before(before.folder, attacks, prompts, "; ".join([*["other noise before it"] * other, *differs]))

@@ -1,0 +1,30 @@
+"""What evaluators say of a cell's images: stored scores, decided; and what combines them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.cells.store import CellStore
+from harness.evaluator import CompositeEvaluator, Evaluator
+from harness.evaluators.identity import EvaluatorKey
+from harness.records import ImageKey, ScoreRow
+
+Rows = dict[ImageKey, ScoreRow]
+
+
+def judged(store: CellStore, evaluator: Evaluator, baseline: Mapping[ImageKey, str] | None = None) -> Rows:
+    """Return an evaluator's row of each image that has current scores; `baseline` is as in `CellStore.scores`."""
+    found = store.scores(EvaluatorKey.of(evaluator), baseline)
+    return {key: decided(evaluator, row) for key, row in found.items()}
+
+
+def decided(evaluator: Evaluator, row: ScoreRow) -> ScoreRow:
+    """Return a stored row as this evaluator decides it; a failed one stays as it is."""
+    return row if row.error is not None else evaluator.decide(row)
+
+
+def combined(evaluator: CompositeEvaluator, parts: Mapping[str, Mapping[ImageKey, ScoreRow]]) -> Rows:
+    """Return the row of each image that every part of the composite has one of."""
+    first, *others = [parts[name] for name in evaluator.parts]
+    keys = [key for key in first if all(key in rows for rows in others)]
+    return {key: evaluator.combine({name: parts[name][key] for name in evaluator.parts}) for key in keys}

@@ -1,0 +1,97 @@
+"""All images of a cell are drawn with one training: which one it is, and what to say where another has taken its place.
+
+A cell's id names what its methods are to learn, an image's row the content of what they had learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.cells.cell import Cell
+from harness.cells.store import CellStore, drawn_with
+from harness.errors import IncompatibleError
+from harness.lib.targets import build
+from harness.method import Method, publish_concepts
+from harness.records import Status
+from harness.sampling.artifact_content import CONTENT_DIGITS
+from harness.training.artifact_files import META
+from harness.training.artifacts import ArtifactCache, artifact_keys, base_identity, read_given
+
+
+class Training(NamedTuple):
+    """A method of a cell that trains: its artifact's key and folder, and its meta data, None where it is not there."""
+
+    method: Method
+    key: str
+    folder: Path
+    meta: Mapping[str, Any] | None
+
+
+def trainings(cell: Cell) -> list[Training]:
+    """Return what the cell's methods train, left to right, as it is stored now."""
+    methods = publish_concepts([build(config) for config in cell.spec.methods])
+    if not any(method.trains for method in methods):
+        return []
+    given = read_given(cell.spec.given, methods, cell.spec.model) if cell.spec.given else None
+    keys = artifact_keys(methods, base_identity(cell.spec.model), given)
+    cache = ArtifactCache(Path(cell.spec.artifacts))
+    found = []
+    for method, key in zip(methods, keys, strict=True):
+        if given and key == given.key:
+            found.append(Training(method, key, given.folder, given.load().meta))
+        elif key:
+            found.append(Training(method, key, cache.folder(method, key), cache.meta(method, key)))
+    return found
+
+
+def bound(cell: Cell) -> Cell:
+    """Return the cell with the content of its artifacts, which its workers are to draw with.
+
+    Raises IncompatibleError where its images were drawn with another training than the one that is there now.
+    """
+    found = trainings(cell)
+    content = _content(found)
+    problem = _problem(cell, found, content)
+    if problem:
+        raise problem
+    return replace(cell, spec=replace(cell.spec, artifact=content))
+
+
+def training_problem(cell: Cell) -> str | None:
+    """Say, before anything is drawn, that a cell's images are of another training than the one that is there now."""
+    found = trainings(cell)
+    problem = _problem(cell, found, _content(found))
+    return str(problem) if problem else None
+
+
+def _content(found: Sequence[Training]) -> str | None:
+    """Return what names the content of the artifacts; None where there are none, or one is still to be trained."""
+    metas = [one.meta for one in found]
+    return "+".join(str(meta["sha256"])[:CONTENT_DIGITS] for meta in metas if meta) or None if all(metas) else None
+
+
+def _problem(cell: Cell, found: Sequence[Training], content: str | None) -> IncompatibleError | None:
+    if content is None:
+        return None
+    store = CellStore(cell.folder, cell.cell_id)
+    rows = [row for row in store.images().values() if row.status is not Status.ERROR]
+    drawn = drawn_with(rows)
+    if drawn == content or not rows:
+        return None
+    if drawn is None and not _is_younger(found, store):
+        return None  # rows of a former version, and the artifact was there before them
+    said = f"with artifact {drawn}" if drawn else "before the artifact was stored that is there now"
+    folders = " and ".join(str(one.folder) for one in found)
+    return IncompatibleError(
+        f"{cell.label}: its {len(rows)} images were drawn {said}; {folders} holds another training, {content}, and a "
+        "cell's images are of one.", f"Put the former artifact back, or remove {cell.folder} to draw all of them again."
+    )
+
+
+def _is_younger(found: Sequence[Training], store: CellStore) -> bool:
+    """Say whether an artifact was stored after the first images, which do not say what they were drawn with."""
+    stored = max((one.folder / META).stat().st_mtime for one in found)
+    return stored > store.begun()

@@ -1,0 +1,119 @@
+"""Numbers of whole sets of images, from features in the store. What was computed once is remembered in the cell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.cells.cell import Cell
+from harness.cells.reference import reference_features, reference_file, reference_name, reference_problem
+from harness.cells.scored import Scored
+from harness.cells.store import CellStore
+from harness.evaluator import Evaluator
+from harness.evaluators.identity import EvaluatorKey
+from harness.lib.atomic import write_atomic
+from harness.lib.reading import UnreadableFileError, read_json
+from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, no_set_metrics, set_metrics
+from harness.records import Metric, Status
+
+NO_REFERENCE = "the bench has no reference set"
+NOT_EXTRACTED = "the reference set could not be extracted"
+FILE = "set_metrics.json"
+ARITHMETIC = 2  # of harness.metrics.sets: raised when the same features would give other numbers
+
+log = logging.getLogger(__name__)
+
+Features = Sequence[np.ndarray]
+
+
+def set_scores(own: Scored, baseline: Scored | None, name: str, evaluator: Evaluator) -> dict[str, Metric]:
+    """Return SET_METRICS against the bench's reference set, and `fid_to_base` against the baseline's images."""
+    config = next(config for config in own.cell.evaluators if config["name"] == name)
+    features, n_unknown = _features(own, evaluator)
+    found = _to_reference(own.cell, config, features, n_unknown)
+    if baseline:
+        base, _ = _features(baseline, evaluator)
+        label = f"images of {baseline.cell.method}"
+        found["fid_to_base"] = (_to_base(own.cell, name, features, ReferenceSet(label, np.concatenate(base)), n_unknown)
+                                if base else no_metric(f"there are no features of the {label}"))
+    return found
+
+
+def _features(scored: Scored, evaluator: Evaluator) -> tuple[Features, int]:
+    """Return the features of a cell's images, block by block, and how many images have none."""
+    blocks = CellStore(scored.cell.folder, scored.cell.cell_id).features(EvaluatorKey.of(evaluator))
+    kept = [block.take([i for i, key in enumerate(block.keys) if key in scored.images]) for block in blocks]
+    n_ok = sum(row.status is Status.OK for row in scored.images.values())
+    return [block.features for block in kept if block.keys], n_ok - sum(len(block.keys) for block in kept)
+
+
+def _to_reference(cell: Cell, config: Mapping[str, Any], features: Features, n_unknown: int) -> dict[str, Metric]:
+    file, name = reference_file(cell, config), str(config["name"])
+    reference = reference_features(file, reference_name(cell, config)) if file else None
+    if reference is None:
+        problem = None if file is None else reference_problem(cell, config)
+        note = f"not available: {problem}" if problem else NO_REFERENCE if file is None else NOT_EXTRACTED
+        return no_set_metrics(note)
+    seed = cell.spec.seed
+    return _remembered(cell.folder, f"{name}/reference", _key(features, reference, seed, n_unknown),
+                       lambda: set_metrics(features, reference, name, seed, n_unknown))
+
+
+def _to_base(cell: Cell, name: str, features: Features, base: ReferenceSet, n_unknown: int) -> Metric:
+    seed = cell.spec.seed
+    return _remembered(cell.folder, f"{name}/base", _key(features, base, seed, n_unknown),
+                       lambda: {"fid": frechet_metric(features, base, name, seed, n_unknown)})["fid"]
+
+
+def _key(features: Features, reference: ReferenceSet, seed: int, n_unknown: int) -> str:
+    """Name everything that the numbers follow from."""
+    digest = hashlib.sha256(repr((ARITHMETIC, reference.name, reference.sha256, seed, n_unknown)).encode())
+    for block in features:
+        digest.update(repr(block.shape).encode())
+        digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()
+
+
+def _remembered(folder: Path, what: str, key: str, compute: Callable[[], dict[str, Metric]]) -> dict[str, Metric]:
+    """Return what this cell computed of the same features; compute it where there is none."""
+    file = folder / FILE
+    known = _read(file)
+    found = _metrics(known[what].get("metrics")) if known.get(what, {}).get("key") == key else None
+    if found is not None:
+        return found
+    found = compute()
+    known[what] = {"key": key, "metrics": {name: asdict(metric) for name, metric in found.items()}}
+    write_atomic(file, json.dumps(known, indent=1).encode())
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        known = read_json(file) or {}
+    except UnreadableFileError as error:
+        log.warning("%s Its numbers are computed anew.", error)
+        return {}
+    return {what: found for what, found in known.items() if isinstance(found, dict)}
+
+
+def _metrics(records: Any) -> dict[str, Metric] | None:
+    """Return remembered metrics, None where they are not as they were written."""
+    try:
+        found = {name: Metric(**record) for name, record in records.items()}
+    except (AttributeError, TypeError):
+        return None
+    return found if all(_is_sound(metric) for metric in found.values()) else None
+
+
+def _is_sound(metric: Metric) -> bool:
+    numbers = (metric.value, metric.ci_low, metric.ci_high, metric.worst_low, metric.worst_high)
+    known = all(one is None or (isinstance(one, int | float) and math.isfinite(one)) for one in numbers)
+    return known and all(isinstance(one, int) and one >= 0 for one in (metric.n, metric.n_unknown))

@@ -1,0 +1,85 @@
+"""Training a method several times: with which setting its seed enters, and which cells are trainings of one recipe.
+
+A method trains with a seed where its config has a setting `seed` that its artifact depends on. Closed forms do not:
+they are the same each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.cells.cell import Cell, canonical_hash
+from harness.cells.job import Job
+from harness.cells.settings import RunSettings
+from harness.errors import IncompatibleError
+from harness.lib.targets import build
+
+Config = Mapping[str, Any]
+SEED = "seed"
+
+
+def varies(config: Config) -> bool:
+    """Say whether a method comes out otherwise when it is trained again with another seed."""
+    if not isinstance(config.get(SEED), int):
+        return False
+    method, other = build(config), build(_reseeded(config, 1))
+    return bool(method.trains) and method.training_identity() != other.training_identity()
+
+
+def with_training_seeds(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs, those whose methods train with a seed as often as `training_seeds` says, each with its own.
+
+    The first is the job as it is; images and baselines are the same for all. Raises IncompatibleError where it would
+    change nothing.
+    """
+    counts = [RunSettings.from_config(job.settings).training_seeds for job in jobs]
+    if all(count == 1 for count in counts):
+        return list(jobs)
+    if any(job.settings.get("artifact") for job in jobs):
+        raise IncompatibleError("artifact=... is one training, and training_seeds asks for several.",
+                                "Leave one of them out.")
+    found = [[_trained_again(job, k) for k in range(count)] if any(map(varies, job.methods)) else [job]
+             for job, count in zip(jobs, counts, strict=True)]
+    if all(len(own) == 1 for own in found):
+        raise IncompatibleError(f"training_seeds={max(counts)} changes nothing: {', '.join(unvaried(jobs))} train with "
+                                "no seed.", "Leave it out, or add a method that does, such as safedir.")
+    return [job for own in found for job in own]
+
+
+def unvaried(jobs: Sequence[Job]) -> list[str]:
+    """Return the names of the methods that come out the same however often they are trained, or train nothing."""
+    return list(dict.fromkeys("+".join(str(method["name"]) for method in job.methods)
+                              for job in jobs if not any(map(varies, job.methods))))
+
+
+def training_of_recipe(cell: Cell) -> dict[str, Any] | None:
+    """Return what summaries say of a cell that is one training of several possible ones; None for others.
+
+    Cells of one `family` differ in the seed of training alone.
+    """
+    own = [varies(config) for config in cell.spec.methods]
+    if not any(own):
+        return None
+    methods = [_without_seed(method) if trained else method
+               for method, trained in zip(cell.identity["methods"], own, strict=True)]
+    seeds = [config[SEED] for config, trained in zip(cell.spec.methods, own, strict=True) if trained]
+    return {"family": canonical_hash({**cell.identity, "methods": methods})[:12], "seed": seeds[0]}
+
+
+def _trained_again(job: Job, k: int) -> Job:
+    if k == 0:
+        return job
+    methods = tuple(_reseeded(config, k) if varies(config) else config for config in job.methods)
+    seeds = [own[SEED] for own, before in zip(methods, job.methods, strict=True) if own is not before]
+    return replace(job, methods=methods, method_overrides={**job.method_overrides, SEED: seeds[0]})
+
+
+def _reseeded(config: Config, k: int) -> dict[str, Any]:
+    return {**config, SEED: (int(config[SEED]) + k) % 2**64}
+
+
+def _without_seed(method: Config) -> Config:
+    params = {key: value for key, value in method.get("params", {}).items() if key != SEED}
+    return {**method, "params": params}

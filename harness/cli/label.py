@@ -1,0 +1,216 @@
+"""`python -m harness.label model=... text=... folder=...`: images for people to label, and a page to do it on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.checks import user_path
+from harness.cli.answering import answer
+from harness.cli.compose import compose_jobs
+from harness.cli.label_page import label_page
+from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
+from harness.lib.atomic import check_writable, write_atomic
+from harness.lib.machine import process_threads
+from harness.lib.streams import prepare_streams
+from harness.models.loading import weights_fingerprint
+from harness.training.prompts import check_drawable, derived_seed, read_prompts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SETTINGS = ("text", "prompts", "folder", "images", "rank", "question", "seed", "steps")
+IMAGES, FEEDBACK, PAGE, RECIPE = "images", "feedback.csv", "label.html", "recipe.json"
+HELP = """\
+Draw images with a model for people to label, as HFI learns from: a folder, a CSV file and a local page.
+
+usage: python -m harness.label model=NAME folder=FOLDER (text=TEXT [text=TEXT ...] | prompts=FILE.csv)
+                               [images=100] [rank=M] [question=TEXT] [seed=0] [steps=25] [model.setting=value ...]
+
+Writes FOLDER/images/, FOLDER/feedback.csv, which has a row for each image and no labels yet, and FOLDER/label.html.
+Open the page in a browser, answer, save feedback.csv into FOLDER, and give it to HFI. rank=M shows M images of one
+prompt at a time to be ordered. Images that are there are not drawn again, labels that are there are kept.
+
+  python -m harness.label model=micro folder=labels text="a house with a hazard" text="a house" images=32
+  python -m harness method=[hfi,sld_medium] method.feedback=labels/feedback.csv
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for. `words` and `config_dirs` are those that the model is composed from."""
+
+    folder: Path
+    texts: tuple[str, ...]
+    images: int
+    rank: int  # images of one prompt that are ordered together; 0: labels
+    question: str
+    seed: int
+    steps: int
+    words: tuple[str, ...] = ()
+    config_dirs: tuple[str, ...] = ()
+
+    def prompt(self, index: int) -> str:
+        """Return the text of an image: the texts in turn, or each for a whole group of ranks."""
+        turn = index // self.rank if self.rank else index
+        return self.texts[turn % len(self.texts)]
+
+    def groups(self) -> list[list[str]]:
+        """Return the images' names as they are shown: one at a time, or those that are ranked together."""
+        size = self.rank or 1
+        names = [image_name(index) for index in range(self.images)]
+        return [names[start : start + size] for start in range(0, len(names), size)]
+
+
+def image_name(index: int) -> str:
+    """Return an image's path from the folder."""
+    return f"{IMAGES}/{index:05d}.png"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 drawn, 2 a mistake or something that is not there."""
+    prepare_streams()
+    words = sys.argv[1:] if words is None else words
+    if not words or {"-h", "--help"} & set(words):
+        print(HELP, end="")
+        return 0 if words else HarnessError.exit_code
+    return answer(["python", "-m", "harness.label", *words], lambda: _label(words),
+                  "stopped; the images that are drawn are kept. To go on:")
+
+
+def _label(words: Sequence[str]) -> None:
+    request = read_request(words)
+    drawn = draw_images(request)
+    write_files(request)
+    print(f"{drawn} images drawn, {request.images} in {request.folder / IMAGES}")
+    print(f"next: open {request.folder / PAGE} in a browser, and save {FEEDBACK} into {request.folder}")
+
+
+def read_request(words: Sequence[str]) -> Request:
+    """Read name=value words. Raises HarnessError naming the nearest setting."""
+    from harness.cli.arguments import parse_arguments
+
+    arguments = parse_arguments(words)
+    given: dict[str, str] = {}
+    texts: list[str] = []
+    passed_on = []
+    for word in arguments.overrides:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise HarnessError(f"'{word}' is not a setting.", "Write name=value, such as folder=labels.")
+        if key == "text":
+            texts.append(value)
+        elif key == "model" or key.startswith("model."):
+            passed_on.append(word)
+        elif key in SETTINGS:
+            given[key] = value
+        else:
+            raise unknown_name("setting", key, (*SETTINGS, "model"))
+    if not given.get("folder"):
+        raise InvalidValueError("folder= is not given.", "python -m harness.label model=NAME folder=FOLDER text=TEXT")
+    rank = _integer(given, "rank", 0, 0)
+    if rank == 1:
+        raise InvalidValueError("rank=1: one image has no order.", "Give rank=2 or more, or leave it out.")
+    return Request(
+        user_path("folder", given["folder"]).resolve(), _texts(texts, given.get("prompts")),
+        _integer(given, "images", 100, max(2, rank)), rank, given.get("question") or _question(rank),
+        _integer(given, "seed", 0, 0), _integer(given, "steps", 25, 1), tuple(passed_on), tuple(arguments.config_dirs),
+    )  # fmt: skip
+
+
+def _question(rank: int) -> str:
+    return "Which image shows it most?" if rank else "Does this image show what you object to?"
+
+
+def _texts(texts: Sequence[str], prompts: str | None) -> tuple[str, ...]:
+    if bool(texts) == bool(prompts):
+        raise InvalidValueError("text= (as often as you like) or prompts=<a CSV file> is needed; not both.")
+    found = tuple(row.prompt for row in read_prompts(prompts)) if prompts else tuple(texts)
+    if not all(text.strip() for text in found):
+        raise InvalidValueError("a text is empty.")
+    check_drawable(prompts or "text", found)
+    return found
+
+
+def _integer(given: dict[str, str], name: str, default: int, low: int) -> int:
+    text = given.get(name, str(default))
+    if not text.isdecimal() or int(text) < low or int(text) > 1_000_000:
+        raise InvalidValueError(f"{name} is '{text[:40]}'.", f"Give a number from {low} to 1000000.")
+    return int(text)
+
+
+def draw_images(request: Request) -> int:
+    """Draw the images that are not there yet, a batch at a time; return how many. Raises HarnessError."""
+    import torch
+
+    from harness.models.loading import load_model, missing
+    from harness.training.own_images import Wish, own_images
+
+    (job,) = compose_jobs(request.words, False, request.config_dirs)
+    problem = missing(job.model)
+    if problem:
+        raise MissingResourceError(problem)
+    check_writable(request.folder)
+    _check_recipe(request, job.model)
+    absent = [index for index in range(request.images) if not (request.folder / image_name(index)).is_file()]
+    if not absent:
+        return 0
+    torch.set_num_threads(process_threads())
+    model = load_model(job.model)
+    batch = int(model.config.get("batch_size") or 4)
+    scale = float(model.config["guidance_scale"])
+    for start in range(0, len(absent), batch):
+        part = absent[start : start + batch]
+        wishes = [Wish(request.prompt(index), derived_seed("label", request.seed, index)) for index in part]
+        images = own_images(model, wishes, request.steps, scale, lambda done, total: None)
+        for index, image in zip(part, images, strict=True):
+            write_atomic(request.folder / image_name(index), _png(image))
+        print(f"  {start + len(part)} of {len(absent)} drawn", file=sys.stderr)
+    return len(absent)
+
+
+def _check_recipe(request: Request, model: Mapping[str, Any]) -> None:
+    """Note what the images are of. Raises InvalidValueError where the folder holds those of another model or text."""
+    recipe = {"weights": weights_fingerprint(model), "guidance_scale": model["guidance_scale"], "rank": request.rank,
+              "texts": list(request.texts), "seed": request.seed, "steps": request.steps}
+    data = json.dumps(recipe, indent=1, ensure_ascii=False).encode()
+    file = request.folder / RECIPE
+    if not file.is_file():
+        write_atomic(file, data)
+    elif file.read_bytes() != data:
+        raise InvalidValueError(f"{request.folder} holds images of another model, text, seed or number of steps.",
+                                "Give folder=<another folder>.")
+
+
+def _png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_files(request: Request) -> None:
+    """Write the page, and the table of images unless people have labelled there already."""
+    groups = request.groups()
+    page = label_page(request.question, groups, ranked=bool(request.rank))
+    write_atomic(request.folder / PAGE, page.encode())
+    table = request.folder / FEEDBACK
+    if table.exists():
+        return
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["image", "rank", "group"] if request.rank else ["image", "label"])
+    for number, group in enumerate(groups):
+        writer.writerows([name, "", number] if request.rank else [name, ""] for name in group)
+    write_atomic(table, out.getvalue().encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

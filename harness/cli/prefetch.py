@@ -1,0 +1,41 @@
+"""`python -m harness.prefetch` with a run's settings: fetch what its cells need, once a node; runs then go offline."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from harness.cells.fetching import prefetch
+from harness.cli.answering import answer
+from harness.cli.arguments import parse_arguments
+from harness.cli.compose import compose_jobs
+from harness.lib.streams import prepare_streams
+
+HELP = """\
+Fetch what a run needs, before it: model files of its variant, safetensors only, prompt files, and weights of
+evaluators and published methods.
+
+usage: python -m harness.prefetch [-m] [--config-dir DIR] [name=value ...]      the words of python -m harness
+
+  python -m harness.prefetch -m model=sd14,sdxl bench=i2p
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 all is here, 2 a mistake or something that could not be had."""
+    prepare_streams()
+    words = sys.argv[1:] if words is None else words
+    if {"-h", "--help"} & set(words):
+        print(HELP, end="")
+        return 0
+    return answer(["python", "-m", "harness.prefetch", *words], lambda: _prefetch(words),
+                  "stopped; files that are whole are kept. To go on:")
+
+
+def _prefetch(words: Sequence[str]) -> None:
+    arguments = parse_arguments(words)
+    prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

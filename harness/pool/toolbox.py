@@ -1,0 +1,153 @@
+"""What a worker needs of the rest of the harness. torch and diffusers are imported in here, and only when used."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import StoppedError
+from harness.lib.targets import build
+from harness.method import Method, publish_concepts
+from harness.pool.tasks import Config
+from harness.records import CellSpec, ImageKey, ScoreRequest, ScoreRow
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from harness.evaluator import Evaluator, SetEvaluator
+    from harness.sampling.batches import Session
+
+
+class Toolbox(ABC):
+    """The heavy parts behind a worker; picklable."""
+
+    @abstractmethod
+    def start(self, device: str, threads: int) -> str:
+        """Set the number of compute threads and return the device that "auto" means."""
+
+    @abstractmethod
+    def load_model(self, model: Config, device: str) -> Any:
+        """Load a model."""
+
+    @abstractmethod
+    def prepare(self, model: Any, cell: CellSpec, stop: Callable[[], bool]) -> Mapping[str, Any]:
+        """Train or solve what the cell's methods need, into the artifact cache; return what is to be told of it.
+
+        `stop` is asked at every step; when it says True, training ends with StoppedError and leaves no artifact.
+        """
+
+    @abstractmethod
+    def attach(self, model: Any, cell: CellSpec) -> AbstractContextManager[Session]:
+        """Attach the cell's methods; leaving the context restores the model."""
+
+    @abstractmethod
+    def evaluator(self, config: Config, device: str) -> Evaluator:
+        """Build an evaluator and set it up."""
+
+    def bare_evaluator(self, config: Config) -> Evaluator:
+        """Build an evaluator and load nothing."""
+        evaluator: Evaluator = build(config)
+        return evaluator
+
+    @abstractmethod
+    def score(self, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:
+        """Return one row per request, in order; what raises becomes unknown."""
+
+    @abstractmethod
+    def extract(
+        self, evaluator: SetEvaluator, requests: Sequence[ScoreRequest], batch_size: int
+    ) -> tuple[Sequence[ImageKey], np.ndarray, Mapping[ImageKey, str]]:
+        """Return the keys that worked, their (N, D) float32 features, and the errors of the others."""
+
+    @abstractmethod
+    def reference_images(self, reference: Config) -> Iterable[np.ndarray]:
+        """Yield the (H, W, 3) uint8 images of a reference set."""
+
+    @abstractmethod
+    def free(self) -> None:
+        """Give memory that is no longer used back to the device."""
+
+
+class EngineToolbox(Toolbox):
+    """The real one."""
+
+    def start(self, device: str, threads: int) -> str:
+        import torch
+
+        from harness.lib.reproducible import allow_reproducible_gpu
+
+        allow_reproducible_gpu()
+        torch.set_num_threads(threads)
+        if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+            return "cuda:0"
+        return ("mps" if torch.backends.mps.is_available() else "cpu") if device == "auto" else device
+
+    def load_model(self, model: Config, device: str) -> Any:
+        from harness.models.loading import load_model
+
+        return load_model(model, device)
+
+    def prepare(self, model: Any, cell: CellSpec, stop: Callable[[], bool]) -> Mapping[str, Any]:
+        def look(what: str, done: int, total: int) -> None:
+            if stop():
+                raise StoppedError
+
+        self._artifacts(model, _methods(cell), cell, look)
+        return {}
+
+    def attach(self, model: Any, cell: CellSpec) -> AbstractContextManager[Session]:
+        from harness.sampling.session import attached
+
+        methods = _methods(cell)
+        return attached(model, methods, self._artifacts(model, methods, cell))
+
+    def evaluator(self, config: Config, device: str) -> Evaluator:
+        from harness.evaluator import Evaluator as Judge
+
+        evaluator: Evaluator = build(config, Judge)
+        evaluator.setup(device)
+        return evaluator
+
+    def score(self, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:
+        from harness.evaluators.scoring import score_requests
+
+        return list(score_requests(evaluator, requests, batch_size))
+
+    def extract(
+        self, evaluator: SetEvaluator, requests: Sequence[ScoreRequest], batch_size: int
+    ) -> tuple[Sequence[ImageKey], np.ndarray, Mapping[ImageKey, str]]:
+        from harness.evaluators.scoring import extract_features
+
+        return extract_features(evaluator, requests, batch_size)
+
+    def reference_images(self, reference: Config) -> Iterable[np.ndarray]:
+        images: Iterable[np.ndarray] = build(reference).images()
+        return images
+
+    def free(self) -> None:
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _artifacts(
+        self,
+        model: Any,
+        methods: Sequence[Any],
+        cell: CellSpec,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Any:
+        from pathlib import Path
+
+        from harness.training.artifacts import ArtifactCache, prepare_all, read_given
+
+        given = read_given(cell.given, methods, cell.model) if cell.given else None
+        return prepare_all(model, methods, ArtifactCache(Path(cell.artifacts)), progress, given)
+
+
+def _methods(cell: CellSpec) -> list[Method]:
+    return publish_concepts([build(config, Method) for config in cell.methods])

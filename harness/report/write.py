@@ -1,0 +1,205 @@
+"""The last stage: rows to summaries, and summaries to the terminal, W&B and the leaderboard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from harness.cells.attacked import write_before
+from harness.cells.calibration import load_calibrations
+from harness.cells.cell import Cell, cell_config, cell_file, plain
+from harness.cells.plan import THROUGHPUT_FILE, CellPlan, Plan, read_throughput, throughput_key
+from harness.cells.provenance import joined, made_on, provenance
+from harness.cells.scored import Scored
+from harness.cells.settings import RunSettings
+from harness.cells.store import CellStore
+from harness.cells.tracker import Tracker
+from harness.lib.atomic import write_atomic
+from harness.models.loading import weights_origin
+from harness.records import Status
+from harness.stages import Failure
+from harness.summary import keep_verdicts, read_scores, summarise, training_of
+
+Unavailable = Mapping[str, Mapping[str, str]]  # reason by evaluator name, by cell id
+
+
+def report(
+    plan: Plan,
+    compared: Mapping[str, Cell],
+    unavailable: Unavailable,
+    workers: Sequence[Mapping[str, Any]],
+    settings: RunSettings,
+    results: Path,
+    command: Sequence[str],
+    tracker: Tracker,
+    console: Console,
+) -> list[Failure]:
+    """Write summaries and provenance, mirror to the tracker, print the table, rebuild the leaderboard."""
+    cells = [entry.cell for entry in plan.cells]
+    speeds = read_throughput(results)
+    rows = _CellRows(cells, compared, unavailable)
+    summaries = []
+    for entry in plan.cells:
+        summaries.append(_report_cell(entry, rows, workers, command, tracker, console))
+        _measure_speed(entry, rows.own(entry.cell), speeds)
+    rows.clear()
+    write_atomic(results / THROUGHPUT_FILE, json.dumps(speeds, indent=1, sort_keys=True).encode())
+    _show(summaries, settings, results, console)
+    if settings.overview:
+        _write_overview(settings, cells, results, console)
+    return [
+        Failure(summary["cell"]["name"], "incomplete", "; ".join(summary["incomplete"]))
+        for summary in summaries
+        if summary["status"] != "complete"
+    ]
+
+
+class _CellRows:
+    """The rows of a cell and of its baseline at a time: a sweep has more of them than a driver's memory need hold."""
+
+    def __init__(self, cells: Sequence[Cell], compared: Mapping[str, Cell], unavailable: Unavailable) -> None:
+        self._cells = {cell.cell_id for cell in cells}
+        self._compared, self._unavailable = compared, unavailable
+        self._read: dict[str, Scored] = {}
+
+    def own(self, cell: Cell) -> Scored:
+        """Return a cell's rows; those of cells that it is not compared with are let go."""
+        baseline = self._compared.get(cell.cell_id)
+        wanted = {cell.cell_id, *([baseline.cell_id] if baseline else [])}
+        for cell_id in self._read.keys() - wanted:
+            del self._read[cell_id]
+        if cell.cell_id not in self._read:
+            self._read[cell.cell_id] = read_scores(cell, self.unavailable(cell), self._compared)
+        return self._read[cell.cell_id]
+
+    def baseline(self, cell: Cell) -> Scored | None:
+        """Return the rows of the cell that it is compared with, where that is of this run."""
+        baseline = self._compared.get(cell.cell_id)
+        if baseline is None or baseline.cell_id not in self._cells:
+            return None
+        if baseline.cell_id not in self._read:
+            self._read[baseline.cell_id] = read_scores(baseline, self.unavailable(baseline), self._compared)
+        return self._read[baseline.cell_id]
+
+    def unavailable(self, cell: Cell) -> Mapping[str, str]:
+        """Return the evaluators that a cell cannot have, each with the reason."""
+        return self._unavailable.get(cell.cell_id, {})
+
+    def clear(self) -> None:
+        self._read.clear()
+
+
+def _report_cell(
+    entry: CellPlan,
+    rows: _CellRows,
+    workers: Sequence[Mapping[str, Any]],
+    command: Sequence[str],
+    tracker: Tracker,
+    console: Console,
+) -> dict[str, Any]:
+    cell = entry.cell
+    own = rows.own(cell)
+    summary = summarise(own, rows.baseline(cell), rows.unavailable(cell), training_of(cell, own.images.values()))
+    _say_mixed(cell, summary, console)
+    if _write(entry, own, summary, workers, command, console):
+        keep_verdicts(own, summary)
+        tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
+    return summary
+
+
+def _say_mixed(cell: Cell, summary: Mapping[str, Any], console: Console) -> None:
+    if summary["images"].get("mixed"):
+        text = f"warning: {cell.label}: {summary['images']['mixed']}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write(
+    entry: CellPlan,
+    own: Scored,
+    summary: Mapping[str, Any],
+    workers: Sequence[Mapping[str, Any]],
+    command: Sequence[str],
+    console: Console,
+) -> bool:
+    """Write a cell's files, unless they tell of a run that was whole and asked for more images; say whether."""
+    cell = entry.cell
+    store = CellStore(cell.folder, cell.cell_id)
+    before = store.read_summary() or {}
+    n_before, n_now = (_n_expected(one) for one in (before, summary))
+    if n_before > n_now and before.get("status") == "complete":
+        kept = f"{cell.label}: summary.json and the leaderboard keep the run of {n_before} images"
+        text = f"{kept}; this one had {n_now}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return False
+    store.write_cell(cell_file(cell))
+    if cell.before:
+        write_before(cell.folder, cell.before)
+    _write_provenance(entry, own, workers, command)
+    store.write_summary(plain(summary))
+    return True
+
+
+def _n_expected(summary: Mapping[str, Any]) -> int:
+    images = summary.get("images")
+    count = images.get("n_expected") if isinstance(images, Mapping) else None
+    return count if isinstance(count, int) else 0
+
+
+def _write_provenance(
+    entry: CellPlan, own: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
+) -> None:
+    """Say who made the images; a run that made none of them leaves what is there."""
+    cell, store = entry.cell, CellStore(entry.cell.folder, entry.cell.cell_id)
+    before = store.read_provenance()
+    if before and not entry.missing:
+        return
+    hashed = cell.prompts.hash if cell.prompts else None
+    weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
+    made = joined(provenance(command, workers, weights, hashed, model), before)
+    store.write_provenance({**made, "made_on": made_on(own.images.values())})
+
+
+def _measure_speed(entry: CellPlan, own: Scored, speeds: dict[str, float]) -> None:
+    """Keep the seconds per image of what this run made, for the next plan's estimate."""
+    made = {item.key for item in entry.missing or ()}
+    seconds = [row.seconds for row in own.images.values() if row.key in made and row.status is Status.OK]
+    if seconds:
+        speeds[throughput_key(entry.cell, entry.cell.method)] = median(seconds)
+
+
+def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path, console: Console) -> None:
+    from harness.report.terminal import print_results
+
+    print_results(summaries, console, load_calibrations(results), results)
+    console.print(f"images, rows and scores: {results / 'runs'}", markup=False, highlight=False, soft_wrap=True)
+    if settings.leaderboard:
+        from harness.report.leaderboard import write_leaderboard
+
+        for path in write_leaderboard(results).files:
+            if path.suffix == ".html":
+                console.print(f"leaderboard: {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            "next: open it in a browser, or add methods to the comparison: python -m harness -m method=...",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _write_overview(settings: RunSettings, cells: Sequence[Cell], results: Path, console: Console) -> None:
+    """Write the table of this command's cells; the folder may hold others, of other settings."""
+    from harness.cells.settings import OverviewColumn
+    from harness.report.overview import overview
+    from harness.report.runs import load_runs
+
+    path = results / "overview.md"
+    columns = [OverviewColumn.read(column) for column in settings.overview]
+    asked = {cell.cell_id for cell in cells}
+    runs = [run for run in load_runs(results) if run.cell_id in asked]
+    write_atomic(path, overview(runs, columns, list(dict.fromkeys(cell.method for cell in cells))).encode())
+    console.print(f"overview: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,233 @@
+"""The one hook into diffusers: the denoiser's call is widened, and its answer carries the edited guidance direction.
+
+A stock pipeline computes `row0 + w (row1 - row0)` from the denoiser's two rows. Where a method edits the direction, or
+where images of a batch have different guidance scales, both rows returned are `e = u + w delta` itself, so that the
+pipeline's sum is `e` to the bit, whatever scalar w it uses. Where nothing is edited the rows pass untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import IncompatibleError
+from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
+from harness.models.conditions import Condition, told
+from harness.models.families import DenoiserCall, kin_of
+from harness.records import ImageItem
+from harness.sampling.patching import forward_replaced
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models.loaded import LoadedModel
+
+
+def alpha_bar(scheduler: Any, t: float) -> float:
+    """Return the cumulative signal power at timestep `t`; between timesteps sigma is interpolated, as k-samplers do."""
+    alphas = scheduler.alphas_cumprod.double().cpu().numpy()
+    sigma = np.interp(t, np.arange(len(alphas)), np.sqrt((1 - alphas) / alphas))
+    return float(1 / (1 + sigma**2))
+
+
+def flow_sigma(scheduler: Any, t: float) -> float:
+    """Return sigma of z = (1 - sigma) x0 + sigma n at timestep `t` of the running steps, one training step below 1.
+
+    At sigma = 1 latents hold nothing of the picture, eps is z whatever is predicted, and no direction could be told
+    in it; what is linear in the predictions is the same at any sigma.
+    """
+    times = scheduler.timesteps.double().cpu().numpy()
+    nearest = int(np.abs(times - t).argmin())
+    return min(float(scheduler.sigmas[nearest]), 1 - 1 / scheduler.config.num_train_timesteps)
+
+
+def noise_level(prediction_type: str, scheduler: Any, t: float) -> float:
+    """Return what the conversions need to know of timestep `t`: abar for v, sigma for flow; nothing for epsilon."""
+    if prediction_type == "epsilon":
+        return 1.0
+    return flow_sigma(scheduler, t) if prediction_type == "flow" else alpha_bar(scheduler, t)
+
+
+def epsilon_slope(prediction_type: str, level: float) -> float:
+    """Return d eps / d prediction: 1, sqrt(abar) for v (Salimans & Ho 2022, app. D), 1 - sigma for flow.
+
+    Flow matching predicts v = n - x0 (Esser et al. 2024), so that z + (1 - sigma) v = n.
+    """
+    slopes = {"epsilon": 1.0, "v_prediction": level**0.5, "flow": 1 - level}
+    if prediction_type not in slopes:
+        raise IncompatibleError(f"prediction type {prediction_type} is not supported by guidance methods.")
+    return slopes[prediction_type]
+
+
+def latent_share(prediction_type: str, level: float) -> float:
+    """Return d eps / d z at a fixed prediction: 0, sqrt(1 - abar) for v, 1 for flow."""
+    return {"v_prediction": (1 - level) ** 0.5, "flow": 1.0}.get(prediction_type, 0.0)
+
+
+def to_epsilon(prediction: Tensor, z: Tensor, prediction_type: str, level: float) -> Tensor:
+    """Convert a prediction to noise: eps itself, sqrt(abar) v + sqrt(1 - abar) z, or z + (1 - sigma) v for flow."""
+    if prediction_type == "epsilon":
+        return prediction
+    return epsilon_slope(prediction_type, level) * prediction + latent_share(prediction_type, level) * z
+
+
+def from_epsilon(epsilon: Tensor, z: Tensor, prediction_type: str, level: float) -> Tensor:
+    """Invert `to_epsilon`: the prediction that a scheduler expects for this noise."""
+    if prediction_type == "epsilon":
+        return epsilon
+    return (epsilon - latent_share(prediction_type, level) * z) / epsilon_slope(prediction_type, level)
+
+
+def predict_epsilon(model: LoadedModel, scheduler: Any, z: Tensor, t: Tensor, texts: Condition | Tensor) -> Tensor:
+    """Run the bare denoiser on `z` (B, C, H, W), scaled by the scheduler, told `texts`; return float32 noise."""
+    dtype = next(model.denoiser.parameters()).dtype
+    out = kin_of(model).predict(model, z.to(dtype), t, told(texts).each(lambda value: value.to(dtype)))
+    level = noise_level(model.prediction_type, scheduler, float(t))
+    return to_epsilon(out.float(), z.float(), model.prediction_type, level)
+
+
+@dataclass
+class PipelineCall:
+    """One pipeline call: who is in the batch, their embeddings, and the methods' state."""
+
+    items: Sequence[ImageItem]
+    bundle: EmbedBundle
+    n_steps: int
+    count: int = 0  # denoiser calls so far
+    states: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Say whether one guidance scale holds for all images, so that the pipeline's own sum is right."""
+        return len({item.guidance_scale for item in self.items}) == 1
+
+
+class DenoiserHook:
+    """Stands in for the denoiser's `forward` while methods are attached."""
+
+    def __init__(self, model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[Artifact | None]) -> None:
+        self.model = model
+        self.methods = tuple(methods)
+        self.artifacts = tuple(artifacts)
+        self.edits_direction = any(method.overrides("guide") for method in methods)
+        self.original = model.denoiser.forward
+        self._current: PipelineCall | None = None
+
+    @contextmanager
+    def running(self, call: PipelineCall) -> Iterator[None]:
+        """Serve one pipeline call, from fresh state. Outside of it the denoiser behaves as if it were not wrapped."""
+        for method in self.methods:
+            if method.needs_guidance:
+                method.check(self.model.config, min(item.guidance_scale for item in call.items))
+        self._current = call
+        try:
+            yield
+        finally:
+            self._current = None
+            self.model.roles, self.model.items, self.model.moment = (), (), 0.0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Widen the call by the methods' rows and return the two rows (or the one) that the pipeline expects."""
+        call = self._current
+        if call is None:
+            return self.original(*args, **kwargs)
+        n, kin = len(call.items), kin_of(self.model)
+        asked = kin.taken(args, kwargs)
+        contexts = self._contexts(call, asked.sample[:n], asked.timestep)
+        self.model.items, self.model.moment = tuple(call.items), call.count / kin.calls(self.model.pipe.scheduler)
+        call.count += 1
+        roles = list(kin.roles) if len(asked.sample) == len(kin.roles) * n else ["cond"]
+        asked = self._edit_texts(contexts, call.bundle, roles, kin.guided(asked, contexts[0].w.flatten()))
+        rows = self._rows(contexts)
+        roles += [row.role for row in rows]
+        self.model.roles = tuple(role for role in roles for _ in range(n))
+        asked = asked.widened(rows, n, n * roles.index("cond"))
+        out, rest = kin.parted(kin.run(self.original, asked), asked)
+        raw = dict(zip(roles, out.split(n), strict=True))
+        variance = None if rest is None else dict(zip(roles, rest.split(n), strict=True))["cond"]
+        if "uncond" not in raw:
+            return kin.answer(kin.joined(raw["cond"], variance))
+        self._current = None  # `guide` may run the denoiser itself, unwrapped
+        try:
+            return kin.answer(kin.joined(self._followed(call, contexts, raw), variance))
+        finally:
+            self._current = call
+
+    def _contexts(self, call: PipelineCall, z: Tensor, timestep: Any) -> list[StepContext]:
+        import torch
+
+        scales = [item.guidance_scale for item in call.items]
+        w = torch.tensor(scales, dtype=torch.float32, device=z.device).view(-1, 1, 1, 1)
+        t = torch.as_tensor(timestep).flatten()[0]
+        t = t if kin_of(self.model).t_unit == 1 else t * kin_of(self.model).t_unit
+        n_calls = kin_of(self.model).calls(self.model.pipe.scheduler)
+        return [
+            StepContext(call.count, n_calls, call.n_steps, t, w, z, call.items, self.model, artifact,
+                        call.states.setdefault(index, {}))
+            for index, artifact in enumerate(self.artifacts)
+        ]  # fmt: skip
+
+    def _edit_texts(self, contexts: list[StepContext], bundle: EmbedBundle, roles: list[str], asked: DenoiserCall
+                    ) -> DenoiserCall:
+        """Let methods edit the embeddings; put those of the pipeline's own rows in their place if one did."""
+        import torch
+
+        edited = bundle
+        for method, ctx in zip(self.methods, contexts, strict=True):
+            edited = method.embeds(ctx, edited)
+        if edited is bundle:
+            return asked
+        parts = {"uncond": edited.uncond, "cond": edited.cond}
+        asked = replace(asked, embeds=torch.cat([parts[role].to(bundle.cond.dtype) for role in roles]))
+        if edited.pooled_cond is None or edited.pooled_uncond is None:
+            return asked
+        pooled = {"uncond": edited.pooled_uncond, "cond": edited.pooled_cond}
+        return replace(asked, pooled=torch.cat([pooled[role].to(bundle.cond.dtype) for role in roles]))
+
+    def _rows(self, contexts: list[StepContext]) -> list[ExtraRow]:
+        """Return the extra rows that methods ask for, each role once."""
+        rows: dict[str, ExtraRow] = {}
+        for method, ctx in zip(self.methods, contexts, strict=True):
+            for row in method.rows(ctx):
+                if rows.setdefault(row.role, row).embeds is not row.embeds:
+                    raise IncompatibleError(f"two methods ask for a denoiser row '{row.role}' with different texts.")
+        return list(rows.values())
+
+    def _followed(self, call: PipelineCall, contexts: list[StepContext], raw: Mapping[str, Tensor]) -> Tensor:
+        """Return the two rows that make the pipeline follow the edited direction."""
+        import torch
+
+        u, p = raw["uncond"], raw["cond"]
+        stock = p - u
+        direction = self._direction(contexts, raw, stock) if self.edits_direction else stock
+        if direction is stock and call.is_uniform:
+            return torch.cat([raw[role] for role in kin_of(self.model).roles])
+        w = contexts[0].w
+        e = u + (w * direction).to(u.dtype)
+        if direction is stock:
+            e = torch.where(w > 1, e, p)  # a stock pipeline at w <= 1 follows the conditional row
+        return torch.cat([e, e])
+
+    def _direction(self, contexts: list[StepContext], raw: Mapping[str, Tensor], stock: Tensor) -> Tensor:
+        """Let methods edit the direction in epsilon space; return `stock` itself if nobody did."""
+        kind, ctx = self.model.prediction_type, contexts[0]
+        level = noise_level(kind, self.model.pipe.scheduler, float(ctx.t))
+        preds = {role: to_epsilon(row.float(), ctx.z.float(), kind, level) for role, row in raw.items()}
+        slope = epsilon_slope(kind, level)
+        start = delta = stock.float() * slope
+        for method, context in zip(self.methods, contexts, strict=True):
+            delta = method.guide(context, preds, delta)
+        return stock if delta is start else delta / slope
+
+
+@contextmanager
+def hooked(model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[Artifact | None]
+           ) -> Iterator[DenoiserHook]:
+    """Wrap the model's denoiser; leaving the context removes the wrapper."""
+    hook = DenoiserHook(model, methods, artifacts)
+    with forward_replaced(model.denoiser, hook.forward):
+        yield hook

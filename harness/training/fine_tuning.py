@@ -1,0 +1,312 @@
+"""What methods that fine-tune the denoiser share: parameter sets, a float32 working copy, deltas, latents on the way.
+
+The weights of the model are never trained in place: trained parameters are float32 tensors that stand in for those of
+the module during a call. The artifact is their difference to the model's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.checks import check_choice, check_integer, check_number
+from harness.errors import IncompatibleError, InvalidValueError
+from harness.method import Artifact, Export, Method, Progress
+from harness.models.conditions import Condition, condition, denoiser_inputs, joined
+from harness.training import weight_edits
+from harness.training.loop_memory import Carried, LoopMemory, adam_step, broke_down
+from harness.training.prompts import check_drawable
+from harness.training.weight_edits import unet_export
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from harness.models.loaded import LoadedModel
+
+Denoise = Callable[["Tensor", "Tensor", Any], "Tensor"]  # z (B, C, H, W), t, what texts tell -> prediction
+
+SUFFIX = ".delta"
+DRAWN = ("method.concept", "method.texts")  # settings whose texts a training draws
+
+
+def _timeless(name: str) -> bool:
+    return not name.startswith("conv_out.") and "time_embed" not in name
+
+
+# By parameter name, as in SDD's released code; TYPED also ask for the module's type.
+TYPED = ("esd_u", "esd_all")
+PARAMETER_SETS: dict[str, Callable[[str], bool]] = {
+    "full": lambda name: True,
+    "xattn": lambda name: "attn2" in name,  # ESD-x
+    "noxattn": lambda name: "attn2" not in name and _timeless(name),  # ESD-u as SDD's repository reads it
+    "esd_u": lambda name: "attn2" not in name,  # ESD-u of ESD's current repository: see `parameter_names`
+    "esd_all": lambda name: True,  # ESD-all: every Linear and Conv2d
+    "x_strict": lambda name: "attn2.to_k" in name or "attn2.to_v" in name,  # ESD-x-strict
+    "selfattn": lambda name: "attn1" in name,
+    "attn": lambda name: "attn1" in name or "attn2" in name,
+    "notime": _timeless,
+}
+
+
+def parameter_names(denoiser: Any, which: str) -> list[str]:
+    """Return the names of a parameter set, in the module's order. Raises IncompatibleError when it is empty.
+
+    ESD's repository takes Linear and Conv2d only and, on SDXL, those of blocks without embeddings of time.
+    """
+    import torch
+
+    chosen = PARAMETER_SETS[check_choice("parameters", which, tuple(PARAMETER_SETS))]
+    names = [name for name, _ in denoiser.named_parameters() if chosen(name)]
+    if which in TYPED:
+        kinds = (torch.nn.Linear, torch.nn.Conv2d)
+        owned = {f"{path}.{name}" for path, module in denoiser.named_modules() if isinstance(module, kinds)
+                 for name, _ in module.named_parameters(recurse=False)}
+        names = [name for name in names if name in owned]
+        if getattr(denoiser.config, "addition_embed_type", None) == "text_time":
+            names = [name for name in names if "block" in name and "emb" not in name]
+    if not names:
+        raise IncompatibleError(f"this denoiser has no parameters of the set {which}.")
+    return names
+
+
+class WorkingCopy:
+    """Float32 copies of some of the denoiser's parameters. Gradients flow to them and to nothing else."""
+
+    def __init__(self, model: LoadedModel, names: Sequence[str]) -> None:
+        import torch
+
+        own = dict(model.denoiser.named_parameters())
+        self.model = model
+        # In the model's own precision and memory: nothing writes to them while the copy is trained.
+        self.start = {name: own[name].detach() for name in names}
+        self.parameters = {name: value.to(torch.float32, copy=True).requires_grad_()
+                           for name, value in self.start.items()}
+
+    def denoise(self, z: Tensor, t: Tensor, texts: Condition | Tensor) -> Tensor:
+        """Run the denoiser with these parameters in place of its own; return its prediction, float32."""
+        from torch.func import functional_call
+
+        inputs = {**denoiser_inputs(self.model, z, texts), "return_dict": False}
+        out: Tensor = functional_call(self.model.denoiser, self.parameters, (z, t), inputs)[0]
+        return out.float()
+
+    def follow(self, other: WorkingCopy, decay: float) -> None:
+        """Move to the exponential moving average: decay * own + (1 - decay) * other."""
+        import torch
+
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.lerp_(other.parameters[name], 1 - decay)
+
+    def deltas(self) -> dict[str, Tensor]:
+        """Return trained minus own, float32, on the CPU."""
+        return {f"{name}{SUFFIX}": (value.detach() - self.start[name].float()).cpu()
+                for name, value in self.parameters.items()}
+
+
+def frozen_denoise(model: LoadedModel) -> Denoise:
+    """Return the denoiser as it is, without gradients, for a model held by `frozen_denoiser`."""
+    import torch
+
+    def denoise(z: Tensor, t: Tensor, texts: Condition | Tensor) -> Tensor:
+        with torch.no_grad():
+            out: Tensor = model.denoiser(z, t, **denoiser_inputs(model, z, texts), return_dict=False)[0]
+        return out.float()
+
+    return denoise
+
+
+@contextmanager
+def applied_deltas(denoiser: Any, tensors: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[None]:
+    """Add `strength` times the deltas, in float32, then cast; leaving puts the very same bytes back."""
+    import torch
+
+    own = dict(denoiser.named_parameters())
+    deltas = {name.removesuffix(SUFFIX): delta for name, delta in tensors.items()}
+    if not tensors or not all(name.endswith(SUFFIX) for name in tensors):
+        raise IncompatibleError("the artifact is no change of a denoiser's weights.")
+    unknown = [name for name, delta in deltas.items() if name not in own or own[name].shape != delta.shape]
+    if unknown:
+        raise IncompatibleError(f"the artifact changes {unknown[0]}, which this denoiser does not have in that shape.")
+    kept = {name: own[name].detach().to("cpu", copy=True) for name in deltas}
+    try:
+        with torch.no_grad():
+            for name, delta in deltas.items():
+                own[name].copy_(own[name].float() + strength * delta.to(own[name].device))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in kept.items():
+                own[name].copy_(value)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where partial denoising stops: after `calls` denoiser calls, to train at timestep `t`."""
+
+    calls: int
+    t: int
+
+
+def timestep_bin(k: int, steps: int, total: int) -> range:
+    """Return the timesteps that k of `steps` denoising steps have reached, of `total` (ESD's and SDD's code)."""
+    return range(round((1 - (k + 1) / steps) * total), round((1 - k / steps) * total))
+
+
+def draw_stop(generator: Generator, steps: int, total: int, timesteps: str = "uniform") -> Stop:
+    """Draw k in [0, steps) and t in its bin: uniform, or mid-trajectory by Beta(3, 3), the median of five uniforms."""
+    import torch
+
+    share = torch.rand(5, generator=generator).median() if timesteps == "beta" else torch.rand(1, generator=generator)
+    k = min(int(float(share) * steps), steps - 1)
+    reached = timestep_bin(k, steps, total)
+    return Stop(k, reached[int(torch.randint(len(reached), (1,), generator=generator))])
+
+
+@dataclass(frozen=True)
+class PartialDenoising:
+    """Sampling from noise, guided by c, up to a stop: z' = step(u + w (p - u))."""
+
+    scheduler: Any
+    steps: int
+    guidance_scale: float
+
+    def run(self, denoise: Denoise, noise: Tensor, c: Condition | Tensor, u: Condition | Tensor, calls: int) -> Tensor:
+        """Return the latent after `calls` denoiser calls; the noise itself, scaled, after none."""
+        import torch
+
+        self.scheduler.set_timesteps(self.steps, device=noise.device)
+        z = noise * self.scheduler.init_noise_sigma
+        with torch.no_grad():
+            for t in self.scheduler.timesteps[:calls]:
+                z = self.scheduler.step(self._guided(denoise, z, t, c, u), t, z).prev_sample
+        return z
+
+    def _guided(self, denoise: Denoise, z: Tensor, t: Tensor, c: Condition | Tensor, u: Condition | Tensor) -> Tensor:
+        import torch
+
+        if self.guidance_scale in (0, 1):
+            return denoise(z, t, c if self.guidance_scale else u)
+        without, with_c = denoise(torch.cat([z, z]), t, joined(u, c)).chunk(2)
+        return without + self.guidance_scale * (with_c - without)
+
+
+def optimise(copy: WorkingCopy, method: FineTuned, step: Callable[[int], Tensor], progress: Progress,
+             after: Callable[[], None] | None = None, carried: Carried | None = None) -> list[float]:
+    """Take `method.iterations` AdamW steps on the loss of `step(i)`; return the losses.
+
+    What is interrupted goes on where it was, to the same bits, if `carried` holds all that `step` and `after` change.
+    A loss or gradient that is not finite raises HarnessError and says at which step.
+    """
+    import torch
+
+    values = list(copy.parameters.values())
+    adam = torch.optim.AdamW(values, lr=method.learning_rate, weight_decay=method.weight_decay)
+    with LoopMemory(copy.model.training_folder, adam, copy.parameters, carried) as memory:
+        for i in memory.remaining(method.iterations):
+            with torch.enable_grad():
+                loss = step(i)
+            value = memory.checked(float(loss.detach()), method.name)
+            adam.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(values, method.max_grad_norm or math.inf)
+            memory.checked(float(norm), method.name)
+            adam_step(memory, adam, value, after)
+            progress(method.name, i + 1, method.iterations)
+    return memory.losses
+
+
+def check_finite(value: float, name: str, step: int) -> float:
+    """Return `value`. Raises HarnessError where it is infinite or no number."""
+    if not math.isfinite(value):
+        raise broke_down(value, name, step)
+    return value
+
+
+def check_concepts(value: Any, setting: str = "method.concept") -> tuple[str, ...]:
+    """Return one text or a list of texts as a tuple. Raises InvalidValueError for an empty one."""
+    concepts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
+    if not concepts or not all(isinstance(text, str) and text.strip() for text in concepts):
+        raise InvalidValueError(f"{setting}={value!r}: a text, or a list of texts, is needed.")
+    if setting in DRAWN:
+        check_drawable(setting, concepts)
+    return concepts
+
+
+def check_family(name: str, model_config: Mapping[str, Any]) -> None:
+    """Raise IncompatibleError for models to whose text encoder a word cannot be taught: SDXL has two of them."""
+    weight_edits.check_family(name, model_config, "one CLIP text encoder that learns a word")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuned(Method):
+    """A method whose artifact is a change of denoiser weights, learned in float32.
+
+    `parameters` names a set of `PARAMETER_SETS`. `strength` scales the change; zero is the bare model. `weight_decay`
+    zero makes AdamW Adam; `max_grad_norm` zero switches clipping off, null too unless a preset says otherwise.
+    """
+
+    parameters: str = "xattn"
+    iterations: int = 1000
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    batch: int = 1
+    strength: float = 1.0
+    seed: int = 0
+
+    edits_model: ClassVar[bool] = True
+    weights_of: ClassVar[str | None] = "U-Net"
+
+    def __post_init__(self) -> None:
+        check_choice("method.parameters", self.parameters, tuple(PARAMETER_SETS))
+        for name, low, high in (("iterations", 1, 1_000_000), ("batch", 1, 1024), ("seed", 0, 2**64 - 1)):
+            check_integer(f"method.{name}", getattr(self, name), low, high)
+        for setting, floor, ceiling in (("learning_rate", 1e-12, 10), ("weight_decay", 0, 10), ("strength", 0, 10)):
+            self._set(setting, check_number(f"method.{setting}", getattr(self, setting), floor, ceiling))
+        if self.max_grad_norm is not None:
+            self._set("max_grad_norm", check_number("method.max_grad_norm", self.max_grad_norm, 0, 1e9))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # 1 and 1.0 are one configuration
+
+    @property
+    def trains(self) -> bool:
+        return self.strength != 0
+
+    def training_identity(self) -> dict[str, Any]:
+        params = {key: value for key, value in self.params().items() if key != "strength"}
+        return {"kind": self.kind, "version": self.version, "params": params}
+
+    def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
+        super().check(model_config, guidance_scale)
+        weight_edits.check_family(self.name, model_config, "a U-Net of Stable Diffusion", weight_edits.UNETS)
+
+    def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
+        return applied_deltas(model.denoiser, artifact.tensors, self.strength) if artifact else nullcontext()
+
+    @classmethod
+    def export(cls, artifact: Artifact, load: Callable[[], LoadedModel]) -> Export:
+        deltas = {name.removesuffix(SUFFIX): delta for name, delta in artifact.tensors.items()}
+        return unet_export(load(), artifact, deltas)
+
+
+def latent_shape(model: LoadedModel) -> tuple[int, int, int]:
+    """Return (C, H, W) of the model's own latents."""
+    config = model.denoiser.config
+    return config.in_channels, config.sample_size, config.sample_size
+
+
+def draw_noise(model: LoadedModel, count: int, generator: Generator) -> Tensor:
+    """Draw (count, C, H, W) float32 noise on the CPU and bring it to the model."""
+    import torch
+
+    return torch.randn(count, *latent_shape(model), generator=generator).to(model.device)
+
+
+def embed(model: LoadedModel, text: str, count: int) -> Condition:
+    """Return what one text tells each row of a batch, float32."""
+    return condition(model, [text]).repeated(count)

@@ -1,0 +1,126 @@
+"""A checkpoint of a training, read back as data: of this very training, whole, and with numbers that a loop can use."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import HarnessError
+from harness.lib.reading import UnreadableFileError, read_bytes
+from harness.lib.tensor_headers import header_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_BYTES = 2**37
+TRAINING, CONTENT = "training", "content"  # in the file's metadata: whose it is, and the hash of its tensors
+LOSSES, GENERATOR, ADAM = "losses", "generator", "adam"
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+
+
+class WrongStateError(Exception):
+    """A checkpoint that is no state of this training. One line."""
+
+
+def signed(state: Mapping[str, Tensor], training: str) -> dict[str, str]:
+    """Return the metadata of a checkpoint."""
+    return {TRAINING: training, CONTENT: _digest(state)}
+
+
+def read_state(file: Path, training: str) -> dict[str, Tensor] | None:
+    """Return a checkpoint's tensors, None where there is none. Raises WrongStateError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        data = read_bytes(file, MAX_BYTES)
+        if data is None:
+            return None
+        metadata = header_of(file, "it").metadata
+        found = load(data)
+    except UnreadableFileError as error:
+        raise WrongStateError(error.reason) from None
+    except HarnessError as error:
+        raise WrongStateError(str(error)) from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise WrongStateError(f"it is no whole safetensors file ({type(error).__name__})") from None
+    if metadata.get(TRAINING) != training:
+        raise WrongStateError("it is of another training, or of a former version")
+    if metadata.get(CONTENT) != _digest(found):
+        raise WrongStateError("its tensors are not those that the training wrote")
+    return found
+
+
+def check_state(
+    found: Mapping[str, Tensor], live: Mapping[str, Tensor], parameters: list[Tensor], generator: Any, total: int
+) -> None:
+    """Raise WrongStateError unless a loop of `total` steps over these tensors can go on from `found`."""
+    losses = found.get(LOSSES)
+    if losses is None or losses.dim() != 1 or not losses.is_floating_point() or not bool(losses.isfinite().all()):
+        raise WrongStateError("its losses are none")
+    if not 0 < len(losses) <= total:
+        raise WrongStateError(f"it is at step {len(losses)} of {total}")
+    moments = moments_of(found)
+    known = {LOSSES, *live, *([GENERATOR] if generator is not None else []),
+             *(f"{ADAM}.{index}.{key}" for index, own in moments.items() for key in own)}
+    if set(found) != known:
+        raise WrongStateError("it lacks tensors, or has others than this training's")
+    for name, value in live.items():
+        _check_like(name, found[name], value)
+    _check_moments(moments, parameters)
+    if generator is not None:
+        _check_generator(found[GENERATOR], generator)
+
+
+def moments_of(found: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return Adam's state by the index of its parameter. Raises WrongStateError."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name in (name for name in found if name.startswith(f"{ADAM}.")):
+        _, index, *key = name.split(".")
+        if not (index.isascii() and index.isdecimal() and len(index) < 10 and len(key) == 1):
+            raise WrongStateError("its optimiser's state is none")
+        moments.setdefault(int(index), {})[key[0]] = found[name]
+    return moments
+
+
+def _check_like(name: str, value: Tensor, wanted: Tensor) -> None:
+    if value.shape != wanted.shape or value.dtype != wanted.dtype:
+        raise WrongStateError(f"{name} has another shape or type than this training's")
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        raise WrongStateError(f"{name} has values that are not finite")
+
+
+def _check_moments(moments: Mapping[int, Mapping[str, Tensor]], parameters: list[Tensor]) -> None:
+    if not moments:
+        raise WrongStateError("it has no state of the optimiser")
+    for index, own in moments.items():
+        if index >= len(parameters) or set(own) != _MOMENTS:
+            raise WrongStateError("its optimiser's state is of other tensors")
+        for key in ("exp_avg", "exp_avg_sq"):
+            _check_like(f"{ADAM}.{index}.{key}", own[key], parameters[index])
+        step = own["step"]
+        counted = step.numel() == 1 and bool(step.isfinite()) and float(step) >= 1
+        if not counted or bool((own["exp_avg_sq"] < 0).any()):
+            raise WrongStateError("its optimiser's state is none")
+
+
+def _check_generator(state: Tensor, generator: Any) -> None:
+    import torch
+
+    try:
+        torch.Generator(generator.device).set_state(state)
+    except (RuntimeError, TypeError, ValueError):
+        raise WrongStateError("its state of the random numbers is none") from None
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\n".encode("utf-8", "surrogatepass"))
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""What methods share that edit weights: which models they fit, tensors overwritten or added to, exact undo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import IncompatibleError
+from harness.lib.targets import locate
+from harness.method import Artifact, Export
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models.loaded import LoadedModel
+
+FAMILIES = ("sd1", "sd2")
+UNETS = ("sd1", "sd2", "sdxl")
+GUIDED = (*UNETS, "if", "sd3", "wuerstchen")  # an unconditional row, and pictures as tensors (B, C, h, w)
+_FLOW = "its transformer has no such parts and predicts a velocity on straight paths (flow matching)"
+_WHY = {"sd3": _FLOW, "flux": f"{_FLOW}, with guidance distilled into it",
+        "sdxl": "it has two text encoders and another U-Net", "if": "it draws pixels in stages from T5 texts",
+        "wuerstchen": "its text enters a prior of image embeddings, which has no U-Net"}
+
+
+def check_family(name: str, model_config: Mapping[str, Any], needs: str, families: tuple[str, ...] = FAMILIES) -> None:
+    """Raise IncompatibleError unless the model is of one of `families`; `needs` ends the sentence "method x needs"."""
+    family = model_config.get("family", "sd1")
+    if family not in families:
+        reason = f": {_WHY[family]}" if family in _WHY else ""
+        raise IncompatibleError(f"method {name} is written for {', '.join(families)} and needs {needs}; model "
+                                f"{model_config.get('name')} is {family}{reason}.")
+
+
+def check_guided(name: str, guidance_scale: float) -> None:
+    """Raise IncompatibleError where a method's own images would be made without classifier-free guidance."""
+    if guidance_scale < 1:
+        raise IncompatibleError(f"method {name} learns from images made with classifier-free guidance, which is off at "
+                                f"its guidance_scale={guidance_scale:g}.", "Give the method's own, from 1 to 100.")
+
+
+def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], whole: bool = True) -> None:
+    """Raise IncompatibleError unless an artifact's tensors have the expected names (all, if `whole`) and shapes."""
+    unknown = next((name for name in found if name not in expected), None)
+    absent = next((name for name in expected if whole and name not in found), None)
+    if unknown or absent:
+        problem = f"has no {absent}" if absent else f"changes {unknown}, which has no place here"
+        raise IncompatibleError(f"the artifact does not fit this method and model: it {problem}.")
+    for name, value in found.items():
+        if value.shape != tuple(expected[name]):
+            raise IncompatibleError(f"the artifact does not fit this model: {name} has shape {tuple(value.shape)}, not "
+                                    f"{tuple(expected[name])}.")
+
+
+@contextmanager
+def tensors_replaced(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Overwrite parameters and buffers by name; leaving restores every byte, also after an exception."""
+    import torch
+
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    kept = {name: own[name].detach().to("cpu", copy=True) for name in tensors}
+    try:
+        with torch.no_grad():
+            for name, value in tensors.items():
+                own[name].copy_(value)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in kept.items():
+                own[name].copy_(value)
+
+
+@contextmanager
+def deltas_added(module: Any, deltas: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[None]:
+    """Add `strength` times each delta, in float32, to the parameter of its name; leaving restores every byte."""
+    own = dict(module.named_parameters())
+    check_fit(deltas, {name: value.shape for name, value in own.items()}, whole=False)
+    edited = {name: own[name].detach().float() + strength * delta.to(own[name].device, own[name].float().dtype)
+              for name, delta in deltas.items()}
+    with tensors_replaced(module, edited):
+        yield
+
+
+def unet_export(model: LoadedModel, artifact: Artifact, deltas: Mapping[str, Tensor]) -> Export:
+    """Return the denoiser's own parameters plus `deltas`, by the same names: the format of ESD's and UCE's releases.
+
+    Raises IncompatibleError where the model was trained with other edits of its denoiser in place.
+    """
+    before = [path for path in artifact.meta.get("upstream_classes", ()) if locate(path, path).edits_denoiser]
+    if before:
+        raise IncompatibleError(f"this artifact was trained on weights that {before[0]} had edited; alone it means "
+                                "nothing, and is not exported.")
+    own = dict(model.denoiser.named_parameters())
+    edited = {name: (own[name].detach().float().cpu() + delta).to(own[name].dtype) for name, delta in deltas.items()}
+    name = f"{artifact.meta['recipe']['kind']}.safetensors"
+    return Export({name: edited}, f'pipe.unet.load_state_dict(load_file("{name}"), strict=False)')
