@@ -25,6 +25,7 @@ geometry: $(VENV)/.installed  ## every method on random-weight models of the pub
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.installed  ## the figures of docs/performance.md
 	$(BIN)/python tests/bench/run_all.py
