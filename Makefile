@@ -19,7 +19,7 @@ test-slow: $(VENV)/.installed  ## checks that take minutes: effects on 256 image
 
 geometry: $(VENV)/.installed  ## every method on random-weight models of the published sizes: 24 GB, hours
 	rm -f build/geometry.jsonl
-	for model in sd14 sd20 sdxl if_xl sd35_medium; do $(BIN)/python -m pytest -m geometry tests/test_geometry.py -k $$model || exit 1; done
+	for model in sd14 sd20 sdxl if_xl sd35_medium; do $(BIN)/python -m pytest -m geometry tests/models/test_geometry.py -k $$model || exit 1; done
 	$(BIN)/python -m tests.full_size
 
 lint: $(VENV)/.installed
@@ -28,7 +28,7 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.installed  ## the figures of docs/performance.md
-	$(BIN)/python tests/bench/run_all.py
+	$(BIN)/python tests/speed/run_all.py
 
 install: $(VENV)/.installed
 

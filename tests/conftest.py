@@ -125,7 +125,7 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 @pytest.fixture
 def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point the hub's cache to an empty folder, without any token; return the folder."""
-    from tests.fake_hub import VARIABLES
+    from tests.support.fake_hub import VARIABLES
 
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -136,8 +136,8 @@ def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def hub(nothing_cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Serve a hub with one random-weight pipeline; the cache is empty and no token is set."""
-    from tests.fake_hub import FakeRepository, serve
-    from tests.hub_jobs import SD14, pipeline_files
+    from tests.support.fake_hub import FakeRepository, serve
+    from tests.support.hub_jobs import SD14, pipeline_files
 
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

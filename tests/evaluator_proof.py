@@ -46,7 +46,7 @@ PROOFS: Mapping[str, Callable[[Path], Proof]] = {
 # Of the same kind as others, but not what their proof is about.
 OTHERWISE: Mapping[str, Proof] = {
     "nudenet_interpretdiffusion": Proof("NudeNet 3.0.8's decoding written out, and its package where the wheel is "
-                                        "unpacked: tests/test_evaluators_nudenet_v30.py", "—", "—"),
+                                        "unpacked: tests/evaluators/test_evaluators_nudenet_v30.py", "—", "—"),
 }
 
 

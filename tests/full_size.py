@@ -23,7 +23,7 @@ import torch
 
 from harness.models.families import FAMILIES
 from harness.models.loaded import LoadedModel
-from tests.fixtures_if import t5_tokenizer
+from tests.support.fixtures_if import t5_tokenizer
 
 RESULTS = Path("build/geometry.jsonl")
 BILLION = 1e9

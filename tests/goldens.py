@@ -1,9 +1,9 @@
 """What a change of the code's shape must leave alone: `python -m tests.goldens` after it, `--save` before it.
 
-Cell ids, artifact keys and evaluator fingerprints are the same on every machine: tests/goldens.json holds them and
-tests/test_goldens.py compares. Where a version was raised on purpose, `--save` writes them anew, and the file's diff
-says what changed. `--images FILE` also draws images by every method on a model of random weights; their bytes are
-those of one machine with its packages, so that FILE is not kept.
+Cell ids, artifact keys and evaluator fingerprints are the same on every machine: tests/goldens.json holds them, and
+tests/cells/test_goldens.py compares. Where a version was raised on purpose, `--save` writes them anew, and the diff
+of the file says what changed. `--images FILE` also draws images by every method on a model of random weights; their
+bytes are those of one machine with its packages, so that FILE is not kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.evaluators.identity import evaluator_fingerprint
 from harness.lib.targets import build
 from harness.run import make_cells
 from harness.training.artifacts import artifact_keys, base_identity
-from tests.methods_registry import KINDS, PRESETS
+from tests.support.methods_registry import KINDS, PRESETS
 
 FILE = Path(__file__).parent / "goldens.json"
 BENCHES = ("micro_i2p", "micro_winobias")
@@ -72,7 +72,7 @@ def _fingerprints() -> Iterator[tuple[str, str]]:
 
 def images() -> Goldens:
     """Return the sha256 of three images of every method, trained in a few steps on a model of random weights."""
-    from tests.test_methods_contract import draw, tiny
+    from tests.methods.test_methods_contract import draw, tiny
 
     return {"images": {preset: hashlib.sha256(draw(tiny(preset)).tobytes()).hexdigest() for preset in PRESETS}}
 

@@ -27,7 +27,7 @@ class Row:
     reference: str
     compared: str
     unit: str
-    tests: str  # a file of tests/, and what `pytest -k` chooses of it
+    tests: str  # a file of tests/methods/, and what `pytest -k` chooses of it
 
 
 GREY, SHARE = "grey levels of 255", "of the largest value"
@@ -94,10 +94,10 @@ def measured() -> dict[str, float]:
         record = Path(folder) / "differences.jsonl"
         for chosen in dict.fromkeys(row.tests for row in ROWS.values()):
             file, _, words = chosen.partition("::")
-            command = [sys.executable, "-m", "pytest", "-q", f"tests/{file}", "-k", words]
+            command = [sys.executable, "-m", "pytest", "-q", f"tests/methods/{file}", "-k", words]
             done = subprocess.run(command, env=os.environ | {VARIABLE: str(record)}, cwd=PAGE.parent.parent)
             if done.returncode:
-                raise RuntimeError(f"tests/{file} -k '{words}' failed")
+                raise RuntimeError(f"tests/methods/{file} -k '{words}' failed")
         return largest(record)
 
 
