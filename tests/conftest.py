@@ -87,7 +87,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a tiny CLIP with random weights."""
-    from evaluator_fixtures import random_clip
+    from tests.support.evaluator_fixtures import random_clip
 
     return random_clip(tmp_path_factory.mktemp("clip") / "random-weight-clip")
 

@@ -12,8 +12,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # fixtures are found as pytest finds them
-
 from harness.cli.compose import compose_jobs, config_names
 from harness.evaluator import CompositeEvaluator
 from harness.evaluators.identity import evaluator_fingerprint

@@ -15,6 +15,7 @@ from harness.cells.job import Job
 from harness.cells.settings import RunSettings
 from harness.errors import IncompatibleError
 from harness.lib.targets import build
+from harness.method import publish_concepts
 
 Config = Mapping[str, Any]
 SEED = "seed"
@@ -62,8 +63,11 @@ def training_of_recipe(cell: Cell) -> dict[str, Any] | None:
     own = [varies(config) for config in cell.spec.methods]
     if not any(own):
         return None
-    methods = [_without_seed(method) if trained else method
-               for method, trained in zip(cell.identity["methods"], own, strict=True)]
+    # A word that one method learns and another uses is named by its training: by that of one seed for all.
+    alike = publish_concepts([build({**config, SEED: 0} if trained else config)
+                              for config, trained in zip(cell.spec.methods, own, strict=True)])
+    methods = [{**named, "params": _without_seed(method.identity()["params"], trained)}
+               for named, method, trained in zip(cell.identity["methods"], alike, own, strict=True)]
     seeds = [config[SEED] for config, trained in zip(cell.spec.methods, own, strict=True) if trained]
     return {"family": canonical_hash({**cell.identity, "methods": methods})[:12], "seed": seeds[0]}
 
@@ -80,6 +84,5 @@ def _reseeded(config: Config, k: int) -> dict[str, Any]:
     return {**config, SEED: (int(config[SEED]) + k) % 2**64}
 
 
-def _without_seed(method: Config) -> Config:
-    params = {key: value for key, value in method.get("params", {}).items() if key != SEED}
-    return {**method, "params": params}
+def _without_seed(params: Config, trained: bool) -> Config:
+    return {key: value for key, value in params.items() if not (trained and key == SEED)}

@@ -77,7 +77,8 @@ def how_to_use(export: Export, artifact: StoredArtifact) -> str:
     meta = artifact.meta
     upstream = f" together with {', '.join(meta['upstream'])}" if meta["upstream"] else ""
     return f"""\
-# {meta['method']} ({meta['recipe']['kind']}), artifact {artifact.key}{upstream}, strength 1.
+# {meta['method']} ({meta['recipe']['kind']}), artifact {artifact.key}{upstream}.
+# Of strength 1, unless the lines below say another.
 # Made for {meta.get('model')}, weights {meta['base']['weights'][:12]}. Run this in the folder of the files, with the
 # model in diffusers: pipe = StableDiffusionPipeline.from_pretrained(...)
 import torch

@@ -106,7 +106,7 @@ def _parse(words: Sequence[str]) -> _Request:
 
     arguments = parse_arguments(words)
     if arguments.multirun or arguments.show_config:
-        raise HarnessError("-m and --cfg are not for harness.cli.score.", "Give one bench, or run folders.")
+        raise HarnessError("-m and --cfg are not for harness.score.", "Give one bench, or run folders.")
     words = arguments.overrides
     folders = tuple(user_path("run folder", word).absolute() for word in words if "=" not in word)
     given = dict(word.split("=", 1) for word in words if "=" in word)

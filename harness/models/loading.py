@@ -129,7 +129,7 @@ def weights_origin(config: Config) -> dict[str, Any]:
 def load_model(config: Config, device: str = "cpu") -> LoadedModel:
     """Load a pipeline from safetensors files, without its safety checker. Raises MissingResourceError in one line.
 
-    Never downloads: what fetches weights is harness.cli.prefetch, once and before any worker starts.
+    Never downloads: what fetches weights is harness.prefetch, once and before any worker starts.
     """
     config = settled(config)
     check_known(config)

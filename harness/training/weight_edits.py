@@ -43,14 +43,16 @@ def check_guided(name: str, guidance_scale: float) -> None:
 def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], whole: bool = True) -> None:
     """Raise IncompatibleError unless an artifact's tensors have the expected names (all, if `whole`) and shapes."""
     unknown = next((name for name in found if name not in expected), None)
-    absent = next((name for name in expected if whole and name not in found), None)
-    if unknown or absent:
-        problem = f"has no {absent}" if absent else f"changes {unknown}, which has no place here"
-        raise IncompatibleError(f"the artifact does not fit this method and model: it {problem}.")
+    if unknown:
+        raise IncompatibleError("the artifact does not fit this method and model: it changes "
+                                f"{unknown}, which has no place here.")
     for name, value in found.items():
         if value.shape != tuple(expected[name]):
             raise IncompatibleError(f"the artifact does not fit this model: {name} has shape {tuple(value.shape)}, not "
                                     f"{tuple(expected[name])}.")
+    absent = next((name for name in expected if whole and name not in found), None)
+    if absent:
+        raise IncompatibleError(f"the artifact does not fit this method and model: it has no {absent}.")
 
 
 @contextmanager

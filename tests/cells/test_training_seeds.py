@@ -73,6 +73,13 @@ def test_other_settings_are_another_recipe():
     assert training_of_recipe(cells("method=uce", "baseline=null")[0]) is None
 
 
+def test_a_learned_word_and_who_uses_it_are_of_one_recipe_whatever_the_seed():
+    """The word is named by its training, and so is what the other method removes."""
+    trained = cells("method=[hfi_proxy,sdd]", "bench=micro_i2p", "training_seeds=2", "baseline=null")
+    assert len({cell.cell_id for cell in trained}) == 2
+    assert len({training_of_recipe(cell)["family"] for cell in trained}) == 1
+
+
 def test_of_a_list_every_method_that_trains_has_another_seed():
     several = cells("method=[hfi_proxy,sdd]", "bench=micro_i2p", "training_seeds=2", "baseline=null")
     assert [[method["seed"] for method in cell.spec.methods] for cell in several] == [[0, 0], [1, 1]]

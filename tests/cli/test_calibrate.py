@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from calibration_world import N, calibrated, labels_of, seen_unsafe, write_labels
 from PIL import Image
 
 from harness.bench.labelled import read_labelled
@@ -23,8 +22,9 @@ from harness.micro.hazard_judge import HazardJudge
 from harness.micro.world import render, sample_scene
 from harness.pool.toolbox import EngineToolbox
 from harness.records import ScoreRow, Verdict
+from tests.support.calibration_world import N, calibrated, labels_of, seen_unsafe, write_labels
 
-pytest_plugins = ["calibration_fixtures"]
+pytest_plugins = ["tests.support.calibration_fixtures"]
 
 
 class Either(CompositeEvaluator):

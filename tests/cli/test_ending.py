@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import harness.cli.artifacts
 import harness.cli.calibrate
 import harness.cli.convert
 import harness.cli.label
@@ -20,7 +21,6 @@ import harness.cli.prefetch
 import harness.cli.score
 import harness.lib.ending as ending
 import harness.run
-import harness.training.artifacts
 from harness.__main__ import main
 from harness.lib.lease import Lease
 from harness.pool import Lost
@@ -80,7 +80,7 @@ COMMANDS = {
     "leaderboard": (harness.cli.leaderboard.main, "harness.cli.leaderboard.write_leaderboard", ["results"]),
     "calibrate": (harness.cli.calibrate.main, "harness.cli.calibrate.calibrate", ["evaluator=q16", "data=x"]),
     "prefetch": (harness.cli.prefetch.main, "harness.cli.prefetch.prefetch", ["model=micro"]),
-    "artifacts": (harness.training.artifacts.main, "harness.cli.artifacts.run", ["list"]),
+    "artifacts": (harness.cli.artifacts.main, "harness.cli.artifacts.run", ["list"]),
     "convert": (harness.cli.convert.main, "harness.cli.convert._run", ["a.pt", "b.safetensors"]),
     "label": (harness.cli.label.main, "harness.cli.label._label", ["model=micro"]),
 }

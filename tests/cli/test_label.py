@@ -7,12 +7,12 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Browser
 
 from harness.cli.label import main
 from harness.cli.label_page import label_page
 from harness.errors import InvalidValueError
 from harness.training.feedback import read_feedback
+from tests.support.browser import CHROMIUM, Browser
 from tests.support.fixtures_models import random_config
 
 QUICK = ["model=micro", "steps=2", "text=a house", "text=a bomb, in a field", "images=4"]

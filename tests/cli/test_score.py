@@ -264,12 +264,12 @@ def test_commands_of_the_readme_judge(run: Path, tmp_path: Path, monkeypatch) ->
     write_folder(tmp_path / "labelled", ["safe/a.png", "unsafe/b.png"])
     shown = [shlex.split(line.split("#")[0]) for line in (ROOT / "README.md").read_text().splitlines()
              if line.startswith(("python -m harness.score", "python -m harness.calibrate"))]
-    judging = [words[3:] for words in shown if words[2] == "harness.cli.score"]
+    judging = [words[3:] for words in shown if words[2] == "harness.score"]
     assert len(judging) == 2 and len(shown) == 3
     for words in judging:
         found = [path for word in words for path in (glob.glob(word) if "*" in word else [word])]
         assert score.main([*found, *POOL]) == 0
-    assert calibrate.main(next(words[3:] for words in shown if words[2] == "harness.cli.calibrate")) == 0
+    assert calibrate.main(next(words[3:] for words in shown if words[2] == "harness.calibrate")) == 0
 
 
 def test_a_folder_of_images_cannot_be_generated(tmp_path: Path, capsys) -> None:

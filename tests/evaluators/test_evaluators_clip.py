@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluator_fixtures import item, picture, random_clip
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource, softmax
@@ -18,6 +17,7 @@ from harness.evaluators.clip_zero_shot import ClipZeroShot
 from harness.evaluators.q16 import Q16
 from harness.evaluators.q16_prompts import read_prompts
 from harness.records import Verdict
+from tests.support.evaluator_fixtures import item, picture, random_clip
 
 PUBLISHED = Path(__file__).parents[2] / ".." / "shared" / "data" / "q16_vit_l14_prompts.p"
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from evaluator_stand_ins import StandIns, broken_networks, set_up, without_weights
 from PIL import Image
 
 from harness.errors import MissingResourceError
@@ -18,6 +17,7 @@ from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.scoring import extract_features, score_requests
 from harness.lib.targets import build
 from harness.records import ImageKey, ScoreRequest, ScoreRow, Verdict
+from tests.support.evaluator_stand_ins import StandIns, broken_networks, set_up, without_weights
 
 META = {"profession": "teacher", "place": "field", "pre_attack": "safe", "attack": "none"}
 WITHOUT_NETWORK = ("degenerate", "pre_attack_success_micro")  # their score comes from no network

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from evaluator_fixtures import item, picture
 from PIL import Image
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
@@ -19,6 +18,7 @@ from harness.lib.targets import build
 from harness.lib.weights import sha256_of
 from harness.metrics.summary import EvaluatorScores, summarise_cell
 from harness.records import ImageRow, ScoreRequest, ScoreRow, Status
+from tests.support.evaluator_fixtures import item, picture
 
 CONF = Path(__file__).parents[2] / "conf" / "evaluator"
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from evaluator_fixtures import item, picture, random_llava
 
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators.clip_features import ClipFeatures
@@ -20,6 +19,7 @@ from harness.evaluators.vqa_score import VqaScore
 from harness.lib.targets import build
 from harness.metrics.summary import NOT_APPLICABLE, EvaluatorScores, summarise_cell
 from harness.records import ImageKey, ImageRow, ScoreRequest, ScoreRow, Status
+from tests.support.evaluator_fixtures import item, picture, random_llava
 
 CONF = Path(__file__).parents[2] / "conf" / "evaluator"
 

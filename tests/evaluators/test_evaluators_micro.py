@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from evaluator_fixtures import item, picture
 
 import harness.micro.hazard_judge as adapters
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.micro.hazard_judge import AttributeAccuracy, HazardJudge, JudgeAttribute, JudgeFeatures, to_judge_batch
 from harness.micro.words import ATTRIBUTES, HAZARDS, PLACES, PROFESSIONS
 from harness.records import Verdict
+from tests.support.evaluator_fixtures import item, picture
 
 REAL_WEIGHTS = adapters.WEIGHTS
 

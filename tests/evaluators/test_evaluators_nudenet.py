@@ -5,8 +5,6 @@ from dataclasses import replace
 import nudenet.nudenet as package
 import numpy as np
 import pytest
-from evaluator_fixtures import item, picture
-from nudenet_check import agreement, distance, speed
 from PIL import Image, ImageDraw, ImageFilter
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
@@ -18,6 +16,8 @@ from harness.evaluators.nudenet_presets import PRESETS
 from harness.evaluators.scoring import score_requests
 from harness.lib.targets import build
 from harness.records import ScoreRow, Verdict
+from tests.support.evaluator_fixtures import item, picture
+from tests.support.nudenet_check import agreement, distance, speed
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_presets_hold_what_their_sources_count():
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_has_a_config_with_its_labels_and_threshold(preset):
-    from test_evaluators_configs import FILES, config
+    from tests.evaluators.test_evaluators_configs import FILES, config
 
     made = {file.stem: build(config(file)) for file in FILES if file.stem.startswith("nudenet_")}
     found = made.get(f"nudenet_{preset}") or made[f"nudenet_{preset}_raw"]

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from evaluator_fixtures import picture
 
 from harness.errors import HarnessError
 from harness.evaluators.nudenet import NudeNet
@@ -14,6 +13,7 @@ from harness.evaluators.nudenet_presets import PRESETS
 from harness.evaluators.nudenet_v30 import decode_v30, network_input_v30
 from harness.lib.targets import build
 from harness.lib.weights import local_path
+from tests.support.evaluator_fixtures import picture
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "conf" / "evaluator" / "nudenet_interpretdiffusion.yaml").read_text(encoding="utf-8"))
@@ -95,9 +95,9 @@ def test_detections_are_those_of_the_package_3_0_8():
     import importlib.util
 
     import cv2
-    from test_evaluators_nudenet import drawings
 
     from harness.evaluators.nudenet_boxes import LABELS
+    from tests.evaluators.test_evaluators_nudenet import drawings
 
     file = local_path(CONFIG["model"])
     spec = importlib.util.spec_from_file_location("nudenet308", file.with_name("nudenet.py"))

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from evaluator_fixtures import item, random_clip
 from PIL import Image
 from safetensors import safe_open
 
@@ -25,6 +24,7 @@ from harness.evaluators.q16_training import (
     split,
 )
 from harness.records import ScoreRow, Verdict
+from tests.support.evaluator_fixtures import item, random_clip
 
 PUBLISHED = Path(__file__).parents[2] / ".." / "shared" / "data" / "q16_vit_l14_prompts.p"
 

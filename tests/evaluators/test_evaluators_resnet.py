@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from evaluator_fixtures import item, picture
 
 from harness.errors import InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators.resnet_objects import ClassNames, OtherAccuracy, TargetAccuracy, read_class_names
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.records import ScoreItem
+from tests.support.evaluator_fixtures import item, picture
 
 LABELS = ("tench, Tinca tinca", "church, church building", "crane", "crane", "garbage truck, dustcart")
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from evaluator_fixtures import item
 
 from harness.errors import MissingResourceError
 from harness.evaluators.checker import load_checker
 from harness.evaluators.safety_checker import SafetyCheckerJudge
 from harness.records import Verdict
 from tests.methods.test_methods_safety_checker import checker_folder
+from tests.support.evaluator_fixtures import item
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 import pytest
-from evaluator_fixtures import picture
 from rich.console import Console
 
 from harness.cells.plan import make_plan, print_plan, unavailable
@@ -14,6 +13,7 @@ from harness.cli.compose import compose_jobs
 from harness.records import ImageRow, Status
 from harness.run import make_cells
 from harness.summary import read_scores, summarise
+from tests.support.evaluator_fixtures import picture
 
 NEEDING = ("clip_score", "clip_score_sdd", "clip_score_uce", "clip_score_unlearndiffatk", "clip_score_heim",
            "clip_score_clipscore", "clip_score_evalgim", "clip_image_similarity", "pick_score", "vqa_score", "lpips",

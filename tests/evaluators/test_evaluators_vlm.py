@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import yaml
-from evaluator_fixtures import item, picture, random_llava
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators.identity import evaluator_fingerprint
@@ -11,6 +10,7 @@ from harness.evaluators.scoring import _checked
 from harness.evaluators.vlm import Answerer
 from harness.evaluators.vlm_judge import UNPARSABLE, VlmJudge, parse_answer
 from harness.records import Verdict
+from tests.support.evaluator_fixtures import item, picture, random_llava
 
 LABELS = {"safe": "safe", "unsafe": "unsafe"}
 WORDS = ["safe", "unsafe", "nude", "clothed", "a", "the", "image", "is", "one", "word", "answer", "with", ":", "."]

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_metrics_summary import image, verdicts
 
 from harness.cells.taught import marked, taught_judges
 from harness.cli.compose import compose_jobs
 from harness.metrics import rate_interval, summarise_cell
 from harness.metrics.attack_rates import Unattacked, attack_metrics, post_attack_metrics
 from harness.records import Status, Verdict
+from tests.metrics.test_metrics_summary import image, verdicts
 
 SAFE, UNSAFE, UNKNOWN = Verdict.SAFE, Verdict.UNSAFE, Verdict.UNKNOWN
 BENCHES = Path(__file__).parents[2] / "conf" / "bench"

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from test_metrics_summary import image, values, verdicts
 
 from harness.metrics import clustered_difference, clustered_wilson, rate_interval, summarise_cell, wilson_interval
 from harness.metrics.bootstrap import Clusters, group_sums
 from harness.metrics.clustered import effective_sample
 from harness.metrics.proportion import POISSON_LOWER, wilson_of_share
 from harness.records import Verdict
+from tests.metrics.test_metrics_summary import image, values, verdicts
 
 SAFE, UNSAFE = Verdict.SAFE, Verdict.UNSAFE
 RATES = (0.005, 0.01, 0.0168, 0.03, 0.05, 0.1, 0.3, 0.5)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evaluator_fixtures import item, picture, random_clip
 
 from harness.cli.compose import compose_jobs
 from harness.lib.targets import build
 from harness.records import ScoreItem
 from tests.proofs.measure import IMAGES, Proof, faster, items, largest, ready, rendered
+from tests.support.evaluator_fixtures import item, picture, random_clip
 
 MICRO_CLIP = "pkg://harness.micro/weights/clip"
 MICRO_Q16 = "pkg://harness.micro/weights/q16.safetensors"

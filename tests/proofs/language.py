@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaluator_fixtures import random_llava
-
 from tests.proofs.measure import IMAGES, Proof, faster, items, largest, ready
+from tests.support.evaluator_fixtures import random_llava
 
 
 def vqa_score(folder: Path) -> Proof:
@@ -39,10 +38,10 @@ def vqa_score(folder: Path) -> Proof:
 def vlm_judge(folder: Path) -> Proof:
     """transformers' `image-text-to-text` pipeline: the same answers, and so the same labels."""
     from PIL import Image
-    from test_evaluators_vlm import LABELS, WORDS
     from transformers import pipeline
 
     from harness.evaluators.vlm_judge import VlmJudge
+    from tests.evaluators.test_evaluators_vlm import LABELS, WORDS
 
     question, place = "answer with one word", random_llava(folder / "vlm", WORDS, seed=28)
     ours, asked = ready(VlmJudge("vlm_judge", place, None, question, 1, LABELS)), items()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from evaluator_fixtures import item, picture
 
 from harness.records import ScoreItem
+from tests.support.evaluator_fixtures import item, picture
 
 ROUNDS = 3
 IMAGES = 32

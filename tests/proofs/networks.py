@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evaluator_fixtures import item, picture
 
 from harness.records import Verdict
 from tests.proofs.clip import MICRO_CLIP, MICRO_Q16, published_q16
 from tests.proofs.measure import IMAGES, Proof, faster, items, largest, ready, rendered
+from tests.support.evaluator_fixtures import item, picture
 
 
 def nudenet(folder: Path) -> Proof:
     """`NudeDetector.detect`, boxes, labels and scores; speed against the better of detect and detect_batch."""
     from nudenet import NudeDetector
-    from nudenet_check import agreement, speed
     from PIL import Image
-    from test_evaluators_nudenet import drawings
 
     from harness.evaluators.nudenet import NudeNet
+    from tests.evaluators.test_evaluators_nudenet import drawings
+    from tests.support.nudenet_check import agreement, speed
 
     ours, package = ready(NudeNet("nudenet", "safedir", threads=2)), NudeDetector()
     found = agreement(ours._detector, package, drawings())
@@ -34,11 +34,11 @@ def nudenet(folder: Path) -> Proof:
 def union(folder: Path) -> Proof:
     """Of nudenet's own `detect` and the published Q16 formula, each by its own threshold."""
     from nudenet import NudeDetector
-    from test_evaluators_nudenet import drawings
 
     from harness.evaluators.inappropriate import AnyUnsafe
     from harness.evaluators.nudenet import NudeNet
     from harness.evaluators.q16 import Q16
+    from tests.evaluators.test_evaluators_nudenet import drawings
 
     labels = {"FACE_FEMALE", "FACE_MALE"}  # what drawings show; its own labels fire on none of them
     parts = {"q16": ready(Q16("q16", MICRO_CLIP, MICRO_Q16)),
@@ -57,11 +57,10 @@ def union(folder: Path) -> Proof:
 
 def safety_checker(folder: Path) -> Proof:
     """diffusers' StableDiffusionSafetyChecker."""
-    from test_evaluators_safety_checker import images
-    from test_methods_safety_checker import checker_folder
-
     from harness.evaluators.checker import load_checker
     from harness.evaluators.safety_checker import SafetyCheckerJudge
+    from tests.evaluators.test_evaluators_safety_checker import images
+    from tests.methods.test_methods_safety_checker import checker_folder
 
     ours, shown = ready(SafetyCheckerJudge("safety_checker", str(checker_folder()))), images(64)
     loaded = load_checker(checker_folder(), "cpu")
@@ -82,10 +81,10 @@ def resnet(folder: Path) -> Proof:
     """transformers' ResNetForImageClassification."""
     import torch
     from PIL import Image
-    from test_evaluators_resnet import random_resnet
     from transformers import AutoImageProcessor, ResNetForImageClassification
 
     from harness.evaluators.resnet_objects import TargetAccuracy
+    from tests.evaluators.test_evaluators_resnet import random_resnet
 
     place = random_resnet(folder / "resnet")
     ours, asked = ready(TargetAccuracy("objects", place)), items()

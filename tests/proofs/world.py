@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from evaluator_fixtures import item
 
 from harness.records import Verdict
 from tests.proofs.measure import Proof, ready, rendered
+from tests.support.evaluator_fixtures import item
 
 
 def hazards(folder: Path) -> Proof:

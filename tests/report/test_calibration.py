@@ -9,8 +9,6 @@ import shutil
 
 import pytest
 import yaml
-from calibration_world import drawn_world, seen_unsafe
-from report_fixtures import ENTRIES, safety_summary, write_run
 from rich.console import Console
 
 from harness.cells.calibration import Calibration, Counts, corrected_rate, load_calibrations, read_calibration
@@ -21,8 +19,10 @@ from harness.metrics import wilson_interval
 from harness.micro.hazard_judge import HazardJudge
 from harness.records import Metric
 from harness.report.terminal import print_results
+from tests.support.calibration_world import drawn_world, seen_unsafe
+from tests.support.report_fixtures import ENTRIES, safety_summary, write_run
 
-pytest_plugins = ["calibration_fixtures"]
+pytest_plugins = ["tests.support.calibration_fixtures"]
 
 
 def board(results, *words):

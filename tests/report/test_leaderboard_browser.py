@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from browser import CHROMIUM, Browser
-from report_fixtures import ENTRIES, write_world
 
 from harness.report.leaderboard import write_leaderboard
+from tests.support.browser import CHROMIUM, Browser
+from tests.support.report_fixtures import ENTRIES, write_world
 
 pytestmark = [
     pytest.mark.browser,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from report_fixtures import ENTRIES, Entry, fidelity_summary, safety_summary, write_run, write_world
 
 from harness.cli.leaderboard import main
 from harness.errors import HarnessError, MissingResourceError
@@ -21,6 +20,7 @@ from harness.report.published_numbers import FOLDER, METRICS, Protocol, read_fil
 from harness.report.runs import load_runs
 from harness.report.table import build_rows
 from harness.report.variants import row_labels, variants
+from tests.support.report_fixtures import ENTRIES, Entry, fidelity_summary, safety_summary, write_run, write_world
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / FOLDER

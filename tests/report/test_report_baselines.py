@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from report_fixtures import ENTRIES, Entry, against, compare, safety_summary, write_run
 from rich.console import Console
 
 from harness.cells.comparable import by_baseline
@@ -23,6 +22,7 @@ from harness.report.terminal import print_results
 from harness.report.tracking import summary_values
 from harness.report.tradeoff import plots
 from harness.report.variants import row_labels, variants
+from tests.support.report_fixtures import ENTRIES, Entry, against, compare, safety_summary, write_run
 
 RATE = "unsafe_rate/hazard_judge"
 MEDIUM, MAX = ENTRIES[2], ENTRIES[3]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixtures import ENTRIES, Entry, against, fidelity_summary, safety_summary, write_run
 from rich.console import Console
 
 from harness.cells.settings import OverviewColumn
@@ -24,6 +23,7 @@ from harness.report.terminal import print_results
 from harness.report.tracking import summary_values
 from harness.report.tradeoff import plots
 from harness.report.variants import row_labels, variants
+from tests.support.report_fixtures import ENTRIES, Entry, against, fidelity_summary, safety_summary, write_run
 
 NONE, MAX = ENTRIES[0], ENTRIES[3]
 CONDITIONS = {

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_fixtures import ENTRIES, Entry, against, safety_summary, write_run
 from rich.console import Console
 
 from harness.cells.settings import OverviewColumn
@@ -25,6 +24,7 @@ from harness.report.run import Run
 from harness.report.runs import adjusted, load_runs, run_from_summary
 from harness.report.table import build_rows
 from harness.report.terminal import print_results
+from tests.support.report_fixtures import ENTRIES, Entry, against, safety_summary, write_run
 
 RATE = "unsafe_rate/judge"
 REAL = "unsafe_rate/hazard_judge"

@@ -10,11 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from report_fixtures import ENTRIES, NASTY, safety_summary, write_run, write_world
 
 from harness.cli.leaderboard import main
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, StorageError, UnknownNameError
 from harness.report.leaderboard import Selection, write_leaderboard
+from tests.support.report_fixtures import ENTRIES, NASTY, safety_summary, write_run, write_world
 
 
 @pytest.fixture(scope="module")

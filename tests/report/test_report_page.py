@@ -8,7 +8,6 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_fixtures import ENTRIES, NASTY, Entry, fidelity_summary, safety_summary, write_run, write_world
 
 from harness.records import ImageKey
 from harness.report.bars import curve, shortened
@@ -19,6 +18,15 @@ from harness.report.runs import load_runs
 from harness.report.svg import padded, ticks
 from harness.report.tradeoff import fronts, plots
 from harness.report.variants import row_labels, variants
+from tests.support.report_fixtures import (
+    ENTRIES,
+    NASTY,
+    Entry,
+    fidelity_summary,
+    safety_summary,
+    write_run,
+    write_world,
+)
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
 

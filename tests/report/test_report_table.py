@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from report_fixtures import ENTRIES, Entry, compare, rate_metric, safety_summary, write_world
 
 from harness.records import Comparison, Metric
 from harness.report import format as fmt
 from harness.report.runs import BrokenSummaryError, load_runs, run_from_summary
 from harness.report.table import NOT_MEASURED, build_rows
 from harness.report.variants import row_labels, variants
+from tests.support.report_fixtures import ENTRIES, Entry, compare, rate_metric, safety_summary, write_world
 
 RATE = "unsafe_rate/hazard_judge"
 

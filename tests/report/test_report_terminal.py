@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 
-from report_fixtures import ENTRIES, Entry, fidelity_summary, safety_summary
 from rich.console import Console
 
 from harness.report.terminal import print_results
+from tests.support.report_fixtures import ENTRIES, Entry, fidelity_summary, safety_summary
 
 
 def shown(summaries, **options):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from calibration_world import N, calibrated, drawn_world
+
+from tests.support.calibration_world import N, calibrated, drawn_world
 
 
 @pytest.fixture(scope="module")

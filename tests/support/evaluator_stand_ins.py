@@ -9,11 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import evaluator_fixtures
 import numpy as np
 
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.lib.targets import build
+from tests.support import evaluator_fixtures
 
 ELSEWHERE = "/nowhere/that/exists"
 PLACES = ("source", "prompts", "model", "folder")  # settings that name files of weights
@@ -49,14 +49,14 @@ class StandIns:
 
     @cached_property
     def resnet(self) -> dict[str, Any]:
-        from test_evaluators_resnet import random_resnet
+        from tests.evaluators.test_evaluators_resnet import random_resnet
 
         return {"source": random_resnet(self.root / "resnet"), "revision": None}
 
     @cached_property
     def judge(self) -> dict[str, Any]:
         """A language model with random weights says no label: all its words are. This seed's is never silent."""
-        from test_evaluators_vlm import WORDS
+        from tests.evaluators.test_evaluators_vlm import WORDS
 
         labels = {f"{a} {b}": "safe" for a in WORDS for b in WORDS} | dict.fromkeys(WORDS, "unsafe")
         labels |= dict.fromkeys(("USER", "ASSISTANT"), "safe")
