@@ -20,6 +20,7 @@ from harness.evaluators.q16_prompts import TEMPERATURE, TENSOR
 from harness.evaluators.scoring import read_image
 from harness.lib.atomic import write_atomic
 from harness.lib.reproducible import reproducible
+from harness.lib.streams import prepare_streams
 from harness.metrics import wilson_interval
 from harness.records import Verdict
 
@@ -201,11 +202,12 @@ def settings_of(words: Sequence[str]) -> PromptTraining:
 
 def main(words: Sequence[str]) -> int:
     """Run the command line."""
+    prepare_streams()
     try:
         if not words or words[0] != "train":
             raise InvalidValueError("the command is train.", f"Write {USAGE}")
         sys.stdout.write(train(settings_of(words[1:])) + "\n")
     except HarnessError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return 0
