@@ -1,4 +1,4 @@
-"""Names from before the harness had rooms: commands, and modules that our pages taught, are found under them still."""
+"""Names from before the harness had rooms: commands and modules are found under them still."""
 
 from __future__ import annotations
 
@@ -11,12 +11,60 @@ from types import CodeType, ModuleType
 
 COMMANDS = {f"harness.{name}": f"harness.cli.{name}"
             for name in ("artifacts", "calibrate", "convert", "label", "leaderboard", "prefetch", "score")}
-MODULES = {
-    "harness.artifacts": ("harness.training.artifacts",),
-    "harness.families": ("harness.models.families",),
-    "harness.interruption": ("harness.training.loop_memory",),
-    "harness.settings": ("harness.checks", "harness.cells.settings"),
+# By room: what moved into it, `former=present` where its name is another one, too.
+_MOVED = {
+    "bench": "image_names labelled real_images=reference_images",
+    "cells": ("calibration cell comparable comparisons cpu_cost given_images=given gpu_cost judged "
+               "one_training pairing plan proposed_sampling provenance reference set_scores store "
+               "stored_cell=stored strays tables taught training_seeds verdicts writer"),
+    "cli": ("answering artifact_tool=artifacts calibrate config_types convert export label quoting "
+               "report.label_page=label_page score"),
+    "evaluators": "scoring",
+    "lib": ("absolute arrays build=targets downloads ending evaluators.weights=weights hub "
+               "image_files lease machine needs paths pictures progress reading reproducible "
+               "sources=wanted streams table_file table_formats table_text table_values "
+               "targets=trusted_targets tensor_headers torch_headers"),
+    "models": ("conditions families fetch_models=downloads ldm_names lora model_checks=checks "
+               "model_choice=choice model_parts=own_parts model_stages=stages part_layouts part_tensors "
+               "text_encoders=text_encoder_identity texts=text_encoder weight_checks weight_files"),
+    "models.families": ("families.base=base families.deepfloyd=deepfloyd families.flux=flux "
+               "families.plugin=plugin families.sd3=sd3 families.sdxl=sdxl "
+               "families.wuerstchen=wuerstchen"),
+    "pool": "at_work holding judging worker",
+    "report": "published=published_numbers",
+    "sampling": "batches denoiser forwards=patching generate=session",
+    "training": ("checkpoints=published closed_form embedding_direction feedback finetune=fine_tuning "
+               "interruption=loop_memory inversion=textual_inversion latent_direction=bottleneck "
+               "own_images soft_token=learned_tokens weight_edits"),
 }
+# What was one module and is several.
+_PARTED = {
+    "artifacts": ("training.artifact_files", "sampling.artifact_content", "training.artifacts"),
+    "compose": ("cells.job", "cli.compose"),
+    "features": ("evaluators.identity", "cells.features"),
+    "files": ("checks", "lib.atomic"),
+    "leaderboard": ("report.leaderboard", "cli.leaderboard"),
+    "model_files": ("lib.hub_cache", "models.folder"),
+    "prefetch": ("cells.fetching", "cli.prefetch"),
+    "reporting": ("summary", "cells.scored", "report.write"),
+    "settings": ("checks", "cells.settings"),
+    "tasks": ("records", "pool.tasks"),
+    "toolbox": ("sampling.batches", "pool.toolbox"),
+    "tracking": ("cells.tracker", "report.tracking"),
+}
+
+
+def _places() -> dict[str, tuple[str, ...]]:
+    """Return, by a module's former name, the modules that its names are in now."""
+    found = {f"harness.{former}": tuple(f"harness.{place}" for place in places) for former, places in _PARTED.items()}
+    for room, names in _MOVED.items():
+        for name in names.split():
+            former, _, present = name.partition("=")
+            found[f"harness.{former}"] = (f"harness.{room}.{present or former}",)
+    return found
+
+
+MODULES = _places()
 
 
 class OldNames(MetaPathFinder, Loader):
@@ -24,19 +72,23 @@ class OldNames(MetaPathFinder, Loader):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None,
                   target: ModuleType | None = None) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in COMMANDS or fullname in MODULES else None
+        if fullname not in COMMANDS and fullname not in MODULES:
+            return None
+        return ModuleSpec(fullname, self, is_package=any(name.startswith(f"{fullname}.") for name in MODULES))
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__
-        for place in MODULES.get(name) or (COMMANDS[name],):
+        for place in MODULES.get(name, ()) or (COMMANDS[name],):
             found = import_module(place)
             module.__dict__.update({key: value for key, value in vars(found).items() if not key.startswith("_")})
 
     def get_code(self, fullname: str) -> CodeType:
         """Return what `python -m` runs under a former name."""
+        if fullname not in COMMANDS:
+            raise ImportError(f"{fullname} is no command")
         return compile(f"import sys\nfrom {COMMANDS[fullname]} import main\nsys.exit(main())\n", fullname, "exec")
 
 

@@ -1,1 +1,16 @@
 """A pipeline in memory: which files a config means, whether they are whole, loading them, parts of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Find what was here when this room was one file."""
+    from importlib import import_module
+
+    for part in ("loaded", "loading") if not name.startswith("_") else ():
+        found = import_module(f"{__name__}.{part}")
+        if hasattr(found, name):
+            return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

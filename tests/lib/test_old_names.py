@@ -1,0 +1,61 @@
+"""Commands, modules and names from before the harness had rooms are found."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from importlib import import_module
+
+import pytest
+
+from harness.lib.old_names import COMMANDS, MODULES
+
+
+@pytest.mark.parametrize("former", sorted(MODULES))
+def test_a_former_module_has_the_public_names_of_what_took_its_place(former):
+    module = import_module(former)
+    for place in MODULES[former]:
+        present = import_module(place)
+        for name in (name for name in vars(present) if not name.startswith("_")):
+            assert hasattr(module, name), f"{former}.{name}"
+
+
+@pytest.mark.parametrize(("former", "names"), [
+    ("harness.compose", "compose_jobs Job"), ("harness.settings", "check_number RunSettings BenchSettings"),
+    ("harness.models", "LoadedModel load_model missing weights_fingerprint make_scheduler"),
+    ("harness.training", "read_prompts derived_seed frozen_denoiser"), ("harness.families.base", "Family DenoiserCall"),
+    ("harness.families", "Plugin family_of"), ("harness.interruption", "LoopMemory"),
+    ("harness.cell", "make_cell Cell"),
+    ("harness.tasks", "CellSpec GenerationSettings ScoreRequest GenerateTask"), ("harness.bench", "load_prompts"),
+    ("harness.reporting", "summarise Scored report"), ("harness.leaderboard", "main write_leaderboard Selection"),
+    ("harness.features", "EvaluatorKey evaluator_fingerprint FeatureBlock"), ("harness.generate", "attached"),
+    ("harness.files", "user_path write_atomic"), ("harness.store", "CellStore"), ("harness.build", "build locate"),
+])  # fmt: skip
+def test_what_others_import_by_former_names_is_there(former, names):
+    module = import_module(former)
+    assert [name for name in names.split() if not hasattr(module, name)] == []
+
+
+def test_a_former_class_is_the_present_one():
+    assert import_module("harness.families").Plugin is import_module("harness.models.families").Plugin
+    assert import_module("harness.models").LoadedModel is import_module("harness.models.loaded").LoadedModel
+
+
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules")
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_command_runs_under_its_former_name(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(command, run_name="__main__")
+    assert end.value.code in (0, None) and command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["harness.no_such_module", "harness.lib.no_such_module"])
+def test_a_name_that_never_was_is_not_found(name):
+    with pytest.raises(ModuleNotFoundError):
+        import_module(name)
+
+
+@pytest.mark.parametrize("room", ["harness.models", "harness.training"])
+def test_a_room_has_no_name_that_it_never_had(room):
+    assert not hasattr(import_module(room), "no_such_name")
