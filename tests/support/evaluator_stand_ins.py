@@ -70,7 +70,7 @@ class StandIns:
 
     @property
     def colour(self) -> dict[str, Any]:
-        return {"_target_": "evaluator_fixtures.ColourFeatures"}
+        return {"_target_": "tests.support.evaluator_fixtures.ColourFeatures"}
 
     @property
     def itself(self) -> dict[str, Any]:

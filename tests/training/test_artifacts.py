@@ -267,8 +267,13 @@ def test_an_artifact_of_other_weights_is_refused(cache):
         pass
 
 
+KEYS = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"  # of the random-weight model
+
+
 @pytest.mark.parametrize(("method", "tensors", "problem"), [
-    (UCE(["a bomb"]), {"conv_in.bias": torch.zeros(3)}, r"conv_in\.bias has shape \(3,\), not \(32,\)"),
+    (UCE(["a bomb"]), {"conv_in.bias": torch.zeros(3)}, r"changes conv_in\.bias, which has no place"),
+    (UCE(["a bomb"]), {f"{KEYS}.weight": torch.zeros(3)}, r"to_k\.weight has shape \(3,\), not \(32, 32\)"),
+    (UCE(["a bomb"]), {}, f"has no {KEYS}"),
     (UCE(["a bomb"]), {"d.0": torch.zeros(3)}, "changes d.0, which has no place"),
     (ESD(concept="a bomb"), {"conv_in.bias.delta": torch.zeros(3)}, "conv_in.bias, which this denoiser does not have"),
     (SafeDir("a bomb"), {"d.0": torch.zeros(77, 31)}, "77 x 31 numbers, and text .* have 77 x 32"),
@@ -277,7 +282,8 @@ def test_an_artifact_of_other_weights_is_refused(cache):
     (HFI(word="bomb", clip=CLIP), {"d.0": torch.zeros(77, 32)}, "no 1 learned token vectors"),
     (HFI(word="bomb", clip=CLIP), {"token": torch.zeros(1, 31)}, "31 features"),
     (Interpret([{"name": "bomb", "positive": "a bomb"}]), {"h.0": torch.zeros(7, 4, 4)}, r"shape \(7, 4, 4\)"),
-    (Interpret([{"name": "bomb", "positive": "a bomb"}]), {"x": torch.zeros(1)}, r"has no h.0"),
+    (Interpret([{"name": "bomb", "positive": "a bomb"}]), {"x": torch.zeros(1)}, "changes x, which has no place"),
+    (Interpret([{"name": "bomb", "positive": "a bomb"}]), {}, "has no h.0"),
 ])  # fmt: skip
 def test_a_given_artifact_of_other_names_or_shapes_is_one_line(method, tensors, problem):
     artifact = StoredArtifact("key", tensors, {"base": {"weights": random_model().fingerprint}})
