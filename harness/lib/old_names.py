@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import CodeType, ModuleType
 
 COMMANDS = {f"harness.{name}": f"harness.cli.{name}"
@@ -74,7 +75,11 @@ class OldNames(MetaPathFinder, Loader):
                   target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname not in COMMANDS and fullname not in MODULES:
             return None
-        return ModuleSpec(fullname, self, is_package=any(name.startswith(f"{fullname}.") for name in MODULES))
+        file = f"{COMMANDS[fullname].removeprefix('harness.').replace('.', '/')}.py" if fullname in COMMANDS else ""
+        return ModuleSpec(
+            fullname, self, origin=str(Path(__file__).parents[1] / file),  # which `python -m` makes of it sys.argv[0]
+            is_package=any(name.startswith(f"{fullname}.") for name in MODULES),
+        )  # fmt: skip
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None

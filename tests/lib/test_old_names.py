@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
+import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +51,19 @@ def test_a_command_runs_under_its_former_name(command, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         runpy.run_module(command, run_name="__main__")
     assert end.value.code in (0, None) and command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_process_of_a_former_command_has_a_program_name(command):
+    """Libraries that it imports look at sys.argv[0]."""
+    origin = importlib.util.find_spec(command).origin
+    assert origin and Path(origin).name == f"{command.rpartition('.')[2]}.py" and Path(origin).is_file()
+
+
+def test_a_former_command_answers_in_a_process_of_its_own(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "harness.score", str(tmp_path / "nowhere"), "evaluator=hazard_judge"],
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["harness.no_such_module", "harness.lib.no_such_module"])
