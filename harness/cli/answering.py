@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from harness.errors import HarnessError
 from harness.lib.ending import INTERRUPTED, stoppable
-from harness.lib.streams import system_errors
+from harness.lib.streams import prepare_streams, system_errors
 
 
 def answer(command: Sequence[str], work: Callable[[], None], stopped: str) -> int:
@@ -27,3 +27,18 @@ def answer(command: Sequence[str], work: Callable[[], None], stopped: str) -> in
             sys.stderr.write(f"{stopped} {shlex.join(command)}\n")
             return INTERRUPTED
     return 0
+
+
+def answer_words(name: str, words: Sequence[str] | None, help_text: str, work: Callable[[Sequence[str]], None],
+                 stopped: str, runs_bare: bool = False) -> int:  # fmt: skip
+    """Answer `python -m harness.<name>` with `words` (None: the command line): help, or `work`, as `answer` does.
+
+    A command that cannot run without words shows its help there and returns a mistake's code, unless it `runs_bare`.
+    """
+    prepare_streams()
+    words = sys.argv[1:] if words is None else words
+    asked = bool({"-h", "--help"} & set(words))
+    if asked or not (words or runs_bare):
+        sys.stdout.write(help_text)
+        return 0 if asked else HarnessError.exit_code
+    return answer(["python", "-m", f"harness.{name}", *words], lambda: work(words), stopped)

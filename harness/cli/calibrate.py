@@ -16,7 +16,7 @@ from rich.progress import track
 from harness.bench.labelled import LabelledFolder, read_labelled
 from harness.cells.calibration import MEASURES, Calibration, Counts, calibration_path, write_calibration
 from harness.checks import user_path
-from harness.cli.answering import answer
+from harness.cli.answering import answer_words
 from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.evaluator import CompositeEvaluator, Evaluator
@@ -24,7 +24,6 @@ from harness.evaluators.identity import evaluator_fingerprint
 from harness.evaluators.scoring import score_requests
 from harness.lib.atomic import check_writable
 from harness.lib.machine import process_threads
-from harness.lib.streams import prepare_streams
 from harness.lib.targets import build
 from harness.pool.toolbox import EngineToolbox
 from harness.records import ImageKey, Metric, ScoreRequest, ScoreRow, Verdict
@@ -60,13 +59,8 @@ class Request:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 calibrated, 2 a mistake or something that is not there."""
-    prepare_streams()
-    words = sys.argv[1:] if words is None else words
-    if not words or {"-h", "--help"} & set(words):
-        print(HELP, end="")
-        return 0 if words else HarnessError.exit_code
-    return answer(["python", "-m", "harness.calibrate", *words], lambda: _calibrate(words),
-                  "stopped; nothing was written. To begin again:")
+    return answer_words("calibrate", words, HELP, _calibrate,
+                        "stopped; nothing was written. To begin again:")
 
 
 def _calibrate(words: Sequence[str]) -> None:

@@ -18,10 +18,9 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.answering import answer
-from harness.errors import HarnessError, InvalidValueError, MissingResourceError
+from harness.cli.answering import answer_words
+from harness.errors import InvalidValueError, MissingResourceError
 from harness.lib.atomic import storage_error
-from harness.lib.streams import prepare_streams
 from harness.lib.tensor_headers import SUFFIX, FileFault
 from harness.lib.torch_headers import content_of
 from harness.models.folder import model_folder, pipeline_class, used_parts
@@ -46,13 +45,8 @@ _WEIGHTS = re.compile(r"(?:diffusion_)?pytorch_model(?:\.([A-Za-z0-9_]+))?(?:-\d
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 converted, 2 a mistake."""
-    prepare_streams()
-    words = sys.argv[1:] if words is None else words
-    if {"-h", "--help"} & set(words) or not words:
-        print(HELP, end="")
-        return 0 if words else HarnessError.exit_code
-    return answer(["python", "-m", "harness.convert", *words], lambda: print(_run(words)),
-                  "stopped; files that are there are whole. To begin again:")
+    return answer_words("convert", words, HELP, lambda given: print(_run(given)),
+                        "stopped; files that are there are whole. To begin again:")
 
 
 def _run(words: Sequence[str]) -> str:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.checks import user_path
-from harness.cli.answering import answer
+from harness.cli.answering import answer_words
 from harness.cli.compose import compose_jobs
 from harness.cli.label_page import label_page
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.lib.atomic import check_writable, write_atomic
 from harness.lib.machine import process_threads
-from harness.lib.streams import prepare_streams
 from harness.models.loading import weights_fingerprint
 from harness.training.prompts import check_drawable, derived_seed, read_prompts
 
@@ -75,13 +74,8 @@ def image_name(index: int) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 drawn, 2 a mistake or something that is not there."""
-    prepare_streams()
-    words = sys.argv[1:] if words is None else words
-    if not words or {"-h", "--help"} & set(words):
-        print(HELP, end="")
-        return 0 if words else HarnessError.exit_code
-    return answer(["python", "-m", "harness.label", *words], lambda: _label(words),
-                  "stopped; the images that are drawn are kept. To go on:")
+    return answer_words("label", words, HELP, _label,
+                        "stopped; the images that are drawn are kept. To go on:")
 
 
 def _label(words: Sequence[str]) -> None:

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from harness.cells.fetching import prefetch
-from harness.cli.answering import answer
+from harness.cli.answering import answer_words
 from harness.cli.arguments import parse_arguments
 from harness.cli.compose import compose_jobs
-from harness.lib.streams import prepare_streams
 
 HELP = """\
 Fetch what a run needs, before it: model files of its variant, safetensors only, prompt files, and weights of
@@ -23,13 +22,8 @@ usage: python -m harness.prefetch [-m] [--config-dir DIR] [name=value ...]      
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 all is here, 2 a mistake or something that could not be had."""
-    prepare_streams()
-    words = sys.argv[1:] if words is None else words
-    if {"-h", "--help"} & set(words):
-        print(HELP, end="")
-        return 0
-    return answer(["python", "-m", "harness.prefetch", *words], lambda: _prefetch(words),
-                  "stopped; files that are whole are kept. To go on:")
+    return answer_words("prefetch", words, HELP, _prefetch,
+                        "stopped; files that are whole are kept. To go on:", runs_bare=True)
 
 
 def _prefetch(words: Sequence[str]) -> None:

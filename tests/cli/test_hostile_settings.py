@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -179,11 +180,15 @@ def test_a_terminal_of_another_encoding_costs_nothing(finished: Path, encoding: 
 @pytest.mark.parametrize("module", ["harness", "harness.cli.score", "harness.cli.leaderboard", "harness.cli.calibrate",
                                     "harness.cli.artifacts", "harness.cli.prefetch", "harness.cli.label",
                                     "harness.cli.convert"])
-def test_every_command_prepares_its_streams(module: str) -> None:
+def test_every_command_prepares_its_streams(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
-    file = Path(importlib.import_module(f"{module}.__main__" if module == "harness" else module).__file__ or "")
-    assert "prepare_streams()" in file.read_text()
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    command = importlib.import_module(f"{module}.__main__" if module == "harness" else module)
+    with contextlib.suppress(SystemExit):
+        command.main(["--help"])
+    assert narrow.errors == "replace"
 
 
 @pytest.mark.slow
