@@ -61,10 +61,13 @@ def run(jobs: Sequence[Job], command: Sequence[str], notes: Sequence[str] = ()) 
     check_writable(results)
     tracker = make_tracker(jobs[0].settings["tracker"], f"sweep-{canonical_hash(list(command))[:8]}", results)
     with Lease(results) as lease, closing(tracker), LeasedPool(pool, lease) as workers:
-        clear_strays(results, [entry.cell.folder for entry in plan.cells],
-                     [entry.cell.folder for entry in plan.cells if entry.missing])
+        folders = [entry.cell.folder for entry in plan.cells]
+        interrupted = [entry.cell.folder for entry in plan.cells if entry.missing]
+        clear_strays(results, folders, interrupted)
         try:
             made = _carry_out(plan, cells.compared, workers, jobs[0], results, command, tracker, console)
+            if workers.replaced:
+                clear_strays(results, folders, interrupted)
             failures = [*cells.refused, *made]
         except (Interrupted, Lost) as error:
             print_resumable(console, "stopped" if isinstance(error, Interrupted) else str(error), command)

@@ -137,7 +137,9 @@ class CellStore:
 
     def missing(self, items: Iterable[ImageItem], verify: bool = True) -> tuple[ImageItem, ...]:
         """Return the images that are to be made: not done, or of another prompt or seed than they should have."""
-        images = self.images()
+        items = tuple(items)
+        wanted = {item.key for item in items}
+        images = {key: row for key, row in self.images().items() if key in wanted}
         done = self.done(verify, images)
         return tuple(item for item in items if item.key not in done or not _is_of(images[item.key], item))
 

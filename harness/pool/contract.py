@@ -29,7 +29,9 @@ class Lost(HarnessError):
 
 
 class Pool(ABC):
-    """Workers that stay warm from one `run` to the next."""
+    """Workers that stay warm from one `run` to the next. `replaced` counts those that died at work."""
+
+    replaced: int = 0
 
     @abstractmethod
     def run(

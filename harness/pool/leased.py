@@ -29,6 +29,10 @@ class LeasedPool(Pool):
             self._lease.check()
             yield outcome
 
+    @property
+    def replaced(self) -> int:  # type: ignore[override]
+        return self._pool.replaced
+
     def workers(self) -> list[Mapping[str, Any]]:
         return self._pool.workers()
 

@@ -134,10 +134,13 @@ class TaskQueue:
         return self.finished(job, give_up(job.task, failure.error))
 
     def died(self, job: Job, worker: str, error: str) -> TaskFailure | TaskResult | None:
-        """Queue the job of a dead worker again, whole or split; return its outcome when it is given up.
+        """Queue the job of a dead worker again, whole or split; return its outcome when it is finished or given up.
 
-        A training that kept something since the last death has its attempts anew. What judges goes on apart.
+        Images that the worker had stored are not made again. A training that kept something since the last death has
+        its attempts anew. What judges goes on apart.
         """
+        if isinstance(job.task, GenerateTask) and self._keep_stored(job, job.task, worker):
+            return self.finished(job, TaskResult(job.task.task_id, worker, 0.0))
         if isinstance(job.task, PrepareTask) and (now := learned(job.task)) != job.learned:
             job.learned, job.deaths = now, 0
         job.deaths += 1
@@ -158,6 +161,16 @@ class TaskQueue:
         return TaskFailure(job.root, error, job.deaths)
 
 
+    def _keep_stored(self, job: Job, task: GenerateTask, worker: str) -> bool:
+        """Take from a dead worker's job the images that it had stored; say whether none is left to make."""
+        left, rows = _stored(task)
+        if rows:
+            self._open.setdefault(job.root, 1)
+            self._parts.setdefault(job.root, []).append(TaskResult(task.task_id, worker, 0.0, images=rows))
+            job.task = replace(task, items=left)
+        return not left
+
+
 def learned(task: PrepareTask) -> Learned:
     """Return what trainings of the task's cache have kept so far: their checkpoints, by name and time."""
     files = Path(task.cell.artifacts).rglob(f"{CHECKPOINT}*.safetensors")
@@ -166,6 +179,22 @@ def learned(task: PrepareTask) -> Learned:
         with suppress(FileNotFoundError):
             found.add((str(file), file.stat().st_mtime_ns))
     return frozenset(found)
+
+
+def n_images(task: Task) -> int:
+    """Return how many images a task makes."""
+    return len(task.items) if isinstance(task, GenerateTask) else 0
+
+
+def _stored(task: GenerateTask) -> tuple[tuple[ImageItem, ...], tuple[ImageRow, ...]]:
+    """Return the images that a task has still to make, and the rows of those that are on disk."""
+    store = CellStore(Path(task.cell.folder), task.cell.cell_id)
+    try:
+        left, rows = store.missing(task.items), store.images()
+    except (OSError, StorageError):  # what cannot be read is made again
+        return task.items, ()
+    to_make = {item.key for item in left}
+    return left, tuple(rows[item.key] for item in task.items if item.key not in to_make)
 
 
 def rest_of(task: Task, result: TaskResult) -> GenerateTask:

@@ -27,7 +27,7 @@ from harness.pool import cluster
 from harness.pool.contract import Interrupted, Lost, Pool, Progress, Then
 from harness.pool.member import Member
 from harness.pool.outcome import failure
-from harness.pool.queue import Job, TaskQueue, is_judging
+from harness.pool.queue import Job, TaskQueue, is_judging, n_images
 from harness.pool.settings import PoolSettings
 from harness.pool.signals import StopSignals
 from harness.pool.tasks import Task, TaskFailure, TaskResult
@@ -306,9 +306,10 @@ class RayPool(Pool):
         self._dismiss(member)
         if job is None:
             return None
-        self._report(job.root, -member.reported)
-        before = job.learned
+        self.replaced += 1
+        before, images = job.learned, n_images(job.task)
         outcome = queue.died(job, member.name, self._last_error)
+        self._report(job.root, images - n_images(job.task) - member.reported)
         if job.learned != before:
             self._deaths[member.name] = 0
         return outcome

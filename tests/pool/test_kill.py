@@ -105,7 +105,7 @@ def test_training_that_is_killed_nine_times_ends_with_the_same_bytes(tmp_path):
     assert artifact(tmp_path / "killed") == artifact(tmp_path / "whole")
 
 
-MANY = 48  # a storm is over before they are all made
+MANY = 96  # a storm is over before they are all made, and a dead raylet is noticed before
 VICTIMS = {"driver": -signal.SIGKILL, "worker": 0, "raylet": 2, "gcs_server": 2}  # and how the command ends then
 
 

@@ -8,9 +8,15 @@ import pytest
 
 from harness.cells.store import CellStore
 from harness.pool.queue import TaskQueue
-from harness.pool.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
-from harness.records import ImageKey, ScoreRequest, Status
-from tests.support.fakes import fake_cell, fake_items, fake_shards
+from harness.pool.tasks import GenerateTask, PrepareTask, ScoreTask, TaskFailure, TaskResult
+from harness.pool.worker import Worker
+from harness.records import CellSpec, ImageItem, ImageKey, ImageRow, ScoreRequest, Status
+from tests.support.fakes import FakeToolbox, fake_cell, fake_items, fake_shards
+
+
+def store_images(cell: CellSpec, items: tuple[ImageItem, ...]) -> tuple[ImageRow, ...]:
+    """Store images and their rows as a worker does before it answers."""
+    return Worker("w", toolbox=FakeToolbox(Path(cell.folder) / "notes")).run(GenerateTask("early", cell, items)).images
 
 
 def test_worker_prefers_what_it_holds_then_what_nobody_holds(tmp_path: Path) -> None:
@@ -52,6 +58,34 @@ def test_task_is_split_after_its_attempts_and_joined_again(tmp_path: Path) -> No
     assert isinstance(outcomes[1], TaskResult)
     assert (outcomes[1].task_id, outcomes[1].seconds) == (shard.task_id, 2.0)
     assert len(queue) == 0
+
+
+def test_images_that_a_dead_worker_had_stored_are_not_made_again(tmp_path: Path) -> None:
+    cell = fake_cell(tmp_path)
+    (shard,) = fake_shards(cell, fake_items(4), 4)
+    queue = TaskQueue([shard], attempts=3)
+    store_images(cell, shard.items[:2])
+    job = queue.take("w0", None, {})
+    assert job is not None and queue.died(job, "w0", "killed") is None
+    again = queue.take("w1", None, {})
+    assert again is not None and again.task.items == shard.items[2:]
+    store_images(cell, shard.items[2:])
+    outcome = queue.died(again, "w1", "killed")
+    assert isinstance(outcome, TaskResult) and outcome.task_id == shard.task_id
+    assert [row.key for row in outcome.images] == [item.key for item in shard.items]
+    assert len(queue) == 0
+
+
+def test_images_of_a_dead_worker_that_are_damaged_are_made_again(tmp_path: Path) -> None:
+    cell = fake_cell(tmp_path)
+    (shard,) = fake_shards(cell, fake_items(2), 2)
+    queue = TaskQueue([shard], attempts=3)
+    rows = store_images(cell, shard.items)
+    (tmp_path / str(rows[1].file)).write_bytes(b"half")
+    job = queue.take("w0", None, {})
+    assert job is not None and queue.died(job, "w0", "killed") is None
+    again = queue.take("w1", None, {})
+    assert again is not None and again.task.items == shard.items[1:]
 
 
 def test_training_that_kept_something_since_its_last_death_is_not_given_up(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from harness.cells.store import Lease
 from harness.cells.tables import decode_images, encode_images
 from harness.cells.tracker import NoTracker
 from harness.cli.compose import compose_jobs
+from harness.pool.inline import InlinePool
 from harness.run import make_cells
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +115,22 @@ def test_a_shorter_run_does_not_replace_the_summary_of_a_longer_one(tmp_path, ca
     assert told == []
     assert summaries(tmp_path)["none/micro_i2p"]["images"]["n_ok"] == 4
     assert "keep the run of 4 images; this one had 2" in capsys.readouterr().out
+
+
+def test_half_an_image_of_a_worker_that_died_is_removed_by_the_run_itself(tmp_path, monkeypatch):
+    run = InlinePool.run
+
+    def with_a_death(self, tasks, *given):
+        tasks = list(tasks)
+        folder = Path(tasks[0].cell.folder) / "images" / "00"
+        folder.mkdir(parents=True)
+        (folder / ".p_00.png.0123456789ab.tmp").write_bytes(b"half")
+        self.replaced += 1
+        yield from run(self, tasks, *given)
+
+    monkeypatch.setattr(InlinePool, "run", with_a_death)
+    go(tmp_path, "method=none", "limit=2", "evaluators=[hazard_judge]")
+    assert images(tmp_path) and not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_a_run_ends_in_one_line_when_another_driver_takes_the_folder_over(tmp_path, capsys, monkeypatch):
