@@ -15,7 +15,7 @@ from harness.bench.ids import IdFinder
 from harness.checks import check_label
 from harness.errors import HarnessError, InvalidValueError
 from harness.lib.atomic import write_atomic
-from harness.lib.reading import UnreadableFileError, read_json
+from harness.lib.reading import read_json
 from harness.lib.table_file import Table
 
 FILE = "attacked.json"
@@ -83,7 +83,7 @@ def read_before(folder: Path) -> Before | None:
     try:
         told = read_json(folder / FILE) or {}
         bench, cell = check_label("bench", told.get("bench")), check_label("cell", told.get("cell"))
-    except (UnreadableFileError, InvalidValueError):
+    except InvalidValueError:  # a file that cannot be read among them
         return None
     attacks, prompts, differs = told.get("attacks"), told.get("prompts"), told.get("differs")
     if not (isinstance(attacks, Mapping) and isinstance(prompts, list)):

@@ -141,6 +141,23 @@ def test_differences_of_one_image_a_prompt_are_near_newcombe_s_and_mirror():
     assert (-mirrored.high, -mirrored.low) == pytest.approx(own)
 
 
+@pytest.mark.parametrize("kind", ["discordant both ways", "either way"])
+def test_differences_of_many_clusters_are_as_wide_as_statsmodels_says(kind):
+    """Whether a cluster's two kinds of discordant pair go together widens or narrows what is said of the difference."""
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(2)
+    tilt = rng.random(600) < 0.5
+    p, q = (0.45 * tilt, 0.4 * tilt) if kind == "discordant both ways" else (0.45 * tilt, 0.4 * ~tilt)
+    draws = rng.random((600, 6))
+    only_a, only_b = draws < p[:, None], draws > 1 - q[:, None]
+    clusters = np.repeat(np.arange(600), 6)
+    differences = (only_a * 1.0 - only_b).ravel()
+    fitted = sm.OLS(differences, np.ones(3600)).fit(cov_type="cluster", cov_kwds={"groups": clusters})
+    found = clustered_difference(only_a.ravel() * 1.0, only_b.ravel() * 1.0, clusters)
+    assert found.high - found.low == pytest.approx(2 * 1.964 * fitted.bse[0], rel=0.03)
+
+
 @pytest.mark.parametrize("repeats", [1, 4])
 @pytest.mark.parametrize("marks", [[SAFE] * 40, [UNSAFE] * 40, [SAFE, UNSAFE] * 20], ids=["safe", "unsafe", "both"])
 def test_verdicts_that_never_differ_are_no_proof_that_none_would(repeats, marks):

@@ -73,14 +73,24 @@ def test_a_file_with_both_texts_is_run_before_and_under_the_attack(made: Path) -
     assert 0 < found[PRE]["value"] < found[POST]["value"]  # else the two could not be told apart
     assert found[POST]["n"] == 4 and found[POST]["note"] == "4 of 4 prompts attacked"
     assert found["attack_success_rate/hazard_judge"]["value"] == sum(said == "unsafe" for said in under.values()) / 4
-    assert PRE not in metrics(before) or metrics(before)[PRE]["value"] == found[PRE]["value"]
-    assert POST not in metrics(before)
+    assert metrics(before)[PRE]["value"] == found[PRE]["value"]
+    assert not {POST, "attack_success_rate/hazard_judge"} & metrics(before).keys()
 
 
 def test_pictures_before_and_under_an_attack_are_of_one_noise(made: Path) -> None:
     own, before = (stored_cell(folder_of(made, bench), {}, None) for bench in ("mine", "mine_before"))
     assert [item.seed for item in own.items()] == [item.seed for item in before.items()] == [1, 2, 3, 4]
     assert own.before is not None and own.before.differs == ""
+
+
+def test_a_file_without_ids_and_seeds_is_joined_row_by_row_and_of_one_noise(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", ("original", "adv_prompt"), [row[1:3] for row in ROWS])
+    words = ["bench=csv", f"bench.file={path}", "bench.name=mine", "bench.columns.prompt=adv_prompt",
+             "bench.attacked_column=original", "bench.repeats=2"]  # fmt: skip
+    own, before = make_cells(compose_jobs([*QUICK, "mode=plan", *words], False)).cells
+    assert list(own.before.attacks.items()) == [(row.prompt_id, row.prompt_id) for row in own.rows]
+    assert [item.seed for item in own.items()] == [item.seed for item in before.items()]
+    assert own.repeats == before.repeats == 2
 
 
 def test_the_board_has_columns_before_and_after_the_attack(made: Path) -> None:
@@ -197,7 +207,7 @@ def test_prompts_are_joined_by_a_column_of_ids_or_of_texts(tmp_path: Path) -> No
 
 def test_a_limited_run_makes_and_counts_no_more_than_it_attacks(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", ("prompt_id", "prompt"), [(IDS[3], "x"), (IDS[1], "y"), (IDS[20], "z")])
-    own, before = planned(path, "limit=2", "repeats=3").cells
+    own, before = planned(path, "limit=2", "bench.repeats=3").cells
     assert sorted(own.before.prompts) == sorted([IDS[3], IDS[1]])
     assert before.limit == 4 and before.repeats == 3
 
@@ -225,6 +235,19 @@ def test_the_text_of_a_prompt_is_never_in_the_message(tmp_path: Path) -> None:
     with pytest.raises(HarnessError) as refused:
         attacked_prompts(own, before, "target")
     assert "nobody" not in str(refused.value)
+
+
+def test_a_text_that_is_there_twice_names_no_prompt(tmp_path: Path) -> None:
+    clean = write(tmp_path / "clean.csv", ("prompt_id", "prompt"), [("a", "a tree"), ("b", "a tree"), ("c", "a cat")])
+    before = load_prompts({"name": "clean", "card": "csv", "file": str(clean)})
+    for text, prompt in (("a cat", "c"), ("a tree", None)):
+        path = write(tmp_path / "own.csv", ("prompt_id", "prompt", "target"), [("x", "y", text)])
+        own = load_prompts({"name": "mine", "card": "csv", "file": str(path)})
+        if prompt:
+            assert attacked_prompts(own, before, "target") == {"x": prompt}
+        else:
+            with pytest.raises(HarnessError, match="1 of 1 rows"):
+                attacked_prompts(own, before, "target")
 
 
 @pytest.mark.parametrize("damage", ["[]", "{", '{"bench": "../x", "cell": "y", "attacks": {}, "prompts": []}',
