@@ -354,9 +354,15 @@ def test_shares_of_sets_stay_between_zero_and_one_and_say_how_their_interval_was
         low, high = found[name].ci_low, found[name].ci_high
         assert (low is None and high is None) or 0 <= low <= found[name].value <= high <= 1, name
     assert found["density"].ci_low >= 0
-    assert found["fid"].ci_low is None or found["fid"].ci_low >= 0
     assert found["precision"].ci_method == "Wilson"
     assert {found[name].ci_method for name in ("kid", "density")} == {"jackknife"}
+
+
+def test_the_interval_of_a_distance_ends_at_zero():
+    rng = np.random.default_rng(0)
+    images, others = (rng.normal(size=(40, 4)).astype(np.float32) for _ in range(2))
+    found = set_metrics([images], ReferenceSet("ref", others), "judge", 0)["fid"]
+    assert 0 == found.ci_low < found.value < found.ci_high  # the jackknife itself goes below
 
 
 def test_shares_of_sets_are_printed_in_one_unit():
