@@ -359,10 +359,12 @@ def test_shares_of_sets_stay_between_zero_and_one_and_say_how_their_interval_was
 
 
 def test_the_interval_of_a_distance_ends_at_zero():
-    rng = np.random.default_rng(0)
-    images, others = (rng.normal(size=(40, 4)).astype(np.float32) for _ in range(2))
-    found = set_metrics([images], ReferenceSet("ref", others), "judge", 0)["fid"]
-    assert 0 == found.ci_low < found.value < found.ci_high  # the jackknife itself goes below
+    """That of the jackknife itself goes below, of two draws of one distribution."""
+    rng, lows = np.random.default_rng(0), []
+    for _ in range(10):
+        images, others = (rng.normal(size=(40, 4)).astype(np.float32) for _ in range(2))
+        lows.append(set_metrics([images], ReferenceSet("ref", others), "judge", 0)["fid"].ci_low)
+    assert min(lows) == 0 < max(lows)
 
 
 def test_shares_of_sets_are_printed_in_one_unit():
