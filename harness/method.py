@@ -293,8 +293,8 @@ def _check_order(method: Method, left: Sequence[Method]) -> None:
         lost = [other.name for other in left if other.weights_of == method.weights_of]
         if lost:
             raise IncompatibleError(
-                f"method {method.name} puts published weights in the place of the whole {method.weights_of}, and what "
-                f"{lost[0]} did to it would be lost.", f"Put {method.name} to the left of {lost[0]}."
+                f"method {method.name} replaces the whole {method.weights_of} with published weights, which would undo "
+                f"the edits of {lost[0]}.", f"Put {method.name} to the left of {lost[0]}."
             )
 
 

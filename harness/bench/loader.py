@@ -201,7 +201,7 @@ def _file_note(card: Card, sha256: str, n_rows: int) -> str | None:
     count = f"; {n_rows} rows, the card says {card.file_rows}" if expected and n_rows not in expected else ""
     if card.sha256 or card.known_sha256:
         return f"file is not the one the card names (sha256 {sha256[:12]}){count}"
-    return f"the card knows no hash of this file; it is recorded (sha256 {sha256[:12]}){count}" if card.rows else None
+    return f"the card has no hash for this file; recorded: sha256 {sha256[:12]}{count}" if card.rows else None
 
 
 def _list_note(card: Card, named: str, rows: Sequence[PromptRow]) -> str | None:

@@ -144,6 +144,11 @@ class Board:
         self.console.print(printable(f"{self.title} {text}"), markup=False, highlight=False, soft_wrap=True)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 cell`, `2 cells`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def duration(seconds: float | None) -> str:
     """Format seconds for people: `12 s`, `3 min`, `2.5 h`; `unknown` for None or NaN."""
     if seconds is None or seconds != seconds:

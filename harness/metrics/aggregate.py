@@ -68,7 +68,7 @@ def mean_metric(sample: Sample, higher_is_better: bool, seed: int) -> Metric:
     mean, k = sum(sample.values) / n, len(set(sample.clusters))
     low, high = cluster_bootstrap(sample.values, sample.clusters, seed)
     if k == 1 or not low < high:
-        why = _few(k) if k == 1 else ["no spread, so no interval"]
+        why = ["only 1 prompt, so no interval"] if k == 1 else ["no spread, so no interval"]
         note = "; ".join([*why, *sample.notes])
         return Metric(mean, None, None, n, sample.unknown, higher_is_better, note=note)
     bounds, said = (min(low, mean), max(high, mean)), "; ".join([*_few(k), *sample.notes]) or None
@@ -80,8 +80,10 @@ def binary(values: Iterable[float]) -> bool:
     return all(value in (0, 1) for value in values)
 
 
-def _few(clusters: int) -> list[str]:
-    return [f"only {clusters} clusters: the interval is too narrow"] if clusters < FEW_CLUSTERS else []
+def _few(prompts: int) -> list[str]:
+    if prompts >= FEW_CLUSTERS:
+        return []
+    return [f"only {prompts} prompt{'s' if prompts != 1 else ''}: the interval is too narrow"]
 
 
 def verdict_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:

@@ -40,8 +40,8 @@ def _check_folder(config: Config) -> None:
     if found is not None and not fitting:
         raise IncompatibleError(unknown_pipeline(config, found))
     if found is not None and found != family.pipeline:
-        raise IncompatibleError(f"model {config.get('name')} is said to be of the family {config.get('family')}, and "
-                                f"its folder holds a {found}.", f"Say model.family={fitting[0]}.")
+        raise IncompatibleError(f"model {config.get('name')} has family={config.get('family')}, but its folder holds a "
+                                f"{found}.", f"Set model.family={fitting[0]}.")
 
 
 def _check_parts(config: Config, family: Family) -> None:

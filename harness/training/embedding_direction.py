@@ -93,8 +93,8 @@ class SafeDirTraining:
             raise InvalidValueError("method.training.anchor_weight needs method.training.anchor_prompts, a CSV file.")
         calls = self.steps + (self.scheduler == "pndm")
         if not any(in_window(call, calls, self.steps, self.start, self.end, "fraction") for call in range(calls)):
-            raise InvalidValueError(f"method.training.start={self.start}, end={self.end}: no call of {self.steps} "
-                                    "steps is in this window, which counts calls of 50 steps.")
+            raise InvalidValueError(f"method.training.start={self.start}, end={self.end}: none of the {self.steps} "
+                                    "steps falls in this window (start and end count calls of a 50-step run).")
 
     def identity(self) -> dict[str, Any]:
         """Return all values, with files named by their content."""

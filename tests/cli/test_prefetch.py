@@ -42,7 +42,7 @@ PINNED = ["model=sd14", f"model.revision={COMMIT}", "method=none", "bench=micro_
 def test_exactly_the_files_that_loading_reads_are_fetched_and_a_run_then_needs_no_network(hub, capsys, monkeypatch):
     assert main(PINNED) == 0
     said = capsys.readouterr().out
-    assert said.index("to download") < said.index("here and whole")
+    assert said.index("to download") < said.index("on this machine and verified")
     fetched = {name.split("/", 2)[2] for name in hub.downloads}
     needed = {name for name, data in pipeline_files().items() if data != b"never fetched"}
     assert fetched == needed and len(hub.downloads) == len(needed)

@@ -68,7 +68,7 @@ def test_a_run_fetches_its_prompts_as_prefetch_does_and_records_the_commit(hub):
     hub.repositories[MMA_HUB] = FakeRepository({"data/prompts.csv": MMA})
     prompts = load_prompts(preset("mma"))
     assert prompts.source == f"YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark@{COMMIT}/data/prompts.csv"
-    assert prompts.file_sha256[:12] in prompts.file_note and "knows no hash" in prompts.file_note
+    assert prompts.file_sha256[:12] in prompts.file_note and "has no hash" in prompts.file_note
     hub.repositories[MMA_HUB].commit = "f" * 40
     assert load_prompts(preset("mma")).source == prompts.source and len(hub.downloads) == 1
 
@@ -204,4 +204,4 @@ def test_what_cannot_be_fetched_is_said_and_all_is_not_claimed(hub, capsys):
     prefetch([Job({}, LOCAL, (method,), {"name": "micro_i2p"}, (), None)])
     said = capsys.readouterr().out
     assert "note: not fetched by this command: method mace needs method.checkpoint" in said
-    assert "What can be fetched is here" in said
+    assert "Everything that can be downloaded is on this machine" in said

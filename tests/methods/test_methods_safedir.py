@@ -267,8 +267,8 @@ def test_without_a_file_the_concepts_own_sentence_is_the_prompt():
     ({"concept": "  "}, InvalidValueError, "method.concept"),
     ({"concept": ["a bomb", "a {category}"]}, InvalidValueError, "training.prompts"),
     ({"start": 60}, InvalidValueError, "method.start=60"),
-    ({"training": {"start": 60}}, InvalidValueError, "no call of 6 steps"),
-    ({"training": {"start": 10, "end": 10}}, InvalidValueError, "no call of 6 steps"),
+    ({"training": {"start": 60}}, InvalidValueError, "none of the 6 steps"),
+    ({"training": {"start": 10, "end": 10}}, InvalidValueError, "none of the 6 steps"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(change, error, said):
     with pytest.raises(error, match=said):

@@ -173,11 +173,11 @@ def test_one_prompt_proves_nothing_and_few_are_said_to_be_few():
     own, other = values(images, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), values(images, [0.3] * 6)
     found = summarise_cell(images, {"c": own}, {"c": other}, 0).comparisons["clip_score"]
     assert found.ci_low < found.difference < found.ci_high
-    assert "only 1 clusters" in found.note
+    assert found.note == "only 1 prompt: the interval is too narrow"
     few = [image(i, r) for i in range(8) for r in range(3)]
     verdict = verdicts(few, [UNSAFE, SAFE, SAFE] * 8), verdicts(few, [UNSAFE] * 24)
     by_prompt = summarise_cell(few, {"j": verdict[0]}, {"j": verdict[1]}, 0).comparisons["unsafe_rate/j"]
-    assert "only 8 clusters" in by_prompt.note
+    assert "only 8 prompts: the interval is too narrow" in by_prompt.note
 
 
 def test_a_mean_without_spread_has_no_interval_and_shares_have_that_of_a_rate():
