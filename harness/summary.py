@@ -83,7 +83,7 @@ def summarise(
         metrics = CellMetrics(
             metrics.metrics,
             metrics.comparisons,
-            (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not made"),
+            (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not generated"),
         )
     before, evaluators = CellStore(cell.folder).read_summary() or {}, _evaluators(own, unavailable)
     against = compared(own, baseline.cell if baseline else None, metrics, evaluators, before)
@@ -152,7 +152,7 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _heading(own: Scored, metric: str | None) -> str | None:
-    """Return a metric unless its evaluator may not head a table."""
+    """Return a metric, unless its evaluator may not be a headline number."""
     evaluator = own.evaluators.get((metric or "").partition("/")[2])
     return metric if evaluator is None or evaluator.headline else None
 

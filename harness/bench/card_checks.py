@@ -28,7 +28,7 @@ def check_card(path: Path, raw: Mapping[str, Any]) -> None:
     _check_parts(path, raw)
     for name, variant in (raw.get("variants") or {}).items():
         if not isinstance(variant, Mapping):
-            raise InvalidValueError(f"{path}: variants.{name} is no mapping.")
+            raise InvalidValueError(f"{path}: variants.{name} is not a mapping.")
 
 
 def stays_inside(value: object) -> bool:
@@ -46,10 +46,10 @@ def _check_parts(path: Path, raw: Mapping[str, Any]) -> None:
     if hub:
         needed += [("hub.repo", _is_text(hub.get("repo")) and stays_inside(hub["repo"]), "a repository"),
                    ("hub.revision", hub.get("revision") is None or _is_text(hub["revision"]), "a text"),
-                   ("hub.file", hub.get("file") is None or stays_inside(hub["file"]), "a file inside of it")]
+                   ("hub.file", hub.get("file") is None or stays_inside(hub["file"]), "a file in it")]
     if download:
         needed += [("download.file", stays_inside(download.get("file")), "a file name"),
-                   ("download.url", str(download.get("url")).startswith(("https://", "http://")), "an address")]
+                   ("download.url", str(download.get("url")).startswith(("https://", "http://")), "a URL")]
     if generate:
         axis, templates = generate.get("axis"), generate.get("templates")
         sound = isinstance(axis, Mapping) and len(axis) == 1 and all(map(_is_texts, axis.values()))

@@ -1,4 +1,4 @@
-"""Which prompt an image is of, and which of its images, by the name that someone else's script gave it."""
+"""Which prompt and repeat an image belongs to, by the name that another script gave it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from harness.bench import PromptSet
 from harness.bench.ids import IdFinder
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.lib.image_files import READ, ImageFolder
+from harness.lib.progress import counted
 from harness.records import ImageKey, PromptRow
 
 DEFAULT = "{prompt_id}_{repeat}"
@@ -120,13 +121,14 @@ def _check_once(folder: ImageFolder, found: Sequence[_Match]) -> None:
     if double:
         twice = [str(match.path.relative_to(folder.folder)) for match in found
                  if (match.prompt_id, match.number) == min(double, key=str)]
-        raise HarnessError(f"{folder.folder} has {len(double)} images twice, such as {' and '.join(twice[:2])}.",
-                           "One file an image is needed; bench.pattern may say more of the names, such as "
+        raise HarnessError(f"{folder.folder} has several files for {counted(len(double), 'image')}, such as "
+                           f"{' and '.join(twice[:2])}.",
+                           "Each image needs its own file; bench.pattern can be more specific, such as "
                            "{category}/{prompt_id}_{repeat}.")
 
 
 def _keys(matches: _Matches, rows: Mapping[str, PromptRow], repeats: int) -> tuple[list[ImageKey], list[str]]:
-    """Return each image's key, and what is to be said of the numbers in the names."""
+    """Return each image's key, and notes on the numbers in the names."""
     found = matches.found
     numbers = [match.number or 0 for match in found]
     of: dict[str, set[int]] = defaultdict(set)
@@ -158,8 +160,8 @@ def _said(seeds: bool, most: int, distinct: Sequence[int], ranked: Mapping[str, 
           rows: Mapping[str, PromptRow]) -> list[str]:
     if len(distinct) < 2:
         return []
-    images = "one image a prompt" if most == 1 else f"up to {most} images a prompt, in the order of the numbers"
-    kind = "a seed" if seeds else "no repeat, since prompts do not share it"
+    images = "one image per prompt" if most == 1 else f"up to {most} images per prompt, in the order of the numbers"
+    kind = "a seed" if seeds else "not a repeat, since prompts do not share it"
     notes = [f"the number in the images' names is {kind}: {images}"]
     strange = [name for name, own in ranked.items() if seeds and rows[name].seed not in (None, own[0])]
-    return notes + ([f"the images of {len(strange)} prompts have another seed than their row"] if strange else [])
+    return notes + ([f"{counted(len(strange), 'prompt')} with images of another seed than the row's"] if strange else [])

@@ -1,4 +1,4 @@
-"""Images whose truth is known, in a folder: a table of labels, or one subfolder for each label."""
+"""Labelled images in a folder: a table of labels, or one subfolder per label."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ COLUMNS = ("image", "label")
 LABELS = {"1": Verdict.UNSAFE, "unsafe": Verdict.UNSAFE, "inappropriate": Verdict.UNSAFE, "true": Verdict.UNSAFE,
           "0": Verdict.SAFE, "safe": Verdict.SAFE, "appropriate": Verdict.SAFE, "false": Verdict.SAFE}  # fmt: skip
 SUBFOLDERS = (("safe", "unsafe"), ("appropriate", "inappropriate"))
-LAYOUT = (f"Give it {LABELS_FILE}, columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe, or "
-          "appropriate and inappropriate.")
+LAYOUT = (f"Add {LABELS_FILE} with the columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe, "
+          "or appropriate and inappropriate.")
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,17 @@ def read_labelled(folder: Path) -> LabelledFolder:
     Raises HarnessError, in one line, for a folder without labels, a missing image, or images of one label only.
     """
     if not folder.is_dir():
-        raise MissingResourceError(f"there is no folder {folder}.", LAYOUT)
+        raise MissingResourceError(f"no folder at {folder}.", LAYOUT)
     table = folder / LABELS_FILE
     images = _from_table(table) if table.is_file() else _from_subfolders(folder)
     absent = [image.name for image in images if not (folder / image.name).is_file()]
     if absent:
-        raise MissingResourceError(f"{len(absent)} of {len(images)} images of {table} are not there, such as "
+        raise MissingResourceError(f"{len(absent)} of {len(images)} images in {table} are missing, such as "
                                    f"'{absent[0]}'.", f"Names are relative to {folder}.")
     found = LabelledFolder(folder, tuple(sorted(images, key=lambda image: image.name)))
     for label in (Verdict.UNSAFE, Verdict.SAFE):
         if not found.count(label):
-            raise InvalidValueError(f"{folder} has no image labelled {label}.", "Images of both labels are needed.")
+            raise InvalidValueError(f"{folder} has no image labelled {label}.", "Images with both labels are needed.")
     return found
 
 
@@ -102,7 +102,7 @@ def _from_table(file: Path) -> list[LabelledImage]:
     table = read_table(file, skip_spaces=True)
     absent = [name for name in COLUMNS if table.column(name) is None]
     if absent:
-        raise InvalidValueError(f"{file} has no column {' and no column '.join(absent)}; it has {table.header()}.",
+        raise InvalidValueError(f"{file} has no column {' or '.join(absent)}; it has {table.header()}.",
                                 LAYOUT)
     columns = [table.needed(name) for name in COLUMNS]
     images = [_row(file.parent, table.row(index), *(record[column] for column in columns))
@@ -110,7 +110,7 @@ def _from_table(file: Path) -> list[LabelledImage]:
     names = [image.name for image in images]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
-        raise InvalidValueError(f"{file} names '{twice}' more than once.", "Give each image one row.")
+        raise InvalidValueError(f"{file} names '{twice}' more than once.", "Give each image a single row.")
     return images
 
 
@@ -119,7 +119,7 @@ def _row(folder: Path, where: str, image: str, text: str) -> LabelledImage:
     if Path(name).is_relative_to(folder.absolute()):
         name = Path(name).relative_to(folder.absolute()).as_posix()
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InvalidValueError(f"{where}: '{name[:80]}' is no image of the folder.", "Write names relative to it.")
+        raise InvalidValueError(f"{where}: '{name[:80]}' is not an image in the folder.", "Use names relative to it.")
     if label not in LABELS:
-        raise InvalidValueError(f"{where}: '{label[:40]}' is no label.", "Write 1 or unsafe, 0 or safe.")
+        raise InvalidValueError(f"{where}: '{label[:40]}' is not a label.", "Use 1 or unsafe, 0 or safe.")
     return LabelledImage(named_file(folder, name).relative_to(folder).as_posix(), LABELS[label])

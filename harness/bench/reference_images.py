@@ -46,7 +46,7 @@ class ImagesOfPrompts(ReferenceImages):
         try:
             return self.pattern.format(id=int(name) if name.isdecimal() else name)
         except (ValueError, KeyError, IndexError):
-            raise InvalidValueError(f"{self.name}: {self.pattern} makes no file name of id '{name[:40]}'.") from None
+            raise InvalidValueError(f"{self.name}: {self.pattern} gives no file name for id '{name[:40]}'.") from None
 
     @property
     def list_sha256(self) -> str:
@@ -66,7 +66,7 @@ class ImagesOfPrompts(ReferenceImages):
         """Say in one line how many images are not there and how to get them; None where all are."""
         folder = self._folder
         if not folder.is_dir():
-            return f"there is no folder {folder} with the images of {self.name}. {self.how_to_get}".rstrip()
+            return f"no folder with the images of {self.name} at {folder}. {self.how_to_get}".rstrip()
         here = {entry.name for entry in os.scandir(folder)}
         absent = [file for file in self.files if file not in here]
         if not absent:
@@ -84,7 +84,7 @@ class ImagesOfPrompts(ReferenceImages):
                 with opened(self._folder / file) as picture:
                     pixels = np.asarray(picture.convert("RGB"))
             except (OSError, ValueError, SyntaxError) as error:
-                raise MissingResourceError(f"{self._folder / file} cannot be read as an image: {error}.") from error
+                raise MissingResourceError(f"{self._folder / file} is not a readable image: {error}.") from error
             yield centre_square(pixels, self.side)
 
     @property

@@ -54,7 +54,7 @@ def field_columns(card: Card, table: Table) -> dict[str, str | None]:
     that is there is taken.
     """
     if not table.records:
-        raise HarnessError(f"{table.name} has a header and no row.")
+        raise HarnessError(f"{table.name} has a header but no rows.")
     found: dict[str, str | None] = {}
     for name in FIELDS:
         asked = card.asked.get(name)
@@ -66,20 +66,19 @@ def field_columns(card: Card, table: Table) -> dict[str, str | None]:
         wanted = " or ".join(dict.fromkeys(card.names_of("prompt")))
         no_header = AS_LIST if len(table.columns) == 1 else "The first row must be the header."
         raise HarnessError(f"{table.name} has no column {wanted}; it has {table.header()}.",
-                           f"Name yours with bench.columns.prompt=<column>. {no_header}")
+                           f"Set yours with bench.columns.prompt=<column>. {no_header}")
     return found
 
 
 def column_notes(card: Card, table: Table, columns: Mapping[str, str | None]) -> list[str]:
-    """Say which columns are read under a name that is written otherwise, and what the card expects and is absent."""
+    """Return notes on columns found under another spelling, and on missing columns that the card expects."""
     notes = []
     for name, column in columns.items():
         names = (card.asked[name],) if card.asked.get(name) else card.names_of(name)
         if column is not None and column not in names:
             notes.append(f"{table.name}: column '{column}' is read as {name}")
         if column is None and name not in card.asked and card.columns.get(name) and name in ("seed", "guidance"):
-            notes.append(f"{table.name}: there is no column {' or '.join(card.names_of(name))}, so that its rows bring "
-                         f"no {name}")
+            notes.append(f"{table.name}: no column {' or '.join(card.names_of(name))}, so its rows have no {name}")
     return notes
 
 
@@ -144,7 +143,7 @@ def _seed(text: str, where: str) -> int | None:
     except ValueError:
         seed = -1
     if not 0 <= seed <= _MAX_SEED:
-        raise InvalidValueError(f"{where}: seed '{text[:40]}' is not an integer from 0 to 2^64-1, every digit written.")
+        raise InvalidValueError(f"{where}: seed '{text[:40]}' is not an integer from 0 to 2^64-1, written in full.")
     return seed
 
 
@@ -156,7 +155,7 @@ def _guidance(text: str, where: str) -> float | None:
     except ValueError:
         value = -1.0
     if value < 0:
-        raise InvalidValueError(f"{where}: guidance '{text[:40]}' is not a number from 0.")
+        raise InvalidValueError(f"{where}: guidance '{text[:40]}' is not a number of at least 0.")
     return value
 
 
@@ -190,7 +189,7 @@ def _meta(rest: dict[str, Any], where: str) -> dict[str, Any]:
     except ValueError:
         return {**rest, "meta": packed}
     if _REPLACED in json.dumps(found, ensure_ascii=False) and _REPLACED not in packed:
-        raise InvalidValueError(f"{where}: meta holds half of a character, which no file can.")
+        raise InvalidValueError(f"{where}: meta has an unpaired surrogate, which cannot be stored.")
     return {**rest, **found} if isinstance(found, dict) else {**rest, "meta": packed}
 
 

@@ -56,7 +56,7 @@ class Wanted:
     def of(cls, bench: Mapping[str, Any]) -> Wanted:
         categories, where = bench.get("categories"), bench.get("where")
         if where is not None and not isinstance(where, Mapping):
-            raise InvalidValueError(f"bench.where={where!r}: {{column: value}} is needed.")
+            raise InvalidValueError(f"bench.where={where!r}: expected {{column: value}}.")
         return cls(
             categories=None if categories is None else _texts("bench.categories", categories),
             where=None if where is None else {str(key): str(value) for key, value in where.items()},
@@ -76,8 +76,8 @@ def select(card: Card, source: Source, wanted: Wanted) -> list[PromptRow]:
     chosen = _by_id(source, chosen, wanted.ids)
     if card.select.ids and wanted.ids is None and len(chosen) > card.select.ids:
         raise HarnessError(
-            f"{card.name} is {card.select.ids} rows and {where} has {len(chosen)}.",
-            "Name them with bench.ids=<a file with one id a line>.",
+            f"{card.name} has {card.select.ids} rows, but {where} has {len(chosen)}.",
+            "List them with bench.ids=<a file with one id per line>.",
         )
     return chosen
 
@@ -115,7 +115,7 @@ def _ids(value: Any) -> tuple[str, ...] | None:
         return _texts("bench.ids", value)
     path = user_path("bench.ids", value)
     if not path.is_file():
-        raise MissingResourceError(f"no file of ids at {path}.", "Give bench.ids=<a file with one id a line>.")
+        raise MissingResourceError(f"no file of ids at {path}.", "Set bench.ids=<a file with one id per line>.")
     return tuple(text_lines(path))
 
 
@@ -128,9 +128,9 @@ def _by_position(card: Card, rows: Sequence[PromptRow], where: str) -> list[Prom
         return list(rows)
     if len(rows) < stop:
         raise HarnessError(
-            f"{where} has {len(rows)} rows: neither the {stop - start} of {card.name} nor the {card.file_rows} "
-            "that they are cut from.",
-            "Give bench.file=<one of the two>, or another bench.variant.",
+            f"{where} has {len(rows)} rows: expected the {stop - start} of {card.name}, or the {card.file_rows} "
+            "that they are taken from.",
+            "Set bench.file to one of the two, or use another bench.variant.",
         )
     return list(rows[start:stop])
 
@@ -140,7 +140,7 @@ def _by_category(rows: list[PromptRow], categories: Sequence[str] | None, where:
         return rows
     known = {name for row in rows for name in row.category}
     if not known:
-        raise HarnessError(f"no row of {where} has a category.", "Name their column with bench.columns.category.")
+        raise HarnessError(f"no row in {where} has a category.", "Set their column with bench.columns.category.")
     for name in categories:
         if name not in known:
             raise unknown_name("category", name, known)

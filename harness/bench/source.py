@@ -44,12 +44,12 @@ def how_to_get(card: Card) -> str:
     if card.download:
         target = DOWNLOADS / card.download.file
         curl = f"curl -L --create-dirs -o {target} {card.download.url}"
-        return f"Get them: python -m harness.prefetch with the same settings, or {curl} , or give bench.file=<path>."
+        return f"Get them: python -m harness.prefetch with the same settings, or {curl} , or set bench.file=<path>."
     if card.hub:
         page = f"https://huggingface.co/datasets/{card.hub.repo}"
         gate = f"Accept the terms at {page} and set HF_TOKEN, then: " if card.hub.gated else "Get them: "
-        return f"{gate}python -m harness.prefetch with the same settings, or give bench.file=<path>."
-    return "Give bench.file=<path>."
+        return f"{gate}python -m harness.prefetch with the same settings, or set bench.file=<path>."
+    return "Set bench.file=<path>."
 
 
 def said_source(card: Card, path: Path | None) -> str:
@@ -66,7 +66,7 @@ def _local_file(card: Card, override: str | None) -> Path | None:
     if override:
         path = user_path("bench.file", str(override))
         if not path.is_file():
-            raise MissingResourceError(f"no prompt file at {path}.", "Give bench.file=<path of a CSV file>.")
+            raise MissingResourceError(f"no prompt file at {path}.", "Set bench.file=<path to a CSV file>.")
         return path
     shipped = datasets_dir() / (card.file or f"{card.name}.csv")
     if shipped.is_file():
@@ -108,6 +108,6 @@ def _from_hub(name: str, hub: Hub) -> Path:
         path = fetch(repository, file)
     except MissingResourceError as error:
         reason = f"the prompts of {name} are missing: {error}"
-        raise MissingResourceError(reason, "Or give bench.file=<path>.") from None
+        raise MissingResourceError(reason, "Or set bench.file=<path>.") from None
     remember_revision(repository)
     return path

@@ -31,6 +31,11 @@ class PlainConsole(Console):
         super().print(*shown, **{"markup": False, "highlight": False, "soft_wrap": True, **options})
 
 
+def say(console: Console, text: str) -> None:
+    """Print a line as it is, whatever brackets or control characters it has; never wrapped."""
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
 def cell_text(text: object) -> Text:
     """Return a table's cell that shows a text as it is."""
     return Text(printable(str(text)))

@@ -18,7 +18,7 @@ FEW_CLUSTERS = 20
 BOOTSTRAP = "cluster bootstrap"
 PAIRED_BOOTSTRAP = "paired bootstrap"
 SIGN_FLIP = "sign-flip by prompt, {} interval"
-ALIKE = "every pair differs by the same"
+ALIKE = "all pairs differ by the same amount"
 Pair = tuple[ImageRow, ScoreRow, ScoreRow]
 
 
@@ -33,7 +33,7 @@ class Sample:
 
 
 def rate_metric(sample: Sample, higher_is_better: bool, seed: int) -> Metric:
-    """Make a rate of 0/1 values: Wilson, by prompt where prompts have several images; worst case of unknowns."""
+    """Make a rate of 0/1 values: Wilson, clustered if prompts have several images; worst case of unknowns."""
     n, unknown = len(sample.values), sample.unknown
     successes = int(sum(sample.values))
     worst = coverage_bounds(successes, n, unknown) if unknown else None
@@ -87,7 +87,7 @@ def _few(prompts: int) -> list[str]:
 
 
 def verdict_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
-    """Compare verdicts: McNemar exact and Newcombe for one image a prompt, else by prompt."""
+    """Compare verdicts: McNemar exact and Newcombe for one image per prompt, else clustered by prompt."""
     known = [(image, own, other) for image, own, other in pairs if _known(own) and _known(other)]
     if not known:
         return None
@@ -139,7 +139,7 @@ def _means(
         bounds = _without_spread(found.difference, (*own, *other), k)
         method, notes = f"{method}, widened for prompts not seen", [*notes, *([ALIKE] if _alike(own, other) else [])]
     if bounds is None:
-        notes = [*notes, "no value differs from another: no interval"]
+        notes = [*notes, "all values are equal: no interval"]
     low, high = bounds or (None, None)
     return Comparison(baseline, found.difference, low, high, found.p_value, len(own),
                       SIGN_FLIP.format(method), sum(other) / len(other), ci_method=method if bounds else None,

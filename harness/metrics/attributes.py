@@ -1,4 +1,4 @@
-"""Deviation ratio of a cell from attribute labels: one ratio a category (profession) and their mean."""
+"""Deviation ratio of a cell from attribute labels: one ratio per category (profession) and their mean."""
 
 from __future__ import annotations
 

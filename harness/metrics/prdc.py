@@ -81,11 +81,11 @@ def _scores(hits: _Hits, k: int) -> Prdc:
 def _hits(real: ArrayLike, fake: ArrayLike, k: int, groups: int) -> _Hits:
     x, y = np.asarray(real, dtype=np.float64), np.asarray(fake, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"expected features of one width, got {x.shape} and {y.shape}")
+        raise ValueError(f"features differ in width: {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("features must be finite")
     if k < 1 or min(len(x), len(y)) <= k:
-        raise ValueError(f"{k} neighbours need more than {min(len(x), len(y))} images a side")
+        raise ValueError(f"{k} neighbours need more than {min(len(x), len(y))} images per side")
     real_radius, fake_radius = _radii(x, k), _radii(y, k)
     cuts = groups_of(len(y), groups)
     starts = [cut.start for cut in cuts]

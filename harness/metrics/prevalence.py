@@ -39,7 +39,7 @@ def rogan_gladen(apparent: Share, sensitivity: Share, specificity: Share) -> Pre
     """
     for name, share in (("apparent", apparent), ("sensitivity", sensitivity), ("specificity", specificity)):
         if not (0 <= share.value <= 1 and share.n > 0 and math.isfinite(share.n)):
-            raise ValueError(f"{name}: {share.value} of {share.n} observations is no share")
+            raise ValueError(f"{name}: {share.value} of {share.n} observations is not a proportion")
     p, se, sp = apparent.value, sensitivity.value, specificity.value
     if se + sp - 1 <= 0:
         raise ValueError(f"a judge of sensitivity {se:.3g} and specificity {sp:.3g} is no better than chance")
@@ -73,7 +73,7 @@ def effective_n(value: float, interval: Interval, n: int) -> float:
     """
     width = interval.high - interval.low
     if not 0 <= value <= 1 or n < 1 or width < 0:
-        raise ValueError(f"{value} of {n} observations with an interval of {width} is no share")
+        raise ValueError(f"{value} of {n} observations with an interval of {width} is not a proportion")
     if _wilson_width(value, n) >= width:
         return float(n)
     low, high = 1e-6, float(n)

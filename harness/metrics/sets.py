@@ -44,7 +44,7 @@ class ReferenceSet:
         """Read an npz file with `features`. Raises UnreadableFileError."""
         found = read_arrays(Path(file), ("features",))
         if found is None:
-            raise UnreadableFileError(file, "it is not there")
+            raise UnreadableFileError(file, "it does not exist")
         features = found["features"]
         if features.ndim != 2 or features.dtype.kind != "f" or not features.size or not np.isfinite(features).all():
             raise UnreadableFileError(file, f"its features are {features.dtype} {features.shape}, not finite (N, D)")

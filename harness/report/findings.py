@@ -1,4 +1,4 @@
-"""The sentences at the top of the page: what lowered the unsafe rate beyond chance, and what it cost."""
+"""The sentences at the top of the page: what lowered the unsafe rate significantly, and at what cost."""
 
 from __future__ import annotations
 

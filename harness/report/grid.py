@@ -1,4 +1,4 @@
-"""The image grid: the same prompt and seed down a column, one row a method. What may be unsafe starts blurred."""
+"""The image grid: same prompt and seed in a column, one row per method. Images that may be unsafe start blurred."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THUMBNAIL = 256
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture, or the word for why there is none. `veiled` ones are blurred until clicked."""
+    """One image, or why there is none. `veiled` ones are blurred until clicked."""
 
     source: str | None
     veiled: bool
@@ -136,7 +136,7 @@ def _tile(run: Run, row: ImageRow | None, verdicts: Mapping[str, str]) -> Tile:
     verdict = _worst(run, verdicts)
     veiled = run.unsafe_content or any(v != Verdict.SAFE for v in verdicts.values())
     if row is None:
-        return Tile(None, False, "", "not made")
+        return Tile(None, False, "", "not generated")
     if row.status is not Status.OK or not row.file:
         return Tile(None, False, "", row.status.value)
     source = _data_url(run.folder, row.file) if run.folder else None
@@ -153,7 +153,7 @@ def _worst(run: Run, verdicts: Mapping[str, str]) -> str:
 
 
 def _data_url(folder: Path, file: str) -> str | None:
-    """Return the picture as a data URL, at most 256 pixels wide; None when it cannot be read."""
+    """Return the image as a data URL, at most 256 pixels wide; None if it cannot be read."""
     path = (folder / file).resolve()
     if not path.is_relative_to(folder.resolve()):
         return None

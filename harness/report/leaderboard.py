@@ -120,5 +120,5 @@ def _select(runs: Sequence[Run], selection: Selection) -> list[Run]:
         and (not selection.benches or run.bench in selection.benches)
     ]  # fmt: skip
     if not chosen:
-        raise HarnessError("no run fits --model, --method and --bench together.")
+        raise HarnessError("no run matches --model, --method and --bench together.")
     return chosen

@@ -1,4 +1,4 @@
-"""One table over several benches: a row a method, the columns that the configuration names."""
+"""One table over several benches: one row per method, the columns that the configuration names."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ def overview(runs: Sequence[Run], columns: Sequence[OverviewColumn], order: Sequ
 
 
 def _notes(runs: Sequence[Run], columns: Sequence[OverviewColumn]) -> list[str]:
-    """Say which part of a bench the runs have, and what adjusted p values are adjusted for."""
+    """Return notes on which part of a bench the runs have, and what p values are adjusted for."""
     shown = {column.bench for column in columns}
     notes = [f"{run.bench}: {run.part}" for run in runs if run.part and run.bench in shown]
     if any(column.difference for column in columns) and any(run.against for run in runs):
-        notes.append("adjusted p: Holm's, over all methods of the results folder that are compared with that baseline "
-                     "by the same metric on the same model and bench")
+        notes.append("adjusted p: Holm's method over all methods in the results folder that are compared with that "
+                     "baseline by the same metric on the same model and bench")
     return ["", *dict.fromkeys(notes)] if notes else []
 
 
 def _title(column: OverviewColumn, runs: Sequence[Run]) -> str:
-    """Return a column's title with the judge of its rate, where all rows have the same."""
+    """Return a column's title, with the judge of its rate if all rows share it."""
     judges = {judge_name(run, name) for run in runs if run.bench == column.bench and (name := run.find(column.metric))}
     judge = judges.pop() if len(judges) == 1 and column.metric.endswith("_rate") else None
     return f"{column.title} (by {judge})" if judge and judge not in column.title else column.title
 
 
 def _baseline(run: Run, runs: Sequence[Run]) -> Run | None:
-    """Return what a run was compared with, which is sampled alike; where it does not say, the bare model's run."""
+    """Return the run's baseline, which is sampled alike; the base model's run if it does not say."""
     against = run.baseline
     wanted = against.cell_id if against else (run.summary.get("cell") or {}).get("baseline_cell")
     if wanted:
@@ -93,7 +93,7 @@ def _cell(column: OverviewColumn, own: Mapping[str, Run], base: Mapping[str, Run
     text = f"{fmt.value(name, metric)} {fmt.interval(name, metric)}".strip()
     shown = run.metric(f"shown_{name}")
     if shown is not None:  # some prompts were refused: the share of all prompts is what compares with the baseline
-        name, text = f"shown_{name}", f"{text} of those drawn, {fmt.value(name, shown)} of all"
+        name, text = f"shown_{name}", f"{text} of those generated, {fmt.value(name, shown)} of all"
     compared = [(label, against.comparisons[name]) for label, against in run.against.items()
                 if column.difference and name in against.comparisons]  # fmt: skip
     told = (", ".join(filter(None, (f"{fmt.difference(name, one)} against {label}", fmt.p_values(one),

@@ -1,4 +1,4 @@
-"""Published numbers beside ours: shown, and exported as such, but never in a row of their own and never in an order."""
+"""Published numbers beside ours: shown and exported as such, but never in a row of their own and never ranked."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from harness.report.published_numbers import Protocol, Reported
 from harness.report.run import Run
 from harness.report.table import Row
 
-LEAD = ("Reported by others for the same method, model, bench and kind of number. They are no part of any order, "
-        "difference or finding. Distances are those to the shipped configs: a run with other settings is further away.")
+LEAD = ("Published for the same method, model, bench and metric. They are never ranked, compared or part of a finding. "
+        "The distance is to the built-in configs: a run with other settings is further away.")
 
 RATES_BY_JUDGE = ("unsafe_rate", "expected_max")  # always named by their judge
-ASKED = ("steps", "images a prompt")  # of every number; a threshold only where something is detected
+ASKED = ("steps", "images per prompt")  # of every number; a threshold only where something is detected
 
 
 @dataclass(frozen=True)
 class Beside:
-    """One published number and the number of ours that it stands beside. `name` is our metric's whole name."""
+    """One published number and our number beside it. `name` is our metric's full name."""
 
     row: Row
     name: str
@@ -35,7 +35,7 @@ class Beside:
 
     @property
     def column(self) -> str:
-        """The table's column; empty where the number has none, as that of a category."""
+        """The table's column; empty if the number has none, such as a category's."""
         base = fmt.base_name(self.name)
         shown = self.row.run.unsafe if base == "unsafe_rate" else self.row.run.find(base)
         return base if "/" not in self.reported.metric and shown == self.name else ""
@@ -99,12 +99,12 @@ def in_cells(found: Sequence[Beside]) -> dict[tuple[str, str], list[Beside]]:
 
 
 def protocol_text(protocol: Protocol) -> str:
-    """Say how a number was made; what the source does not state is said to be so."""
+    """Describe how a number was measured, and what the source does not state."""
     known = {
         "detector": protocol.detector,
         "threshold": protocol.threshold,
         "steps": protocol.steps,
-        "images a prompt": protocol.images_per_prompt,
+        "images per prompt": protocol.images_per_prompt,
     }
     parts = [f"{name}: {value}" for name, value in known.items() if value is not None]
     absent = [name for name, value in known.items() if value is None and (name in ASKED or protocol.detector)]

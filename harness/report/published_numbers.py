@@ -1,4 +1,4 @@
-"""Numbers that papers report, each with its source, its protocol and how far that is from ours: results/published."""
+"""Numbers that papers report, each with its source, protocol and distance to ours: results/published."""
 
 from __future__ import annotations
 

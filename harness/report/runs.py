@@ -58,7 +58,7 @@ def load_run(folder: Path) -> Run:
             bench,
             "unfinished",
             folder,
-            ("no summary.json: still running or stopped",),
+            ("no summary.json: still running, or interrupted",),
         )
     notes: list[str] = []
     cell = _side_file(folder / "cell.yaml", notes)
@@ -70,7 +70,7 @@ def load_run(folder: Path) -> Run:
 def _of_cell(cell_id: str, run: Run) -> Run:
     """Return the run of a folder. Raises BrokenSummaryError where its summary is another cell's."""
     if run.cell_id != cell_id:
-        raise BrokenSummaryError(f"it is that of cell {run.cell_id[:40]}")
+        raise BrokenSummaryError(f"it belongs to cell {run.cell_id[:40]}")
     return run
 
 
@@ -191,7 +191,7 @@ def _side_file(path: Path, notes: list[str]) -> Data:
         notes.append(f"{path.name}: {error.reason}")
         return {}
     if found is None:
-        notes.append(f"{path.name}: it is not there")
+        notes.append(f"{path.name}: missing")
     return found or {}
 
 

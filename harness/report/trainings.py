@@ -1,4 +1,4 @@
-"""Trainings of one recipe as one row: means, spreads and intervals; and what is said where there is one training."""
+"""Trainings of one recipe as one row: means, spreads and intervals; or a remark if there is only one training."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from harness.cells.settings import RunSettings
 from harness.cells.store import CellStore
 from harness.cells.tracker import Tracker
 from harness.lib.atomic import write_atomic
+from harness.lib.streams import say
 from harness.models.loading import weights_origin
 from harness.records import Status
 from harness.stages import Failure
@@ -114,8 +115,7 @@ def _report_cell(
 
 def _say_mixed(cell: Cell, summary: Mapping[str, Any], console: Console) -> None:
     if summary["images"].get("mixed"):
-        text = f"warning: {cell.label}: {summary['images']['mixed']}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, f"warning: {cell.label}: {summary['images']['mixed']}")
 
 
 def _write(
@@ -126,15 +126,14 @@ def _write(
     command: Sequence[str],
     console: Console,
 ) -> bool:
-    """Write a cell's files, unless they tell of a run that was whole and asked for more images; say whether."""
+    """Write a cell's files, unless they are from a complete run with more images; return whether it did."""
     cell = entry.cell
     store = CellStore(cell.folder, cell.cell_id)
     before = store.read_summary() or {}
     n_before, n_now = (_n_expected(one) for one in (before, summary))
     if n_before > n_now and before.get("status") == "complete":
-        kept = f"{cell.label}: summary.json and the leaderboard keep the run of {n_before} images"
-        text = f"{kept}; this one had {n_now}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{cell.label}: summary.json and the leaderboard keep the longer run of {n_before} images; "
+                     f"this one had {n_now}")
         return False
     store.write_cell(cell_file(cell))
     if cell.before:
@@ -153,7 +152,7 @@ def _n_expected(summary: Mapping[str, Any]) -> int:
 def _write_provenance(
     entry: CellPlan, own: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
 ) -> None:
-    """Say who made the images; a run that made none of them leaves what is there."""
+    """Record what generated the images; a run that generated none changes nothing."""
     cell, store = entry.cell, CellStore(entry.cell.folder, entry.cell.cell_id)
     before = store.read_provenance()
     if before and not entry.missing:
@@ -165,7 +164,7 @@ def _write_provenance(
 
 
 def _measure_speed(entry: CellPlan, own: Scored, speeds: dict[str, float]) -> None:
-    """Keep the seconds per image of what this run made, for the next plan's estimate."""
+    """Store this run's seconds per image for the next plan's estimate."""
     made = {item.key for item in entry.missing or ()}
     seconds = [row.seconds for row in own.images.values() if row.key in made and row.status is Status.OK]
     if seconds:
@@ -176,23 +175,18 @@ def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path,
     from harness.report.terminal import print_results
 
     print_results(summaries, console, load_calibrations(results), results)
-    console.print(f"images, rows and scores: {results / 'runs'}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"images, rows and scores: {results / 'runs'}")
     if settings.leaderboard:
         from harness.report.leaderboard import write_leaderboard
 
         for path in write_leaderboard(results).files:
             if path.suffix == ".html":
-                console.print(f"leaderboard: {path}", markup=False, highlight=False, soft_wrap=True)
-        console.print(
-            "next: open it in a browser, or add methods to the comparison: python -m harness -m method=...",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+                say(console, f"leaderboard: {path}")
+        say(console, "next: open it in a browser, or compare more methods: python -m harness -m method=...")
 
 
 def _write_overview(settings: RunSettings, cells: Sequence[Cell], results: Path, console: Console) -> None:
-    """Write the table of this command's cells; the folder may hold others, of other settings."""
+    """Write the table of this command's cells only; the folder may hold others."""
     from harness.cells.settings import OverviewColumn
     from harness.report.overview import overview
     from harness.report.runs import load_runs
@@ -202,4 +196,4 @@ def _write_overview(settings: RunSettings, cells: Sequence[Cell], results: Path,
     asked = {cell.cell_id for cell in cells}
     runs = [run for run in load_runs(results) if run.cell_id in asked]
     write_atomic(path, overview(runs, columns, list(dict.fromkeys(cell.method for cell in cells))).encode())
-    console.print(f"overview: {path}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"overview: {path}")

@@ -202,7 +202,7 @@ def test_a_damaged_image_and_an_id_without_a_file_name_are_one_line(photos):
     ids = "\n".join(map(str, IDS))
     with pytest.raises(MissingResourceError, match="cannot be read as an image"):
         list(ImagesOfPrompts("x", "COCO_val2014_{id:012d}.jpg", str(photos), 8, ids).images())
-    with pytest.raises(InvalidValueError, match="makes no file name of id 'left'"):
+    with pytest.raises(InvalidValueError, match="gives no file name for id 'left'"):
         ImagesOfPrompts("x", "COCO_{id:012d}.jpg", str(photos), 8, "left").missing()
 
 

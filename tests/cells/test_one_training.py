@@ -259,7 +259,7 @@ def test_a_summary_of_another_cell_is_broken_and_never_the_cells_own(tmp_path):
         (folder / "summary.json").write_text(json.dumps(summary))
     own, other = load_runs(tmp_path)
     assert own.status == "complete"
-    assert other.status == "broken" and other.problems == ("summary.json: it is that of cell bbbb",)
+    assert other.status == "broken" and other.problems == ("summary.json: it belongs to cell bbbb",)
 
 
 def test_a_folder_of_another_name_can_still_be_judged(made, tmp_path, capsys):

@@ -171,7 +171,7 @@ def test_evaluator_whose_weights_are_not_there_says_how_to_get_them(world, tmp_p
         ([("a.png", 1), ("b.png", "nsfw")], "'nsfw' is no label"),
         ([("a.png", 1), ("b.png", "")], "'' is no label"),
         ([("a.png", 1), ("./a.png", 0)], "more than once"),
-        ([("a.png", 1), ("../b.png", 0)], "no image of the folder"),
+        ([("a.png", 1), ("../b.png", 0)], "not an image in the folder"),
         ([("a.png", 1), ("same.png", 0)], "the same image"),
         ([], "no image labelled unsafe"),
     ],

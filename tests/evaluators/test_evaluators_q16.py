@@ -176,7 +176,7 @@ def test_labels_of_data_frames_and_other_systems_find_their_images(tmp_path):
 
 
 @pytest.mark.parametrize(("table", "said"), [
-    ("image,label\na.png,0", "not there, such as 'a.png'"), ("image,label\na.png,bad", "'bad' is no label"),
+    ("image,label\na.png,0", "are missing, such as 'a.png'"), ("image,label\na.png,bad", "'bad' is not a label"),
     ("file,kind\na.png,0", "no column image"), ("", "is empty"), (None, "no labels"),
 ])  # fmt: skip
 def test_folders_without_usable_labels_are_refused(tmp_path, table, said):

@@ -161,7 +161,7 @@ def test_values_that_differ_by_the_same_everywhere_have_an_interval_of_some_widt
         assert found.difference == pytest.approx(difference)
         unseen = 1 - 0.025 ** (1 / 50)  # of 50 prompts none differs otherwise: at most 7.1 % of all do
         assert found.ci_high - found.difference == pytest.approx(unseen * (0.49 + difference))
-        assert "every pair differs by the same" in found.note
+        assert "all pairs differ by the same amount" in found.note
     flat = values(images, [0.3] * 50)
     none = summarise_cell(images, {"c": flat}, {"c": flat}, 0).comparisons["clip_score"]
     assert (none.ci_low, none.ci_high, none.ci_method) == (None, None, None)
