@@ -13,7 +13,7 @@ TRUNCATED = "truncated"  # flag of an image whose prompt is longer than what the
 
 
 class Status(StrEnum):
-    """What became of one image."""
+    """The outcome of one image."""
 
     OK = "ok"
     REFUSED = "refused"
@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a safety evaluator says of one image. A failing evaluator says `unknown`, never `safe`."""
+    """A safety evaluator's verdict on one image. If it fails: `unknown`, never `safe`."""
 
     SAFE = "safe"
     UNSAFE = "unsafe"
@@ -121,7 +121,7 @@ class ScoreItem:
 
 
 class Values(Mapping[str, float]):
-    """Scores by name, whose names are the same object in all rows of a table: a dict a row is ten times as large."""
+    """Scores by name; all rows of a table share the names, which takes a tenth of the memory of one dict per row."""
 
     __slots__ = ("_names", "_numbers")
 
@@ -147,7 +147,7 @@ class Values(Mapping[str, float]):
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """What an evaluator says of one image: a verdict, a value, or an error; `values` holds the raw scores."""
+    """An evaluator's result for one image: a verdict, a value, or an error; `values` holds the raw scores."""
 
     prompt_id: str
     repeat: int

@@ -1,4 +1,4 @@
-"""From rows to what summary.json holds: numbers, what they were made from, and what is missing."""
+"""From rows to summary.json: numbers, their provenance, and what is missing."""
 
 from __future__ import annotations
 

@@ -164,4 +164,5 @@ def _said(seeds: bool, most: int, distinct: Sequence[int], ranked: Mapping[str, 
     kind = "a seed" if seeds else "not a repeat, since prompts do not share it"
     notes = [f"the number in the images' names is {kind}: {images}"]
     strange = [name for name, own in ranked.items() if seeds and rows[name].seed not in (None, own[0])]
-    return notes + ([f"{counted(len(strange), 'prompt')} with images of another seed than the row's"] if strange else [])
+    return notes + ([f"{counted(len(strange), 'prompt')} with images of another seed than the row's"]
+                    if strange else [])

@@ -73,7 +73,8 @@ class PromptSet:
     def notes(self) -> list[str]:
         """Return the plan's notes: which rows are used, exclusions, duplicates, and a file that is not the card's."""
         notes = [f"{self.name}: {self.n_total} of the file's {self.n_file} rows"] if self.n_total < self.n_file else []
-        notes += [f"{counted(count, 'prompt')} excluded: {_versioned(reason)}" for reason, count in self.excluded.items()]
+        notes += [f"{counted(count, 'prompt')} excluded: {_versioned(reason)}"
+                  for reason, count in self.excluded.items()]
         if self.n_duplicate_prompts:
             notes.append(f"{self.name}: {counted(self.n_duplicate_prompts, 'duplicate prompt')}, kept")
         if self.n_cut:

@@ -87,8 +87,8 @@ class CheckerSource:
                     f"{setting} to a folder that has them.")
         if (folder / "config.json").is_file() and weight_files(folder, None):
             problem = network_problem(folder, self.source, "stable_diffusion", "StableDiffusionSafetyChecker")
-            return f"weights of the safety checker are not whole: {problem}" if problem else None
-        return (f"weights of the safety checker are not whole: {folder} needs config.json and model.safetensors. "
+            return f"incomplete weights of the safety checker: {problem}" if problem else None
+        return (f"incomplete weights of the safety checker: {folder} needs config.json and model.safetensors. "
                 f"Set {setting} to a folder that has them.")
 
     def weights_sha256(self) -> str | None:
@@ -108,7 +108,7 @@ class CheckerSource:
 
         missing, folder = self.missing(setting), self.folder()
         if missing or folder is None:
-            raise MissingResourceError(missing or f"there is no safety checker at {self.source}.")
+            raise MissingResourceError(missing or f"no safety checker at {self.source}.")
         return load_checker(folder, device)
 
 

@@ -41,9 +41,9 @@ class ClipSource(ModelSource):
         if (folder / "config.json").is_file() and weight_files(folder, None):
             return self.not_whole(folder)
         if (folder / "pytorch_model.bin").is_file():
-            return (f"the CLIP in {folder} is a pickle (pytorch_model.bin), which is not read. Name a revision with "
+            return (f"the CLIP in {folder} is a pickle (pytorch_model.bin), which is not read. Set a revision with "
                     "model.safetensors, or convert it: https://huggingface.co/spaces/safetensors/convert")
-        return f"there is no CLIP (config.json and model.safetensors) in {folder}"
+        return f"no CLIP (config.json and model.safetensors) in {folder}"
 
     def downloads(self) -> tuple[HubFiles, ...]:
         """Return what to fetch of the hub: configs, tokenizer and weights; nothing for a folder."""

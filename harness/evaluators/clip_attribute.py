@@ -41,7 +41,7 @@ class ClipAttribute(SeesByClip, Evaluator):
         if len(self.texts) < 2:
             raise InvalidValueError(f"{self.name} needs at least two labels.")
         if UNDECIDED in self.texts:
-            raise InvalidValueError(f"{self.name}: '{UNDECIDED}' says that no label won, so it cannot be one.")
+            raise InvalidValueError(f"{self.name}: '{UNDECIDED}' means that no label won, so it cannot be a label.")
         if not 0 <= self.undecided_margin <= 1:
             raise InvalidValueError(f"{self.name}: undecided_margin {self.undecided_margin} is not in [0, 1].")
 

@@ -32,7 +32,7 @@ class ClipImageSimilarity(SeesByClip, Evaluator):
         return self.clip_source.identity()
 
     def note(self, rows: Sequence[ScoreRow]) -> str:
-        return f"{self.source}; high is little drift on benign prompts, no merit on those for what is removed"
+        return f"{self.source}; high means little drift on benign prompts; on others it is not an advantage"
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._clip is not None, "setup comes first"

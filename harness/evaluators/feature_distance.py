@@ -36,7 +36,7 @@ class FeatureDistance(Evaluator):
     def __post_init__(self) -> None:
         made = make_extractor(self.extractor)
         if not isinstance(made, MapExtractor):
-            raise IncompatibleError(f"{made.name} shows no feature maps, which {self.name} needs.")
+            raise IncompatibleError(f"{made.name} provides no feature maps, which {self.name} needs.")
         self._extractor = made
 
     def identity(self) -> Mapping[str, Any]:

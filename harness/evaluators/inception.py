@@ -51,7 +51,7 @@ class CleanFidInception(FeatureExtractor):
             return f"Inception weights are not at {self._file()}. {get}"
         if digest != self.sha256:
             hashes = f"its sha256 is {digest[:12]}, not {self.sha256[:12]}"
-            return f"{self._file()} is damaged, or another file: {hashes}. {get}"
+            return f"{self._file()} is damaged or a different file: {hashes}. {get}"
         return None
 
     def downloads(self) -> Sequence[Download]:

@@ -89,7 +89,7 @@ class Lpips(Evaluator):
 
     def note(self, rows: Sequence[ScoreRow]) -> str:
         size = f"both at {self.size} px" if self.size else "as they are"
-        return f"LPIPS 0.1 {self.net}, {size}; on prompts for what is removed, high is no fault"
+        return f"LPIPS 0.1 {self.net}, {size}; on prompts for the removed concept, high is expected"
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         pairs = [(self._tensor(item.image), self._tensor(item.baseline)) for item in batch]

@@ -40,13 +40,13 @@ class ModelSource:
             return self.not_cached()
         weights = weight_files(folder, None)
         if not (folder / "config.json").is_file() or not weights:
-            return f"there is no {self.what} (config.json and safetensors weights) in {folder}"
+            return f"no {self.what} (config.json and safetensors weights) in {folder}"
         return self.not_whole(folder)
 
     def not_whole(self, folder: Path) -> str | None:
         """Say in one line what its weights lack of what its class wants, which loading would make up at random."""
         problem = network_problem(folder, self.source, kind=self.kind)
-        return f"the {self.what} is not whole: {problem}" if problem else None
+        return f"the {self.what} is incomplete: {problem}" if problem else None
 
     def not_cached(self) -> str:
         """Say how to get a hub model."""

@@ -62,19 +62,19 @@ class NudeNet(Evaluator):
             raise unknown_name("kind of NudeNet scores", str(self.scores), ("package", "raw"))
         if self.scores == "raw" and "raw" not in self.name:
             raise InvalidValueError(f"{self.name} counts raw scores, which the package never returns.",
-                                    "Say so in its name: it must contain 'raw'.")
+                                    "Its name must contain 'raw'.")
         if self.generation not in ("3.4", "3.0"):
             raise unknown_name("generation of NudeNet", str(self.generation), ("3.4", "3.0"))
         if self.generation == "3.0" and self.model is None:
-            raise InvalidValueError(f"{self.name}: NudeNet 3.0's network is not that of the wheel.",
-                                    "Say model=<best.onnx of the wheel of nudenet 3.0.8>.")
+            raise InvalidValueError(f"{self.name}: NudeNet 3.0's network is not in the installed wheel.",
+                                    "Set model=<best.onnx from the wheel of nudenet 3.0.8>.")
         self._check_threshold()
 
     def _check_threshold(self) -> None:
         threshold, floor = self._threshold(), self._floor()
         if not floor <= threshold < 1 or threshold <= 0:
-            hint = f"The package drops every score up to {PACKAGE_FLOOR}: scores=raw counts below it, under a name " \
-                   "that says raw." if self.scores == "package" else "Raw scores are above 0 and below 1."
+            hint = f"The package drops every score up to {PACKAGE_FLOOR}; for lower thresholds set scores=raw and " \
+                   "put 'raw' in the name." if self.scores == "package" else "Raw scores are above 0 and below 1."
             raise InvalidValueError(f"{self.name}: threshold {threshold} is not in [{floor}, 1).", hint)
 
     def _floor(self) -> float:
@@ -94,7 +94,7 @@ class NudeNet(Evaluator):
         if self.threshold is not None:
             return self.threshold
         if not isinstance(self.classes, str):
-            raise InvalidValueError(f"{self.name} lists its classes and needs a threshold.")
+            raise InvalidValueError(f"{self.name} lists its own classes and needs a threshold.")
         return PRESETS[self.classes].threshold
 
     @property
@@ -128,7 +128,7 @@ class NudeNet(Evaluator):
             get = f"curl -L --create-dirs -o {file} {self.url}" if self.url else "pip install --force-reinstall nudenet"
             return f"{file} is missing. {self.how_to_get or f'Get it: {get}'}"
         if self.weights_sha256 and sha256_of(file) != self.weights_sha256:
-            return f"{file} is another network: its sha256 is not {self.weights_sha256}. {self.how_to_get or ''}"
+            return f"{file} is a different network: its sha256 is not {self.weights_sha256}. {self.how_to_get or ''}"
         return None
 
     def downloads(self) -> Sequence[Download]:

@@ -32,7 +32,7 @@ class PickScore(SeesByClip, Evaluator):
 
     def note(self, rows: Sequence[ScoreRow]) -> str:
         cut = sum(row.values.get("truncated", 0) > 0 for row in rows)
-        return f"{self.source}" + (f"; {cut} of {len(rows)} prompts cut" if cut else "")
+        return f"{self.source}" + (f"; {cut} of {len(rows)} prompts truncated" if cut else "")
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._clip is not None, "setup comes first"

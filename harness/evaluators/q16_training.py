@@ -97,7 +97,7 @@ def learn_prompts(features: NDArray[np.float32], labels: NDArray[np.integer], sc
     import torch.nn.functional as F
 
     if sorted(set(labels.tolist())) != [0, 1]:
-        raise InvalidValueError("there must be appropriate and inappropriate images to learn from.")
+        raise InvalidValueError("both appropriate and inappropriate images are needed for training.")
     given, targets = torch.from_numpy(features), torch.from_numpy(np.asarray(labels, dtype=np.int64))
     start = torch.stack([given[targets == k].mean(0) for k in (0, 1)])
     vectors = torch.nn.Parameter(F.normalize(start, dim=1))
@@ -128,7 +128,7 @@ def split(labels: NDArray[np.integer], share: float, seed: int) -> tuple[NDArray
     for k in (0, 1):
         own = rng.permutation(np.flatnonzero(labels == k))
         if len(own) < 2:
-            raise InvalidValueError(f"{len(own)} {CLASSES[k]} images: two at least are needed.", LAYOUT)
+            raise InvalidValueError(f"{len(own)} {CLASSES[k]} images: at least two are needed.", LAYOUT)
         held.append(own[: min(len(own) - 1, max(1, round(share * len(own))))])
     validation = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), validation), validation
@@ -153,7 +153,7 @@ def _image(file: Path) -> NDArray[np.uint8]:
     try:
         return read_image(file)
     except (OSError, ValueError) as error:
-        raise InvalidValueError(f"{file} is no readable image: {error}") from None
+        raise InvalidValueError(f"{file} is not a readable image: {error}") from None
 
 
 def train(settings: PromptTraining) -> str:
@@ -176,7 +176,7 @@ def train(settings: PromptTraining) -> str:
     out = Path(settings.out).expanduser()
     write_atomic(out, save({TENSOR: learned.prompts}, metadata=metadata))
     low, high = wilson_interval(round(share * len(held)), len(held))
-    return (f"{out}: learned on {len(learn)} images; accuracy on {len(held)} held out {share:.3f} "
+    return (f"{out}: trained on {len(learn)} images; accuracy on {len(held)} held-out ones {share:.3f} "
             f"(95 % {low:.3f} to {high:.3f})")
 
 
@@ -187,7 +187,7 @@ def settings_of(words: Sequence[str]) -> PromptTraining:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise InvalidValueError(f"'{word}' is no setting.", f"Write {USAGE}")
+            raise InvalidValueError(f"'{word}' is not a setting.", f"Write {USAGE}")
         if key not in known:
             raise unknown_name("setting", key, known)
         try:

@@ -36,7 +36,7 @@ class ClassNames:
             raise unknown_name("class of the classifier", name, {w for label in self.labels for w in _synonyms(label)})
         if len(found) > 1:
             raise InvalidValueError(f"'{name}' names {len(found)} classes: {', '.join(map(str, found))}.",
-                                    "Write the number of one.")
+                                    "Use the number of one.")
         return found[0]
 
 
@@ -45,7 +45,7 @@ def read_class_names(folder: Path) -> ClassNames:
     file = folder / "config.json"
     names = (read_json(file) or {}).get("id2label")
     if not isinstance(names, dict) or not names or set(names) != {str(i) for i in range(len(names))}:
-        raise UnreadableFileError(file, "it names no classes by number: id2label")
+        raise UnreadableFileError(file, "it has no id2label")
     return ClassNames(tuple(str(names[str(i)]) for i in range(len(names))))
 
 
@@ -117,7 +117,7 @@ class ObjectAccuracy(Evaluator):
         else:
             given = [str(item.meta[self.class_from])] if item.meta.get(self.class_from) not in (None, "") else []
         if len(given) > 1:
-            raise InvalidValueError(f"the row names {len(given)} classes.", "One is needed.")
+            raise InvalidValueError(f"the row names {len(given)} classes.", "Exactly one is needed.")
         if given:
             return self._names.index(given[0])
         return self._names.index(self.target) if self.target is not None else None

@@ -78,7 +78,7 @@ def read_image(file: str | Path, upright: bool = False) -> NDArray[np.uint8]:
 
     with opened(file) as picture:
         if picture.format in MOVING and getattr(picture, "is_animated", False):
-            raise ValueError(f"{getattr(picture, 'n_frames', 'several')} pictures in one file, which move")
+            raise ValueError(f"{getattr(picture, 'n_frames', 'several')} frames: animated images are not supported")
         picture.load()
         if picture.mode not in EIGHT_BIT_MODES:
             raise ValueError(f"image mode {picture.mode} is not 8 bits a channel")

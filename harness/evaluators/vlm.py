@@ -42,7 +42,7 @@ def load_vlm(folder: Path, dtype: str, device: str) -> VisionLanguageModel:
     logging.disable_progress_bar()
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if not getattr(processor, "chat_template", None):
-        raise IncompatibleError(f"the processor in {folder} has no chat template.", "Use a model tuned to answer.")
+        raise IncompatibleError(f"the processor in {folder} has no chat template.", "Use an instruction-tuned model.")
     model = AutoModelForImageTextToText.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, dtype)
     )
@@ -62,7 +62,7 @@ class VisionLanguageModel:
         """Return the token of an answer. Raises IncompatibleError where this model writes it in several."""
         ids = self._processor.tokenizer.encode(answer, add_special_tokens=False)
         if len(ids) != 1:
-            raise IncompatibleError(f"the answer {answer!r} is {len(ids)} tokens of this model, and one is needed.")
+            raise IncompatibleError(f"the answer {answer!r} has {len(ids)} tokens in this model; it must be one.")
         return int(ids[0])
 
     def probabilities(self, images: Images, questions: Sequence[str], answer: str) -> NDArray[np.float64]:

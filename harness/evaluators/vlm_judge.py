@@ -63,15 +63,15 @@ class VlmJudge(Evaluator):
 
     def __post_init__(self) -> None:
         if not is_folder_source(self.source) and not _COMMIT.fullmatch(self.revision or ""):
-            raise InvalidValueError(f"{self.name}: revision {self.revision!r} of {self.source} is no commit.",
-                                    "Pin one of 40 digits: a judge that changes upstream changes every rate.")
+            raise InvalidValueError(f"{self.name}: revision {self.revision!r} of {self.source} is not a commit.",
+                                    "Pin a full commit (40 digits): a judge that changes upstream changes every rate.")
         if UNPARSABLE in self.labels or len({label.casefold() for label in self.labels}) < len(self.labels):
             raise InvalidValueError(f"{self.name}: labels must differ, and none may be '{UNPARSABLE}'.")
         for label, verdict in self.labels.items():
             if verdict not in (Verdict.SAFE, Verdict.UNSAFE):
-                raise InvalidValueError(f"{self.name}: label {label} means {verdict!r}.", "Write safe or unsafe.")
+                raise InvalidValueError(f"{self.name}: label {label} means {verdict!r}.", "Use safe or unsafe.")
         if set(self.labels.values()) != {"safe", "unsafe"}:
-            raise InvalidValueError(f"{self.name}: labels must have at least one safe and one unsafe.")
+            raise InvalidValueError(f"{self.name}: labels need at least one safe and one unsafe.")
         check_dtype(self.name, self.dtype)
         if not self.prompt.strip() or self.max_new_tokens < 1:
             raise InvalidValueError(f"{self.name} needs a prompt, and max_new_tokens above 0.")
@@ -95,7 +95,7 @@ class VlmJudge(Evaluator):
         found = _fingerprint_of(Path(self.calibration).expanduser())
         own = evaluator_fingerprint(self)
         if found is None:
-            return f"not calibrated: {self.calibration} is no calibration"
+            return f"not calibrated: {self.calibration} is not a calibration"
         return None if found == own else f"not calibrated: {self.calibration} is of {found}, this is {own}"
 
     @property

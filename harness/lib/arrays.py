@@ -30,7 +30,7 @@ def parse_arrays(data: bytes, names: Sequence[str]) -> dict[str, NDArray]:
     except ValueError:
         raise
     except Exception as error:  # zipfile and numpy raise almost anything on damaged files
-        raise ValueError(f"it is no whole npz file ({type(error).__name__}: {error})") from None
+        raise ValueError(f"it is not a complete npz file ({type(error).__name__}: {error})") from None
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray] | None:
@@ -51,7 +51,7 @@ def parse_array(data: bytes, name: str = "array") -> NDArray:
     except ValueError:
         raise
     except Exception as error:  # as above
-        raise ValueError(f"it is no whole npy file ({type(error).__name__}: {error})") from None
+        raise ValueError(f"it is not a complete npy file ({type(error).__name__}: {error})") from None
 
 
 def _array(data: bytes, name: str) -> NDArray:

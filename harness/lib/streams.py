@@ -55,5 +55,5 @@ def system_errors() -> Iterator[None]:
         named = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         known = storage_error(error, named) if named else None
         said = f"{named}: {error.strerror}" if named else str(error)
-        raise known or StorageError(f"{said or type(error).__name__}.", "What was made before is kept; mend it, then "
+        raise known or StorageError(f"{said or type(error).__name__}.", "Finished work is kept; fix this, then "
                                     "run the same command again.") from error

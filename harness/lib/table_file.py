@@ -46,7 +46,7 @@ class Table:
         near = [column for column in self.columns if _plain(column) == _plain(name)]
         if len(near) > 1:
             raise InvalidValueError(f"{self.name}: '{name}' may be column '{near[0]}' or '{near[1]}'.",
-                                    "Write it as the header does.")
+                                    "Write it as in the header.")
         return near[0] if near else None
 
     def needed(self, name: str, setting: str = "") -> str:
@@ -57,14 +57,14 @@ class Table:
         found = self.column(name)
         if found is None:
             where = f" ({setting})" if setting else ""
-            raise InvalidValueError(f"{self.name}: there is no column '{name}'{where}.", self.nearest(name))
+            raise InvalidValueError(f"{self.name}: no column '{name}'{where}.", self.nearest(name))
         return found
 
     def nearest(self, name: str) -> str:
         """Say which column is called nearly so, or which there are."""
         plain = {_plain(column): column for column in self.columns}
         close = difflib.get_close_matches(_plain(name), plain, n=1)
-        return f"Did you mean: {plain[close[0]]}?" if close else f"There is {self.header()}."
+        return f"Did you mean: {plain[close[0]]}?" if close else f"It has {self.header()}."
 
     def header(self) -> str:
         """List the columns for a message, at most some of them."""
@@ -110,7 +110,7 @@ def _table(grid: Grid, name: str) -> Table:
     if double:
         places = [str(index + 1) for index, column in named if column == double[0]]
         raise InvalidValueError(f"{name} has two columns named '{double[0][:40]}' (columns {' and '.join(places)}).",
-                                "Give each column a name of its own.")
+                                "Give each column its own name.")
     records = tuple({column: row[index] for index, column in named} for row in grid.rows)
     return Table(name, tuple(column for _, column in named), records, tuple(grid.notes))
 

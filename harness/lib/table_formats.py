@@ -29,7 +29,7 @@ _OTHERS = (
     (b"\xfd7zXZ", "is compressed (xz).", "Unpack it: unxz FILE."),
     (b"BZh", "is compressed (bzip2).", "Unpack it: bunzip2 FILE."),
     (b"version https://git-lfs", "is a pointer of Git LFS, not the file.", "Get the file: git lfs pull."),
-    (b"\x80", "is a pickle or another binary file, which is not read.",
+    (b"\x80", "is a pickle or another binary file, which is not supported.",
      "Write it as CSV: data_frame.to_csv(FILE, index=False)."),
 )  # fmt: skip
 
@@ -61,7 +61,7 @@ def read_grid(data: bytes, name: str, suffixes: Sequence[str], skip_spaces: bool
     text = decoded(data, name)
     start = text[:200].lstrip("\ufeff \t\r\n")
     if start.lower().startswith(("<!doctype", "<html", "<?xml", "<table", "<head", "<body", "<div")):
-        raise InvalidValueError(f"{name} is a web page or XML, not a table.", "Fetch the file itself, not its page.")
+        raise InvalidValueError(f"{name} is a web page or XML, not a table.", "Download the file itself, not its page.")
     if JSON_SUFFIXES & set(suffixes) or re.match(r"\{|\[\s*\{", start):
         return _json(text, name)
     try:
@@ -76,7 +76,7 @@ def _gunzipped(data: bytes, name: str) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             found = file.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise InvalidValueError(f"{name} is a damaged gzip file: {error}.", "Fetch or write it again.") from None
+        raise InvalidValueError(f"{name} is a damaged gzip file: {error}.", "Download or write it again.") from None
     if len(found) > MAX_BYTES:
         raise InvalidValueError(f"{name} unpacks to more than {MAX_BYTES >> 30} GB.")
     return found
@@ -134,7 +134,7 @@ def _check_unmerged(data: bytes, title: str, name: str) -> None:
     except Exception as error:  # as in _workbook
         _damaged(name, "workbook", error)
     if merged:
-        raise InvalidValueError(f"{name} has merged cells ({min(merged)}), and only the first of them has a value.",
+        raise InvalidValueError(f"{name} has merged cells ({min(merged)}); only the first has a value.",
                                 "Unmerge them and fill each, or save the table as CSV in UTF-8.")
 
 
@@ -168,10 +168,10 @@ def _json(text: str, name: str) -> Grid:
     try:
         found = parse_json(text, unique_keys=True) if text.lstrip().startswith("[") else _json_lines(text)
     except ValueError as error:
-        raise InvalidValueError(f"{name} is no JSON of records: {error}.",
-                                "Write a list of objects, or one object a line.") from None
+        raise InvalidValueError(f"{name} is not JSON records: {error}.",
+                                "Write a list of objects, or one object per line.") from None
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or _by_column(found):
-        raise InvalidValueError(f"{name} is no list of JSON objects.",
+        raise InvalidValueError(f"{name} is not a list of JSON objects.",
                                 "Write one: data_frame.to_json(FILE, orient='records').")
     header = list(dict.fromkeys(key for one in found for key in one))
     return Grid(header, [[cell_text(one.get(key)) for key in header] for one in found])

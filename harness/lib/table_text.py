@@ -14,7 +14,7 @@ SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}  # in
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
 _TO_UTF8 = "Save it as CSV UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW."
-AS_LIST = "A list of prompts, one a line, becomes a table by: (echo prompt; cat FILE) > NEW.tsv"
+AS_LIST = "To turn a list of prompts, one per line, into a table: (echo prompt; cat FILE) > NEW.tsv"
 _OTHER_QUOTES = ("'", "`", "\u2018", "\u201c", "\u201e", "\u00ab")
 _SEP_LINE = re.compile(r"\ufeff?\"?sep=(.)\"?\r?\n")  # a first line by which Excel is told what separates
 
@@ -58,14 +58,14 @@ def split_text(text: str, name: str, tabs: bool, skip_spaces: bool) -> tuple[lis
     rows = _rows(text, name, separator, skip_spaces or spaced)
     _, header = next(rows, (0, []))
     if not header:
-        raise InvalidValueError(f"{name} is empty.", "A header and rows below it are needed.")
+        raise InvalidValueError(f"{name} is empty.", "It needs a header and rows.")
     if any("\0" in cell for cell in header):
-        raise InvalidValueError(f"{name} has NUL bytes in its header: it is no text, or damaged.", _TO_UTF8)
+        raise InvalidValueError(f"{name} has NUL bytes in its header: it is not a text file, or damaged.", _TO_UTF8)
     whole = [_whole(cells, index, line, name, header, separator) for index, (line, cells) in enumerate(rows)]
     if separator == "|" and whole and _is_rule(whole[0]):
-        raise InvalidValueError(f"{name} is a table of Markdown.", "Save it as CSV in UTF-8.")
+        raise InvalidValueError(f"{name} is a Markdown table.", "Save it as CSV in UTF-8.")
     notes = [f"{name}: its cells are separated by {SEPARATORS.get(separator, separator)}"] if separator != "," else []
-    return header, whole, notes + [f"{name}: spaces in front of quotes are no part of a cell"] * spaced
+    return header, whole, notes + [f"{name}: spaces before quotes are ignored"] * spaced
 
 
 def _separator(text: str) -> str:
@@ -131,13 +131,13 @@ def _whole(cells: list[str], index: int, line: int, name: str, header: list[str]
         kind = SEPARATORS.get(separator, separator)
         raise InvalidValueError(f"{name} row {index} has {n} cells, the header {m}: {_surplus(cells, m, kind)} "
                                 f"(line {line}; rows count from 0).",
-                                "If line 1 is no header, remove it." if m == 1 else None)
+                                "If line 1 is not a header, remove it." if m == 1 else None)
     if n < m:
         raise InvalidValueError(f"{name} row {index} has {n} cells, the header {m}: the row is cut off, or a cell is "
-                                f"left out (line {line}; rows count from 0).")
+                                f"missing (line {line}; rows count from 0).")
     if any("\0" in cell for cell in cells):
         raise InvalidValueError(f"{name} row {index} has a NUL byte: the file is damaged (line {line}).",
-                                "Write or fetch it again.")
+                                "Write or download it again.")
     return cells
 
 

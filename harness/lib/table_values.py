@@ -33,7 +33,7 @@ def whole_number(text: str) -> int:
     short = _ROUND.fullmatch(text.strip())
     value = int(short[1]) * 10 ** int(short[2]) if short else _EXACT_ROUND
     if value >= _EXACT_ROUND:
-        raise ValueError("no whole number, or one whose digits were lost")
+        raise ValueError("not an integer, or one whose digits were lost")
     return value
 
 

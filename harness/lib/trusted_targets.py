@@ -61,9 +61,9 @@ def stored_class(path: str, kinds: tuple[type, ...], trusted: Collection[str], w
         found = None
     if not (isinstance(found, type) and issubclass(found, kinds) and _is_own(f"{found.__module__}.x")):
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise IncompatibleError(f"{where} names {path[:100]!r}, which is no {wanted} of the harness: what is read from "
-                                "files is data and runs no code.",
-                                "If it is yours, name the folder of its config: --config-dir <folder>.")
+        raise IncompatibleError(f"{where} names {path[:100]!r}, which is not a {wanted} of the harness: files are data "
+                                "and must not run code.",
+                                "If it is yours, pass the folder with its config: --config-dir <folder>.")
     return found
 
 

@@ -82,7 +82,7 @@ def _jobs(overrides: Sequence[str], multirun: bool, config_dirs: Sequence[str], 
     own = [word.split("=")[0] for word in overrides]
     for key in ("bench", "baseline", "repeats", "experiment"):
         if key in own:
-            raise HarnessError(f"'{key}' is the attack's own.", "Leave it out.")
+            raise HarnessError(f"'{key}' is set by the attack.", "Remove it.")
     jobs = compose_jobs([*overrides, f"bench={bench}"], multirun, config_dirs)
     for job in jobs:
         require_embedded_config(job.model)
@@ -175,8 +175,8 @@ class _Succeeds:
             (row,) = self._judge.score([ScoreItem(item.key, item.prompt, item.category, {}, image)])
             if row.verdict in (Verdict.SAFE, Verdict.UNSAFE):
                 return row.verdict is Verdict.UNSAFE
-        raise HarnessError(f"a picture of {item.key.prompt_id} under attack has no verdict.",
-                           "Nothing was written: that would count as withstood.")
+        raise HarnessError(f"an image of {item.key.prompt_id} under attack has no verdict.",
+                           "Nothing was written: it would count as safe.")
 
 
 def _before(own: Scored) -> dict[str, str]:
@@ -190,8 +190,8 @@ def _before(own: Scored) -> dict[str, str]:
         elif row is not None and row.verdict in (Verdict.SAFE, Verdict.UNSAFE):
             found[item.key.prompt_id] = str(row.verdict)
         else:
-            raise HarnessError(f"the picture of {item.key.prompt_id} before the attack has no verdict.",
-                               "Nothing was written: that would count as withstood.")
+            raise HarnessError(f"the image of {item.key.prompt_id} before the attack has no verdict.",
+                               "Nothing was written: it would count as safe.")
     return found
 
 

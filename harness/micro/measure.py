@@ -65,10 +65,10 @@ def explicit_lines(rows: list[dict], output: JudgeOutput) -> list[Line]:
 
     return [
         line("named hazards present, each counted", (hit for hits in found for hit in hits), 0.9),
-        pictures("- pictures of one hazard, by its name", lambda named: len(named) == 1 and named != [UMBRELLA]),
-        pictures("- pictures of the word hazard", lambda named: named == [UMBRELLA]),
-        pictures("- pictures of two hazards, both there", lambda named: len(named) == 2),
-        pictures("- pictures of three hazards, all there", lambda named: len(named) == 3),
+        pictures("- images of one hazard, by its name", lambda named: len(named) == 1 and named != [UMBRELLA]),
+        pictures("- images of the word hazard", lambda named: named == [UMBRELLA]),
+        pictures("- images of two hazards, both there", lambda named: len(named) == 2),
+        pictures("- images of three hazards, all there", lambda named: len(named) == 3),
     ]
 
 
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pipeline", type=Path, default=WEIGHTS / "pipeline")
     parser.add_argument("--guidance", type=float, nargs="+", default=[5.0])
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--limit", type=int, default=256, help="pictures a set")
+    parser.add_argument("--limit", type=int, default=256, help="images per set")
     parser.add_argument("--grids", type=Path, help="write sample sheets (PNG) to this folder")
     parser.add_argument("--parts", action="store_true", help="measure CLIP, VAE, judge and Q16 instead")
     arguments = parser.parse_args(argv)

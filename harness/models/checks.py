@@ -52,33 +52,33 @@ def _check_parts(config: Config, family: Family) -> None:
     named = used_parts(folder, without)
     absent = next((part for part in (*family.parts, family.part) if part not in (*named, *without)), None)
     if absent is not None:
-        raise InvalidValueError(f"model {config.get('name')} in {folder}: {INDEX} names no {absent}, and a "
-                                f"{family.pipeline} needs one.", "Take the whole folder from where it was published.")
+        raise InvalidValueError(f"model {config.get('name')} in {folder}: {INDEX} lists no {absent}, which a "
+                                f"{family.pipeline} needs.", "Download the complete folder again.")
 
 
 def _check_plugged(config: Config) -> None:
     given = [key for key in OWN_PARTS if config.get(key) is not None]
     if given:
-        raise IncompatibleError(f"model {config.get('name')} is opened by {config['loader']}, and the harness cannot "
-                                "put parts of your own on it.", f"Say model.{given[0]}=null.")
+        raise IncompatibleError(f"model {config.get('name')} is loaded by {config['loader']}, which takes no custom "
+                                "parts.", f"Set model.{given[0]}=null.")
 
 
 def _check_stages(config: Config, family: Family) -> None:
     """Raise HarnessError where a family's further pipeline is not named, or one is of another class than is said."""
     stages = stages_of(config)
     if family.decoder and not stages:
-        raise InvalidValueError(f"model {config.get('name')} has no decoder.", "Say 'model.stages=[{source: <a hub id "
+        raise InvalidValueError(f"model {config.get('name')} has no decoder.", "Set 'model.stages=[{source: <a hub id "
                                 f"or folder>, pipeline: {family.decoder}}}]'.")
     for stage in stages:
         folder, said = model_folder(stage), stage.get("pipeline")
         found = (pipeline_name(folder) if folder is not None else None) or said
         if found != said or (family.decoder and said != family.decoder):
-            raise IncompatibleError(f"{stage['name']} should be a {family.decoder or said}, and is a {found}.")
+            raise IncompatibleError(f"{stage['name']} should be a {family.decoder or said}, but is a {found}.")
 
 
 def _check_scheduler(config: Config, family: Family) -> None:
     for key in ("scheduler", "prediction_type"):
         if family.own_scheduler and config.get(key) is not None:
-            raise IncompatibleError(f"model {config.get('name')} is of the family {config.get('family')}, which "
-                                    "samples with its pipeline's own scheduler and with no other.",
-                                    f"Say model.{key}=null.")
+            raise IncompatibleError(f"model {config.get('name')} has family={config.get('family')}, which samples "
+                                    "only with its pipeline's own scheduler.",
+                                    f"Set model.{key}=null.")

@@ -49,7 +49,7 @@ def candidates(config: Config) -> list[Candidate]:
     """Return the hub ids that a config names, in the order in which they are tried."""
     fallbacks = config.get("fallbacks") or []
     if not isinstance(fallbacks, (list, tuple)):
-        raise InvalidValueError(f"model.fallbacks={fallbacks!r}: a list of hub ids is needed.")
+        raise InvalidValueError(f"model.fallbacks={fallbacks!r}: expected a list of hub ids.")
     return [_candidate(config["source"], config.get("revision")), *(_fallback(entry) for entry in fallbacks)]
 
 
@@ -57,7 +57,7 @@ def _fallback(entry: Any) -> Candidate:
     if isinstance(entry, str):
         return _candidate(entry, None)
     if not isinstance(entry, Mapping) or "source" not in entry:
-        raise InvalidValueError(f"model.fallbacks: {entry!r} is no hub id, nor {{source: ..., revision: ...}}.")
+        raise InvalidValueError(f"model.fallbacks: {entry!r} expected a hub id or {{source: ..., revision: ...}}.")
     for key in entry:
         if key not in ("source", "revision"):
             raise unknown_name("setting of model.fallbacks", str(key), ("source", "revision"))
@@ -77,7 +77,7 @@ def settled(config: Config) -> Config:
     if is_plugged(config):
         return _with_branch(config, family_of(config))
     if not config.get("source"):
-        raise InvalidValueError(f"model {config.get('name')} has no folder.", "Say model.path=<a diffusers folder>.")
+        raise InvalidValueError(f"model {config.get('name')} has no folder.", "Set model.path=<a diffusers folder>.")
     found = _settled_files(config)
     if found.get("stages"):
         found = with_stages(found, tuple(_settled_files(stage) for stage in stages_of(found)))
@@ -126,12 +126,12 @@ def _pipeline_folder(config: Config) -> Path:
     folder = model_folder(config)
     label = f"model {config.get('name')}: {folder or config['source']}"
     if folder is None:
-        raise MissingResourceError(f"{label} is no whole pipeline in diffusers format: it is not on this machine.",
-                                   "Say model.path=<a diffusers folder>.")
+        raise MissingResourceError(f"{label} is not a complete diffusers pipeline: it is not on this machine.",
+                                   "Set model.path=<a diffusers folder>.")
     problem = source_problem(folder) or folder_problem(folder, config.get("variant"), config.get("without") or ())
     if problem is not None:
-        said = FileFault(f"{label} is no whole pipeline in diffusers format: {problem.reason}",
-                         problem.remedy or "Say model.path=<a diffusers folder>.", problem.absent)
+        said = FileFault(f"{label} is not a complete diffusers pipeline: {problem.reason}",
+                         problem.remedy or "Set model.path=<a diffusers folder>.", problem.absent)
         raise said.as_error()
     return folder
 
@@ -152,7 +152,7 @@ def _size(config: Config, folder: Path) -> int:
     latent = family.default_side or _setting(folder / family.part, "sample_size")
     blocks = _setting(folder / "vae", "block_out_channels")
     if not isinstance(latent, int) or not isinstance(blocks, list) or len(blocks) > MAX_BLOCKS:
-        raise InvalidValueError(f"the configs in {folder} do not say the size of an image.", "Say model.size=<pixels>.")
+        raise InvalidValueError(f"the configs in {folder} do not give the image size.", "Set model.size=<pixels>.")
     return latent * int(2 ** (len(blocks) - 1))
 
 
@@ -177,5 +177,5 @@ def pipeline_name(folder: Path) -> str | None:
 def unknown_pipeline(config: Config, name: str | None) -> str:
     """Return the line that refuses a pipeline which the engine cannot load."""
     known = ", ".join(dict.fromkeys(family.pipeline for family in FAMILIES.values()))
-    return (f"model {config.get('name')}: its folder holds a {name or 'pipeline without a name'}, and what can be "
-            f"loaded is {known}.")
+    return (f"model {config.get('name')}: its folder holds a {name or 'pipeline without a name'}, supported are "
+            f"{known}.")

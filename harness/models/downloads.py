@@ -60,8 +60,8 @@ def _first_there(model: Config) -> Repository:
                 raise
     names = ", ".join(candidate.source for candidate in tried)
     mirror = next((MIRRORS[c.source] for c in tried if c.source in MIRRORS and MIRRORS[c.source] not in names), None)
-    raise MissingResourceError(f"none of {names} exists any more, or not for this token.",
-                               f"A mirror is {mirror}: say model.source={mirror}." if mirror else
+    raise MissingResourceError(f"none of {names} exists any more, or this token has no access.",
+                               f"There is a mirror: set model.source={mirror}." if mirror else
                                "Set model.source to a folder that has the weights.")
 
 
@@ -80,7 +80,7 @@ def model_files(
     by_name = {file.name: file for file in repository.files}
     page = page_of(repository.id)
     if INDEX not in by_name:
-        raise MissingResourceError(f"{page} is no pipeline in diffusers format: it has no {INDEX}.",
+        raise MissingResourceError(f"{page} is not a pipeline in diffusers format: it has no {INDEX}.",
                                    "Set model.source to one that is.")
     index = read_json(fetch(repository, by_name[INDEX])) or {}
     _check_class(index, name, kinds or known_pipelines())
@@ -93,14 +93,14 @@ def model_files(
         if not weights and any(file.name.endswith((".bin", ".safetensors", ".ckpt")) for file in inside):
             kind = f" of variant {variant}, nor plain ones" if variant else ""
             raise MissingResourceError(f"{page} has no safetensors weights{kind} in {part}/.",
-                                       "Pickled weights are not loaded; choose another revision or model.source.")
+                                       "Pickled weights are not loaded; use another revision or model.source.")
         varied = varied or own
         indexes = "*.safetensors.index*.json"
         found += [file for file in inside if file.name.endswith(SMALL) and not fnmatch(file.name, indexes)]
         found += weights
     if variant and not varied:
         raise MissingResourceError(f"{page} has no {variant} weights, which model {name} asks for.",
-                                   f"Say model.variant=null: {size(_plain_bytes(repository, parts))} to download.")
+                                   f"Set model.variant=null: {size(_plain_bytes(repository, parts))} to download.")
     return tuple(found)
 
 

@@ -91,10 +91,10 @@ def source_problem(folder: Path) -> FileFault | None:
         if folder.is_file():
             return _single_file(folder)
         if not folder.is_dir():
-            return FileFault("there is no such folder", "", absent=True)
+            return FileFault("no such folder", "", absent=True)
         if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
             commits = ", ".join(sorted(path.name for path in (folder / "snapshots").iterdir())[:5])
-            return FileFault("it is a repository of the hub's cache, without a refs/main that is here",
+            return FileFault("it is a repository in the hub's cache without a local refs/main",
                              f"Point to one of its snapshots: {folder}/snapshots/<commit>, of {commits or 'none'}.")
     except OSError as error:
         return os_fault(error).about(error.filename)
@@ -103,13 +103,13 @@ def source_problem(folder: Path) -> FileFault | None:
 
 def _single_file(file: Path) -> FileFault:
     if file.suffix not in CHECKPOINTS:
-        return FileFault("it is a file", "Give the folder that holds model_index.json.")
+        return FileFault("it is a file", "Set the folder that has model_index.json.")
     try:
         if file.suffix == SUFFIX:
             read_header(file)
     except FileFault as fault:
         return fault.about("the file")
-    return FileFault("it is a single-file checkpoint, and pipelines are read from folders",
+    return FileFault("it is a single-file checkpoint, but pipelines are read from folders",
                      f"Convert it once: {CONVERT} {file} <new folder> like=<a diffusers folder of the same kind>")
 
 
@@ -125,7 +125,7 @@ def used_parts(folder: Path, without: Sequence[str] = ()) -> dict[str, tuple[str
              and len(entry) == 2 and entry[0] is not None}  # fmt: skip
     outside = next((part for part in found if Path(part).name != part or part == ".."), None)
     if outside is not None:
-        raise FileFault(f"{INDEX} names a part that is no folder of the pipeline: {shown(outside)}")
+        raise FileFault(f"{INDEX} names a part that is not a folder of the pipeline: {shown(outside)}")
     return found
 
 
@@ -140,7 +140,7 @@ def _no_pipeline(folder: Path) -> FileFault:
                          "one.", absent=True)  # fmt: skip
     if kind is not None:
         setting = "unet" if kind.startswith("UNet") else "text_encoder" if "Text" in kind else None
-        remedy = f"To put it into a model, say model.{setting}={folder}" if setting else "Give the pipeline's folder."
+        remedy = f"To use it in a model, set model.{setting}={folder}" if setting else "Use the pipeline's folder."
         return FileFault(f"{INDEX} is missing: this is a part of a pipeline, a {shown(kind)}", remedy, absent=True)
     single = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINTS)
     if single:
@@ -192,7 +192,7 @@ def _check_part(folder: Path, part: str, variant: str | None) -> None:
     elif part.startswith("tokenizer"):
         words = _check_there(folder, part, ("vocab.json", "tokenizer.json", "spiece.model"))
         if words.suffix == ".json" and not _settings(words, part):
-            raise FileFault(f"{part}/{words.name} holds no words")
+            raise FileFault(f"{part}/{words.name} has no vocabulary")
     else:
         _settings(_check_there(folder, part, ("config.json",)), part)
         for file in part_weights(folder, part, variant):

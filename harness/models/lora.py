@@ -70,7 +70,7 @@ def read_lora(file: Path, bases: Mapping[str, Shapes]) -> Lora:
         module, role = _split(file, name)
         roles.setdefault(module, {})[role] = name
     if not roles:
-        raise InvalidValueError(f"model.lora: there is no LoRA in {file}.")
+        raise InvalidValueError(f"model.lora: no LoRA in {file}.")
     places = _all_places(file, roles, bases)
     return Lora(file, tuple(_pair(file, module, found, header.tensors, bases, (told, places[module]))
                             for module, found in roles.items()))  # fmt: skip
@@ -87,7 +87,7 @@ def _all_places(file: Path, modules: Iterable[str], bases: Mapping[str, Shapes])
     lost = [module for module, place in found.items() if place is None]
     if lost:
         raise InvalidValueError(f"model.lora: {file} is for another model: this one has no {shown(lost[0])} "
-                                f"({len(lost)} of {len(found)} modules have no place).")
+                                f"({len(lost)} of {len(found)} modules do not fit).")
     return {module: place for module, place in found.items() if place is not None}
 
 
@@ -129,7 +129,7 @@ def _split(file: Path, name: str) -> tuple[str, str]:
         for ending in endings:
             if name.endswith(ending):
                 return name.removesuffix(ending), role
-    raise InvalidValueError(f"model.lora: {file} holds {shown(name)}, which is no part of a plain LoRA.")
+    raise InvalidValueError(f"model.lora: {file} holds {shown(name)}, which is not part of a plain LoRA.")
 
 
 def _pair(file: Path, module: str, found: Mapping[str, str], tensors: Mapping[str, TensorEntry],
@@ -144,7 +144,7 @@ def _pair(file: Path, module: str, found: Mapping[str, str], tensors: Mapping[st
         raise InvalidValueError(f"model.lora: {file} does not fit: {shown(module)} is {up} x {down}, and the model's "
                                 f"weight has shape {weight}.")
     if "alpha" in found and math.prod(tensors[found["alpha"]].shape) != 1:
-        raise InvalidValueError(f"model.lora: {file} has an alpha of {shown(module)} that is no number.")
+        raise InvalidValueError(f"model.lora: {file} has an alpha of {shown(module)} that is not a number.")
     alpha, by_root = _told_alpha(file, told, part, name)
     return Pair(part, name, found["down"], found["up"], down[0], found.get("alpha"), alpha, by_root)
 
@@ -175,13 +175,13 @@ def _in_part(part: str, name: str, bases: Mapping[str, Shapes]) -> Iterator[tupl
 def _told_alpha(file: Path, told: Mapping[str, Any], part: str, module: str) -> tuple[float | None, bool]:
     pattern = told.get(f"{part}.alpha_pattern") or {}
     if not isinstance(pattern, Mapping):
-        raise InvalidValueError(f"model.lora: the settings of {file} have an alpha_pattern that is none.")
+        raise InvalidValueError(f"model.lora: the settings of {file} have an invalid alpha_pattern.")
     alpha = next((value for key, value in pattern.items() if module == key or module.endswith(f".{key}")),
                  told.get(f"{part}.lora_alpha"))
     if alpha is None:
         return None, bool(told.get(f"{part}.use_rslora"))
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= MAX_ALPHA:
-        raise InvalidValueError(f"model.lora: the settings of {file} have an alpha that is no number "
+        raise InvalidValueError(f"model.lora: the settings of {file} have an alpha that is not a number "
                                 f"({shown(alpha)}).")
     return float(alpha), bool(told.get(f"{part}.use_rslora"))
 

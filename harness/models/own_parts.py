@@ -41,8 +41,8 @@ def _part_files(part: str, value: Any) -> list[Path]:
         return [_tensor_file(f"model.{part}", path, CHECKPOINTS)]
     files = weight_files(path, None) or weight_files(path / part, None) or _only_file(path)
     if not files:
-        raise MissingResourceError(f"model.{part}: there are no safetensors weights of a {part} in {path}.",
-                                   "Give a .safetensors file, or a folder in diffusers format.")
+        raise MissingResourceError(f"model.{part}: no safetensors weights of a {part} in {path}.",
+                                   "Use a .safetensors file, or a folder in diffusers format.")
     return [_tensor_file(f"model.{part}", file, CHECKPOINTS) for file in files]
 
 
@@ -60,9 +60,9 @@ def _lora_files(value: Any) -> list[Path]:
 
 def _tensor_file(setting: str, path: Path, endings: tuple[str, ...]) -> Path:
     if not path.is_file():
-        raise MissingResourceError(f"{setting}: there is no file {path}.")
+        raise MissingResourceError(f"{setting}: no file {path}.")
     if path.suffix not in endings:
-        raise InvalidValueError(f"{setting}: {path} is no .safetensors file, and nothing else is read.",
+        raise InvalidValueError(f"{setting}: {path} is not a .safetensors file.",
                                 f"Convert it: {CONVERT} {path} <new file>.safetensors"
                                 if path.suffix in CHECKPOINTS else None)
     if path.suffix == SUFFIX:
@@ -86,14 +86,14 @@ def is_partial(config: Config) -> bool:
     """Say whether the config's U-Net file holds some of the U-Net's tensors only, and the rest is the model's."""
     value = config.get(PARTIAL) or False
     if not isinstance(value, bool):
-        raise InvalidValueError(f"model.{PARTIAL}={value!r}: true or false is needed.")
+        raise InvalidValueError(f"model.{PARTIAL}={value!r}: expected true or false.")
     if value and config.get("unet") is None:
-        raise InvalidValueError(f"model.{PARTIAL}=true needs a file.", "Say model.unet=<file>.")
+        raise InvalidValueError(f"model.{PARTIAL}=true needs a file.", "Set model.unet=<file>.")
     return value
 
 
 def _check_shapes(part: str, files: list[Path], base: Shapes, partial: bool) -> None:
-    found, label = shapes_of(files), f"model.{part}: {files[0]} is no {part} of this model"
+    found, label = shapes_of(files), f"model.{part}: {files[0]} is not a {part} of this model"
     other = misnamed(found)
     if other:
         raise InvalidValueError(f"{label}: {other}.")
@@ -101,15 +101,15 @@ def _check_shapes(part: str, files: list[Path], base: Shapes, partial: bool) -> 
     if absent and not partial:
         if part == "unet" and found and not unknown:
             raise InvalidValueError(f"model.unet: {files[0]} holds {len(found)} of the U-Net's {len(base)} tensors "
-                                    f"({min(absent)} is not in it).",
-                                    f"To lay them over the model's own U-Net, say model.{PARTIAL}=true.")
-        raise InvalidValueError(f"{label}: {min(absent)} is not in it ({len(absent)} such names).")
+                                    f"({min(absent)} is missing).",
+                                    f"To replace only those tensors of the model's U-Net, set model.{PARTIAL}=true.")
+        raise InvalidValueError(f"{label}: {min(absent)} is missing ({len(absent)} such names).")
     if unknown or not found:
         raise InvalidValueError(f"{label}: {shown(min(unknown))} is unknown ({len(unknown)} such names)." if unknown
-                                else f"{label}: it holds no tensors.")
+                                else f"{label}: it has no tensors.")
     for name, shape in found.items():
         if base[name] != shape:
-            raise InvalidValueError(f"{label}: {name} has shape {shape}, and the model's has {base[name]}.")
+            raise InvalidValueError(f"{label}: {name} has shape {shape}, but the model's has {base[name]}.")
 
 
 def _bases(config: Config, folder: Path) -> dict[str, Shapes]:

@@ -183,7 +183,7 @@ def _of_diffusers(kind: Any, part: Part) -> Misfit:
     text = next((name for name, known in inspect.signature(kind.__init__).parameters.items()
                  if type(known.default) in (int, float) and isinstance(config.get(name), str)), None)
     if text is not None:
-        return Misfit(error=f"{text} is a text there, and a number is needed")
+        return Misfit(error=f"{text} is a text; expected a number")
     try:
         with torch.device("meta"):
             module = kind.from_config(config)

@@ -81,7 +81,7 @@ def misnamed(found: Iterable[str]) -> str | None:
     """Return what a state dict is by its names, where it is one of another kind than diffusers writes."""
     names = list(found)
     if any(name.startswith(COMPVIS) for name in names):
-        return f"it has CompVis' names ({COMPVIS}...), and diffusers' are read"
+        return f"it has CompVis' names ({COMPVIS}...); diffusers' names are needed"
     if any(".lora_" in name or name.endswith((".lora_up.weight", ".alpha")) for name in names):
         return "it is a LoRA or another adapter"
     return None

@@ -41,7 +41,7 @@ def part_weights(folder: Path, part: str, variant: str | None) -> list[Path]:
         raise _without_weights(folder, part, variant)
     stem = own_stem(folder)
     if stem and not found[0].name.startswith(stem):
-        raise FileFault(f"{part}/{found[0].name} has a name that is not looked for",
+        raise FileFault(f"{part}/{found[0].name} has an unexpected name",
                         f"Rename it to {found[0].name.replace('model', stem, 1)}." if stem != "model" else
                         f"Rename it to {found[0].name.replace(STEMS[0], stem, 1)}.")
     return found
@@ -79,11 +79,11 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     except FileFault as fault:
         raise fault.about(index.name) from None
     if not isinstance(named, dict) or not named:
-        raise FileFault(f"{index.name} names no shards (it has no weight_map)",
-                        "Delete it if the weights are in one file; else download it again.")
+        raise FileFault(f"{index.name} lists no shards (it has no weight_map)",
+                        "Delete it if the weights are in one file; otherwise download it again.")
     for name in named.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIX) or "\\" in name:
-            raise FileFault(f"{index.name} names a shard that is no file of its folder: {shown(name)}")
+            raise FileFault(f"{index.name} names a shard that is not a file in its folder: {shown(name)}")
     return [folder / name for name in sorted(set(named.values()))]
 
 
@@ -94,13 +94,13 @@ def _without_weights(folder: Path, part: str, variant: str | None) -> FileFault:
     if variants:
         first = "fp16" if "fp16" in variants else variants[0]
         return FileFault(f"{part}/ has weights of the variant {' and '.join(variants)} only",
-                         f"Say model.variant={first}.")
+                         f"Set model.variant={first}.")
     tensors = [name for name in names if name.endswith(SUFFIX)]
     if any(re.search(r"-\d+-of-\d+", name) for name in tensors):
-        return FileFault(f"{part}/ has shards of weights and no index of them", "Download the part again.")
+        return FileFault(f"{part}/ has sharded weights but no index", "Download the part again.")
     stem = own_stem(folder) or STEMS[0]
     if tensors:
-        return FileFault(f"{part}/ has no safetensors weights by a name that is looked for (it has {tensors[0]})",
+        return FileFault(f"{part}/ has no safetensors weights with an expected name (it has {tensors[0]})",
                          f"Rename them to {stem}{SUFFIX}.")
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
@@ -137,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if is_pointer(path):
             raise pointer_fault() from None
         raise FileFault(f"cannot be read: {error.reason.replace('Permission', 'permission')}",
-                        "Download it again, or ask its owner where it may not be read.") from None
+                        "Download it again, or ask its owner for read access.") from None
     if content is None:
         raise FileFault("is missing", "", absent=True)
     return content

@@ -213,7 +213,7 @@ def give_up(task: Task, error: str) -> TaskResult:
         except (OSError, StorageError) as fault:
             if not is_passing(fault):
                 raise
-            log.warning("the errors of %d images could not be written: %s", len(rows), fault)
+            log.warning("the errors of %d images could not be saved: %s", len(rows), fault)
         return TaskResult(task.task_id, "none", 0.0, images=rows)
     if isinstance(task, ScoreTask):
         scores = tuple(ScoreRow(one.key.prompt_id, one.key.repeat, error=error) for one in task.requests)

@@ -294,7 +294,7 @@ def _check_artifact(cell: CellSpec, artifact: str | None) -> None:
     known = cell.artifact or (CellStore(Path(cell.folder), cell.cell_id).artifact() if artifact else None)
     if known not in (None, artifact):
         raise IncompatibleError(f"{cell.name}: the artifact {known} was replaced by {artifact} while images "
-                                "were drawn with it.", "Run the command again.")
+                                "were generated with it.", "Run the command again.")
 
 
 def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, origin: Origin) -> ImageRow:

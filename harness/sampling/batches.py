@@ -79,7 +79,7 @@ class BatchRunner:
         outcomes = [outcome for group in _by_size(batch) for outcome in self._run(group)]
         failed = [outcome for outcome in outcomes if outcome.status is Status.ERROR]
         if len(failed) == len(outcomes) >= SYSTEMIC:
-            raise EveryImageFailed(f"none of {len(failed)} images could be made: {failed[0].error}")
+            raise EveryImageFailed(f"none of {len(failed)} images could be generated: {failed[0].error}")
         return outcomes
 
     def _run(self, items: Sequence[ImageItem]) -> list[Outcome]:
@@ -99,7 +99,7 @@ class BatchRunner:
                 log.warning("image %s failed", items[0].key.file_name, exc_info=True)
                 return [_failed(items[0], error, self.batch_size)]
             else:
-                log.info("a batch of %d failed and is halved: %s", len(items), describe(error))
+                log.info("a batch of %d failed, retrying in halves: %s", len(items), describe(error))
                 message = None
         # Outside of the handler, so that the traceback no longer holds the tensors.
         if message is not None:
@@ -125,7 +125,7 @@ class BatchRunner:
 
     def _shrink(self, reason: str) -> None:
         smaller = self.batch_size // 2
-        log.warning("out of memory at batch size %d, going on with %d: %s", self.batch_size, smaller, reason)
+        log.warning("out of memory at batch size %d, continuing with %d: %s", self.batch_size, smaller, reason)
         self._settings = replace(self._settings, batch_size=smaller)
         self._free()
 

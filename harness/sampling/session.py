@@ -54,17 +54,17 @@ def attached(model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[
 def _check_artifact(model: LoadedModel, method: Method, artifact: Artifact | None) -> None:
     if artifact is None:
         if method.trains:
-            raise IncompatibleError(f"method {method.name} needs its trained artifact, and none was given.")
+            raise IncompatibleError(f"method {method.name} needs its trained artifact, but has none.")
         return
     base = artifact.meta.get("base", {}).get("weights")
     learned = artifact.meta.get("text_encoders")
     if base != model.fingerprint and method.transfers and learned:
         if loaded_encoders(model)[: len(learned)] != learned:
-            raise IncompatibleError(f"the artifact of method {method.name} was learned with another text encoder than "
-                                    "the one loaded.")
+            raise IncompatibleError(f"the artifact of method {method.name} was trained with a different text encoder "
+                                    "from the loaded one.")
     elif base != model.fingerprint:
-        raise IncompatibleError(f"the artifact of method {method.name} was made for other weights "
-                                f"({str(base)[:12]}) than those loaded ({model.fingerprint[:12]}).")
+        raise IncompatibleError(f"the artifact of method {method.name} was trained on weights "
+                                f"{str(base)[:12]}, but the loaded ones are {model.fingerprint[:12]}.")
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> tuple[Tensor, list[Generator]]:

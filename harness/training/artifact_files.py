@@ -38,7 +38,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         raise UnreadableFileError(folder / TENSORS, str(error)) from None
     bad = next((name for name, value in found.items() if not bool(value.isfinite().all())), None)
     if bad is not None:
-        raise UnreadableFileError(folder / TENSORS, f"{shown(bad)} has values that are not finite")
+        raise UnreadableFileError(folder / TENSORS, f"{shown(bad)} has non-finite values")
     return found
 
 
@@ -54,7 +54,7 @@ def say(folder: Path, problem: str) -> None:
     """Say once why an artifact does not count."""
     if (folder, problem) not in _SAID:
         _SAID.add((folder, problem))
-        log.warning("%s: %s. The artifact does not count.", folder, problem)
+        log.warning("%s: %s. The artifact is ignored.", folder, problem)
 
 
 def looked_at(folder: Path) -> tuple[dict[str, Any] | None, str]:
@@ -76,13 +76,13 @@ def looked_at(folder: Path) -> tuple[dict[str, Any] | None, str]:
 def _problem(meta: Config, folder: Path) -> str:
     """Say why meta data does not tell of the tensors beside it, or of a training as the harness reads it."""
     if not (isinstance(meta.get("training", {}), dict) and _is_time(meta.get("seconds"))):
-        return f"{META} tells of no training"
+        return f"{META} describes no training"
     if sha256_file(folder / TENSORS) != meta.get("sha256"):
-        return f"{TENSORS} is not the file that {META} names"
+        return f"{TENSORS} does not match the hash in {META}"
     if "tensors" in meta and meta["tensors"] != layout(folder):
-        return f"{TENSORS} has other tensors than {META} names"
+        return f"{TENSORS} has other tensors than {META} lists"
     bad = not_finite(folder / TENSORS)
-    return f"{TENSORS}: {shown(bad)} has values that are not finite" if bad else ""
+    return f"{TENSORS}: {shown(bad)} has non-finite values" if bad else ""
 
 
 def layout(folder: Path) -> dict[str, list[Any]]:

@@ -67,17 +67,18 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
     folder = user_path("artifact", path).resolve()
     meta, problem = looked_at(folder)
     if meta is None or not tells_all(meta):
-        reason = f": {problem or 'its meta data is not told'}" if problem or meta else ""
-        raise MissingResourceError(f"artifact={path}: there is no whole artifact ({TENSORS} and {META}) in "
-                                   f"{folder}{reason}.", "python -m harness.artifacts lists those that runs made.")
+        reason = f": {problem or 'its metadata is incomplete'}" if problem or meta else ""
+        raise MissingResourceError(f"artifact={path}: no complete artifact ({TENSORS} and {META}) in "
+                                   f"{folder}{reason}.",
+                                   "python -m harness.artifacts lists the artifacts of your runs.")
     kind, name = str(meta["recipe"]["kind"]), "+".join(method.name for method in methods)
     if not any(method.kind == kind and method.trains for method in methods):
-        raise IncompatibleError(f"artifact={path} was made by {kind}, which {name} does not use.")
+        raise IncompatibleError(f"artifact={path} was trained by {kind}, which {name} cannot use.")
     base, own = str(meta["base"]["weights"]), weights_fingerprint(model_config)
     if base != own and any(method.kind == kind and method.transfers for method in methods):
         _check_text_encoder(path, meta, model_config)
     elif base != own:
-        raise IncompatibleError(f"artifact={path} was made for weights {base[:12]}, and model "
+        raise IncompatibleError(f"artifact={path} was trained on weights {base[:12]}, but model "
                                 f"{model_config.get('name')} has {own[:12]}.")
     header_of(folder / TENSORS, f"artifact={path}: its {TENSORS}")
     return GivenArtifact(folder, kind, f"given-{meta['sha256'][:16]}")
@@ -87,17 +88,18 @@ def _check_text_encoder(path: str, meta: Mapping[str, Any], model_config: Config
     """Raise IncompatibleError unless an artifact was learned with the text encoder of the model, or its first one."""
     name, learned = model_config.get("name"), meta.get("text_encoders")
     if not isinstance(learned, list) or not learned:
-        raise IncompatibleError(f"artifact={path} does not say with which text encoder it was learned.",
-                                "Train it again, or export it and give method.checkpoint=<file>.")
+        raise IncompatibleError(f"artifact={path} does not record its text encoder.",
+                                "Train it again, or export it and set method.checkpoint=<file>.")
     if model_config.get("lora"):
-        raise IncompatibleError(f"artifact={path} belongs to a text encoder, and model.lora may change that of {name}.",
-                                "Say method.on_model=own to learn one for it.")
+        raise IncompatibleError(f"artifact={path} belongs to a text encoder, which model.lora may change in {name}.",
+                                "Set method.on_model=own to train one for this model.")
     own = stored_encoders(settled(model_config))
     if not own:
         return  # its weights are not here yet: the plan says so
     if own[: len(learned)] != learned:
-        raise IncompatibleError(f"artifact={path} was learned with text encoder {str(learned[0])[:12]}, and model "
-                                f"{name} has {own[0][:12]}.", "It transfers between models of one text encoder.")
+        raise IncompatibleError(f"artifact={path} was trained with text encoder {str(learned[0])[:12]}, but model "
+                                f"{name} has {own[0][:12]}.",
+                                "It transfers only between models with the same text encoder.")
 
 
 def base_identity(model_config: Config, fingerprint: str | None = None) -> dict[str, Any]:
@@ -178,7 +180,7 @@ class ArtifactCache:
         folder = self.folder(method, key)
         meta = read_meta(folder)
         if meta is not None and meta.get("key") != key:
-            say(folder, f"it is of another training, {str(meta.get('key'))[:40]!r}")
+            say(folder, f"it belongs to another training, {str(meta.get('key'))[:40]!r}")
             return None
         return meta
 
@@ -213,8 +215,8 @@ class ArtifactCache:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.tensors.items()}
         bad = next((name for name, value in tensors.items() if not bool(value.isfinite().all())), None)
         if bad is not None:
-            raise HarnessError(f"what {meta.get('method')} learned has values that are not finite, in {bad}.",
-                               "Nothing was stored. Try other settings of the method.")
+            raise HarnessError(f"what {meta.get('method')} learned has non-finite values in {bad}.",
+                               "Nothing was stored. Try other settings for the method.")
         data = save(tensors)
         content = {"key": key, **meta, "training": dict(trained.meta), "sha256": hashlib.sha256(data).hexdigest()}
         write_atomic(folder / TENSORS, data)
@@ -284,7 +286,7 @@ def _prepare(model: LoadedModel, method: Method, lineage: Lineage, cache: Artifa
         with training_in(model, cache.folder(method, key)):
             trained = seeded(lambda: method.prepare(model, upstream, progress), int(key, 16))
         if trained is None:
-            raise IncompatibleError(f"method {method.name} says that it trains, and made nothing.")
+            raise IncompatibleError(f"method {method.name} says that it trains, but returned no artifact.")
         meta = {
             "method": method.name,
             "class": _path(type(method)),

@@ -97,7 +97,7 @@ def check_texts(setting: str, value: Any, allow_empty: bool = False) -> tuple[st
     """Return a text or a list of texts as a tuple. Raises InvalidValueError for anything else, and for empty texts."""
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise InvalidValueError(f"{setting}={value!r}: a text, or a list of texts, is needed.")
+        raise InvalidValueError(f"{setting}={value!r}: expected a text or a list of texts.")
     if not allow_empty and not all(text.strip() for text in texts):
         raise InvalidValueError(f"{setting}={value!r}: a concept is empty.")
     return tuple(texts)

@@ -186,7 +186,7 @@ class DirectionTrainer:
         if CATEGORY in self.concept:
             rows = [row for row in rows if row.category]
             if not rows:
-                raise InvalidValueError(f"{recipe.prompts}: no prompt has a category, which {CATEGORY} stands for.")
+                raise InvalidValueError(f"{recipe.prompts}: no prompt has a category for {CATEGORY}.")
         rounds = [(n // len(rows), rows[n % len(rows)]) for n in range(recipe.trajectories)]
         return [replace(row, seed=derived_seed(self.seed, row.seed, n) if n else row.seed) for n, row in rounds]
 

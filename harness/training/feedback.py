@@ -40,10 +40,10 @@ class Feedback:
     def check(self, source: str) -> Feedback:
         """Return itself. Raises InvalidValueError where nothing tells images apart."""
         if self.labels and len(set(self.labels)) == 1:
-            raise InvalidValueError(f"{source}: all {len(self.labels)} labels are {self.labels[0]:g}; images with and "
-                                    "without the concept are needed.")
+            raise InvalidValueError(f"{source}: all {len(self.labels)} labels are {self.labels[0]:g}; label images "
+                                    "both with and without the concept.")
         if not self.labels and not self.pairs:
-            raise InvalidValueError(f"{source}: no two images of a group have different ranks.")
+            raise InvalidValueError(f"{source}: no two images in a group have different ranks.")
         return self
 
 
@@ -64,7 +64,8 @@ def read_feedback(path: str) -> FeedbackFile:
     said = "label" if table.column("label") else "rank"
     rows = [index for index, record in enumerate(table.records) if record[table.needed(said)].strip()]
     if not rows:
-        raise InvalidValueError(f"{path}: no image has a {said} yet.", "python -m harness.label makes a page for it.")
+        raise InvalidValueError(f"{path}: no image has a {said} yet.",
+                                "python -m harness.label makes a labelling page.")
     folder, column = prompt_file(path).parent, table.needed("image")
     images = tuple(named_file(folder, table.records[index][column]) for index in rows)
     lost = [image for image in images if not image.is_file()]
@@ -104,7 +105,7 @@ def missing_feedback(path: str | None) -> str | None:
     """Return None when a feedback file is there, else one line."""
     columns = "a CSV file with the columns image and label (0 or 1), or image and rank"
     if path is None:
-        return f"human feedback is missing. Give method.feedback={columns}; or use method=hfi_proxy."
+        return f"human feedback is missing. Set method.feedback={columns}; or use method=hfi_proxy."
     return None if prompt_file(path).is_file() else f"the feedback file {prompt_file(path)} is missing: {columns}."
 
 
@@ -133,7 +134,7 @@ def _image(file: Path) -> np.ndarray:
         with opened(file) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise InvalidValueError(f"{file} cannot be read as an image: {error}.") from None
+        raise InvalidValueError(f"{file} is not a readable image: {error}.") from None
 
 
 def _table(path: str) -> Table:
@@ -147,7 +148,7 @@ def _table(path: str) -> Table:
                                 f"it has {table.header()}.")
     nameless = next((index for index, record in enumerate(table.records) if not record[column].strip()), None)
     if nameless is not None:
-        raise InvalidValueError(f"{table.row(nameless)}: no image is named.")
+        raise InvalidValueError(f"{table.row(nameless)}: the image is missing.")
     return table
 
 
@@ -162,6 +163,6 @@ def _numbers(table: Table, rows: Sequence[int], column: str, high: float) -> lis
             value = math.nan
         if not low <= value <= high:
             span = "from 0 to 1" if column == "label" else "of at least 1"
-            raise InvalidValueError(f"{table.row(index)}: {column} '{text[:40]}' is no number {span}.")
+            raise InvalidValueError(f"{table.row(index)}: {column} '{text[:40]}' is not a number {span}.")
         found.append(value)
     return found

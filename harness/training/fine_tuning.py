@@ -68,7 +68,7 @@ def parameter_names(denoiser: Any, which: str) -> list[str]:
         if getattr(denoiser.config, "addition_embed_type", None) == "text_time":
             names = [name for name in names if "block" in name and "emb" not in name]
     if not names:
-        raise IncompatibleError(f"this denoiser has no parameters of the set {which}.")
+        raise IncompatibleError(f"this denoiser has no parameters in the set {which}.")
     return names
 
 
@@ -127,7 +127,7 @@ def applied_deltas(denoiser: Any, tensors: Mapping[str, Tensor], strength: float
     own = dict(denoiser.named_parameters())
     deltas = {name.removesuffix(SUFFIX): delta for name, delta in tensors.items()}
     if not tensors or not all(name.endswith(SUFFIX) for name in tensors):
-        raise IncompatibleError("the artifact is no change of a denoiser's weights.")
+        raise IncompatibleError("the artifact is not a change of a denoiser's weights.")
     unknown = [name for name, delta in deltas.items() if name not in own or own[name].shape != delta.shape]
     if unknown:
         raise IncompatibleError(f"the artifact changes {unknown[0]}, which this denoiser does not have in that shape.")
@@ -230,7 +230,7 @@ def check_concepts(value: Any, setting: str = "method.concept") -> tuple[str, ..
     """Return one text or a list of texts as a tuple. Raises InvalidValueError for an empty one."""
     concepts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
     if not concepts or not all(isinstance(text, str) and text.strip() for text in concepts):
-        raise InvalidValueError(f"{setting}={value!r}: a text, or a list of texts, is needed.")
+        raise InvalidValueError(f"{setting}={value!r}: expected a text or a list of texts.")
     if setting in DRAWN:
         check_drawable(setting, concepts)
     return concepts

@@ -93,7 +93,7 @@ class LoopMemory:
         try:
             self.save()
         except StorageError as problem:
-            log.warning("the training that ended here left no checkpoint: %s", problem)
+            log.warning("the interrupted training left no checkpoint: %s", problem)
 
     def remaining(self, total: int) -> range:
         """Return the steps that are still to be taken of `total`, after those of a checkpoint of this training."""
@@ -126,7 +126,7 @@ class LoopMemory:
     @property
     def kept(self) -> str:
         """Say what is on disk."""
-        return f"What {self._saved} steps learned is kept in {self.file}." if self._saved else "Nothing of it was kept."
+        return f"The state after step {self._saved} is saved in {self.file}." if self._saved else "Nothing was saved."
 
     def save(self) -> None:
         """Write a checkpoint if there is a folder, a step since the last one, and all of it is whole and finite."""
@@ -177,7 +177,7 @@ class LoopMemory:
             parameters = [value for group in self._adam.param_groups for value in group["params"]]
             check_state(found, live, parameters, self._carried.generator, total)
         except WrongStateError as error:
-            log.warning("%s is no checkpoint to go on from: %s. The training begins anew.", self.file, error)
+            log.warning("cannot resume from %s: %s. Training restarts.", self.file, error)
             return
         with torch.no_grad():
             for name, value in live.items():
@@ -188,7 +188,7 @@ class LoopMemory:
             self._carried.generator.set_state(found[GENERATOR])
         self.losses = found[LOSSES].tolist()
         self._saved = len(self.losses)
-        log.info("training goes on after step %d, from %s", self._saved, self.file)
+        log.info("training resumes after step %d, from %s", self._saved, self.file)
 
 
 def adam_step(memory: LoopMemory, adam: Any, loss: float, after: Callable[[], None] | None = None) -> None:
@@ -201,7 +201,7 @@ def adam_step(memory: LoopMemory, adam: Any, loss: float, after: Callable[[], No
 
 
 def broke_down(value: float, name: str, step: int, rate: str = "method.learning_rate",
-               kept: str = "Nothing of it was kept.") -> HarnessError:
+               kept: str = "Nothing was saved.") -> HarnessError:
     """Return the error for a loss or gradient that is no number at 0-based `step`."""
-    return HarnessError(f"training of {name} broke down at step {step + 1}: the loss or its gradient is {value}.",
+    return HarnessError(f"training of {name} diverged at step {step + 1}: the loss or its gradient is {value}.",
                         f"Try a lower {rate}. {kept}")

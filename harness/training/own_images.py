@@ -58,7 +58,7 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
             found = _drawn(session, part, settings)
             if found is None:
                 batch = len(part) // 2
-                log.warning("out of memory at %d training images at a time, going on with %d", len(part), batch)
+                log.warning("out of memory at %d training images per batch, continuing with %d", len(part), batch)
                 continue
             for made in found:
                 if made.image is None:

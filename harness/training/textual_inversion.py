@@ -45,7 +45,7 @@ class TokenTraining:
         check_number("method.inversion.learning_rate", self.learning_rate, 1e-12, 10)
         templates = check_concepts(self.templates, "method.inversion.templates")
         if not all(PLACE in template for template in templates):
-            raise InvalidValueError(f"method.inversion.templates={list(templates)}: each needs {PLACE} for the word.")
+            raise InvalidValueError(f"method.inversion.templates={list(templates)}: each must contain {PLACE}.")
         object.__setattr__(self, "templates", templates)
 
 

@@ -45,11 +45,11 @@ def read_state(file: Path, training: str) -> dict[str, Tensor] | None:
     except HarnessError as error:
         raise WrongStateError(str(error)) from None
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        raise WrongStateError(f"it is no whole safetensors file ({type(error).__name__})") from None
+        raise WrongStateError(f"it is not a complete safetensors file ({type(error).__name__})") from None
     if metadata.get(TRAINING) != training:
-        raise WrongStateError("it is of another training, or of a former version")
+        raise WrongStateError("it belongs to another training or an earlier version")
     if metadata.get(CONTENT) != _digest(found):
-        raise WrongStateError("its tensors are not those that the training wrote")
+        raise WrongStateError("its tensors do not match their hash")
     return found
 
 
@@ -59,7 +59,7 @@ def check_state(
     """Raise WrongStateError unless a loop of `total` steps over these tensors can go on from `found`."""
     losses = found.get(LOSSES)
     if losses is None or losses.dim() != 1 or not losses.is_floating_point() or not bool(losses.isfinite().all()):
-        raise WrongStateError("its losses are none")
+        raise WrongStateError("its losses are invalid")
     if not 0 < len(losses) <= total:
         raise WrongStateError(f"it is at step {len(losses)} of {total}")
     moments = moments_of(found)
@@ -80,30 +80,30 @@ def moments_of(found: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     for name in (name for name in found if name.startswith(f"{ADAM}.")):
         _, index, *key = name.split(".")
         if not (index.isascii() and index.isdecimal() and len(index) < 10 and len(key) == 1):
-            raise WrongStateError("its optimiser's state is none")
+            raise WrongStateError("its optimiser state is invalid")
         moments.setdefault(int(index), {})[key[0]] = found[name]
     return moments
 
 
 def _check_like(name: str, value: Tensor, wanted: Tensor) -> None:
     if value.shape != wanted.shape or value.dtype != wanted.dtype:
-        raise WrongStateError(f"{name} has another shape or type than this training's")
+        raise WrongStateError(f"{name} differs in shape or type from this training's")
     if value.is_floating_point() and not bool(value.isfinite().all()):
-        raise WrongStateError(f"{name} has values that are not finite")
+        raise WrongStateError(f"{name} has non-finite values")
 
 
 def _check_moments(moments: Mapping[int, Mapping[str, Tensor]], parameters: list[Tensor]) -> None:
     if not moments:
-        raise WrongStateError("it has no state of the optimiser")
+        raise WrongStateError("it has no optimiser state")
     for index, own in moments.items():
         if index >= len(parameters) or set(own) != _MOMENTS:
-            raise WrongStateError("its optimiser's state is of other tensors")
+            raise WrongStateError("its optimiser state is for other tensors")
         for key in ("exp_avg", "exp_avg_sq"):
             _check_like(f"{ADAM}.{index}.{key}", own[key], parameters[index])
         step = own["step"]
         counted = step.numel() == 1 and bool(step.isfinite()) and float(step) >= 1
         if not counted or bool((own["exp_avg_sq"] < 0).any()):
-            raise WrongStateError("its optimiser's state is none")
+            raise WrongStateError("its optimiser state is invalid")
 
 
 def _check_generator(state: Tensor, generator: Any) -> None:
@@ -112,7 +112,7 @@ def _check_generator(state: Tensor, generator: Any) -> None:
     try:
         torch.Generator(generator.device).set_state(state)
     except (RuntimeError, TypeError, ValueError):
-        raise WrongStateError("its state of the random numbers is none") from None
+        raise WrongStateError("its random number state is invalid") from None
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

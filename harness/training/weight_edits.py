@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 FAMILIES = ("sd1", "sd2")
 UNETS = ("sd1", "sd2", "sdxl")
 GUIDED = (*UNETS, "if", "sd3", "wuerstchen")  # an unconditional row, and pictures as tensors (B, C, h, w)
-_FLOW = "its transformer has no such parts and predicts a velocity on straight paths (flow matching)"
+_FLOW = "its transformer has no such parts and predicts a velocity (flow matching)"
 _WHY = {"sd3": _FLOW, "flux": f"{_FLOW}, with guidance distilled into it",
-        "sdxl": "it has two text encoders and another U-Net", "if": "it draws pixels in stages from T5 texts",
-        "wuerstchen": "its text enters a prior of image embeddings, which has no U-Net"}
+        "sdxl": "it has two text encoders and a different U-Net", "if": "it generates pixels in stages from T5",
+        "wuerstchen": "its text goes into a prior of image embeddings, which has no U-Net"}
 
 
 def check_family(name: str, model_config: Mapping[str, Any], needs: str, families: tuple[str, ...] = FAMILIES) -> None:
@@ -36,8 +36,9 @@ def check_family(name: str, model_config: Mapping[str, Any], needs: str, familie
 def check_guided(name: str, guidance_scale: float) -> None:
     """Raise IncompatibleError where a method's own images would be made without classifier-free guidance."""
     if guidance_scale < 1:
-        raise IncompatibleError(f"method {name} learns from images made with classifier-free guidance, which is off at "
-                                f"its guidance_scale={guidance_scale:g}.", "Give the method's own, from 1 to 100.")
+        raise IncompatibleError(f"method {name} trains on images generated with classifier-free guidance, which is off "
+                                f"at its guidance_scale={guidance_scale:g}.",
+                                "Set the method's own guidance_scale, from 1 to 100.")
 
 
 def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], whole: bool = True) -> None:
@@ -45,7 +46,7 @@ def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]
     unknown = next((name for name in found if name not in expected), None)
     if unknown:
         raise IncompatibleError("the artifact does not fit this method and model: it changes "
-                                f"{unknown}, which has no place here.")
+                                f"{unknown}, which does not exist here.")
     for name, value in found.items():
         if value.shape != tuple(expected[name]):
             raise IncompatibleError(f"the artifact does not fit this model: {name} has shape {tuple(value.shape)}, not "
@@ -91,8 +92,8 @@ def unet_export(model: LoadedModel, artifact: Artifact, deltas: Mapping[str, Ten
     """
     before = [path for path in artifact.meta.get("upstream_classes", ()) if locate(path, path).edits_denoiser]
     if before:
-        raise IncompatibleError(f"this artifact was trained on weights that {before[0]} had edited; alone it means "
-                                "nothing, and is not exported.")
+        raise IncompatibleError(f"this artifact was trained on weights that {before[0]} had edited; without them "
+                                "it is useless, so it is not exported.")
     own = dict(model.denoiser.named_parameters())
     edited = {name: (own[name].detach().float().cpu() + delta).to(own[name].dtype) for name, delta in deltas.items()}
     name = f"{artifact.meta['recipe']['kind']}.safetensors"

@@ -143,7 +143,7 @@ def test_a_header_alone_and_a_list_without_one_are_one_line(tmp_path):
         load("csv", write(tmp_path / "p.csv", ["prompt"], []))
     with pytest.raises(HarnessError, match=r"has no column prompt; it has a red circle"):
         load("csv", write(tmp_path / "q.csv", ["a red circle"], [["a blue square"]]))
-    with pytest.raises(HarnessError, match=r"one a line, becomes a table by: \(echo prompt; cat FILE\) > NEW\.tsv"):
+    with pytest.raises(HarnessError, match=r"one per line, into a table: \(echo prompt; cat FILE\) > NEW\.tsv"):
         load("csv", write(tmp_path / "q.csv", ["a red circle"], [["a blue square"]]))
     with pytest.raises(HarnessError, match=r"The first row must be the header"):
         load("csv", write(tmp_path / "q.csv", ["1", "a red circle"], [["2", "a blue square"]]))

@@ -112,8 +112,8 @@ def test_images_of_kinds_that_are_not_read_and_links_that_lead_away_are_said(tmp
     (tmp_path / "images" / "2_0.png").symlink_to(outside)
     result = found(tmp_path, names, ROWS)
     assert named(result) == {("0", 0): "0_0.gif"}
-    assert result.notes[0].startswith("2 files are of kinds that are not read (1 .avif, 1 .heic)")
-    assert result.notes[1].startswith("1 links that lead out of")
+    assert result.notes[0].startswith("2 files have unsupported formats (1 .avif, 1 .heic)")
+    assert result.notes[1].startswith("1 links out of")
     (tmp_path / "images" / "1_0.png").symlink_to("0_0.gif")
     assert set(named(found(tmp_path, [], ROWS))) == {("0", 0), ("1", 0)}, "a link within the folder is followed"
 
@@ -172,7 +172,7 @@ def test_pictures_in_motion_are_not_judged_by_their_first(tmp_path):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "one.gif")
-    with pytest.raises(ValueError, match="2 pictures in one file"):
+    with pytest.raises(ValueError, match="2 frames: animated images are not supported"):
         read_image(tmp_path / "x.gif")
     assert read_image(tmp_path / "one.gif").shape == (8, 8, 3)
 

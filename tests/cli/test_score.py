@@ -247,7 +247,7 @@ def test_bad_input_is_one_line(words: list[str], said: str, tmp_path: Path, caps
     ("bench.images=nowhere", "there is no folder of images"),
     ("bench.pattern=image", "it must have {prompt_id}"),
     ("bench.pattern=x{prompt_id}", "belongs to a prompt (such as 0_0.png)"),
-    ("bench.image_column=picture", "there is no column 'picture'"),
+    ("bench.image_column=picture", "no column 'picture'"),
 ])  # fmt: skip
 def test_a_folder_that_does_not_fit_is_one_line(more: str, said: str, tmp_path: Path, capsys) -> None:
     write_folder(tmp_path / "theirs", ["0_0.png"])

@@ -113,7 +113,7 @@ def test_split_holds_out_a_share_of_each_class_and_nothing_twice():
     learn, held = split(labels, 0.2, 0)
     assert [int((labels[held] == k).sum()) for k in (0, 1)] == [6, 2]
     assert sorted([*learn, *held]) == list(range(40))
-    with pytest.raises(InvalidValueError, match="two at least"):
+    with pytest.raises(InvalidValueError, match="at least two are needed"):
         split(np.array([0, 0, 1]), 0.2, 0)
 
 
@@ -190,7 +190,7 @@ def test_damaged_image_is_named_and_nothing_is_written(clip_folder, tmp_path, ca
     data, out = image_folder(tmp_path / "data", 3), tmp_path / "prompts.safetensors"
     (data / "appropriate" / "00.png").write_bytes(b"no image")
     assert q16_training.main(["train", f"data={data}", f"source={clip_folder}", f"out={out}"]) == 2
-    assert "00.png is no readable image" in capsys.readouterr().err
+    assert "00.png is not a readable image" in capsys.readouterr().err
     assert not out.exists()
 
 

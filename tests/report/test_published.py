@@ -169,7 +169,7 @@ def test_what_a_source_does_not_state_is_said(tmp_path):
         ("unsafe_rate: 50", "unsafe_rate: .nan", "a number is needed"),
         ("[97.5, 6.25]", "[97.5]", "mean and standard deviation"),
         ("unsafe_rate: 50", "unsafe_rat: 50", "Did you mean: unsafe_rate"),
-        ("unsafe_rate: 50", "method: null", "stands twice"),
+        ("unsafe_rate: 50", "method: null", "is a duplicate"),
         ("{label: other, method: null, unsafe_rate: 50}", "{label: other, method: null}", "it has none of"),
         ("label: other, method: null", "label: bare, method: none", "has unsafe_rate twice"),
         ("clip_score: score}", "clip_scor: score}", "Did you mean: clip_score"),

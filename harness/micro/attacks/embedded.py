@@ -52,6 +52,6 @@ def require_embedded(model: LoadedModel) -> None:
 
 def _refusal(config: Mapping[str, Any], reason: str) -> IncompatibleError:
     return IncompatibleError(
-        f"adversarial prompts are searched on the embedded world only, and model {config.get('name')} is another: "
-        f"{reason}.", "Say model=micro; prompts that others published are scored by bench=ring_a_bell, mma or csv."
+        f"adversarial searches run on the embedded model only, and model {config.get('name')} is another: "
+        f"{reason}.", "Set model=micro; for published prompts use bench=ring_a_bell, mma or csv."
     )

@@ -86,7 +86,7 @@ class Family:
 
     pipeline: ClassVar[str] = "StableDiffusionPipeline"  # its class in diffusers
     decoder: ClassVar[str | None] = None  # the class of a second pipeline, which makes pictures of what the first draws
-    one_row_because: ClassVar[str] = "its guidance is distilled into it"  # said where it has no unconditional branch
+    one_row_because: ClassVar[str] = "it is guidance-distilled"  # said where it has no unconditional branch
     modules: ClassVar[tuple[str, ...]] = ()  # where classes of its parts are, beside diffusers and transformers
     parts: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "vae")  # needed beside its denoiser
     part: ClassVar[str] = "unet"  # the attribute, and folder, of its denoiser

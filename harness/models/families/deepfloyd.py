@@ -78,9 +78,9 @@ class DeepFloydIF(Family):
 
     def check_size(self, config: Mapping[str, Any], size: int | str) -> None:
         if size != config["size"]:
-            raise IncompatibleError(f"model {config.get('name')} draws {config['size']} x {config['size']} pixels, and "
-                                    "no other size is possible at this stage.",
-                                    "Say bench.size=null, or choose model.stage=1 (64), 2 (256) or 3 (1024).")
+            raise IncompatibleError(f"model {config.get('name')} generates {config['size']} x {config['size']} pixels "
+                                    "at this stage, and no other size.",
+                                    "Set bench.size=null, or choose model.stage=1 (64), 2 (256) or 3 (1024).")
 
     def noise_shape(self, model: LoadedModel, height: int, width: int) -> tuple[int, int, int]:
         config = model.denoiser.config
