@@ -219,7 +219,7 @@ class Method:
         return self
 
     def overrides(self, hook: str) -> bool:
-        """Say whether this method implements `hook`."""
+        """Return whether this method implements `hook`."""
         return getattr(type(self), hook) is not getattr(Method, hook)
 
 

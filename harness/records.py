@@ -77,8 +77,8 @@ class ImageItem:
 class ImageRow:
     """What is stored of one image. `file` is relative to the cell's folder; `seconds` is its share of the batch.
 
-    `cell_id` says whose image it is, `artifact` by the content of which training it was drawn, None where its cell
-    trains nothing. Both are None in rows of former versions, which did not say.
+    `cell_id` says whose image it is, `artifact` by the content of which training it was generated, None if its cell
+    trains nothing. Both are None in rows of earlier versions, which did not say.
     `host`, `hardware` and `versions` say where it was made, and with what; rows of earlier releases do not.
     """
 
@@ -235,7 +235,7 @@ class CellSpec:
     seed: int
     artifacts: str  # absolute folder of trained artifacts, shared by all cells
     given: str | None = None  # absolute folder of an artifact that stands in for training
-    artifact: str | None = None  # names the content of the artifacts that its images are drawn with, once it is known
+    artifact: str | None = None  # content of the artifacts that its images are generated with, once known
 
     @property
     def holds(self) -> tuple[str, str]:

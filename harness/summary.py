@@ -172,7 +172,7 @@ def _stored(evaluator: Evaluator) -> dict[str, Any]:
 def training_of(cell: Cell, images: Iterable[ImageRow] = ()) -> dict[str, Any]:
     """Return, for each trained artifact of the cell's methods, what its training came to.
 
-    An artifact that did not draw `images`, which say by which training they were drawn, tells nothing of them.
+    An artifact that did not draw `images`, which say by which training they were generated, tells nothing of them.
     """
     found: dict[str, Any] = {}
     drawn = (drawn_with(images) or "").split("+")
@@ -183,7 +183,7 @@ def training_of(cell: Cell, images: Iterable[ImageRow] = ()) -> dict[str, Any]:
 
 
 def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return an artifact's hash, seconds and losses under the method's name; one entry a concept where it has several.
+    """Return an artifact's hash, seconds and losses under the method's name; one entry per concept if it has several.
 
     Losses are a list, or lists by concept.
     """

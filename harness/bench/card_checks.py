@@ -32,7 +32,7 @@ def check_card(path: Path, raw: Mapping[str, Any]) -> None:
 
 
 def stays_inside(value: object) -> bool:
-    """Say whether a file name leads to nowhere but below its folder."""
+    """Return whether a file name leads to nowhere but below its folder."""
     if not isinstance(value, str) or not value or "\0" in value or len(value) > 1000:
         return False
     name = PurePath(value)

@@ -33,7 +33,7 @@ class Named:
 
 @dataclass(frozen=True)
 class _Match:
-    """An image of a prompt that is used, with the number in its name, None where it has none."""
+    """An image of a prompt that is used, with the number in its name, None if it has none."""
 
     prompt_id: str
     number: int | None
@@ -146,13 +146,13 @@ def _keys(matches: _Matches, rows: Mapping[str, PromptRow], repeats: int) -> tup
 
 
 def _are_seeds(of: Mapping[str, set[int]], rows: Mapping[str, PromptRow]) -> bool:
-    """Say whether each prompt has one image, whose number is the row's seed, and the seeds differ."""
+    """Return whether each prompt has one image, whose number is the row's seed, and the seeds differ."""
     seeds = {name: rows[name].seed for name in of}
     return len(set(seeds.values())) > 1 and all(own == {seeds[name]} for name, own in of.items())
 
 
 def _are_repeats(n_images: int, distinct: Sequence[int], most: int) -> bool:
-    """Say whether prompts share their numbers, which are about as many as the images of one."""
+    """Return whether prompts share their numbers, which are about as many as the images of one."""
     return len(distinct) < n_images and len(distinct) <= 2 * most
 
 

@@ -30,7 +30,7 @@ PROMPT_KEYS = ("name", "card", "variant", "file", "columns", "categories", "wher
 
 
 def load_prompts(bench: Mapping[str, Any], offline: bool = False) -> PromptSet | None:
-    """Load the prompts of a bench config. `offline`: return None where the file is not on this machine.
+    """Load the prompts of a bench config. `offline`: return None if the file is not on this machine.
 
     Raises MissingResourceError (no file), HarnessError (missing column, duplicate ids), InvalidValueError (bad cell).
     """
@@ -128,7 +128,7 @@ def _id_notes(table: Table, pairs: Sequence[tuple[str, PromptRow]]) -> list[str]
 
 
 def _shows(character: str) -> bool:
-    """Say whether a character is more than a blank or a mark of zero width."""
+    """Return whether a character is more than a blank or a mark of zero width."""
     return not character.isspace() and unicodedata.category(character) not in ("Cf", "Cc")
 
 

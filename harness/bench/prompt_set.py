@@ -49,7 +49,7 @@ class PromptSet:
 
     @cached_property
     def ids(self) -> str:
-        """Return the ids of all rows, those that are excluded too, one a line."""
+        """Return the ids of all rows, those that are excluded too, one per line."""
         excluded = (name for names in self.excluded_ids.values() for name in names)
         return "\n".join([*(row.prompt_id for row in self.rows), *excluded])
 

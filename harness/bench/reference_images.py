@@ -22,7 +22,7 @@ from harness.lib.pictures import opened
 class ImagesOfPrompts(ReferenceImages):
     """The image of every prompt of a list, as `centre_square` makes them.
 
-    `pattern` names the file of an id, such as `COCO_val2014_{id:012d}.jpg`; `ids` holds one id a line, None where the
+    `pattern` names the file of an id, such as `COCO_val2014_{id:012d}.jpg`; `ids` holds one id per line, None if the
     prompts are not on this machine.
     """
 
@@ -50,7 +50,7 @@ class ImagesOfPrompts(ReferenceImages):
 
     @property
     def list_sha256(self) -> str:
-        """Return the hash of the list: of its file names, one a line."""
+        """Return the hash of the list: of its file names, one per line."""
         return hashlib.sha256("\n".join(self.files).encode()).hexdigest()
 
     @property
@@ -63,7 +63,7 @@ class ImagesOfPrompts(ReferenceImages):
         return {"list_sha256": self.list_sha256, "n": len(self.files), "transform": self.transform}
 
     def missing(self) -> str | None:
-        """Say in one line how many images are not there and how to get them; None where all are."""
+        """Say in one line how many images are missing and how to get them; None if all are."""
         folder = self._folder
         if not folder.is_dir():
             return f"no folder with the images of {self.name} at {folder}. {self.how_to_get}".rstrip()

@@ -48,7 +48,7 @@ def _generated_id(template: str, value: str) -> str:
 
 
 def field_columns(card: Card, table: Table) -> dict[str, str | None]:
-    """Return which column of the table each field is read from, None where it has none. Raises HarnessError.
+    """Return which column of the table each field is read from, None if it has none. Raises HarnessError.
 
     A column that the user named must be there; of those that the card names, and of the field's own name, the first
     that is there is taken.
@@ -101,7 +101,7 @@ def prompt_rows(card: Card, table: Table, columns: Mapping[str, str | None]) -> 
 
 
 def _cell(record: Record, column: str | None) -> str:
-    """Return a field's text; nothing where it has no column."""
+    """Return a field's text; nothing if it has no column."""
     return "" if column is None else record[column]
 
 

@@ -83,7 +83,7 @@ def select(card: Card, source: Source, wanted: Wanted) -> list[PromptRow]:
 
 
 def names_any(prompt: str, terms: Iterable[str]) -> bool:
-    """Say whether `prompt` holds one of the terms as whole words, in any case."""
+    """Return whether `prompt` holds one of the terms as whole words, in any case."""
     return any(re.search(rf"(?<!\w){re.escape(term)}(?!\w)", prompt, re.IGNORECASE) for term in terms)
 
 
@@ -97,7 +97,7 @@ def list_hash(rows: Iterable[PromptRow]) -> str:
 
 
 def ids_hash(rows: Iterable[PromptRow]) -> str | None:
-    """Return sha256 of the rows' ids as ascending numbers, one a line; None where an id is no number."""
+    """Return sha256 of the rows' ids as ascending numbers, one per line; None if an id is no number."""
     ids = [row.prompt_id for row in rows]
     if not all(name.isdecimal() for name in ids):
         return None

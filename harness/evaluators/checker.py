@@ -78,7 +78,7 @@ class CheckerSource:
         return (HubFiles(self.source, self.revision, small, weights),)
 
     def missing(self, setting: str) -> str | None:
-        """Say in one line what is not there and how to get it; `setting` is what names the source."""
+        """Say in one line what is missing and how to get it; `setting` is what names the source."""
         folder = self.folder()
         if folder is None:
             revision = f" --revision {self.revision}" if self.revision else ""
@@ -92,7 +92,7 @@ class CheckerSource:
                 f"Set {setting} to a folder that has them.")
 
     def weights_sha256(self) -> str | None:
-        """Return the hash of the weights, or None where they are absent."""
+        """Return the hash of the weights, or None if they are absent."""
         folder = self.folder()
         return sha256_of_all(weight_files(folder, None)) if folder else None
 
@@ -119,7 +119,7 @@ class Checker:
         self.network, self.processor = network, processor
 
     def scores(self, images: Sequence[np.ndarray], adjustment: float) -> list[ConceptScores]:
-        """Score images (H, W, 3) uint8, which stay as they are. Raises ValueError where a score is not finite."""
+        """Score images (H, W, 3) uint8, which stay as they are. Raises ValueError if a score is not finite."""
         import torch
 
         with torch.no_grad():

@@ -34,7 +34,7 @@ class ClipSource(ModelSource):
     kind: ClassVar[str | None] = "CLIPModel"
 
     def missing(self) -> str | None:
-        """Say in one line what is not there and how to get it."""
+        """Say in one line what is missing and how to get it."""
         folder = self.folder()
         if folder is None:
             return self.not_cached()
@@ -147,7 +147,7 @@ class Clip:
         return _unit(_tensor(found))
 
     def is_truncated(self, text: str) -> bool:
-        """Say whether a text exceeds the context length."""
+        """Return whether a text exceeds the context length."""
         return len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self._max_tokens
 
     def class_probabilities(self, images: Sequence[NDArray[np.uint8]], texts: Features) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ class ModelSource:
         return cached_snapshot(self.source, self.revision or "main")
 
     def missing(self) -> str | None:
-        """Say in one line what is not there and how to get it. A pickle does not count as weights."""
+        """Say in one line what is missing and how to get it. A pickle does not count as weights."""
         folder = self.folder()
         if folder is None:
             return self.not_cached()

@@ -123,7 +123,7 @@ class ObjectAccuracy(Evaluator):
         return self._names.index(self.target) if self.target is not None else None
 
     def counts(self, own: int) -> bool:
-        """Say whether rows of a class count."""
+        """Return whether rows of a class count."""
         raise NotImplementedError
 
     def _is_target(self, own: int) -> bool:

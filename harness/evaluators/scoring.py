@@ -72,7 +72,7 @@ def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreRequest], 
 def read_image(file: str | Path, upright: bool = False) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 RGB; transparency is dropped. Raises OSError or ValueError.
 
-    `upright`: turned as its EXIF orientation says. Of several pictures in motion none speaks for all: ValueError.
+    `upright`: turned as its EXIF orientation says. Of several images in motion none speaks for all: ValueError.
     """
     from PIL import ImageOps
 
@@ -140,7 +140,7 @@ def _check_keys(evaluator: Evaluator, items: Sequence[ScoreItem], rows: Sequence
 
 
 def _is_row(row: ScoreRow) -> bool:
-    """Say whether an evaluator's row can be stored: numbers are numbers, texts are texts."""
+    """Return whether an evaluator's row can be stored: numbers are numbers, texts are texts."""
     texts = (row.label, row.error)
     values = [*row.values.values(), row.value] if isinstance(row.values, Mapping) else ["no mapping"]
     return (

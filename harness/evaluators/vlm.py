@@ -59,7 +59,7 @@ class VisionLanguageModel:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
     def answer_id(self, answer: str) -> int:
-        """Return the token of an answer. Raises IncompatibleError where this model writes it in several."""
+        """Return the token of an answer. Raises IncompatibleError if this model writes it in several."""
         ids = self._processor.tokenizer.encode(answer, add_special_tokens=False)
         if len(ids) != 1:
             raise IncompatibleError(f"the answer {answer!r} has {len(ids)} tokens in this model; it must be one.")
@@ -74,7 +74,7 @@ class VisionLanguageModel:
         return found
 
     def reply(self, image: NDArray[np.uint8], question: str, max_new_tokens: int) -> str:
-        """Return the most probable words. Raises ValueError where logits are not finite."""
+        """Return the most probable words. Raises ValueError if logits are not finite."""
         import torch
 
         inputs = self.inputs([image], [question])

@@ -27,7 +27,7 @@ _PREFIX = re.compile(r"^(?:answer|label|verdict)\s*[:=]\s*", re.IGNORECASE)
 
 
 def parse_answer(text: str, labels: Sequence[str]) -> str | None:
-    """Return the one label that stands alone on a line of an answer; None where there is none, or several.
+    """Return the one label that stands alone on a line of an answer; None if there is none, or several.
 
     `safe` inside a sentence does not count: "not safe" holds it too.
     """
@@ -89,7 +89,7 @@ class VlmJudge(Evaluator):
         return {**self.measured(), "classes": dict(sorted(self.labels.items()))}
 
     def uncalibrated(self) -> str | None:
-        """Say why its rate may not head a table; None where its calibration fits."""
+        """Say why its rate may not head a table; None if its calibration fits."""
         if self.calibration is None:
             return "not calibrated"
         found = _fingerprint_of(Path(self.calibration).expanduser())

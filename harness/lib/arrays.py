@@ -34,7 +34,7 @@ def parse_arrays(data: bytes, names: Sequence[str]) -> dict[str, NDArray]:
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray] | None:
-    """Return the named arrays of an npz file, None where there is no file. Raises UnreadableFileError."""
+    """Return the named arrays of an npz file, None if there is no file. Raises UnreadableFileError."""
     data = read_bytes(path, MAX_BYTES)
     if data is None:
         return None

@@ -36,7 +36,7 @@ class PassingFault(Exception):
 
 
 def is_passing(error: BaseException | None) -> bool:
-    """Say whether an error, or what it came of, is the storage's and may be gone at the next try."""
+    """Return whether an error, or what it came of, is the storage's and may be gone at the next try."""
     while error is not None:
         if isinstance(error, PassingFault) or (isinstance(error, OSError) and error.errno in _PASSING):
             return True
@@ -55,7 +55,7 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either its old content or all of the new, whatever happens.
 
-    Raises StorageError where the disk is full or not writable, OSError otherwise.
+    Raises StorageError if the disk is full or not writable, OSError otherwise.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
     try:

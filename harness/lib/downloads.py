@@ -23,7 +23,7 @@ TIMEOUT = 30.0  # seconds without an answer
 
 
 def chosen_files(wanted: HubFiles, repository: Repository) -> tuple[RemoteFile, ...]:
-    """Return the files of a repository to fetch. Raises MissingResourceError where it has none, or too many."""
+    """Return the files of a repository to fetch. Raises MissingResourceError if it has none, or too many."""
     found = [file for file in repository.files if any(fnmatch(file.name, pattern) for pattern in wanted.patterns)]
     by_name = {file.name: file for file in repository.files}
     first = next((by_name[name] for name in wanted.one_of if name in by_name), None)
@@ -39,14 +39,14 @@ def chosen_files(wanted: HubFiles, repository: Repository) -> tuple[RemoteFile, 
 
 
 def size_of(file: UrlFile) -> int | None:
-    """Ask how large a file is; None where the server does not say. Raises MissingResourceError in one line."""
+    """Ask how large a file is; None if the server does not say. Raises MissingResourceError in one line."""
     with _answer(file, "HEAD") as answer:
         length = answer.headers.get("Content-Length")
     return int(length) if length and length.isdecimal() else None
 
 
 def fetch_url(file: UrlFile) -> Path:
-    """Download a file, compare its hash, and put it in its place; what is not whole or another file leaves nothing.
+    """Download a file, compare its hash, and put it in its place; what is incomplete or another file leaves nothing.
 
     Raises MissingResourceError (not to be had, broken off, another hash) and StorageError.
     """

@@ -81,7 +81,7 @@ def look_up(repo: str, revision: str | None, kind: str = "model") -> Repository:
 
 
 def fetch(repository: Repository, file: RemoteFile) -> Path:
-    """Return the path of a file in the cache, fetched if it is not there and compared with the hub's sha256."""
+    """Return the path of a file in the cache, fetched if it is missing and compared with the hub's sha256."""
     from huggingface_hub import hf_hub_download
 
     with hub_faults(repository.id, repository.kind):
@@ -105,7 +105,7 @@ def remember_revision(repository: Repository) -> None:
 
 
 def check_space(needed: int, folder: Path) -> None:
-    """Raise StorageError where the disk of a folder cannot hold `needed` more bytes."""
+    """Raise StorageError if the disk of a folder cannot hold `needed` more bytes."""
     free = free_space(folder)
     if needed > free:
         raise StorageError(f"{size(needed)} to download into {folder}, but only {size(free)} free.",

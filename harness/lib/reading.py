@@ -33,9 +33,9 @@ class UnreadableFileError(InvalidValueError):
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes | None:
-    """Return a file's content, None where there is none. Raises UnreadableFileError.
+    """Return a file's content, None if there is none. Raises UnreadableFileError.
 
-    Only regular files: opening a pipe waits for ever, and a device never ends.
+    Only regular files: opening a pipe waits forever, and a device never ends.
     """
     try:
         about = path.stat()
@@ -83,7 +83,7 @@ def parse_yaml(text: str, unique_keys: bool = False, nodes: int = MAX_NODES) -> 
 
 
 def read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any] | None:
-    """Return the JSON object of a file, None where there is no file. Raises UnreadableFileError."""
+    """Return the JSON object of a file, None if there is no file. Raises UnreadableFileError."""
     data = read_bytes(path, limit)
     if data is None:
         return None
@@ -99,7 +99,7 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any] | None:
 def read_yaml(
     path: Path, limit: int = MAX_BYTES, unique_keys: bool = False, nodes: int = MAX_NODES
 ) -> dict[str, Any] | None:
-    """Return the YAML mapping of a file, None where there is no file. Raises UnreadableFileError."""
+    """Return the YAML mapping of a file, None if there is no file. Raises UnreadableFileError."""
     data = read_bytes(path, limit)
     if data is None:
         return None

@@ -39,7 +39,7 @@ class Table:
     def column(self, name: str) -> str | None:
         """Return the column of this name, else the one that differs in capitals, spaces, `-` and `_` only, or None.
 
-        Raises InvalidValueError where two columns do.
+        Raises InvalidValueError if two columns do.
         """
         if name in self.columns:
             return name
@@ -50,7 +50,7 @@ class Table:
         return near[0] if near else None
 
     def needed(self, name: str, setting: str = "") -> str:
-        """Return the column that the user named. Raises InvalidValueError with the nearest one where it is not there.
+        """Return the column that the user named. Raises InvalidValueError with the nearest one where it is missing.
 
         `setting` is where the user named it.
         """
@@ -82,7 +82,7 @@ def read_table(file: Path, name: str | None = None, skip_spaces: bool = False) -
 
 
 def file_bytes(file: Path) -> bytes:
-    """Return what a file holds. Raises HarnessError where it cannot be read."""
+    """Return what a file holds. Raises HarnessError if it cannot be read."""
     try:
         return file.read_bytes()
     except PermissionError as error:

@@ -122,7 +122,7 @@ def _sheets(data: bytes, as_values: bool) -> dict[str, list[list[Any]]]:
 
 
 def _check_unmerged(data: bytes, title: str, name: str) -> None:
-    """Raise InvalidValueError where cells of a sheet are merged: their value stands in the first one only."""
+    """Raise InvalidValueError if cells of a sheet are merged: their value stands in the first one only."""
     from openpyxl import load_workbook
 
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

@@ -1,4 +1,4 @@
-"""Tables as text: the encoding, what separates the cells, and rows that are whole or named by their number."""
+"""Tables as text: the encoding, what separates the cells, and rows that are complete or named by their number."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _separator(text: str) -> str:
 
 
 def _spaces_before_quotes(text: str, separator: str) -> bool:
-    """Say whether spaces keep quotes from being read as such, in a table that is whole where they are left out."""
+    """Return whether spaces keep quotes from being read as such, in a table that is complete without them."""
     if not re.search(rf'(?:^|{re.escape(separator)}) +"', text, re.MULTILINE):
         return False
     readers = (csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=skip, skipinitialspace=skip)
@@ -93,7 +93,7 @@ def _spaces_before_quotes(text: str, separator: str) -> bool:
 
 
 def _is_rule(cells: list[str]) -> bool:
-    """Say whether a row is the line that Markdown draws under a header."""
+    """Return whether a row is the line that Markdown draws under a header."""
     return any(cells) and all(re.fullmatch(r"\s*(:?-+:?)?\s*", cell) for cell in cells)
 
 

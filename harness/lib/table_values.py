@@ -13,12 +13,12 @@ _EXACT_ROUND = 10**11  # from here on, spreadsheets write whole numbers with an 
 
 
 def is_missing(text: str | None) -> bool:
-    """Say whether a cell of a column of numbers holds none."""
+    """Return whether a cell of a column of numbers holds none."""
     return text is None or text.strip().casefold() in _NOTHING
 
 
 def is_null_text(text: str) -> bool:
-    """Say whether a text is what a missing one becomes where a data frame's cells are made texts."""
+    """Return whether a text is what a missing one becomes where a data frame's cells are made texts."""
     return text.strip() in ("nan", "NaN", "<NA>")
 
 

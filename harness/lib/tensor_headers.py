@@ -80,7 +80,7 @@ def shown(name: object) -> str:
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a safetensors file that is whole. Raises FileFault; once a file, until it changes."""
+    """Return the header of a safetensors file that is complete. Raises FileFault; once a file, until it changes."""
     try:
         about = os.stat(path)
         if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):

@@ -52,7 +52,7 @@ def check_stored(config: Any, kinds: tuple[type, ...], trusted: Collection[str],
 
 
 def stored_class(path: str, kinds: tuple[type, ...], trusted: Collection[str], where: str) -> Any:
-    """Return the class that data names. Raises IncompatibleError where it is neither ours, nor trusted, nor a kind."""
+    """Return the class that data names. Raises IncompatibleError if it is neither ours, nor trusted, nor a kind."""
     if path in trusted:
         return locate(path, where)
     try:
@@ -68,7 +68,7 @@ def stored_class(path: str, kinds: tuple[type, ...], trusted: Collection[str], w
 
 
 def _is_own(path: str) -> bool:
-    """Say whether a path names something in a module of this installation, without importing others."""
+    """Return whether a path names something in a module of this installation, without importing others."""
     if not _OWN.fullmatch(path):
         return False
     top = path.split(".")[0]

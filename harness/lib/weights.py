@@ -30,7 +30,7 @@ def package_folder(path: str) -> Path:
 
 
 def sha256_of(file: Path) -> str | None:
-    """Return a file's sha256, or None where it is absent. Large files of the hub's cache carry theirs as name."""
+    """Return a file's sha256, or None if it is absent. Large files of the hub's cache carry theirs as name."""
     if not file.is_file():
         return None
     target = file.resolve()
@@ -41,7 +41,7 @@ def sha256_of(file: Path) -> str | None:
 
 
 def sha256_of_all(files: Iterable[Path]) -> str | None:
-    """Return one hash over the names and contents of files, or None where there are none."""
+    """Return one hash over the names and contents of files, or None if there are none."""
     lines = [f"{file.name} {sha256_of(file)}\n" for file in sorted(files)]
     return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
 

@@ -76,7 +76,7 @@ def mean_metric(sample: Sample, higher_is_better: bool, seed: int) -> Metric:
 
 
 def binary(values: Iterable[float]) -> bool:
-    """Say whether every value is 0 or 1."""
+    """Return whether every value is 0 or 1."""
     return all(value in (0, 1) for value in values)
 
 
@@ -147,7 +147,7 @@ def _means(
 
 
 def _alike(own: Sequence[float], other: Sequence[float]) -> bool:
-    """Say whether all pairs differ by the same, but for rounding."""
+    """Return whether all pairs differ by the same, but for rounding."""
     differences = np.subtract(own, other)
     return float(np.ptp(differences)) <= 1e-12 * max(1.0, float(np.abs([own, other]).max()))
 
@@ -155,7 +155,7 @@ def _alike(own: Sequence[float], other: Sequence[float]) -> bool:
 def _without_spread(difference: float, values: Sequence[float], clusters: int) -> Interval | None:
     """Bound a mean difference that is the same in every pair: prompts not seen may differ by the range of the values.
 
-    With 95 % confidence they are at most `_unseen` of all. None where the values do not differ at all.
+    With 95 % confidence they are at most `_unseen` of all. None if the values do not differ at all.
     """
     reach = _unseen(clusters) * float(max(values) - min(values))
     return Interval(difference - reach, difference + reach) if reach > 0 else None

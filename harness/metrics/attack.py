@@ -28,11 +28,11 @@ class Count:
 
     @property
     def value(self) -> float | None:
-        """Return the rate in [0, 1]; None where nothing is known."""
+        """Return the rate in [0, 1]; None if nothing is known."""
         return self.successes / self.n if self.n else None
 
     def interval(self) -> Interval:
-        """Return the 95 % Wilson interval, for independent observations. Raises ValueError where nothing is known."""
+        """Return the 95 % Wilson interval, for independent observations. Raises ValueError if nothing is known."""
         return wilson_interval(self.successes, self.n)
 
     def bounds(self) -> Interval:

@@ -80,7 +80,7 @@ def post_attack_metrics(
 def _by_prompt(
     images: Sequence[ImageRow], own: EvaluatorScores, of: Mapping[str, str]
 ) -> tuple[dict[str, Verdict], set[str]]:
-    """Return the verdict of each prompt that `of` maps a row to, and the prompts of which every picture was refused."""
+    """Return the verdict of each prompt that `of` maps a row to, and the prompts of which every image was refused."""
     mine: dict[str, list[ImageRow]] = {prompt: [] for prompt in of.values()}
     for image in images:
         if image.prompt_id in of:

@@ -41,7 +41,7 @@ def fid_infinity(
 
     FID is fitted by a line in 1/n over subsets of (N, D) features in random order: each subset is the beginning of
     the next. `more` adds points of larger sets, FID by n. The bias of the reference's own n stays. Raises
-    ValueError where N is below four times the width.
+    ValueError if N is below four times the width.
     """
     rows = np.asarray(features)
     sizes = subset_sizes(len(rows), reference.dim, points)
@@ -60,7 +60,7 @@ def fid_infinity(
 def fid_infinity_interval(value: float, features: ArrayLike, reference: Moments) -> Interval | None:
     """Return an interval of FID-infinity for other generated images: `jackknife_interval` over 20 groups of them.
 
-    Lines without a group have 3 points. None where there are too few images for a line without a group.
+    Lines without a group have 3 points. None if there are too few images for a line without a group.
     """
     rows = np.asarray(features)
     if not subset_sizes(len(rows) - math.ceil(len(rows) / GROUPS), reference.dim):

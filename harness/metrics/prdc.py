@@ -31,7 +31,7 @@ def prdc_scores(real: ArrayLike, fake: ArrayLike, k: int = NEAREST_K) -> Prdc:
     """Compare (N, D) real with (M, D) generated features through balls of the k-th nearest neighbour's radius.
 
     Naeem et al. 2020, equations 1 to 5: a neighbour counts where it is strictly inside. Depends on N and M: compare
-    equal ones only. Raises ValueError for NaN, other widths, or k neighbours that are not there.
+    equal ones only. Raises ValueError for NaN, other widths, or k neighbours that are missing.
     """
     return _scores(_hits(real, fake, k, 1), k)
 

@@ -44,7 +44,7 @@ class EvaluatorScores:
 
 @dataclass(frozen=True)
 class CellMetrics:
-    """A cell's numbers, its differences to the baseline, and why it is incomplete (empty where it is complete)."""
+    """A cell's numbers, its differences to the baseline, and why it is incomplete (empty if it is complete)."""
 
     metrics: Mapping[str, Metric]
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
@@ -231,5 +231,5 @@ def _incomplete(images: Sequence[ImageRow], metrics: Mapping[str, Metric]) -> tu
 
 
 def _is_part(name: str) -> bool:
-    """Say whether a metric repeats another's unknowns: a category's rate, or an expected maximum."""
+    """Return whether a metric repeats another's unknowns: a category's rate, or an expected maximum."""
     return name.startswith(("expected_max/", "deviation_ratio/", "shown_")) or name.count("/") > 1

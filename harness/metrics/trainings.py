@@ -22,7 +22,7 @@ SMALLEST_P = 1e-15
 
 @dataclass(frozen=True)
 class OfOne:
-    """A value of one training with the limits of its 95 % sampling interval; None where it has none."""
+    """A value of one training with the limits of its 95 % sampling interval; None if it has none."""
 
     value: float
     low: float | None
@@ -45,7 +45,7 @@ class OfSeveral:
 
 
 def of_several(trainings: Sequence[OfOne], level: float = 0.95) -> OfSeveral:
-    """Join at least two trainings. The interval is None where a training has none."""
+    """Join at least two trainings. The interval is None if a training has none."""
     values = np.array([one.value for one in trainings])
     if len(values) < 2:
         raise ValueError(f"{len(values)} trainings have no spread")

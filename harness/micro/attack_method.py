@@ -1,7 +1,7 @@
 """Attack methods on the embedded model, white box: `python -m harness.micro.attack_method method=esd_x limit=24`.
 
-1. micro_unlearndiffatk is run with each method and with the bare model, as ever: pictures before the attack.
-2. Prompts whose picture is not flagged are searched through the method (harness/micro/attacks/unlearndiffatk.py), and
+1. micro_unlearndiffatk is run with each method and with the base model, as ever: images before the attack.
+2. Prompts whose image is not flagged are searched through the method (harness/micro/attacks/unlearndiffatk.py), and
    what that ends with is written to <results>/attacks/micro/<method>/<key>.csv, once.
 3. The file is run and scored as bench=micro_unlearndiffatk_attacked: attack_success_rate, pre_attack_success_rate.
 """
@@ -92,7 +92,7 @@ def _jobs(overrides: Sequence[str], multirun: bool, config_dirs: Sequence[str], 
 def attack_jobs(
     jobs: Sequence[Job], overrides: Sequence[str], multirun: bool, config_dirs: Sequence[str], words: Sequence[str]
 ) -> int:
-    """Make the pictures before, attack each method, and score what the attacks ended with."""
+    """Make the images before, attack each method, and score what the attacks ended with."""
     command = [*COMMAND, *words]
     code = run(jobs, command)
     if code or jobs[0].settings["mode"] == "plan":
@@ -108,7 +108,7 @@ def attack_jobs(
 
 
 def attack_cell(cell: Cell, base: Cell, compared: Mapping[str, Cell]) -> Attacked:
-    """Attack a cell whose pictures are made and judged, unless that was done; return what was written."""
+    """Attack a cell whose images are made and judged, unless that was done; return what was written."""
     settings = UnlearnDiffAtk(seed=cell.spec.seed)
     key = canonical_hash([VERSION, cell.cell_id, base.cell_id, cell.limit, asdict(settings)])[:12]
     file = Path(cell.spec.folder).parents[4] / "attacks" / Path(*cell.spec.holds) / f"{key}.csv"
@@ -134,7 +134,7 @@ def said(label: str, attacked: Attacked) -> str:
 
 
 def _attack(cell: Cell, own: Scored, base: Cell, settings: UnlearnDiffAtk) -> dict[str, Outcome]:
-    """Return the outcome of every prompt whose picture is not unsafe already."""
+    """Return the outcome of every prompt whose image is not unsafe already."""
     import torch
 
     pictures = read_scores(base, {}, {}).images
@@ -170,7 +170,7 @@ class _Succeeds:
         return [one.status is not Status.REFUSED and self._unsafe(one.item, one.image) for one in made]
 
     def _unsafe(self, item: ImageItem, image: Any) -> bool:
-        """Judge a picture. Raises HarnessError where it has no verdict: that is no attack withstood."""
+        """Judge an image. Raises HarnessError if it has no verdict: that is no attack withstood."""
         if image is not None:
             (row,) = self._judge.score([ScoreItem(item.key, item.prompt, item.category, {}, image)])
             if row.verdict in (Verdict.SAFE, Verdict.UNSAFE):
@@ -180,7 +180,7 @@ class _Succeeds:
 
 
 def _before(own: Scored) -> dict[str, str]:
-    """Return by prompt id: unsafe, safe, or refused. Raises HarnessError where a picture has no verdict."""
+    """Return by prompt id: unsafe, safe, or refused. Raises HarnessError if an image has no verdict."""
     verdicts = {row.key: row for row in own.scores[JUDGE]}
     found = {}
     for item in own.cell.items():

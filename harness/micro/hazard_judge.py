@@ -53,7 +53,7 @@ def _load(device: str) -> Judge:
 
 
 def _seen(judge: Judge, batch: Sequence[ScoreItem]) -> JudgeOutput:
-    """Judge images. Raises ValueError where a probability is not finite: argmax would still name a class."""
+    """Judge images. Raises ValueError if a probability is not finite: argmax would still name a class."""
     import torch
 
     found = judge.predict(to_judge_batch([item.image for item in batch]))

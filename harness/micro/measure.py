@@ -45,7 +45,7 @@ def line(name: str, hits: Iterable[bool], low: float = 0.0, high: float = 1.0) -
 
 
 def judge_all(judge: Judge, pictures: np.ndarray) -> JudgeOutput:
-    """Judge any number of (N, 64, 64, 3) uint8 pictures."""
+    """Judge any number of (N, 64, 64, 3) uint8 images."""
     return judge.predict(pictures)
 
 
@@ -57,7 +57,7 @@ def named_present(row: dict, present: np.ndarray) -> list[bool]:
 
 
 def explicit_lines(rows: list[dict], output: JudgeOutput) -> list[Line]:
-    """Score pictures of captions that name hazards."""
+    """Score images of captions that name hazards."""
     found = [named_present(row, p) for row, p in zip(rows, output.hazard_present().numpy(), strict=True)]
 
     def pictures(name: str, keep: Callable[[list[str]], bool]) -> Line:
@@ -73,7 +73,7 @@ def explicit_lines(rows: list[dict], output: JudgeOutput) -> list[Line]:
 
 
 def implicit_lines(rows: list[dict], output: JudgeOutput) -> list[Line]:
-    """Score pictures of captions that imply a hazard."""
+    """Score images of captions that imply a hazard."""
     present = output.hazard_present().numpy()
     implied = [bool(p[HAZARDS.index(row["category"][0])]) for row, p in zip(rows, present, strict=True)]
     found = [bool(hazards.any()) for hazards in present]

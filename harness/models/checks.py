@@ -33,7 +33,7 @@ def check_known(config: Config) -> None:
 
 
 def _check_folder(config: Config) -> None:
-    """Raise IncompatibleError where the folder holds a pipeline of another family than the config says."""
+    """Raise IncompatibleError if the folder holds a pipeline of another family than the config says."""
     family, folder = family_of(config), model_folder(config)
     found = pipeline_name(folder) if folder is not None else None
     fitting = [name for name, known in FAMILIES.items() if known.pipeline == found]
@@ -45,7 +45,7 @@ def _check_folder(config: Config) -> None:
 
 
 def _check_parts(config: Config, family: Family) -> None:
-    """Raise InvalidValueError where the folder's index leaves out a part without which the family draws nothing."""
+    """Raise InvalidValueError if the folder's index leaves out a part without which the family draws nothing."""
     folder, without = model_folder(config), tuple(config.get("without") or ())
     if folder is None or pipeline_name(folder) is None:
         return
@@ -64,7 +64,7 @@ def _check_plugged(config: Config) -> None:
 
 
 def _check_stages(config: Config, family: Family) -> None:
-    """Raise HarnessError where a family's further pipeline is not named, or one is of another class than is said."""
+    """Raise HarnessError if a family's further pipeline is not named, or one is of another class than is said."""
     stages = stages_of(config)
     if family.decoder and not stages:
         raise InvalidValueError(f"model {config.get('name')} has no decoder.", "Set 'model.stages=[{source: <a hub id "

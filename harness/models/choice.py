@@ -29,7 +29,7 @@ Config = Mapping[str, Any]
 # The same files under another name: SLD's own pipeline is Stable Diffusion with a guidance of its own.
 SAME_FILES = {"StableDiffusionPipelineSafe": "StableDiffusionPipeline"}
 OWN_PARTS = ("unet", "text_encoder", "lora")  # settings that name the user's own files
-MAX_BLOCKS = 16  # of a VAE, each but one of which halves the picture
+MAX_BLOCKS = 16  # of a VAE, each but one of which halves the image
 SD2_WIDTH = 1024  # of the text encoder, OpenCLIP ViT-H/14; Stable Diffusion 1 reads CLIP ViT-L/14, 768 wide
 
 
@@ -72,7 +72,7 @@ def settled(config: Config) -> Config:
     """Return the config with what the files on this machine decide: hub id and commit, variant, family and size.
 
     Paths become absolute, since workers run in folders of their own. Without files, a hub model stays as it is. Raises
-    HarnessError where a folder is no pipeline.
+    HarnessError if a folder is no pipeline.
     """
     if is_plugged(config):
         return _with_branch(config, family_of(config))
@@ -169,7 +169,7 @@ def _setting(part: Path, key: str) -> Any:
 
 
 def pipeline_name(folder: Path) -> str | None:
-    """Return the pipeline class that loads a folder, by the name that the engine uses; None where it does not say."""
+    """Return the pipeline class that loads a folder, by the name that the engine uses; None if it does not say."""
     name = pipeline_class(folder)
     return SAME_FILES.get(name, name) if name else None
 

@@ -74,7 +74,7 @@ def model_files(
 ) -> tuple[RemoteFile, ...]:
     """Return the files that loading a pipeline reads: its index, small files of each part, weights of the variant.
 
-    Fetches the index alone, which also shows whether the token may. Raises MissingResourceError where a part has no
+    Fetches the index alone, which also shows whether the token may. Raises MissingResourceError if a part has no
     safetensors weights, or where no part has the variant, and InvalidValueError for a pipeline that nothing here loads.
     """
     by_name = {file.name: file for file in repository.files}

@@ -65,7 +65,7 @@ def _of_cache(folder: Path) -> Path:
 
 
 def missing_part(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str | None:
-    """Return what of a diffusers folder is not there or not whole, or None; `without`: parts unused."""
+    """Return what of a diffusers folder is missing or incomplete, or None; `without`: parts unused."""
     problem = folder_problem(folder, variant, without)
     return problem.reason if problem else None
 
@@ -150,7 +150,7 @@ def _no_pipeline(folder: Path) -> FileFault:
 
 
 def _kind_of_part(folder: Path) -> str | None:
-    """Return the class of the part that a folder is; None where it is none."""
+    """Return the class of the part that a folder is; None if it is none."""
     try:
         config = read_json(folder / "config.json")
     except FileFault:
@@ -166,12 +166,12 @@ def _inside(folder: Path, filename: Any) -> str:
 
 
 def has_variant(folder: Path, variant: str | None) -> bool:
-    """Say whether the folder has any file of `variant`: one saved by the user rarely does."""
+    """Return whether the folder has any file of `variant`: one saved by the user rarely does."""
     return bool(variant) and any(folder.glob(f"*/*.{variant}*.safetensors"))
 
 
 def pipeline_class(folder: Path) -> str | None:
-    """Return the name of the pipeline that a diffusers folder holds; None where it does not say."""
+    """Return the name of the pipeline that a diffusers folder holds; None if it does not say."""
     found = _index(folder).get("_class_name")
     return found if isinstance(found, str) else None
 

@@ -77,7 +77,7 @@ def read_lora(file: Path, bases: Mapping[str, Shapes]) -> Lora:
 
 
 def _all_places(file: Path, modules: Iterable[str], bases: Mapping[str, Shapes]) -> dict[str, tuple[str, str]]:
-    """Return part and module of every pair. Raises InvalidValueError where some have no place in the model."""
+    """Return part and module of every pair. Raises InvalidValueError if some have no place in the model."""
     names = {part: [name.removesuffix(_WEIGHT) for name in shapes if name.endswith(_WEIGHT)]
              for part, shapes in bases.items()}  # fmt: skip
     flat = {part: {name.replace(".", "_"): name for name in own} for part, own in names.items()}

@@ -83,7 +83,7 @@ def check_own_parts(config: Config) -> None:
 
 
 def is_partial(config: Config) -> bool:
-    """Say whether the config's U-Net file holds some of the U-Net's tensors only, and the rest is the model's."""
+    """Return whether the config's U-Net file holds some of the U-Net's tensors only, and the rest is the model's."""
     value = config.get(PARTIAL) or False
     if not isinstance(value, bool):
         raise InvalidValueError(f"model.{PARTIAL}={value!r}: expected true or false.")
@@ -117,7 +117,7 @@ def _bases(config: Config, folder: Path) -> dict[str, Shapes]:
 
 
 def own_parts_identity(config: Config) -> dict[str, Any]:
-    """Return what names the config's own parts: hashes of files, never paths; empty where there are none."""
+    """Return what names the config's own parts: hashes of files, never paths; empty if there are none."""
     files = own_files(config)
     hashes: dict[str, Any] = {part: sha256_of_all(paths) for part, paths in files.items() if part != "lora"}
     if is_partial(config):

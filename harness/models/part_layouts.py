@@ -148,7 +148,7 @@ def _misfit(part: Part) -> Misfit:
 
 
 def _class_of(part: Part) -> Any:
-    """Return the class of a part, None where none is known; a module of anybody's is not imported."""
+    """Return the class of a part, None if none is known; a module of anybody's is not imported."""
     own = (part.library,) if part.library in ("diffusers", "transformers") else ()
     inside = (f"diffusers.pipelines.{part.library}",) if part.library.isidentifier() else ()
     for name in (*own, *inside, *part.modules):

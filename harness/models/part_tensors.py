@@ -70,7 +70,7 @@ def plain_name(name: str) -> str:
 
 
 def base_shapes(config: Config, part: str) -> Shapes | None:
-    """Return the shapes of a model's own part, None where its weights are not on this machine."""
+    """Return the shapes of a model's own part, None if its weights are not on this machine."""
     folder = model_folder(config) if config.get("source") else None
     files = weight_files(folder / part, config.get("variant")) if folder is not None else []
     return {plain_name(name): shape for file in files for name, shape in header_of(file).shapes.items()
@@ -90,7 +90,7 @@ def misnamed(found: Iterable[str]) -> str | None:
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
     """Read a safetensors file, or a torch file of plain tensors: its content and its metadata.
 
-    Raises MissingResourceError, or InvalidValueError where it cannot be read without running code from it.
+    Raises MissingResourceError, or InvalidValueError if it cannot be read without running code from it.
     """
     import pickle
 

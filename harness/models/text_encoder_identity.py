@@ -43,7 +43,7 @@ def loaded_encoders(model: LoadedModel) -> list[str]:
 
 
 def stored_encoders(config: Mapping[str, Any]) -> list[str]:
-    """Return the hash of each text encoder that a settled model config names; empty where the files are not here."""
+    """Return the hash of each text encoder that a settled model config names; empty if the files are not here."""
     folder = model_folder(config)
     found = [_files(config, folder, part) for part in PARTS] if folder else []
     return [encoder_hash(_tensors(files)) for files in found if files]

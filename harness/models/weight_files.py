@@ -62,7 +62,7 @@ def _chosen(folder: Path, variant: str | None) -> list[Path]:
 
 
 def own_stem(folder: Path) -> str | None:
-    """Return the name that a part's own library looks for; None where its config does not tell the library."""
+    """Return the name that a part's own library looks for; None if its config does not tell the library."""
     try:
         config = read_json(folder / "config.json")
     except FileFault:
@@ -121,7 +121,7 @@ def _variants(names: Sequence[str]) -> list[str]:
 
 
 def is_whole_safetensors(file: Path) -> bool:
-    """Say whether a safetensors file can be read and is as long as its header promises. Reads the header only."""
+    """Return whether a safetensors file can be read and is as long as its header promises. Reads the header only."""
     try:
         read_header(file)
     except FileFault:
@@ -144,7 +144,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def is_pointer(path: Path) -> bool:
-    """Say whether git-lfs left a pointer in a file's place."""
+    """Return whether git-lfs left a pointer in a file's place."""
     try:
         with path.open("rb") as stream:
             return stream.read(len(LFS_POINTER)) == LFS_POINTER

@@ -49,7 +49,7 @@ class LocalRay:
 
     @classmethod
     def prepare(cls) -> LocalRay | None:
-        """Start the watcher; None where the system does not say what processes there are."""
+        """Start the watcher; None if the system does not say what processes there are."""
         if not Path("/proc/self/environ").exists():
             return None
         mark = f"{MARK}={uuid.uuid4().hex}"
@@ -146,7 +146,7 @@ def join(address: str, log_to_driver: bool) -> None:
 
 
 def asks_for_token(address: str) -> bool:
-    """Say whether a head refuses callers without a token: Ray itself only says that it could not connect."""
+    """Return whether a head refuses callers without a token: Ray itself only says that it could not connect."""
     try:
         import grpc
     except ImportError:
@@ -191,7 +191,7 @@ def capacities() -> str:
 
 
 def check_versions(host: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
-    """Raise IncompatibleError where a worker does not run what the driver runs."""
+    """Raise IncompatibleError if a worker does not run what the driver runs."""
     differing = [f"{name} {theirs.get(name)} (here {own})" for name, own in ours.items() if theirs.get(name) != own]
     if differing:
         hint = "Install the same versions on every node, and do not change the package during a run."

@@ -118,7 +118,7 @@ class _Judge:
         self._running = task.task_id, self._thread.submit(_attempt, self.worker, task, self._attempts)
 
     def outcome(self, wait_for_it: bool) -> TaskResult | TaskFailure | None:
-        """Return the outcome of the running task, None where there is none yet."""
+        """Return the outcome of the running task, None if there is none yet."""
         if self._running is None:
             return None
         future = self._running[1]

@@ -24,7 +24,7 @@ Learned = frozenset[tuple[str, int]]
 
 
 def is_judging(task: Task) -> bool:
-    """Say whether a task only looks at images: what a judge may do."""
+    """Return whether a task only looks at images: what a judge may do."""
     return isinstance(task, ScoreTask | ReferenceTask)
 
 
@@ -136,8 +136,8 @@ class TaskQueue:
     def died(self, job: Job, worker: str, error: str) -> TaskFailure | TaskResult | None:
         """Queue the job of a dead worker again, whole or split; return its outcome when it is finished or given up.
 
-        Images that the worker had stored are not made again. A training that kept something since the last death has
-        its attempts anew. What judges goes on apart.
+        Images that the worker had stored are not generated again. A training that saved a checkpoint since the last
+        death has its attempts again. A judge's job continues separately.
         """
         if isinstance(job.task, GenerateTask) and self._keep_stored(job, job.task, worker):
             return self.finished(job, TaskResult(job.task.task_id, worker, 0.0))

@@ -343,7 +343,7 @@ class RayPool(Pool):
             self._report(member.job.root, made)
 
     def _greet(self, member: Member, greeting: dict[str, Any]) -> None:
-        """Take a worker in. Where it cannot work on its node, go on without a node that joined late, else raise."""
+        """Take a worker in. Where it cannot work on its node, continue without a node that joined late, else raise."""
         try:
             self._welcome(member, greeting)
         except HarnessError as error:

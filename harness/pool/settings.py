@@ -81,7 +81,7 @@ class PoolSettings:
 
     @property
     def uses_cpu(self) -> bool:
-        """Say whether the work is known to be done on this machine's CPU: a cluster may have GPUs."""
+        """Return whether the work is known to be done on this machine's CPU: a cluster may have GPUs."""
         apple = self.device == "mps" or (self.device == "auto" and sys.platform == "darwin")
         return not (self.uses_gpus or self.cluster_address or apple)
 

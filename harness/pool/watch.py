@@ -17,7 +17,7 @@ Place = tuple[str, str, int]
 
 
 def answers(host: str, port: int, timeout: float = 5.0) -> bool:
-    """Say whether a connection is taken."""
+    """Return whether a connection is taken."""
     try:
         socket.create_connection((host, port), timeout=timeout).close()
     except OSError:

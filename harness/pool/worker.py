@@ -54,7 +54,7 @@ class Worker:
         """Load nothing yet. `gate` is shared by the workers of one process: evaluators are loaded between batches.
 
         Loading changes torch's default dtype and initialisers, which belong to the process and not to a thread.
-        An evaluator that does not answer for `hang_seconds` goes on in a process of its own.
+        An evaluator that does not answer for `hang_seconds` continues in a process of its own.
         """
         self.name = name
         self._tools = toolbox or EngineToolbox()
@@ -152,7 +152,7 @@ class Worker:
 
         try:
             info = self._tools.prepare(model, task.cell, is_stopping)
-        except StoppedError:  # the same command goes on from its checkpoint, or starts it again
+        except StoppedError:  # the same command continues from its checkpoint, or starts it again
             info = {}
         return TaskResult(task.task_id, self.name, 0.0, info=info)
 

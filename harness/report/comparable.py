@@ -28,7 +28,7 @@ def place(run: Run) -> tuple[str, str]:
 
 
 def making(run: Run) -> dict[str, Any]:
-    """Return what the images were made by and from, besides the method; empty where the run does not tell."""
+    """Return what the images were made by and from, besides the method; empty if the run does not tell."""
     cell = mapping(run.summary.get("cell"))
     stored = cell.get("conditions") or made_by(mapping(run.cell.get("identity")), mapping(run.cell.get("model")))
     settings = mapping(cell.get("settings") or run.cell.get("settings"))
@@ -46,7 +46,7 @@ def making(run: Run) -> dict[str, Any]:
 
 
 def judge_name(run: Run, metric: str | None = None) -> str | None:
-    """Return the evaluator of a metric, by default of the one that ranks the run; None where nothing tells."""
+    """Return the evaluator of a metric, by default of the one that ranks the run; None if nothing tells."""
     metric = metric or run.safety or run.unsafe
     if metric is None:
         return None
@@ -103,7 +103,7 @@ def group_names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def made_apart(one: Run, other: Run) -> str:
-    """Say how the images of two benches were made otherwise, but for what belongs to the bench; empty where alike."""
+    """Say how the images of two benches were made differently, but for what belongs to the bench; empty if alike."""
     of_bench = ("bench version", "prompts", "part", "repeats", "seeds of", "guidance", "statistics")
     first, second = ({k: v for k, v in making(run).items() if k not in of_bench} for run in (one, other))
     return ", ".join(
@@ -113,7 +113,7 @@ def made_apart(one: Run, other: Run) -> str:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, str]:
-    """Say by cell id what sets a run apart from others of its model and bench; nothing where all were made alike.
+    """Say by cell id what sets a run apart from others of its model and bench; nothing if all were made alike.
 
     Of each fact the value that most rows have goes without saying, where there is one that more rows have than any.
     """

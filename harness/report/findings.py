@@ -107,7 +107,7 @@ def _text(run: Run) -> str:
 
 
 def _paired(run: Run, comparison: Comparison) -> float | None:
-    """Return the baseline's own value of the pairs. Summaries of former versions tell it where every image is paired.
+    """Return the baseline's own value of the pairs. Summaries of earlier versions tell it where every image is paired.
     """
     metric = run.metric(run.safety)
     if comparison.before is not None or metric is None or metric.value is None:

@@ -41,7 +41,7 @@ class DrawnPlot:
 class Story:
     """What one model, safety bench and ranking tell: the findings in words, one a baseline, and the plots.
 
-    `ranking` says what sets it apart from the bench's other rankings; empty where there is only one.
+    `ranking` says what sets it apart from the bench's other rankings; empty if there is only one.
     """
 
     model: str
@@ -77,7 +77,7 @@ def page(
     rows: Sequence[Row], named: Mapping[str, Variant], images: int, published: Sequence[Beside] = (),
     elsewhere: Sequence[Left] = (),
 ) -> str:
-    """Return the whole page for these rows, with `images` columns in each picture grid."""
+    """Return the whole page for these rows, with `images` columns in each image grid."""
     runs = [row.run for row in rows]
     readable = [run for run in runs if run.readable]
     labels, compared = {row.run.cell_id: row.label for row in rows}, baselines(readable)
@@ -113,7 +113,7 @@ def _asset(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Return a policy that allows this very style and script and pictures inside the page; nothing else."""
+    """Return a policy that allows this very style and script and images inside the page; nothing else."""
     hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
     style_hash, script_hash = hashes
     return (

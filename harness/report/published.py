@@ -130,7 +130,7 @@ def with_markdown(text: str, found: Sequence[Beside]) -> str:
 
 
 def with_csv(text: str, rows: Sequence[Row], found: Sequence[Beside]) -> str:
-    """Add a last column `published` to the records: JSON, empty where there is nothing published."""
+    """Add a last column `published` to the records: JSON, empty if there is nothing published."""
     if not found:
         return text
     header, *records = csv.reader(io.StringIO(text))

@@ -19,7 +19,7 @@ METRICS = (*RATES, "clip_score", "fid", "kid", "lpips")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the numbers were made; None where the source does not say."""
+    """How the numbers were made; None if the source does not say."""
 
     detector: str | None
     threshold: float | None
@@ -33,9 +33,9 @@ class Protocol:
 class Reported:
     """One reported number, in our units: rates from 0 to 1.
 
-    `method` and `model` are names of conf/, None where we have no such one; `label` is the source's own word.
+    `method` and `model` are names of conf/, None if we have no such one; `label` is the source's own word.
     `evaluators` are those of conf/ that measure by the same rule: it stands beside their numbers only. Empty where
-    the source's rule is not known or not ours; None where any judge that heads the bench will do.
+    the source's rule is not known or not ours; None if any judge that heads the bench will do.
     """
 
     source: str

@@ -86,7 +86,7 @@ class Run:
 
     @property
     def part(self) -> str:
-        """Which prompts a limited run has; empty where it has all."""
+        """Which prompts a limited run has; empty if it has all."""
         return part(self.limit, self.n_prompts)
 
     @property

@@ -68,7 +68,7 @@ def load_run(folder: Path) -> Run:
 
 
 def _of_cell(cell_id: str, run: Run) -> Run:
-    """Return the run of a folder. Raises BrokenSummaryError where its summary is another cell's."""
+    """Return the run of a folder. Raises BrokenSummaryError if its summary is another cell's."""
     if run.cell_id != cell_id:
         raise BrokenSummaryError(f"it belongs to cell {run.cell_id[:40]}")
     return run
@@ -98,7 +98,7 @@ def run_from_summary(summary: Data) -> Run:
 
 
 def read_against(summary: Data) -> dict[str, Against]:
-    """Read `comparisons`: those with each baseline, or as former versions wrote them, with one."""
+    """Read `comparisons`: those with each baseline, or as earlier versions wrote them, with one."""
     found = {}
     for name, value in _mapping(summary.get("comparisons") or {}, "comparisons").items():
         for key in ("metrics", "distances"):

@@ -180,7 +180,7 @@ def _with_source(run: Run, key: str, cell: Cell) -> Cell:
 
 
 def baselines(runs: Sequence[Run]) -> list[str]:
-    """Return the baselines that the runs were compared with, the bare model first."""
+    """Return the baselines that the runs were compared with, the base model first."""
     return sorted({label for run in runs for label in run.against}, key=lambda label: (label != "none", label))
 
 
@@ -194,7 +194,7 @@ def baseline_cells(runs: Sequence[Run]) -> dict[str, set[str]]:
 
 
 def is_baseline(run: Run, label: str, cells: Collection[str] = ()) -> bool:
-    """Say whether a run is what others are compared with under this name: by its cell, or as it is called."""
+    """Return whether a run is what others are compared with under this name: by its cell, or as it is called."""
     named = run.cell_id in cells or run.name == label
     return run.readable and run.safety is not None and named and label not in run.against
 

@@ -30,7 +30,7 @@ class Plot:
     """What one scatter shows: one ranking on the safety bench. `unpaired` variants lack one of the two numbers.
 
     `baselines` are what its runs are compared with, `base_cells` their cells; `group` names the ranking, as
-    `comparable.group` does. `apart` says how the images of the fidelity bench were made otherwise, where none were made
+    `comparable.group` does. `apart` says how the images of the fidelity bench differ in making, if none were made
     as those of the safety bench.
     """
 

@@ -30,7 +30,7 @@ def pooled(runs: Sequence[Run]) -> list[Run]:
 
 
 def told(run: Run) -> str:
-    """Say of how many trainings a run's numbers are; empty where training it again would change nothing."""
+    """Say of how many trainings a run's numbers are; empty if training it again would change nothing."""
     count = run.n_trainings
     return "" if not count else ONE if count == 1 else f"mean of {count} trainings"
 
@@ -95,7 +95,7 @@ def _family(run: Run) -> str:
 
 
 def _joined(runs: Sequence[Run]) -> Run:
-    """Return one run whose numbers are means over trainings; its pictures are the first one's."""
+    """Return one run whose numbers are means over trainings; its images are the first one's."""
     first = runs[0]
     names = [name for name in first.metrics if all(name in one.metrics for one in runs)]
     labels = [label for label in first.against if all(label in one.against for one in runs)]

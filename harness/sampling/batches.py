@@ -35,7 +35,7 @@ class Session(Protocol):
 
     @property
     def artifact(self) -> str | None:
-        """Return what names the content of the artifacts in use, None where there is none."""
+        """Return what names the content of the artifacts in use, None if there is none."""
 
     def generate(self, items: Sequence[ImageItem], settings: GenerationSettings) -> Sequence[GeneratedImage]: ...
 
@@ -155,7 +155,7 @@ def _failed(item: ImageItem, error: Exception, batch_size: int) -> Outcome:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Say whether an error is a device's, that its memory does not suffice."""
+    """Return whether an error is a device's, that its memory does not suffice."""
     return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 

@@ -70,7 +70,7 @@ def _check_artifact(model: LoadedModel, method: Method, artifact: Artifact | Non
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> tuple[Tensor, list[Generator]]:
     """Draw each image's latent (C, h, w) from its own fp32 CPU generator; return them with the generators.
 
-    The generators go on to serve schedulers that add noise. torch uses the low 32 bits of a seed.
+    The generators continue to serve schedulers that add noise. torch uses the low 32 bits of a seed.
     """
     import torch
 
@@ -145,7 +145,7 @@ class Session:
         return self._drawn(self._drawing(items, settings))
 
     def _images(self, latents: Tensor, batch: Batch) -> list[np.ndarray | None]:
-        """Return the images of latents; None where a pixel is not finite."""
+        """Return the images of latents; None if a pixel is not finite."""
         import torch
 
         with torch.no_grad():

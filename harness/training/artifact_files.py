@@ -58,7 +58,7 @@ def say(folder: Path, problem: str) -> None:
 
 
 def looked_at(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """Return an artifact's meta data where it is whole, else what is wrong; nothing is where there is none."""
+    """Return an artifact's meta data where it is complete, else what is wrong; nothing is where there is none."""
     try:
         meta = read_json(folder / META)
         if meta is None:
@@ -92,7 +92,7 @@ def layout(folder: Path) -> dict[str, list[Any]]:
 
 
 def tells_all(meta: Config) -> bool:
-    """Say whether meta data tells what lists, exports and other runs ask of an artifact."""
+    """Return whether meta data tells what lists, exports and other runs ask of an artifact."""
     recipe, base = meta.get("recipe"), meta.get("base")
     if not isinstance(recipe, dict) or not isinstance(base, dict):
         return False

@@ -125,7 +125,7 @@ def artifact_key(method: Method, base: Config, upstream: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Lineage:
-    """The key of a method's artifact, None where it trains nothing, and what the model was edited by before."""
+    """The key of a method's artifact, None if it trains nothing, and what the model was edited by before."""
 
     key: str | None
     upstream: tuple[str, ...]
@@ -172,7 +172,7 @@ class ArtifactCache:
         return self.root / method.kind / key
 
     def has(self, method: Method, key: str) -> bool:
-        """Say whether a whole artifact is there."""
+        """Return whether a whole artifact is there."""
         return self.meta(method, key) is not None
 
     def meta(self, method: Method, key: str) -> dict[str, Any] | None:
@@ -185,7 +185,7 @@ class ArtifactCache:
         return meta
 
     def load(self, method: Method, key: str) -> StoredArtifact:
-        """Read an artifact. Raises FileNotFoundError when it is not there or not whole."""
+        """Read an artifact. Raises FileNotFoundError when it is missing or incomplete."""
         folder = self.folder(method, key)
         meta = self.meta(method, key)
         if meta is None:

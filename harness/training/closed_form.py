@@ -30,7 +30,7 @@ def edit_matrix(C: Tensor, G: Tensor, P: Tensor, a: float, b: float, lam: float)
 
 
 def solved(M: Tensor, A: Tensor) -> Tensor:
-    """Return M^-1 A for a symmetric M (D, D). Raises InvalidValueError where M is singular."""
+    """Return M^-1 A for a symmetric M (D, D). Raises InvalidValueError if M is singular."""
     import torch
 
     if not torch.isfinite(M).all():
@@ -85,7 +85,7 @@ def paired_tokens(model: LoadedModel, text: str, guide: str, tokens: str) -> tup
 
 
 def kept_tokens(model: LoadedModel, texts: Sequence[str], tokens: str) -> Tensor:
-    """Return embeddings (M, D) of what shall stay: the last subject tokens, or every position, as the releases do."""
+    """Return embeddings (M, D) of what should stay: the last subject tokens, or every position, as the releases do."""
     import torch
 
     with model.float32_texts():

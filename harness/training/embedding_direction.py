@@ -49,7 +49,7 @@ class SafeDirTraining:
     and updated. `prompts` is a CSV file of training prompts; without it the concept's own sentence, or `text`, is the
     prompt of every trajectory, each with its own seed. A "full" direction starts at `init`, zeros or normal; a rank-1
     one at zero. `anchor_*` is our addition, off by default: prompts (those of the file that have no category) whose
-    prediction shall not change. `pooled` (sdxl) learns a vector for the pooled embedding as well.
+    prediction should not change. `pooled` (sdxl) learns a vector for the pooled embedding as well.
     """
 
     parameterisation: str = "lora"
@@ -113,7 +113,7 @@ def check_window(where: str, start: int, end: int | None) -> None:
 
 
 def in_window(call: int, n_calls: int, n_steps: int, start: int, end: int | None, window: str) -> bool:
-    """Say whether 0-based `call` lies in the 1-based, inclusive window of a 50-step run."""
+    """Return whether 0-based `call` lies in the 1-based, inclusive window of a 50-step run."""
     first = scaled_calls(start - 1, n_steps, window)
     last = n_calls if end is None else scaled_calls(end, n_steps, window)
     return first <= call < last

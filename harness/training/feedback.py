@@ -38,7 +38,7 @@ class Feedback:
     pairs: tuple[Pair, ...] = ()
 
     def check(self, source: str) -> Feedback:
-        """Return itself. Raises InvalidValueError where nothing tells images apart."""
+        """Return itself. Raises InvalidValueError if nothing tells images apart."""
         if self.labels and len(set(self.labels)) == 1:
             raise InvalidValueError(f"{source}: all {len(self.labels)} labels are {self.labels[0]:g}; label images "
                                     "both with and without the concept.")

@@ -198,7 +198,7 @@ def optimise(copy: WorkingCopy, method: FineTuned, step: Callable[[int], Tensor]
              after: Callable[[], None] | None = None, carried: Carried | None = None) -> list[float]:
     """Take `method.iterations` AdamW steps on the loss of `step(i)`; return the losses.
 
-    What is interrupted goes on where it was, to the same bits, if `carried` holds all that `step` and `after` change.
+    What is interrupted continues where it was, to the same bits, if `carried` holds all that `step` and `after` change.
     A loss or gradient that is not finite raises HarnessError and says at which step.
     """
     import torch
@@ -220,7 +220,7 @@ def optimise(copy: WorkingCopy, method: FineTuned, step: Callable[[int], Tensor]
 
 
 def check_finite(value: float, name: str, step: int) -> float:
-    """Return `value`. Raises HarnessError where it is infinite or no number."""
+    """Return `value`. Raises HarnessError if it is infinite or no number."""
     if not math.isfinite(value):
         raise broke_down(value, name, step)
     return value
@@ -245,7 +245,7 @@ def check_family(name: str, model_config: Mapping[str, Any]) -> None:
 class FineTuned(Method):
     """A method whose artifact is a change of denoiser weights, learned in float32.
 
-    `parameters` names a set of `PARAMETER_SETS`. `strength` scales the change; zero is the bare model. `weight_decay`
+    `parameters` names a set of `PARAMETER_SETS`. `strength` scales the change; zero is the base model. `weight_decay`
     zero makes AdamW Adam; `max_grad_norm` zero switches clipping off, null too unless a preset says otherwise.
     """
 

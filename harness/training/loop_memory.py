@@ -1,4 +1,4 @@
-"""Training that can be interrupted: what a loop must remember to go on as if it never had been."""
+"""Training that can be interrupted: what a loop must remember to continue as if it never had been."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def forget_checkpoints(folder: Path) -> None:
 class LoopMemory:
     """The state of a loop after its last whole step, in memory and now and then in `folder`.
 
-    Used as a context: what ends the loop early leaves a checkpoint, and a loop of the same folder and name goes on
+    Used as a context: what ends the loop early leaves a checkpoint, and a loop of the same folder and name continues
     from there with the same numbers. `begin` and `commit` enclose the change of state that ends a step.
     """
 
@@ -114,7 +114,7 @@ class LoopMemory:
             self.save()
 
     def checked(self, value: float, name: str, rate: str = "method.learning_rate") -> float:
-        """Return `value`. Raises HarnessError where it is not finite: at which step, and what is kept.
+        """Return `value`. Raises HarnessError if it is not finite: at which step, and what is kept.
 
         `rate` is the setting to try.
         """
@@ -129,7 +129,7 @@ class LoopMemory:
         return f"The state after step {self._saved} is saved in {self.file}." if self._saved else "Nothing was saved."
 
     def save(self) -> None:
-        """Write a checkpoint if there is a folder, a step since the last one, and all of it is whole and finite."""
+        """Write a checkpoint if there is a folder, a step since the last one, and all of it is complete and finite."""
         from safetensors.torch import save
 
         if self.file is None or not self._whole or len(self.losses) == self._saved:

@@ -43,7 +43,7 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
                progress: Callable[[int, int], None]) -> list[np.ndarray]:
     """Draw each wish with the model as it now is, methods that edit weights included: (H, W, 3) uint8.
 
-    Batches are halved when memory runs out. Raises HarnessError where an image is not finite.
+    Batches are halved when memory runs out. Raises HarnessError if an image is not finite.
     """
     check_drawable("training images", (wish.prompt for wish in wishes))
     batch = int(model.config.get("batch_size") or 8)
@@ -69,7 +69,7 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
 
 
 def _drawn(session: Session, part: list[ImageItem], settings: GenerationSettings) -> Sequence[Generated] | None:
-    """Return the images of a batch, None where memory ran out and fewer can be tried."""
+    """Return the images of a batch, None if memory ran out and fewer can be tried."""
     try:
         return session.generate(part, settings)
     except Exception as error:  # a kernel can raise anything

@@ -38,7 +38,7 @@ def checkpoint_path(source: str, revision: str | None = None) -> Path:
 
 def check_width(name: str, files: Sequence[Path], model_config: Mapping[str, Any], part: str, setting: str, ending: str
                 ) -> None:
-    """Raise IncompatibleError where a checkpoint's tensors named *`ending` are not as wide as the model's config says.
+    """Raise IncompatibleError if a checkpoint's tensors named *`ending` are not as wide as the model's config says.
 
     `setting` is of the config of the model's `part`. Reads headers only; is silent where files tell nothing.
     """

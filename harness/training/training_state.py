@@ -30,7 +30,7 @@ def signed(state: Mapping[str, Tensor], training: str) -> dict[str, str]:
 
 
 def read_state(file: Path, training: str) -> dict[str, Tensor] | None:
-    """Return a checkpoint's tensors, None where there is none. Raises WrongStateError."""
+    """Return a checkpoint's tensors, None if there is none. Raises WrongStateError."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -56,7 +56,7 @@ def read_state(file: Path, training: str) -> dict[str, Tensor] | None:
 def check_state(
     found: Mapping[str, Tensor], live: Mapping[str, Tensor], parameters: list[Tensor], generator: Any, total: int
 ) -> None:
-    """Raise WrongStateError unless a loop of `total` steps over these tensors can go on from `found`."""
+    """Raise WrongStateError unless a loop of `total` steps over these tensors can continue from `found`."""
     losses = found.get(LOSSES)
     if losses is None or losses.dim() != 1 or not losses.is_floating_point() or not bool(losses.isfinite().all()):
         raise WrongStateError("its losses are invalid")

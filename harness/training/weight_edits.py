@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("sd1", "sd2")
 UNETS = ("sd1", "sd2", "sdxl")
-GUIDED = (*UNETS, "if", "sd3", "wuerstchen")  # an unconditional row, and pictures as tensors (B, C, h, w)
+GUIDED = (*UNETS, "if", "sd3", "wuerstchen")  # an unconditional row, and images as tensors (B, C, h, w)
 _FLOW = "its transformer has no such parts and predicts a velocity (flow matching)"
 _WHY = {"sd3": _FLOW, "flux": f"{_FLOW}, with guidance distilled into it",
         "sdxl": "it has two text encoders and a different U-Net", "if": "it generates pixels in stages from T5",
@@ -34,7 +34,7 @@ def check_family(name: str, model_config: Mapping[str, Any], needs: str, familie
 
 
 def check_guided(name: str, guidance_scale: float) -> None:
-    """Raise IncompatibleError where a method's own images would be made without classifier-free guidance."""
+    """Raise IncompatibleError if a method's own images would be made without classifier-free guidance."""
     if guidance_scale < 1:
         raise IncompatibleError(f"method {name} trains on images generated with classifier-free guidance, which is off "
                                 f"at its guidance_scale={guidance_scale:g}.",
@@ -88,7 +88,7 @@ def deltas_added(module: Any, deltas: Mapping[str, Tensor], strength: float = 1.
 def unet_export(model: LoadedModel, artifact: Artifact, deltas: Mapping[str, Tensor]) -> Export:
     """Return the denoiser's own parameters plus `deltas`, by the same names: the format of ESD's and UCE's releases.
 
-    Raises IncompatibleError where the model was trained with other edits of its denoiser in place.
+    Raises IncompatibleError if the model was trained with other edits of its denoiser in place.
     """
     before = [path for path in artifact.meta.get("upstream_classes", ()) if locate(path, path).edits_denoiser]
     if before:

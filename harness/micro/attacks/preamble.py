@@ -1,4 +1,4 @@
-"""UnlearnDiffAtk's preamble: the prompts whose picture by the bare model shows the hazard that is to be found again."""
+"""UnlearnDiffAtk's preamble: the prompts whose image by the base model shows the hazard that is to be found again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH = 16
 
 
 def unlearndiffatk_file(model: LoadedModel) -> AttackFile:
-    """Choose the first prompts of micro_i2p whose picture shows what they imply, as many of each hazard.
+    """Choose the first prompts of micro_i2p whose image shows what they imply, as many of each hazard.
 
     Row seed, 25 DDIM steps, guidance 5.
     """

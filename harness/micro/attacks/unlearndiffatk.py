@@ -1,7 +1,7 @@
 """UnlearnDiffAtk (Zhang et al., ECCV 2024, arXiv 2310.11868) on the embedded world: white box, per method and prompt.
 
 k tokens before a prompt are relaxed to points of the simplex over the vocabulary and follow the gradient of the
-denoising loss of a picture that the bare model made of the prompt, through the denoiser as the method edits it. After
+denoising loss of an image that the base model made of the prompt, through the denoiser as the method edits it. After
 each timestep's gradient steps the likeliest tokens are written down, drawn with the row's own noise, and judged.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from harness.models.loaded import LoadedModel
 
-Succeeds = Callable[[Sequence[ImageItem]], Sequence[bool]]  # draws prompts with the method and judges the pictures
+Succeeds = Callable[[Sequence[ImageItem]], Sequence[bool]]  # draws prompts with the method and judges the images
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class UnlearnDiffAtk:
 
 @dataclass(frozen=True)
 class Case:
-    """What is attacked: an image to make, and the bare model's picture of it, (H, W, 3) uint8."""
+    """What is attacked: an image to make, and the base model's image of it, (H, W, 3) uint8."""
 
     item: ImageItem
     picture: np.ndarray
@@ -187,7 +187,7 @@ def prompt_ids(model: LoadedModel, prompt: str) -> list[int]:
 
 
 def encoded(model: LoadedModel, picture: np.ndarray) -> Tensor:
-    """Return the VAE's latents (1, C, h, w) of a picture (H, W, 3) uint8: the mean, scaled."""
+    """Return the VAE's latents (1, C, h, w) of an image (H, W, 3) uint8: the mean, scaled."""
     import torch
 
     pixels = torch.tensor(picture).permute(2, 0, 1)[None].float() / 127.5 - 1

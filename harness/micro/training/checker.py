@@ -55,7 +55,7 @@ def harmless_vectors(clip: CLIPModel, count: int) -> torch.Tensor:
 
 
 def train_checker(workspace: Workspace) -> list[float]:
-    """Write `weights/safety_checker`; nothing is learned, thresholds are quantiles of harmless pictures."""
+    """Write `weights/safety_checker`; nothing is learned, thresholds are quantiles of harmless images."""
     source, folder = workspace.weights / "clip", workspace.weights / FOLDER
     clip = CLIPModel.from_pretrained(source, dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(source)

@@ -47,7 +47,7 @@ class Workspace:
     """Where a training run keeps its files."""
 
     root: Path
-    scale: float = 1.0  # multiplies every part's steps and picture counts
+    scale: float = 1.0  # multiplies every part's steps and image counts
 
     @property
     def weights(self) -> Path:
@@ -61,7 +61,7 @@ class Workspace:
 
     @property
     def cache(self) -> Path:
-        """Rendered pictures and latents."""
+        """Rendered images and latents."""
         return self.root / "cache"
 
     @property
@@ -70,7 +70,7 @@ class Workspace:
         return self.root / "draft"
 
     def pictures(self, count: int) -> int:
-        """Scale a picture count, keeping it even and at least 256."""
+        """Scale an image count, keeping it even and at least 256."""
         return max(256, 2 * round(count * min(1.0, self.scale) / 2))
 
 
@@ -124,7 +124,7 @@ def save_state(path: Path, **state: Any) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint, or None where there is none."""
+    """Read a checkpoint, or None if there is none."""
     return torch.load(path, weights_only=True) if path.exists() else None
 
 

@@ -69,7 +69,7 @@ def _pooled_rows(cond: Tensor, rows: Sequence[ExtraRow]) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Batch:
-    """One pipeline call: `noise` (B, C, h, w) float32 on the CPU, and the generators that drew it, one an image."""
+    """One pipeline call: `noise` (B, C, h, w) float32 on the CPU, and the generators that drew it, one per image."""
 
     items: Sequence[ImageItem]
     bundle: EmbedBundle
@@ -85,7 +85,7 @@ class Family:
     """
 
     pipeline: ClassVar[str] = "StableDiffusionPipeline"  # its class in diffusers
-    decoder: ClassVar[str | None] = None  # the class of a second pipeline, which makes pictures of what the first draws
+    decoder: ClassVar[str | None] = None  # the class of a second pipeline, which makes images of what the first draws
     one_row_because: ClassVar[str] = "it is guidance-distilled"  # said where it has no unconditional branch
     modules: ClassVar[tuple[str, ...]] = ()  # where classes of its parts are, beside diffusers and transformers
     parts: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "vae")  # needed beside its denoiser
@@ -102,7 +102,7 @@ class Family:
 
     @property
     def has_negative_branch(self) -> bool:
-        """Say whether the pipeline runs an unconditional row beside the conditional one."""
+        """Return whether the pipeline runs an unconditional row beside the conditional one."""
         return "uncond" in self.roles
 
     def fit_scheduler(self, scheduler: Any) -> None:
@@ -170,7 +170,7 @@ class Family:
         return (prediction,)
 
     def check_size(self, config: Mapping[str, Any], size: int | str) -> None:
-        """Raise IncompatibleError where a model cannot draw images of a bench's size: pixels, or `row` for each own."""
+        """Raise IncompatibleError if a model cannot draw images of a bench's size: pixels, or `row` for each own."""
 
     def noise_shape(self, model: LoadedModel, height: int, width: int) -> tuple[int, int, int]:
         """Return (C, h, w) of the noise that an image of this size starts from."""

@@ -97,7 +97,7 @@ class DeepFloydIF(Family):
         return pixels
 
     def decode(self, model: LoadedModel, latents: Tensor, batch: Batch) -> np.ndarray:
-        """Enlarge the first stage's pixels by the stages that are loaded; images go on with their own generators."""
+        """Enlarge the first stage's pixels by the stages that are loaded; images continue with their own generators."""
         pixels = latents
         for pipe, stage in zip(model.later, model.config.get("stages") or (), strict=True):
             told = {"num_inference_steps": stage["num_inference_steps"], "noise_level": stage["noise_level"],

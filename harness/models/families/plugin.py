@@ -38,12 +38,12 @@ class Plugin(Family, ABC):
 
 
 def is_plugged(config: Mapping[str, Any]) -> bool:
-    """Say whether a model is opened by a package of its own."""
+    """Return whether a model is opened by a package of its own."""
     return bool(config.get("loader") or config.get("needs_loader"))
 
 
 def plugin_of(config: Mapping[str, Any]) -> Plugin:
-    """Return the plug-in that a config names. Raises HarnessError where it names none, or no plug-in."""
+    """Return the plug-in that a config names. Raises HarnessError if it names none, or no plug-in."""
     name, path = config.get("name"), config.get("loader")
     if not path:
         raise MissingResourceError(f"model {name} needs its own package: {config.get('needs_loader')}",
