@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InvalidValueError, MissingResourceError
-from harness.lib.atomic import sha256_file
+from harness.lib.hashing import file_hash
 from harness.lib.image_files import image_folder, named_file
 from harness.lib.table_file import read_table
 from harness.lib.table_values import without_point
@@ -50,7 +50,7 @@ class LabelledFolder:
 
     def sha256(self) -> str:
         """Hash names, contents and labels. Raises InvalidValueError for one content under two labels."""
-        hashes = {image.name: sha256_file(self.file(image)) for image in self.images}
+        hashes = {image.name: file_hash(self.file(image)) for image in self.images}
         first: dict[str, LabelledImage] = {}
         for image in self.images:
             other = first.setdefault(hashes[image.name], image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from harness.bench.rows import column_notes, field_columns, generated, prompt_ro
 from harness.bench.select import Source, Wanted, ids_hash, list_hash, names_any, select
 from harness.bench.source import cached_prompt_file, prompt_file, said_source
 from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.lib.hashing import canonical_json, text_hash
 from harness.lib.table_file import Table, file_bytes, parse_table
 from harness.lib.table_values import is_null_text
 from harness.records import PromptRow
@@ -87,7 +87,7 @@ class _Origin:
 def _generated(card: Card) -> tuple[Table, str]:
     assert card.generate is not None
     records = generated(card.generate)
-    sha256 = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    sha256 = text_hash(canonical_json(records, spaced=True, ascii_only=True))
     return Table(f"card {card.name}", tuple(records[0]), tuple(records)), sha256
 
 

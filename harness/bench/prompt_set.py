@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from harness.bench import screen
+from harness.lib.hashing import canonical_json
 from harness.lib.progress import counted
 from harness.records import PromptRow
 
@@ -43,7 +43,7 @@ class PromptSet:
         digest = hashlib.sha256()
         for row in self.rows:
             fields = {key: value for key, value in vars(row).items() if key != "size"}
-            digest.update(json.dumps(fields, sort_keys=True, ensure_ascii=False, default=str).encode())
+            digest.update(canonical_json(fields, spaced=True, other=str).encode())
             digest.update(b"\n")
         return digest.hexdigest()
 

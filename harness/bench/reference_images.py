@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.bench.references import ReferenceImages
 from harness.errors import InvalidValueError, MissingResourceError
-from harness.lib.pictures import opened
+from harness.lib.image_files import open_image
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ImagesOfPrompts(ReferenceImages):
             raise MissingResourceError(problem)
         for file in self.files:
             try:
-                with opened(self._folder / file) as picture:
+                with open_image(self._folder / file) as picture:
                     pixels = np.asarray(picture.convert("RGB"))
             except (OSError, ValueError, SyntaxError) as error:
                 raise MissingResourceError(f"{self._folder / file} is not a readable image: {error}.") from error

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.evaluator import Evaluator, Kind, SetEvaluator
 from harness.evaluators.degenerate import degenerate_kind
-from harness.lib.pictures import opened
+from harness.lib.image_files import open_image
 from harness.metrics.attributes import UNDECIDED
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.records import ImageKey, ScoreItem, ScoreRequest, ScoreRow, Verdict
@@ -76,7 +76,7 @@ def read_image(file: str | Path, upright: bool = False) -> NDArray[np.uint8]:
     """
     from PIL import ImageOps
 
-    with opened(file) as picture:
+    with open_image(file) as picture:
         if picture.format in MOVING and getattr(picture, "is_animated", False):
             raise ValueError(f"{getattr(picture, 'n_frames', 'several')} frames: animated images are not supported")
         picture.load()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import uuid
@@ -74,12 +73,6 @@ def write_atomic(path: Path, data: bytes) -> None:
         if known is None:
             raise
         raise known from error
-
-
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def nearest_existing(path: Path) -> Path:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError, MissingResourceError, StorageError
-from harness.lib.atomic import free_space, sha256_file, storage_error, write_atomic
+from harness.lib.atomic import free_space, storage_error, write_atomic
+from harness.lib.hashing import file_hash
 from harness.lib.hub_cache import has_token, hub_cache, is_offline
 from harness.lib.progress import size
 
@@ -87,7 +88,7 @@ def fetch(repository: Repository, file: RemoteFile) -> Path:
     with hub_faults(repository.id, repository.kind):
         found = Path(hf_hub_download(repository.id, file.name, revision=repository.commit, repo_type=repository.kind,
                                      cache_dir=hub_cache(), endpoint=_endpoint()))
-    if found.stat().st_size != file.bytes or (file.sha256 and sha256_file(found) != file.sha256):
+    if found.stat().st_size != file.bytes or (file.sha256 and file_hash(found) != file.sha256):
         blob = found.resolve()
         found.unlink()
         blob.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ _MOVED = {
                "report.label_page=label_page score"),
     "evaluators": "scoring",
     "lib": ("absolute arrays build=targets downloads ending evaluators.weights=weights hub "
-               "image_files lease machine needs paths pictures progress reading reproducible "
+               "image_files lease machine needs paths pictures=image_files progress reading reproducible "
                "sources=wanted streams table_file table_formats table_text table_values "
                "targets=trusted_targets tensor_headers torch_headers"),
     "models": ("conditions families fetch_models=downloads ldm_names lora model_checks=checks "

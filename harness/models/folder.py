@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.lib.hashing import cached_file_hash
 from harness.lib.hub_cache import cached_snapshot
 from harness.lib.tensor_headers import SUFFIX, FileFault, os_fault, pointer_fault, read_header, shown
 from harness.lib.weights import PACKAGE_PREFIX, package_folder
@@ -225,8 +225,7 @@ def folder_fingerprint(folder: Path, variant: str | None, without: Sequence[str]
     """Return sha256 over the names and contents of the files that the pipeline loads, and what it does with texts."""
     digest = hashlib.sha256()
     for file in sorted(_loaded_files(folder, variant, without)):
-        stat = file.stat()
-        content = _file_sha256(str(file), stat.st_size, stat.st_mtime_ns)
+        content = cached_file_hash(file)
         digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
     forced = _index(folder).get(FORCED_ZEROS)
     if forced is not None:
@@ -240,8 +239,3 @@ def _loaded_files(folder: Path, variant: str | None, without: Sequence[str]) -> 
         yield from (file for file in part.iterdir() if file.suffix in (".json", ".txt", ".model"))
         yield from (file for file in weight_files(part, variant) if file.is_file())
 
-
-@lru_cache(maxsize=256)
-def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

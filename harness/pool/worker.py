@@ -23,7 +23,8 @@ from harness.cells.store import CellStore, EvaluatorKey, FeatureBlock, StoredSco
 from harness.cells.writer import ImageWriter
 from harness.errors import IncompatibleError, StoppedError, StorageError
 from harness.evaluator import SetEvaluator
-from harness.lib.atomic import PassingFault, is_passing, sha256_file, write_atomic
+from harness.lib.atomic import PassingFault, is_passing, write_atomic
+from harness.lib.hashing import file_hash
 from harness.lib.machine import hardware_name, peak_memory_mb, versions, versions_text
 from harness.pool.at_work import at_work
 from harness.pool.holding import Holding, fingerprint
@@ -328,7 +329,7 @@ def _reference_item(index: int, image: np.ndarray) -> ScoreItem:
 
 def _hash(file: str | None) -> str | None:
     try:
-        return sha256_file(Path(file)) if file is not None else None
+        return file_hash(Path(file)) if file is not None else None
     except FileNotFoundError:  # the evaluator will say so, image by image
         return None
 

@@ -5,13 +5,12 @@ Rows of one model and bench fall into groups. What differs between the groups is
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.cells.comparable import GIVEN, made_by, mapping
+from harness.lib.hashing import canonical_json, text_hash
 from harness.report.run import Run
 
 NOT_KNOWN = "not known"
@@ -72,8 +71,7 @@ def facts(run: Run, metric: str | None = None) -> dict[str, Any]:
 
 def group(run: Run, metric: str | None = None) -> str:
     """Name the ranking that a run stands in: runs of one model and bench with the same name are comparable."""
-    text = json.dumps(facts(run, metric), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return text_hash(canonical_json(facts(run, metric), spaced=True, ascii_only=True, other=str))[:8]
 
 
 def rank(run: Run) -> tuple[bool, bool, int, str]:
@@ -162,7 +160,7 @@ def _absent(one: Mapping[str, Any]) -> str:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+    return canonical_json(value, other=str)
 
 
 def _short(value: Any) -> str:

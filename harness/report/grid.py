@@ -15,7 +15,7 @@ from PIL import ImageOps
 from harness.cells.store import CellStore, EvaluatorKey
 from harness.cells.tables import is_inside
 from harness.cells.verdicts import read_verdicts as stored_verdicts
-from harness.lib.pictures import opened
+from harness.lib.image_files import open_image
 from harness.records import ImageKey, ImageRow, Status, Verdict
 from harness.report.run import Data, Run
 
@@ -158,7 +158,7 @@ def _data_url(folder: Path, file: str) -> str | None:
     if not path.is_relative_to(folder.resolve()):
         return None
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             picture = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError):
         return None

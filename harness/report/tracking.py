@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 from harness.cells.comparable import by_baseline, status_text
 from harness.cells.tracker import NoTracker, Tracker
 from harness.checks import check_choice, check_integer
-from harness.lib.pictures import opened
+from harness.lib.image_files import open_image
 from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class WandbTracker:
         sample = []
         for row in shown:
             try:
-                with opened(folder / str(row.file)) as picture:
+                with open_image(folder / str(row.file)) as picture:
                     kept = picture.convert("RGB")
             except (OSError, ValueError, SyntaxError) as error:
                 log.warning("%s is not shown: %s", row.file, error)

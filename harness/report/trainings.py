@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.cells.comparable import mapping
+from harness.lib.hashing import canonical_json
 from harness.metrics.trainings import OfOne, of_several, p_value
 from harness.records import Comparison, Metric
 from harness.report import format as fmt
@@ -91,7 +91,7 @@ def _family(run: Run) -> str:
     evaluators = mapping(run.summary.get("evaluators"))
     judges = {str(name): mapping(one).get("fingerprint") for name, one in evaluators.items()}
     sizes = [settings.get("limit"), settings.get("repeats")]
-    return json.dumps([run.model, run.method, run.bench, family, sizes, judges], sort_keys=True, default=str)
+    return canonical_json([run.model, run.method, run.bench, family, sizes, judges], other=str)
 
 
 def _joined(runs: Sequence[Run]) -> Run:

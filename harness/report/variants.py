@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.lib.hashing import canonical_json
 from harness.report.run import Run
 
 METHOD_KEYS = ("methods", "method")
@@ -61,7 +62,7 @@ def variants(runs: Sequence[Run]) -> dict[str, Variant]:
         keys = _sweep_keys(family, parameters)
         for run in family:
             values = tuple((key, parameters[run.cell_id].get(key)) for key in keys)
-            identity = json.dumps([model, method, values], sort_keys=True, default=str)
+            identity = canonical_json([model, method, values], other=str)
             label = " ".join([method, *(f"{key.rsplit('.', 1)[-1]}={_short(v)}" for key, v in values)])
             named[run.cell_id] = Variant(model, method, identity, label, values)
     return named

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.lib.atomic import sha256_file
+from harness.lib.hashing import file_hash
 from harness.lib.reading import UnreadableFileError, read_bytes, read_json
 from harness.lib.tensor_headers import FileFault, header_of, read_header, shown
 from harness.lib.tensor_values import not_finite
@@ -77,7 +77,7 @@ def _problem(meta: Config, folder: Path) -> str:
     """Say why meta data does not tell of the tensors beside it, or of a training as the harness reads it."""
     if not (isinstance(meta.get("training", {}), dict) and _is_time(meta.get("seconds"))):
         return f"{META} describes no training"
-    if sha256_file(folder / TENSORS) != meta.get("sha256"):
+    if file_hash(folder / TENSORS) != meta.get("sha256"):
         return f"{TENSORS} does not match the hash in {META}"
     if "tensors" in meta and meta["tensors"] != layout(folder):
         return f"{TENSORS} has other tensors than {META} lists"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness.checks import user_path
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError
 from harness.lib.atomic import storage_error, write_atomic
+from harness.lib.hashing import canonical_hash, canonical_json, text_hash
 from harness.lib.lease import InUseError, Lease
 from harness.lib.reproducible import reproducible, seeded
 from harness.lib.tensor_headers import header_of
@@ -119,8 +120,7 @@ def _major(package: str) -> str:
 def artifact_key(method: Method, base: Config, upstream: Sequence[str]) -> str:
     """Return the hash that names an artifact: of the training recipe, the base model and the upstream artifacts."""
     content = {**method.training_identity(), "base": base, "upstream": list(upstream)}
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return canonical_hash(content)[:16]
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,7 @@ def artifact_keys(methods: Sequence[Method], base: Config, given: GivenArtifact 
 def _applied(method: Method, key: str | None) -> str:
     """Return the hash that names what a method does to the model: its artifact, and how strongly it is applied."""
     content = {part: value for part, value in method.identity().items() if part != "name"} | {"artifact": key}
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return text_hash(canonical_json(content, other=str))[:16]
 
 
 class ArtifactCache:

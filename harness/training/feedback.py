@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
-from harness.lib.image_files import named_file
-from harness.lib.pictures import opened
+from harness.lib.image_files import named_file, open_image
 from harness.lib.table_file import Table, read_table
 from harness.lib.table_values import number
 from harness.lib.weights import sha256_of
@@ -131,7 +130,7 @@ def _image(file: Path) -> np.ndarray:
     import numpy as np
 
     try:
-        with opened(file) as image:
+        with open_image(file) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
         raise InvalidValueError(f"{file} is not a readable image: {error}.") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -132,11 +131,6 @@ def save_half(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write floating tensors as fp16 safetensors."""
     half = {k: (t.half() if t.is_floating_point() else t).contiguous() for k, t in tensors.items()}
     replace_atomically(path, lambda p: save_file(half, p, metadata={"format": "pt"}))
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
