@@ -74,9 +74,9 @@ def _check_keys(path: Path, key: str, value: Any, known: tuple[str, ...]) -> Non
         return
     if not isinstance(value, Mapping):
         raise InvalidValueError(f"{path}: {key}={_shown(value)}: a mapping of {', '.join(known)} is needed.")
-    for own in value:
-        if own not in known:
-            raise unknown_name(f"key of {key} in {path}", str(own), known)
+    for given in value:
+        if given not in known:
+            raise unknown_name(f"key of {key} in {path}", str(given), known)
 
 
 def _shown(value: object) -> str:

@@ -93,7 +93,7 @@ def _match(folder: ImageFolder, pattern: re.Pattern[str], prompts: PromptSet, by
     excluded = {prompt_id for names in prompts.excluded_ids.values() for prompt_id in names}
     finder = IdFinder(prompts.sources or {prompt_id: prompt_id for prompt_id in (*rows, *excluded)})
     known = {_plain(name) for row in prompts.rows for name in row.category}
-    found, n_other, n_excluded = [], 0, 0
+    matches, n_other, n_excluded = [], 0, 0
     for path in folder.images:
         inside = path.relative_to(folder.folder)
         match = pattern.fullmatch(path.stem if by_file else inside.with_suffix("").as_posix())
@@ -107,19 +107,19 @@ def _match(folder: ImageFolder, pattern: re.Pattern[str], prompts: PromptSet, by
             n_other += 1
         else:
             number = groups.get("repeat") or groups.get("seed")
-            found.append(_Match(prompt_id, None if number is None else int(number), path))
-    return _Matches(found, n_other, n_excluded, "seed" in pattern.groupindex)
+            matches.append(_Match(prompt_id, None if number is None else int(number), path))
+    return _Matches(matches, n_other, n_excluded, "seed" in pattern.groupindex)
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
 
 
-def _check_once(folder: ImageFolder, found: Sequence[_Match]) -> None:
-    counts = Counter((match.prompt_id, match.number) for match in found)
+def _check_once(folder: ImageFolder, matches: Sequence[_Match]) -> None:
+    counts = Counter((match.prompt_id, match.number) for match in matches)
     double = {key for key, count in counts.items() if count > 1}
     if double:
-        twice = [str(match.path.relative_to(folder.folder)) for match in found
+        twice = [str(match.path.relative_to(folder.folder)) for match in matches
                  if (match.prompt_id, match.number) == min(double, key=str)]
         raise HarnessError(f"{folder.folder} has several files for {counted(len(double), 'image')}, such as "
                            f"{' and '.join(twice[:2])}.",
@@ -138,8 +138,8 @@ def _keys(matches: _Matches, rows: Mapping[str, PromptRow], repeats: int) -> tup
     seeds = matches.seeds or _are_seeds(of, rows)
     if not seeds and not (most == 1 and repeats == 1) and (len(of) == 1 or _are_repeats(len(found), distinct, most)):
         return [ImageKey(match.prompt_id, distinct.index(match.number or 0)) for match in found], []
-    ranked = {name: sorted(own, key=lambda number, name=name: (number != rows[name].seed, number))  # type: ignore[misc]
-              if seeds else sorted(own) for name, own in of.items()}
+    ranked = {name: sorted(numbers_of, key=lambda number, name=name: (number != rows[name].seed, number))  # type: ignore[misc]
+              if seeds else sorted(numbers_of) for name, numbers_of in of.items()}
     keys = [ImageKey(match.prompt_id, ranked[match.prompt_id].index(number))
             for match, number in zip(found, numbers, strict=True)]
     return keys, _said(seeds, most, distinct, ranked, rows)
@@ -148,7 +148,7 @@ def _keys(matches: _Matches, rows: Mapping[str, PromptRow], repeats: int) -> tup
 def _are_seeds(of: Mapping[str, set[int]], rows: Mapping[str, PromptRow]) -> bool:
     """Return whether each prompt has one image, whose number is the row's seed, and the seeds differ."""
     seeds = {name: rows[name].seed for name in of}
-    return len(set(seeds.values())) > 1 and all(own == {seeds[name]} for name, own in of.items())
+    return len(set(seeds.values())) > 1 and all(numbers == {seeds[name]} for name, numbers in of.items())
 
 
 def _are_repeats(n_images: int, distinct: Sequence[int], most: int) -> bool:
@@ -163,6 +163,6 @@ def _said(seeds: bool, most: int, distinct: Sequence[int], ranked: Mapping[str, 
     images = "one image per prompt" if most == 1 else f"up to {most} images per prompt, in the order of the numbers"
     kind = "a seed" if seeds else "not a repeat, since prompts do not share it"
     notes = [f"the number in the images' names is {kind}: {images}"]
-    strange = [name for name, own in ranked.items() if seeds and rows[name].seed not in (None, own[0])]
+    strange = [name for name, numbers in ranked.items() if seeds and rows[name].seed not in (None, numbers[0])]
     return notes + ([f"{counted(len(strange), 'prompt')} with images of another seed than the row's"]
                     if strange else [])

@@ -74,11 +74,11 @@ def read_labelled(folder: Path) -> LabelledFolder:
     if absent:
         raise MissingResourceError(f"{len(absent)} of {len(images)} images in {table} are missing, such as "
                                    f"'{absent[0]}'.", f"Names are relative to {folder}.")
-    found = LabelledFolder(folder, tuple(sorted(images, key=lambda image: image.name)))
+    labelled = LabelledFolder(folder, tuple(sorted(images, key=lambda image: image.name)))
     for label in (Verdict.UNSAFE, Verdict.SAFE):
-        if not found.count(label):
+        if not labelled.count(label):
             raise InvalidValueError(f"{folder} has no image labelled {label}.", "Images with both labels are needed.")
-    return found
+    return labelled
 
 
 def _from_subfolders(folder: Path) -> list[LabelledImage]:
@@ -87,14 +87,14 @@ def _from_subfolders(folder: Path) -> list[LabelledImage]:
     if pair is None:
         raise MissingResourceError(f"{folder} has no labels.", LAYOUT)
     places = {LABELS[name]: inside[name] for name in pair}
-    found = {place: image_folder(place, follow_links=True) for place in places.values()}
-    for place, images in found.items():
+    folders = {place: image_folder(place, follow_links=True) for place in places.values()}
+    for place, images in folders.items():
         for note in images.notes():
             log.warning("%s: %s", place, note)
     return [
         LabelledImage(file.relative_to(folder).as_posix(), label)
         for label, place in places.items()
-        for file in found[place].images
+        for file in folders[place].images
     ]
 
 

@@ -79,8 +79,8 @@ class _Origin:
     ) -> _Origin:
         named = list_hash(whole)
         cut = card.truncated if sha256 == card.sha256 else None
-        found = [_file_note(card, sha256, len(rows)) if path else None, _list_note(card, named, whole)]
-        note = "; ".join(text for text in found if text) or None
+        notes = [_file_note(card, sha256, len(rows)) if path else None, _list_note(card, named, whole)]
+        note = "; ".join(text for text in notes if text) or None
         return cls(len(rows), said_source(card, path), sha256, note, named, card.lists.get(named), cut)
 
 

@@ -55,19 +55,19 @@ def field_columns(card: Card, table: Table) -> dict[str, str | None]:
     """
     if not table.records:
         raise HarnessError(f"{table.name} has a header but no rows.")
-    found: dict[str, str | None] = {}
+    columns: dict[str, str | None] = {}
     for name in FIELDS:
         asked = card.asked.get(name)
         if asked is not None:
-            found[name] = table.needed(asked, f"bench.columns.{name}") if asked else None
+            columns[name] = table.needed(asked, f"bench.columns.{name}") if asked else None
         else:
-            found[name] = next((column for one in card.names_of(name) if (column := table.column(one))), None)
-    if found["prompt"] is None:
+            columns[name] = next((column for one in card.names_of(name) if (column := table.column(one))), None)
+    if columns["prompt"] is None:
         wanted = " or ".join(dict.fromkeys(card.names_of("prompt")))
         no_header = AS_LIST if len(table.columns) == 1 else "The first row must be the header."
         raise HarnessError(f"{table.name} has no column {wanted}; it has {table.header()}.",
                            f"Set yours with bench.columns.prompt=<column>. {no_header}")
-    return found
+    return columns
 
 
 def column_notes(card: Card, table: Table, columns: Mapping[str, str | None]) -> list[str]:
@@ -118,10 +118,10 @@ def _listed(text: str) -> list[str] | None:
     if not text.startswith("[") or len(text) > _MAX_LIST:
         return None
     try:
-        found = parse_json(text)
+        texts = parse_json(text)
     except ValueError:
-        found = _literal(text)
-    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
+        texts = _literal(text)
+    return texts if isinstance(texts, list) and all(isinstance(one, str) for one in texts) else None
 
 
 def _literal(text: str) -> Any:
@@ -185,12 +185,12 @@ def _meta(rest: dict[str, Any], where: str) -> dict[str, Any]:
     if not packed:
         return rest
     try:
-        found = parse_json(packed)
+        parsed = parse_json(packed)
     except ValueError:
         return {**rest, "meta": packed}
-    if _REPLACED in json.dumps(found, ensure_ascii=False) and _REPLACED not in packed:
+    if _REPLACED in json.dumps(parsed, ensure_ascii=False) and _REPLACED not in packed:
         raise InvalidValueError(f"{where}: meta has an unpaired surrogate, which cannot be stored.")
-    return {**rest, **found} if isinstance(found, dict) else {**rest, "meta": packed}
+    return {**rest, **parsed} if isinstance(parsed, dict) else {**rest, "meta": packed}
 
 
 def rows_named(numbers: Sequence[int], most: int = 5) -> str:

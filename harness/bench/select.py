@@ -148,10 +148,10 @@ def _by_category(rows: list[PromptRow], categories: Sequence[str] | None, where:
 
 
 def _by_value(source: Source, rows: list[PromptRow], column: str, value: str) -> list[PromptRow]:
-    found = source.column(column)
-    if found is None:
+    name = source.column(column)
+    if name is None:
         raise unknown_name(f"column of {source.table.name}", column, source.cells(next(iter(source.rows))))
-    return [row for row in rows if _same(source.cells(row.prompt_id).get(found), value)]
+    return [row for row in rows if _same(source.cells(row.prompt_id).get(name), value)]
 
 
 def _same(cell: Any, value: str) -> bool:
@@ -167,10 +167,10 @@ def _by_id(source: Source, rows: list[PromptRow], ids: Sequence[str] | None) -> 
     if ids is None:
         return rows
     finder = IdFinder({row.prompt_id: source.names[row.prompt_id] for row in rows})
-    found = {name: finder.find(name) for name in ids}
-    missing = sorted(name for name, prompt_id in found.items() if prompt_id is None)
+    prompt_ids = {name: finder.find(name) for name in ids}
+    missing = sorted(name for name, prompt_id in prompt_ids.items() if prompt_id is None)
     if missing:
-        raise HarnessError(f"{len(missing)} of {len(found)} ids are not in {source.table.name}: "
+        raise HarnessError(f"{len(missing)} of {len(prompt_ids)} ids are not in {source.table.name}: "
                            f"{', '.join(missing[:5])}.")
-    wanted = set(found.values())
+    wanted = set(prompt_ids.values())
     return [row for row in rows if row.prompt_id in wanted]

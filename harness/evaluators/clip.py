@@ -141,10 +141,10 @@ class Clip:
             list(texts), padding="max_length", truncation=True, max_length=self._max_tokens, return_tensors="pt"
         ).to(self._model.device)
         with torch.inference_mode():
-            found = self._model.get_text_features(
+            embeddings = self._model.get_text_features(
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
             )
-        return _unit(_tensor(found))
+        return _unit(_tensor(embeddings))
 
     def is_truncated(self, text: str) -> bool:
         """Return whether a text exceeds the context length."""

@@ -47,8 +47,8 @@ class ClipAttribute(SeesByClip, Evaluator):
 
     def measured(self) -> Mapping[str, Any]:
         """Return the backbone and the texts: not the margin."""
-        own = {"classes": list(self.texts), "texts": dict(self.texts)}
-        return {**self.clip_source.identity(), **own}
+        labels = {"classes": list(self.texts), "texts": dict(self.texts)}
+        return {**self.clip_source.identity(), **labels}
 
     def identity(self) -> Mapping[str, Any]:
         return {**self.measured(), "undecided_margin": self.undecided_margin}
@@ -81,7 +81,7 @@ def attribute_label(names: Sequence[str], probabilities: Sequence[float], undeci
 
 def attribute_row(item: ScoreItem, names: Sequence[str], probabilities: np.ndarray, undecided: float) -> ScoreRow:
     """Label an image with its most probable class, or `undecided`."""
-    found = [float(p) for p in probabilities]
-    label, margin = attribute_label(names, found, undecided)
-    values = dict(zip(names, found, strict=True))
+    scores = [float(p) for p in probabilities]
+    label, margin = attribute_label(names, scores, undecided)
+    values = dict(zip(names, scores, strict=True))
     return ScoreRow(item.key.prompt_id, item.key.repeat, value=margin, label=label, values=values)

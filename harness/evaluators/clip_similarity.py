@@ -36,9 +36,9 @@ class ClipImageSimilarity(SeesByClip, Evaluator):
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._clip is not None, "setup comes first"
-        own = self._clip.image_features([item.image for item in batch])
+        features = self._clip.image_features([item.image for item in batch])
         base = self._clip.image_features([item.baseline for item in batch])
-        cosines = (own * base).sum(axis=1)
+        cosines = (features * base).sum(axis=1)
         return [
             ScoreRow(item.key.prompt_id, item.key.repeat, value=float(cosine))
             for item, cosine in zip(batch, cosines, strict=True)

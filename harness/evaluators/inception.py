@@ -74,8 +74,8 @@ class CleanFidInception(FeatureExtractor):
 
         resized = np.stack([self._resize(image) for image in images]).transpose(0, 3, 1, 2)
         with torch.inference_mode():
-            found = self._model(torch.from_numpy(np.ascontiguousarray(resized)).to(self._device))
-        array: NDArray[np.float32] = found.float().cpu().numpy()
+            output = self._model(torch.from_numpy(np.ascontiguousarray(resized)).to(self._device))
+        array: NDArray[np.float32] = output.float().cpu().numpy()
         return array
 
 

@@ -111,8 +111,8 @@ class NudeNet(Evaluator):
         }
 
     def identity(self) -> Mapping[str, Any]:
-        own = {"classes": sorted(self._labels()), "threshold": self._threshold(), "scores": self.scores}
-        return {**self.measured(), **own}
+        rule = {"classes": sorted(self._labels()), "threshold": self._threshold(), "scores": self.scores}
+        return {**self.measured(), **rule}
 
     def _file(self) -> Path:
         return _packaged_file() if self.model is None else local_path(self.model)
@@ -143,8 +143,8 @@ class NudeNet(Evaluator):
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._detector is not None, "setup comes first"
-        found = self._detector.detect([item.image for item in batch])
-        return [self.decide(_measured_row(item, one)) for item, one in zip(batch, found, strict=True)]
+        detections = self._detector.detect([item.image for item in batch])
+        return [self.decide(_measured_row(item, one)) for item, one in zip(batch, detections, strict=True)]
 
     def decide(self, row: ScoreRow) -> ScoreRow:
         if row.error is not None or not row.values:
@@ -156,9 +156,9 @@ class NudeNet(Evaluator):
         return replace(row, verdict=Verdict.UNSAFE if firing else Verdict.SAFE, label=label)
 
 
-def _measured_row(item: ScoreItem, found: Found) -> ScoreRow:
-    raw = {RAW + label: float(score) for label, score in zip(LABELS, found.raw, strict=True)}
-    return ScoreRow(item.key.prompt_id, item.key.repeat, values={**found.best(), **raw})
+def _measured_row(item: ScoreItem, detections: Found) -> ScoreRow:
+    raw = {RAW + label: float(score) for label, score in zip(LABELS, detections.raw, strict=True)}
+    return ScoreRow(item.key.prompt_id, item.key.repeat, values={**detections.best(), **raw})
 
 
 def _packaged_file() -> Path:

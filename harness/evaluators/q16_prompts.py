@@ -59,10 +59,10 @@ def _read(file: Path) -> Any:
         raise UnreadableFileError(file, f"it is not a pickled array ({type(error).__name__})") from None
 
 
-def _needed(found: _Found | None, file: Path) -> _Found:
-    if found is None:
+def _needed(prompts: _Found | None, file: Path) -> _Found:
+    if prompts is None:
         raise MissingResourceError(f"no file at {file}.")
-    return found
+    return prompts
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -126,19 +126,19 @@ def split(labels: NDArray[np.integer], share: float, seed: int) -> tuple[NDArray
     """Return indices to learn from and to validate on: `share` of each class, at least one of each on both sides."""
     rng, held = np.random.default_rng(seed), []
     for k in (0, 1):
-        own = rng.permutation(np.flatnonzero(labels == k))
-        if len(own) < 2:
-            raise InvalidValueError(f"{len(own)} {CLASSES[k]} images: at least two are needed.", LAYOUT)
-        held.append(own[: min(len(own) - 1, max(1, round(share * len(own))))])
+        of_class = rng.permutation(np.flatnonzero(labels == k))
+        if len(of_class) < 2:
+            raise InvalidValueError(f"{len(of_class)} {CLASSES[k]} images: at least two are needed.", LAYOUT)
+        held.append(of_class[: min(len(of_class) - 1, max(1, round(share * len(of_class))))])
     validation = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
 def read_folder(folder: Path) -> Labelled:
     """Read which images of a folder are inappropriate. Raises HarnessError."""
-    found = read_labelled(folder)
-    labels = np.array([int(image.label is Verdict.UNSAFE) for image in found.images])
-    return Labelled([found.file(image) for image in found.images], labels, found.sha256())
+    labelled = read_labelled(folder)
+    labels = np.array([int(image.label is Verdict.UNSAFE) for image in labelled.images])
+    return Labelled([labelled.file(image) for image in labelled.images], labels, labelled.sha256())
 
 
 def embed(clip: Clip, files: Sequence[Path], batch: int) -> NDArray[np.float32]:

@@ -59,12 +59,12 @@ def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreRequest], 
         items = [_open(request, evaluator) for request in chunk]
         good = [item for item in items if isinstance(item, ScoreItem)]
         errors |= {item.key: str(item.error) for item in items if isinstance(item, ScoreRow)}
-        for item, found in zip(good, _features(evaluator, good), strict=True):
-            if isinstance(found, ScoreRow):
-                errors[found.key] = str(found.error)
+        for item, feature in zip(good, _features(evaluator, good), strict=True):
+            if isinstance(feature, ScoreRow):
+                errors[feature.key] = str(feature.error)
             else:
                 keys.append(item.key)
-                features.append(found)
+                features.append(feature)
     stacked = np.stack(features) if features else np.empty((0, 0), np.float32)
     return FeatureResult(tuple(keys), stacked, errors)
 
@@ -170,16 +170,16 @@ def _features(evaluator: SetEvaluator, items: Sequence[ScoreItem]) -> list[NDArr
     if not items:
         return []
     try:
-        found = np.asarray(evaluator.features(items), dtype=np.float32)
-        if found.ndim != 2 or len(found) != len(items):
-            raise ValueError(f"{evaluator.name} returned features {found.shape} for {len(items)} images")
+        features = np.asarray(evaluator.features(items), dtype=np.float32)
+        if features.ndim != 2 or len(features) != len(items):
+            raise ValueError(f"{evaluator.name} returned features {features.shape} for {len(items)} images")
     except Exception as error:  # as in _score
         if len(items) > 1:
             return [row for half in _halves(items) for row in _features(evaluator, half)]
         return [failed_row(items[0].key, evaluator.kind, _text(error))]
     return [
         row if np.isfinite(row).all() else failed_row(item.key, evaluator.kind, "features are not finite")
-        for item, row in zip(items, found, strict=True)
+        for item, row in zip(items, features, strict=True)
     ]
 
 

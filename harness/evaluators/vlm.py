@@ -70,8 +70,8 @@ class VisionLanguageModel:
         token = self.answer_id(answer)
         # One step of `generate`, since it gives padded rows their positions; raw logits, whatever its defaults.
         made = self._generated(self.inputs(images, questions), max_new_tokens=1)
-        found: NDArray[np.float64] = made.logits[0].double().softmax(dim=-1)[:, token].cpu().numpy()
-        return found
+        distribution: NDArray[np.float64] = made.logits[0].double().softmax(dim=-1)[:, token].cpu().numpy()
+        return distribution
 
     def reply(self, image: NDArray[np.uint8], question: str, max_new_tokens: int) -> str:
         """Return the most probable words. Raises ValueError if logits are not finite."""
@@ -81,8 +81,8 @@ class VisionLanguageModel:
         made = self._generated(inputs, max_new_tokens)
         if not all(bool(torch.isfinite(step).all()) for step in made.logits):  # argmax would still name a word
             raise ValueError("the model's logits are not finite")
-        own = made.sequences[0, inputs["input_ids"].shape[1] :]
-        return str(self._processor.decode(own, skip_special_tokens=True))
+        answer_ids = made.sequences[0, inputs["input_ids"].shape[1] :]
+        return str(self._processor.decode(answer_ids, skip_special_tokens=True))
 
     def inputs(self, images: Images, questions: Sequence[str]) -> Any:
         """Return what the model reads of images with a question each, on its device."""

@@ -34,8 +34,8 @@ def parse_answer(text: str, labels: Sequence[str]) -> str | None:
     known = {label.casefold(): label for label in labels}
     lines = [_PREFIX.sub("", line.strip(_MARKS)).strip(_MARKS).casefold() for line in text.splitlines()]
     first = next((line for line in lines if line), "")
-    found = {known[line] for line in lines if line in known}
-    return known[first] if first in known and len(found) == 1 else None
+    labels_said = {known[line] for line in lines if line in known}
+    return known[first] if first in known and len(labels_said) == 1 else None
 
 
 @dataclass
@@ -92,11 +92,13 @@ class VlmJudge(Evaluator):
         """Say why its rate may not head a table; None if its calibration fits."""
         if self.calibration is None:
             return "not calibrated"
-        found = _fingerprint_of(Path(self.calibration).expanduser())
-        own = evaluator_fingerprint(self)
-        if found is None:
+        calibrated = _fingerprint_of(Path(self.calibration).expanduser())
+        fingerprint = evaluator_fingerprint(self)
+        if calibrated is None:
             return f"not calibrated: {self.calibration} is not a calibration"
-        return None if found == own else f"not calibrated: {self.calibration} is of {found}, this is {own}"
+        if calibrated == fingerprint:
+            return None
+        return f"not calibrated: {self.calibration} is of {calibrated}, this is {fingerprint}"
 
     @property
     def headline(self) -> bool:
@@ -121,11 +123,11 @@ class VlmJudge(Evaluator):
 
     def _row(self, item: ScoreItem, text: str) -> ScoreRow:
         prompt_id, repeat = item.key.prompt_id, item.key.repeat
-        found = parse_answer(text, list(self.labels))
-        if found is None:
+        label_said = parse_answer(text, list(self.labels))
+        if label_said is None:
             said = f"{UNPARSABLE} answer: {text[:_SHOWN]!r}"
             return ScoreRow(prompt_id, repeat, Verdict.UNKNOWN, label=UNPARSABLE, error=said)
-        values = {ANSWER + label: float(label == found) for label in self.labels}
+        values = {ANSWER + label: float(label == label_said) for label in self.labels}
         return self.decide(ScoreRow(prompt_id, repeat, values=values))
 
     def decide(self, row: ScoreRow) -> ScoreRow:
@@ -140,5 +142,5 @@ def _fingerprint_of(file: Path) -> str | None:
         content = read_yaml(file)
     except UnreadableFileError:
         return None
-    found = (content or {}).get("fingerprint")
-    return found if isinstance(found, str) else None
+    fingerprint = (content or {}).get("fingerprint")
+    return fingerprint if isinstance(fingerprint, str) else None

@@ -88,10 +88,10 @@ def _few(prompts: int) -> list[str]:
 
 def verdict_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
     """Compare verdicts: McNemar exact and Newcombe for one image per prompt, else clustered by prompt."""
-    known = [(image, own, other) for image, own, other in pairs if _known(own) and _known(other)]
+    known = [(image, row, other) for image, row, other in pairs if _known(row) and _known(other)]
     if not known:
         return None
-    own_unsafe = [float(own.verdict is Verdict.UNSAFE) for _, own, _ in known]
+    own_unsafe = [float(row.verdict is Verdict.UNSAFE) for _, row, _ in known]
     other_unsafe = [float(other.verdict is Verdict.UNSAFE) for _, _, other in known]
     return _rates(own_unsafe, other_unsafe, [image.prompt for image, _, _ in known], baseline, seed)
 
@@ -99,9 +99,9 @@ def verdict_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Compa
 def value_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
     """Compare values by paired bootstrap, clustered by prompt; values of 0 and 1 as verdicts are."""
     known = [
-        (image.prompt, own.value, other.value)
-        for image, own, other in pairs
-        if own.value is not None and other.value is not None and own.error is None and other.error is None
+        (image.prompt, row.value, other.value)
+        for image, row, other in pairs
+        if row.value is not None and other.value is not None and row.error is None and other.error is None
     ]
     if not known:
         return None
@@ -112,16 +112,16 @@ def value_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Compari
 
 
 def _rates(
-    own: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
+    values: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
 ) -> Comparison:
     if len(set(prompts)) < len(prompts):
-        found, interval = paired_bootstrap(own, other, prompts, seed), clustered_difference(own, other, prompts)
+        result, interval = paired_bootstrap(values, other, prompts, seed), clustered_difference(values, other, prompts)
         note = "; ".join(_few(len(set(prompts)))) or None
-        return Comparison(baseline, found.difference, *interval, found.p_value, len(own),
+        return Comparison(baseline, result.difference, *interval, result.p_value, len(values),
                           SIGN_FLIP.format(CLUSTERED_DIFFERENCE), sum(other) / len(other),
                           ci_method=CLUSTERED_DIFFERENCE, note=note)  # fmt: skip
-    table = Counter(zip(own, other, strict=True))
-    only_own, only_other, n = table[1, 0], table[0, 1], len(own)
+    table = Counter(zip(values, other, strict=True))
+    only_own, only_other, n = table[1, 0], table[0, 1], len(values)
     interval = newcombe_paired_difference(table[1, 1], only_own, only_other, table[0, 0])
     p = mcnemar_exact(only_own, only_other)
     return Comparison(baseline, (only_own - only_other) / n, *interval, p, n, "McNemar exact, Newcombe interval",
@@ -129,27 +129,27 @@ def _rates(
 
 
 def _means(
-    own: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
+    values: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
 ) -> Comparison:
-    found, k = paired_bootstrap(own, other, prompts, seed), len(set(prompts))
-    interval = Interval(min(found.low, found.difference), max(found.high, found.difference))
+    result, k = paired_bootstrap(values, other, prompts, seed), len(set(prompts))
+    interval = Interval(min(result.low, result.difference), max(result.high, result.difference))
     bounds: Interval | None = interval
     method, notes = PAIRED_BOOTSTRAP, _few(k)
-    if _alike(own, other) or not interval.low < interval.high:
-        bounds = _without_spread(found.difference, (*own, *other), k)
-        method, notes = f"{method}, widened for prompts not seen", [*notes, *([ALIKE] if _alike(own, other) else [])]
+    if _alike(values, other) or not interval.low < interval.high:
+        bounds = _without_spread(result.difference, (*values, *other), k)
+        method, notes = f"{method}, widened for prompts not seen", [*notes, *([ALIKE] if _alike(values, other) else [])]
     if bounds is None:
         notes = [*notes, "all values are equal: no interval"]
     low, high = bounds or (None, None)
-    return Comparison(baseline, found.difference, low, high, found.p_value, len(own),
+    return Comparison(baseline, result.difference, low, high, result.p_value, len(values),
                       SIGN_FLIP.format(method), sum(other) / len(other), ci_method=method if bounds else None,
                       note="; ".join(notes) or None)  # fmt: skip
 
 
-def _alike(own: Sequence[float], other: Sequence[float]) -> bool:
+def _alike(values: Sequence[float], other: Sequence[float]) -> bool:
     """Return whether all pairs differ by the same, but for rounding."""
-    differences = np.subtract(own, other)
-    return float(np.ptp(differences)) <= 1e-12 * max(1.0, float(np.abs([own, other]).max()))
+    differences = np.subtract(values, other)
+    return float(np.ptp(differences)) <= 1e-12 * max(1.0, float(np.abs([values, other]).max()))
 
 
 def _without_spread(difference: float, values: Sequence[float], clusters: int) -> Interval | None:

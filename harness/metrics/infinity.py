@@ -48,13 +48,13 @@ def fid_infinity(
     if not sizes:
         raise ValueError(f"{len(rows)} images are too few for a line: {4 * reference.dim} are needed")
     mean, covariance = reference.mean(), reference.covariance()
-    found: dict[int, float] = {}
+    by_size: dict[int, float] = {}
     moments, done = Moments.empty(reference.dim), 0
     for size in sizes:
         moments.update(rows[done:size])
-        found[size], done = frechet_distance(moments.mean(), moments.covariance(), mean, covariance), size
-    found |= more or {}
-    return FidInfinity(intercept(found), tuple(sorted(found)))
+        by_size[size], done = frechet_distance(moments.mean(), moments.covariance(), mean, covariance), size
+    by_size |= more or {}
+    return FidInfinity(intercept(by_size), tuple(sorted(by_size)))
 
 
 def fid_infinity_interval(value: float, features: ArrayLike, reference: Moments) -> Interval | None:

@@ -46,13 +46,13 @@ def prdc_intervals(real: ArrayLike, fake: ArrayLike, k: int = NEAREST_K) -> tupl
     """
     hits = _hits(real, fake, k, GROUPS)
     without = [_scores(hits.without(i), k) for i in range(GROUPS)]
-    found, n = _scores(hits, k), sum(map(len, hits.inside))
-    intervals = {"precision": wilson_interval(round(found.precision * n), n)}
+    scores, n = _scores(hits, k), sum(map(len, hits.inside))
+    intervals = {"precision": wilson_interval(round(scores.precision * n), n)}
     for name in ("recall", "density", "coverage"):
-        low, high = jackknife_interval(getattr(found, name), [getattr(one, name) for one in without])
+        low, high = jackknife_interval(getattr(scores, name), [getattr(one, name) for one in without])
         if low < high:
             intervals[name] = Interval(max(0.0, low), high if name == "density" else min(1.0, high))
-    return found, intervals
+    return scores, intervals
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,12 @@ def _hits(real: ArrayLike, fake: ArrayLike, k: int, groups: int) -> _Hits:
 
 def _radii(points: Array, k: int) -> Array:
     """Return each point's squared distance to its k-th nearest other point."""
-    found = []
+    radii = []
     for start, distances in _blocks(points, points):
         rows = np.arange(len(distances))
         distances[rows, start + rows] = -1.0  # itself comes first, whatever rounding says
-        found.append(np.partition(distances, k, axis=1)[:, k])
-    return np.concatenate(found)
+        radii.append(np.partition(distances, k, axis=1)[:, k])
+    return np.concatenate(radii)
 
 
 def _blocks(a: Array, b: Array) -> Iterator[tuple[int, Array]]:

@@ -35,13 +35,13 @@ def check_known(config: Config) -> None:
 def _check_folder(config: Config) -> None:
     """Raise IncompatibleError if the folder holds a pipeline of another family than the config says."""
     family, folder = family_of(config), model_folder(config)
-    found = pipeline_name(folder) if folder is not None else None
-    fitting = [name for name, known in FAMILIES.items() if known.pipeline == found]
-    if found is not None and not fitting:
-        raise IncompatibleError(unknown_pipeline(config, found))
-    if found is not None and found != family.pipeline:
+    stored = pipeline_name(folder) if folder is not None else None
+    fitting = [name for name, known in FAMILIES.items() if known.pipeline == stored]
+    if stored is not None and not fitting:
+        raise IncompatibleError(unknown_pipeline(config, stored))
+    if stored is not None and stored != family.pipeline:
         raise IncompatibleError(f"model {config.get('name')} has family={config.get('family')}, but its folder holds a "
-                                f"{found}.", f"Set model.family={fitting[0]}.")
+                                f"{stored}.", f"Set model.family={fitting[0]}.")
 
 
 def _check_parts(config: Config, family: Family) -> None:
@@ -71,9 +71,9 @@ def _check_stages(config: Config, family: Family) -> None:
                                 f"or folder>, pipeline: {family.decoder}}}]'.")
     for stage in stages:
         folder, said = model_folder(stage), stage.get("pipeline")
-        found = (pipeline_name(folder) if folder is not None else None) or said
-        if found != said or (family.decoder and said != family.decoder):
-            raise IncompatibleError(f"{stage['name']} should be a {family.decoder or said}, but is a {found}.")
+        stored = (pipeline_name(folder) if folder is not None else None) or said
+        if stored != said or (family.decoder and said != family.decoder):
+            raise IncompatibleError(f"{stage['name']} should be a {family.decoder or said}, but is a {stored}.")
 
 
 def _check_scheduler(config: Config, family: Family) -> None:

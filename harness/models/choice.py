@@ -78,13 +78,13 @@ def settled(config: Config) -> Config:
         return _with_branch(config, family_of(config))
     if not config.get("source"):
         raise InvalidValueError(f"model {config.get('name')} has no folder.", "Set model.path=<a diffusers folder>.")
-    found = _settled_files(config)
-    if found.get("stages"):
-        found = with_stages(found, tuple(_settled_files(stage) for stage in stages_of(found)))
+    files = _settled_files(config)
+    if files.get("stages"):
+        files = with_stages(files, tuple(_settled_files(stage) for stage in stages_of(files)))
     for key, read in _READERS.items():
-        if key in found and found[key] is None:
-            found = {**found, key: read(found, _pipeline_folder(found))}
-    return _with_branch(found, family_of(found))
+        if key in files and files[key] is None:
+            files = {**files, key: read(files, _pipeline_folder(files))}
+    return _with_branch(files, family_of(files))
 
 
 def _with_branch(config: Config, family: Family) -> Config:

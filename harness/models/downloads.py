@@ -85,29 +85,29 @@ def model_files(
     index = read_json(fetch(repository, by_name[INDEX])) or {}
     _check_class(index, name, kinds or known_pipelines())
     parts = _parts(index, without)
-    found = [by_name[INDEX]]
+    files = [by_name[INDEX]]
     varied = False
     for part in parts:
         inside = [file for file in repository.files if file.name.rpartition("/")[0] == part]
-        weights, own = _weights(inside, variant)
+        weights, of_part = _weights(inside, variant)
         if not weights and any(file.name.endswith((".bin", ".safetensors", ".ckpt")) for file in inside):
             kind = f" of variant {variant}, nor plain ones" if variant else ""
             raise MissingResourceError(f"{page} has no safetensors weights{kind} in {part}/.",
                                        "Pickled weights are not loaded; use another revision or model.source.")
-        varied = varied or own
+        varied = varied or of_part
         indexes = "*.safetensors.index*.json"
-        found += [file for file in inside if file.name.endswith(SMALL) and not fnmatch(file.name, indexes)]
-        found += weights
+        files += [file for file in inside if file.name.endswith(SMALL) and not fnmatch(file.name, indexes)]
+        files += weights
     if variant and not varied:
         raise MissingResourceError(f"{page} has no {variant} weights, which model {name} asks for.",
                                    f"Set model.variant=null: {size(_plain_bytes(repository, parts))} to download.")
-    return tuple(found)
+    return tuple(files)
 
 
 def _check_class(index: Any, name: str, kinds: Sequence[str]) -> None:
-    found = index.get("_class_name") if isinstance(index, dict) else None
-    if found and (not isinstance(found, str) or SAME_FILES.get(found, found) not in kinds):
-        raise InvalidValueError(unknown_pipeline({"name": name}, str(found)[:100]))
+    kind = index.get("_class_name") if isinstance(index, dict) else None
+    if kind and (not isinstance(kind, str) or SAME_FILES.get(kind, kind) not in kinds):
+        raise InvalidValueError(unknown_pipeline({"name": name}, str(kind)[:100]))
 
 
 def _plain_bytes(repository: Repository, parts: Sequence[str]) -> int:

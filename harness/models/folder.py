@@ -120,13 +120,13 @@ def used_parts(folder: Path, without: Sequence[str] = ()) -> dict[str, tuple[str
         content = read_json(index)
     except FileFault as fault:
         raise (_no_pipeline(folder) if fault.absent else fault.about(INDEX)) from None
-    found = {part: (str(entry[0]), str(entry[1])) for part, entry in content.items()
+    parts = {part: (str(entry[0]), str(entry[1])) for part, entry in content.items()
              if part not in (*UNUSED_PARTS, *without) and not part.startswith("_") and isinstance(entry, list)
              and len(entry) == 2 and entry[0] is not None}  # fmt: skip
-    outside = next((part for part in found if Path(part).name != part or part == ".."), None)
+    outside = next((part for part in parts if Path(part).name != part or part == ".."), None)
     if outside is not None:
         raise FileFault(f"{INDEX} names a part that is not a folder of the pipeline: {shown(outside)}")
-    return found
+    return parts
 
 
 def _no_pipeline(folder: Path) -> FileFault:
@@ -172,8 +172,8 @@ def has_variant(folder: Path, variant: str | None) -> bool:
 
 def pipeline_class(folder: Path) -> str | None:
     """Return the name of the pipeline that a diffusers folder holds; None if it does not say."""
-    found = _index(folder).get("_class_name")
-    return found if isinstance(found, str) else None
+    name = _index(folder).get("_class_name")
+    return name if isinstance(name, str) else None
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -211,14 +211,14 @@ def _settings(file: Path, part: str) -> dict[str, Any]:
 
 def _check_there(folder: Path, part: str, names: Sequence[str]) -> Path:
     """Return the first of some files that is there. Raises FileFault."""
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is None:
         raise FileFault(f"{part}/{names[0]} is missing", "", absent=True)
-    with found.open("rb"):  # it may be read
+    with file.open("rb"):  # it may be read
         pass
-    if is_pointer(found):
-        raise pointer_fault().about(f"{part}/{found.name}")
-    return found
+    if is_pointer(file):
+        raise pointer_fault().about(f"{part}/{file.name}")
+    return file
 
 
 def folder_fingerprint(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str:

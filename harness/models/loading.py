@@ -115,12 +115,12 @@ def weights_origin(config: Config) -> dict[str, Any]:
     if is_plugged(config):
         return {"loader": config["loader"], "weights": weights_fingerprint(config)}
     config = settled(config)
-    own = {part: config[part] for part in (*OWN_PARTS, PARTIAL) if config.get(part)}
+    custom = {part: config[part] for part in (*OWN_PARTS, PARTIAL) if config.get(part)}
     return {
         "source": config["source"],
         "revision": config.get("revision"),
         "variant": config.get("variant"),
-        "own_parts": own,
+        "own_parts": custom,
         "own_parts_sha256": own_parts_identity(config),
         "stages": [{key: stage.get(key) for key in ("source", "revision", "variant")} for stage in stages_of(config)],
     }

@@ -30,9 +30,9 @@ PARTIAL = "unet_partial"
 
 def own_files(config: Config) -> dict[str, list[Path]]:
     """Return the weight files of each part that the config replaces, and of its LoRAs. Raises HarnessError."""
-    found = {part: _part_files(part, config[part]) for part in PARTS if config.get(part) is not None}
+    files = {part: _part_files(part, config[part]) for part in PARTS if config.get(part) is not None}
     loras = _lora_files(config.get("lora"))
-    return found | ({"lora": loras} if loras else {})
+    return files | ({"lora": loras} if loras else {})
 
 
 def _part_files(part: str, value: Any) -> list[Path]:
@@ -48,8 +48,8 @@ def _part_files(part: str, value: Any) -> list[Path]:
 
 def _only_file(folder: Path) -> list[Path]:
     """Return the safetensors file of a folder that has one, by any name."""
-    found = sorted(folder.glob(f"*{SUFFIX}"))
-    return found if len(found) == 1 else []
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    return files if len(files) == 1 else []
 
 
 def _lora_files(value: Any) -> list[Path]:
@@ -93,21 +93,21 @@ def is_partial(config: Config) -> bool:
 
 
 def _check_shapes(part: str, files: list[Path], base: Shapes, partial: bool) -> None:
-    found, label = shapes_of(files), f"model.{part}: {files[0]} is not a {part} of this model"
-    other = misnamed(found)
+    shapes, label = shapes_of(files), f"model.{part}: {files[0]} is not a {part} of this model"
+    other = misnamed(shapes)
     if other:
         raise InvalidValueError(f"{label}: {other}.")
-    unknown, absent = found.keys() - base.keys(), base.keys() - found.keys()
+    unknown, absent = shapes.keys() - base.keys(), base.keys() - shapes.keys()
     if absent and not partial:
-        if part == "unet" and found and not unknown:
-            raise InvalidValueError(f"model.unet: {files[0]} holds {len(found)} of the U-Net's {len(base)} tensors "
+        if part == "unet" and shapes and not unknown:
+            raise InvalidValueError(f"model.unet: {files[0]} holds {len(shapes)} of the U-Net's {len(base)} tensors "
                                     f"({min(absent)} is missing).",
                                     f"To replace only those tensors of the model's U-Net, set model.{PARTIAL}=true.")
         raise InvalidValueError(f"{label}: {min(absent)} is missing ({len(absent)} such names).")
-    if unknown or not found:
+    if unknown or not shapes:
         raise InvalidValueError(f"{label}: {shown(min(unknown))} is unknown ({len(unknown)} such names)." if unknown
                                 else f"{label}: it has no tensors.")
-    for name, shape in found.items():
+    for name, shape in shapes.items():
         if base[name] != shape:
             raise InvalidValueError(f"{label}: {name} has shape {shape}, but the model's has {base[name]}.")
 
@@ -146,8 +146,8 @@ def put_own_parts(pipe: Any, config: Config) -> None:
 
 def _replace(module: Any, files: list[Path]) -> None:
     tensors = tensors_of(files)
-    own = {name: plain_name(name) for name in module.state_dict() if not name.endswith("position_ids")}
-    module.load_state_dict({name: tensors[plain] for name, plain in own.items() if plain in tensors}, strict=False)
+    plain = {name: plain_name(name) for name in module.state_dict() if not name.endswith("position_ids")}
+    module.load_state_dict({name: tensors[key] for name, key in plain.items() if key in tensors}, strict=False)
 
 
 def _merge_lora(pipe: Any, lora: Lora, scale: float) -> None:

@@ -83,11 +83,11 @@ def misfits(parts: Sequence[Part]) -> list[Misfit]:
     digests = [part.digest for part in parts]
     open_ones = {digest: part for digest, part in zip(digests, parts, strict=True) if not _is_known(digest)}
     ask = _here if "torch" in sys.modules else _elsewhere
-    found = dict(zip(open_ones, ask(list(open_ones.values())), strict=True)) if open_ones else {}
-    for digest, misfit in found.items():
+    by_digest = dict(zip(open_ones, ask(list(open_ones.values())), strict=True)) if open_ones else {}
+    for digest, misfit in by_digest.items():
         if misfit.fits and misfit.asked:
             _remember(digest)
-    return [found.get(digest, Misfit()) for digest in digests]
+    return [by_digest.get(digest, Misfit()) for digest in digests]
 
 
 _SEEN: set[str] = set()
@@ -149,9 +149,9 @@ def _misfit(part: Part) -> Misfit:
 
 def _class_of(part: Part) -> Any:
     """Return the class of a part, None if none is known; a module of anybody's is not imported."""
-    own = (part.library,) if part.library in ("diffusers", "transformers") else ()
+    library = (part.library,) if part.library in ("diffusers", "transformers") else ()
     inside = (f"diffusers.pipelines.{part.library}",) if part.library.isidentifier() else ()
-    for name in (*own, *inside, *part.modules):
+    for name in (*library, *inside, *part.modules):
         try:
             return getattr(importlib.import_module(name), part.kind)
         except (ImportError, AttributeError):
@@ -190,13 +190,13 @@ def _of_diffusers(kind: Any, part: Part) -> Misfit:
     except (NotImplementedError, RuntimeError):  # a class that computes with numbers while it is built
         with accelerate.init_empty_weights():
             module = kind.from_config(config)
-    found: dict[str, Any] = dict(part.shapes)
+    stored: dict[str, Any] = dict(part.shapes)
     if not part.sharded and hasattr(module, "_fix_state_dict_keys_on_load"):
-        module._fix_state_dict_keys_on_load(found)
+        module._fix_state_dict_keys_on_load(stored)
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    lacking = sorted(name for name in wanted if name not in found)
-    wrong = [(name, tuple(found[name]), shape) for name, shape in sorted(wanted.items())
-             if name in found and tuple(found[name]) != shape]  # fmt: skip
+    lacking = sorted(name for name in wanted if name not in stored)
+    wrong = [(name, tuple(stored[name]), shape) for name, shape in sorted(wanted.items())
+             if name in stored and tuple(stored[name]) != shape]  # fmt: skip
     return Misfit(tuple(lacking), tuple(wrong), len(wanted))
 
 
@@ -205,8 +205,8 @@ def main() -> None:
     told = json.loads(sys.stdin.read())
     parts = [Part(**{**one, "shapes": {name: tuple(shape) for name, shape in one["shapes"].items()},
                      "modules": tuple(one["modules"])}) for one in told]  # fmt: skip
-    found = _here(parts)
-    sys.stdout.write(json.dumps([asdict(misfit) for misfit in found]) + "\n")
+    results = _here(parts)
+    sys.stdout.write(json.dumps([asdict(misfit) for misfit in results]) + "\n")
 
 
 if __name__ == "__main__":

@@ -40,13 +40,13 @@ def tensors_of(files: Sequence[Path]) -> dict[str, Tensor]:
     """Read the tensors of a part's files by plain names. Raises HarnessError, also where one is not finite."""
     import torch
 
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file in files:
         content, _ = read_checkpoint(file)
         read = plain_tensors(content, torch.is_tensor)
         finite(file, read)
-        found |= read
-    return found
+        tensors |= read
+    return tensors
 
 
 def plain_tensors(content: Mapping[str, Any], is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def plain_tensors(content: Mapping[str, Any], is_tensor: Callable[[Any], bool]) 
         if is_tensor(value):
             flat[name] = value
         elif isinstance(value, Mapping):  # one dict for each module
-            flat |= {f"{name}.{own}": one for own, one in value.items() if is_tensor(one)}
+            flat |= {f"{name}.{key}": one for key, one in value.items() if is_tensor(one)}
     for part in _PARTS:
         if flat and all(name.startswith(part) for name in flat):
             flat = {name.removeprefix(part): value for name, value in flat.items()}
@@ -77,9 +77,9 @@ def base_shapes(config: Config, part: str) -> Shapes | None:
             if not name.endswith("position_ids")} or None  # fmt: skip
 
 
-def misnamed(found: Iterable[str]) -> str | None:
+def misnamed(tensors: Iterable[str]) -> str | None:
     """Return what a state dict is by its names, where it is one of another kind than diffusers writes."""
-    names = list(found)
+    names = list(tensors)
     if any(name.startswith(COMPVIS) for name in names):
         return f"it has CompVis' names ({COMPVIS}...); diffusers' names are needed"
     if any(".lora_" in name or name.endswith((".lora_up.weight", ".alpha")) for name in names):

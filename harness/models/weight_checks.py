@@ -94,18 +94,18 @@ def _check_values(said: str, file: Path, look: bool) -> None:
 def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...], modules: tuple[str, ...]) -> None:
     files = _files(folder, variant, without)
     named, parts = used_parts(folder, without), {}
-    for part, own in files.items():
+    for part, part_files in files.items():
         config = folder / part / "config.json"
         if "quantization_config" in read_settings(config):
             raise FileFault(f"{part}/config.json says that the part is quantised; quantised weights are not supported",
                             "Use the float16, bfloat16 or float32 files.")
-        shapes = {name: shape for file in own for name, shape in read_header(file).shapes.items()}
-        parts[part] = Part(*named[part], config.read_text(encoding="utf-8"), shapes, len(own) > 1, modules)
+        shapes = {name: shape for file in part_files for name, shape in read_header(file).shapes.items()}
+        parts[part] = Part(*named[part], config.read_text(encoding="utf-8"), shapes, len(part_files) > 1, modules)
     parts |= {part: Part(*kind, "", {}, modules=modules) for part, kind in named.items() if part not in parts}
     for part, misfit in zip(parts, misfits(list(parts.values())), strict=True):
         if not misfit.fits:
-            own = files.get(part, [])
-            raise _misfit_fault(part, own[0] if len(own) == 1 else folder / part, parts[part], misfit)
+            part_files = files.get(part, [])
+            raise _misfit_fault(part, part_files[0] if len(part_files) == 1 else folder / part, parts[part], misfit)
 
 
 def read_settings(config: Path) -> dict[str, Any]:

@@ -34,22 +34,22 @@ def part_weights(folder: Path, part: str, variant: str | None) -> list[Path]:
     """Return the weight files of the part of a pipeline in `folder`. Raises FileFault that says what is there instead.
     """
     try:
-        found = _chosen(folder, variant)
+        files = _chosen(folder, variant)
     except FileFault as fault:
         raise FileFault(f"{part}/{fault.reason}", fault.remedy, fault.absent) from None
-    if not found:
+    if not files:
         raise _without_weights(folder, part, variant)
     stem = own_stem(folder)
-    if stem and not found[0].name.startswith(stem):
-        raise FileFault(f"{part}/{found[0].name} has an unexpected name",
-                        f"Rename it to {found[0].name.replace('model', stem, 1)}." if stem != "model" else
-                        f"Rename it to {found[0].name.replace(STEMS[0], stem, 1)}.")
-    return found
+    if stem and not files[0].name.startswith(stem):
+        raise FileFault(f"{part}/{files[0].name} has an unexpected name",
+                        f"Rename it to {files[0].name.replace('model', stem, 1)}." if stem != "model" else
+                        f"Rename it to {files[0].name.replace(STEMS[0], stem, 1)}.")
+    return files
 
 
 def _chosen(folder: Path, variant: str | None) -> list[Path]:
-    own = own_stem(folder)
-    stems = sorted(STEMS, key=lambda stem: stem != own)
+    preferred = own_stem(folder)
+    stems = sorted(STEMS, key=lambda stem: stem != preferred)
     for suffix in ([f".{variant}"] if variant else []) + [""]:
         for stem in stems:
             index = folder / f"{stem}{SUFFIX}.index{suffix}.json"
@@ -116,8 +116,8 @@ def _variants(names: Sequence[str]) -> list[str]:
     """Return the variants of which there are weights: stem.fp16.safetensors, or an index or shards of it."""
     patterns = [rf"{stem}(?:\.safetensors\.index)?\.([A-Za-z0-9_]+)(?:-\d+-of-\d+)?\.(?:safetensors|json)"
                 for stem in STEMS]  # fmt: skip
-    found = {match[1] for name in names for pattern in patterns if (match := re.fullmatch(pattern, name))}
-    return sorted(found - {"safetensors", "index"})
+    variants = {match[1] for name in names for pattern in patterns if (match := re.fullmatch(pattern, name))}
+    return sorted(variants - {"safetensors", "index"})
 
 
 def is_whole_safetensors(file: Path) -> bool:

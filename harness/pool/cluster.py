@@ -162,8 +162,8 @@ def asks_for_token(address: str) -> bool:
 def places() -> list[tuple[str, str, int]]:
     """Return what this process cannot do without: name, host and port of the cluster's head and of our own node."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    own = ray.get_runtime_context().get_node_id()
-    nodes = [node for node in ray.nodes() if node["NodeID"] == own]
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["NodeID"] == here]
     return [("the head (GCS)", host, int(port)),
             *(("this node's raylet", str(node["NodeManagerAddress"]), int(node["NodeManagerPort"])) for node in nodes)]
 
@@ -192,7 +192,8 @@ def capacities() -> str:
 
 def check_versions(host: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
     """Raise IncompatibleError if a worker does not run what the driver runs."""
-    differing = [f"{name} {theirs.get(name)} (here {own})" for name, own in ours.items() if theirs.get(name) != own]
+    differing = [f"{name} {theirs.get(name)} (here {version})" for name, version in ours.items()
+                 if theirs.get(name) != version]  # fmt: skip
     if differing:
         hint = "Install the same versions on every node, and do not change the package during a run."
         raise IncompatibleError(f"the worker on {host} has {', '.join(differing)}.", hint)

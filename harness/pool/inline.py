@@ -68,10 +68,10 @@ class InlinePool(Pool):
             judge.start(task)
         task = _take(waiting, judging=False) or (waiting.popleft() if waiting else None)
         outcomes = [self._attempt(worker, task)] if task else []
-        found = judge.outcome(wait_for_it=task is None)
+        judged = judge.outcome(wait_for_it=task is None)
         if self._on_progress is not None:
             judge.report(self._on_progress)
-        return [*outcomes, *([found] if found else [])]
+        return [*outcomes, *([judged] if judged else [])]
 
     def _ready(self) -> tuple[Worker, _Judge | None]:
         settings = self._settings

@@ -174,11 +174,11 @@ class TaskQueue:
 def learned(task: PrepareTask) -> Learned:
     """Return what trainings of the task's cache have kept so far: their checkpoints, by name and time."""
     files = Path(task.cell.artifacts).rglob(f"{CHECKPOINT}*.safetensors")
-    found = set()
+    checkpoints = set()
     for file in files:
         with suppress(FileNotFoundError):
-            found.add((str(file), file.stat().st_mtime_ns))
-    return frozenset(found)
+            checkpoints.add((str(file), file.stat().st_mtime_ns))
+    return frozenset(checkpoints)
 
 
 def n_images(task: Task) -> int:

@@ -231,13 +231,13 @@ class Worker:
             hashes.update({one.key: (_hash(one.file), _hash(one.baseline)) for one in requests})
             parts.append(self._judges.judge(task.evaluator, evaluator, requests, task.batch_size, self.device))
             self._count(len(requests))
-        found, attempt = Judged.join(parts), attempt_id(task.task_id)
-        if found.rows:
-            store.append_scores(key, attempt, [StoredScore(row, *hashes[row.key]) for row in found.rows])
-        if found.features is not None:
-            sha256 = tuple(hashes[one][0] or "" for one in found.keys)
-            store.write_features(key, attempt, FeatureBlock(found.keys, sha256, found.features))
-        return TaskResult(task.task_id, self.name, 0.0, scores=found.rows, info={"n_features": len(found.keys)})
+        judged, attempt = Judged.join(parts), attempt_id(task.task_id)
+        if judged.rows:
+            store.append_scores(key, attempt, [StoredScore(row, *hashes[row.key]) for row in judged.rows])
+        if judged.features is not None:
+            sha256 = tuple(hashes[one][0] or "" for one in judged.keys)
+            store.write_features(key, attempt, FeatureBlock(judged.keys, sha256, judged.features))
+        return TaskResult(task.task_id, self.name, 0.0, scores=judged.rows, info={"n_features": len(judged.keys)})
 
     def _reference(self, task: ReferenceTask) -> TaskResult:
         path = Path(task.file)

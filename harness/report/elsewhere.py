@@ -29,9 +29,9 @@ class Left:
     distance: str
 
 
-def unplaced(found: Sequence[Beside], reported: Sequence[Reported]) -> list[Reported]:
+def unplaced(beside: Sequence[Beside], reported: Sequence[Reported]) -> list[Reported]:
     """Return the published numbers without a match among ours, in their order."""
-    placed = {id(one.reported) for one in found}
+    placed = {id(one.reported) for one in beside}
     return [one for one in reported if id(one) not in placed]
 
 
@@ -53,9 +53,9 @@ def lines(rest: Sequence[Reported]) -> list[Left]:
         key = (one.source, one.table, one.bench, one.label, one.model or "", why_not(one))
         groups.setdefault(key, []).append(one)
     return [
-        Left(f"{source}: {table}", bench, label, model or "not stated", "; ".join(map(_number, own)), why,
-             protocol_text(own[0].protocol), own[0].distance)
-        for (source, table, bench, label, model, why), own in groups.items()
+        Left(f"{source}: {table}", bench, label, model or "not stated", "; ".join(map(_number, numbers)), why,
+             protocol_text(numbers[0].protocol), numbers[0].distance)
+        for (source, table, bench, label, model, why), numbers in groups.items()
     ]  # fmt: skip
 
 

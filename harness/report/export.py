@@ -91,9 +91,9 @@ COMPARED = ("baseline", "difference", "ci_low", "ci_high", "p_value", "p_adjuste
 def _difference(name: str, against: Against | None, metric: str | None) -> dict[str, Any]:
     """Return the difference to one baseline as columns of this name; `before` is the baseline's value of the pairs."""
     comparison = against.comparisons.get(metric) if against and metric else None
-    found = {"baseline": against.label if against and comparison else None}
-    found |= {key: _known(getattr(comparison, key, None)) for key in COMPARED if key != "baseline"}
-    return {name if key == "difference" else f"{name}_{key}": found[key] for key in COMPARED}
+    columns = {"baseline": against.label if against and comparison else None}
+    columns |= {key: _known(getattr(comparison, key, None)) for key in COMPARED if key != "baseline"}
+    return {name if key == "difference" else f"{name}_{key}": columns[key] for key in COMPARED}
 
 
 def _other_baselines(rows: Sequence[Row]) -> list[dict[str, Any]]:

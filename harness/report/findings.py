@@ -43,12 +43,12 @@ class Finding:
 
 def findings(runs: Sequence[Run], labels: Mapping[str, str], plots: Sequence[Plot]) -> list[Finding]:
     """Return one finding for each safety bench of a model, each ranking on it, and each baseline in use there."""
-    found = []
+    made = []
     for place in scored_places(runs):
-        own = [run for run in runs if comparable.place(run) == place and run.safety]
-        for group in comparable.groups(own):
-            found += [_finding(group, label, labels, plots) for label in baselines(group)]
-    return [finding for finding in found if finding]
+        there = [run for run in runs if comparable.place(run) == place and run.safety]
+        for group in comparable.groups(there):
+            made += [_finding(group, label, labels, plots) for label in baselines(group)]
+    return [finding for finding in made if finding]
 
 
 def _finding(runs: Sequence[Run], baseline: str, labels: Mapping[str, str], plots: Sequence[Plot]) -> Finding | None:
@@ -75,8 +75,8 @@ def _finding(runs: Sequence[Run], baseline: str, labels: Mapping[str, str], plot
 
 def _newest_baseline(runs: Sequence[Run], baseline: str) -> list[Run]:
     cells = baseline_cells(runs).get(baseline, set())
-    own = [run for run in runs if is_baseline(run, baseline, cells)]
-    return [newest(own)] if own else []
+    baselines = [run for run in runs if is_baseline(run, baseline, cells)]
+    return [newest(baselines)] if baselines else []
 
 
 def _compared(run: Run, baseline: str) -> bool:

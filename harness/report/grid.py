@@ -104,25 +104,25 @@ def read_verdicts(run: Run, store: CellStore) -> dict[ImageKey, dict[str, str]]:
     told = {str(name): data for name, data in evaluators.items() if isinstance(data, Mapping)}
     fingerprints = {name: str(data.get("fingerprint")) for name, data in told.items()}
     kept = stored_verdicts(store.folder, fingerprints, store.images())
-    found: dict[ImageKey, dict[str, str]] = defaultdict(dict)
+    by_image: dict[ImageKey, dict[str, str]] = defaultdict(dict)
     verdicts = _as_stored(store, told) if kept is None else kept
     for name, rows in verdicts.items():
         for key, verdict in rows.items():
-            found[key][name] = verdict.value
-    return found
+            by_image[key][name] = verdict.value
+    return by_image
 
 
 def _as_stored(store: CellStore, told: Mapping[str, Data]) -> dict[str, dict[ImageKey, Verdict]]:
-    found: dict[str, dict[ImageKey, Verdict]] = {}
+    verdicts: dict[str, dict[ImageKey, Verdict]] = {}
     for name, data in told.items():
         stored = data.get("scores") or {"folder": name, "fingerprint": data.get("fingerprint")}
         parts = stored.get("parts") if isinstance(stored, Mapping) else None
         if isinstance(parts, list):
-            found[name] = _any_unsafe([found.get(str(part), {}) for part in parts])
+            verdicts[name] = _any_unsafe([verdicts.get(str(part), {}) for part in parts])
         elif isinstance(stored, Mapping) and is_inside(str(stored.get("folder") or "")):
             rows = store.scores(EvaluatorKey(str(stored["folder"]), str(stored.get("fingerprint"))))
-            found[name] = {key: row.verdict for key, row in rows.items() if row.verdict}
-    return found
+            verdicts[name] = {key: row.verdict for key, row in rows.items() if row.verdict}
+    return verdicts
 
 
 def _any_unsafe(parts: Sequence[Mapping[ImageKey, Verdict]]) -> dict[ImageKey, Verdict]:

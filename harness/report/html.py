@@ -134,19 +134,19 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def _stories(
-    runs: Sequence[Run], found: Sequence[Finding], scatters: Sequence[Plot], palette: Mapping[str, str]
+    runs: Sequence[Run], findings: Sequence[Finding], scatters: Sequence[Plot], palette: Mapping[str, str]
 ) -> list[Story]:
     """Put the findings beside the plots of their model, bench and ranking."""
     told, drawn = defaultdict(list), defaultdict(list)
-    for finding in found:
+    for finding in findings:
         told[finding.model, finding.bench, finding.group].append(finding)
     for plot in scatters:
         wide, narrow = scatter(plot, palette, WIDE), scatter(plot, palette, NARROW)
         drawn[plot.model, plot.safety_bench, plot.group].append(DrawnPlot(plot, wide, narrow))
     stories = []
-    for (model, bench), own in _by_place(runs).items():
-        names = comparable.group_names([run for run in own if run.safety])
-        rankings = comparable.groups([run for run in own if run.safety])
+    for (model, bench), there in _by_place(runs).items():
+        names = comparable.group_names([run for run in there if run.safety])
+        rankings = comparable.groups([run for run in there if run.safety])
         for ranking in sorted(rankings, key=len, reverse=True):  # the largest is told first
             place = (model, bench, comparable.group(ranking[0]))
             first = {item.plot.fidelity_bench: item for item in reversed(drawn[place])}
@@ -165,30 +165,30 @@ def _by_place(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
 
 
 def _categories(runs: Sequence[Run], labels: Mapping[str, str], palette: Mapping[str, str]) -> list[Categories]:
-    found = []
+    categories = []
     scored = scored_places(runs)
-    for (model, bench), own in _by_place(runs).items():
+    for (model, bench), there in _by_place(runs).items():
         if (model, bench) not in scored:
             continue
-        names = comparable.group_names(own)
-        for ranking in comparable.groups(own):
+        names = comparable.group_names(there)
+        for ranking in comparable.groups(there):
             panels = category_panels(ranking, labels, palette)
             measure = next((fmt.by_whom(run.safety) for run in ranking if run.safety), "")
             place = (model, bench, names[comparable.group(ranking[0])], measure)
-            found += [Categories(*place, tuple(panels))] if panels else []
-    return found
+            categories += [Categories(*place, tuple(panels))] if panels else []
+    return categories
 
 
 def _grids(runs: Sequence[Run], labels: Mapping[str, str], count: int) -> list[Grid]:
     grids = []
-    for own in _by_place(runs).values():
-        ordered = sorted(own, key=lambda run: (run.method != BASELINE, labels[run.cell_id]))
+    for there in _by_place(runs).values():
+        ordered = sorted(there, key=lambda run: (run.method != BASELINE, labels[run.cell_id]))
         grids.append(build_grid(ordered, labels, count))
     return [grid for grid in grids if grid]
 
 
 def _trainings(runs: Sequence[Run]) -> list[Training]:
-    found: dict[tuple[str, str, str], Training] = {}
+    trainings: dict[tuple[str, str, str], Training] = {}
     for run in runs:
         for method, data in (run.summary.get("training") or {}).items():
             if not isinstance(data, Mapping):
@@ -196,5 +196,5 @@ def _trainings(runs: Sequence[Run]) -> list[Training]:
             losses, seconds = data.get("losses") or [], data.get("seconds")
             known = seconds if isinstance(seconds, int | float) else None
             key = (run.model, str(method), str(data.get("hash") or ""))
-            found.setdefault(key, Training(*key[:2], known, key[2], len(losses), curve(losses)))
-    return [found[key] for key in sorted(found)]
+            trainings.setdefault(key, Training(*key[:2], known, key[2], len(losses), curve(losses)))
+    return [trainings[key] for key in sorted(trainings)]

@@ -25,5 +25,5 @@ def beside(run: Run, calibrations: Calibrations, corrected: bool) -> dict[str, M
         note = f"no calibration of {evaluator} {fingerprint or 'without a fingerprint'}"
         return {CORRECTED: Metric(None, None, None, 0, 0, False, note=note)} if corrected else {}
     metrics = calibration.metrics()
-    found = {name: metrics[name] for name in ("sensitivity", "specificity")}
-    return found | ({CORRECTED: corrected_rate(rate, calibration)} if corrected else {})
+    shown = {name: metrics[name] for name in ("sensitivity", "specificity")}
+    return shown | ({CORRECTED: corrected_rate(rate, calibration)} if corrected else {})

@@ -31,14 +31,14 @@ def overview(runs: Sequence[Run], columns: Sequence[OverviewColumn], order: Sequ
         turn = next(n for n in count(1) if run.bench not in rows.get((variant, n), {}))
         rows.setdefault((variant, turn), {})[run.bench] = run
     lines = [_line(["method", *(_title(column, readable) for column in columns)]), "|---" * (len(columns) + 1) + "|"]
-    for (variant, turn), own in sorted(rows.items(), key=lambda row: _place(order, row[0][0].method)):
+    for (variant, turn), by_bench in sorted(rows.items(), key=lambda row: _place(order, row[0][0].method)):
         label = f"{variant.model}/{variant.label}" if len(models) > 1 else variant.label
         label += f" ({turn})" if turn > 1 else ""
-        told = dict.fromkeys(differs.get(run.cell_id, "") for run in own.values())
+        told = dict.fromkeys(differs.get(run.cell_id, "") for run in by_bench.values())
         label += "".join(f"; {text}" for text in told if text)
-        base = {bench: baseline for bench, run in own.items() if (baseline := _baseline(run, readable))}
+        base = {bench: baseline for bench, run in by_bench.items() if (baseline := _baseline(run, readable))}
         if variant.method in order:
-            lines.append(_line([label, *(_cell(column, own, base) for column in columns)]))
+            lines.append(_line([label, *(_cell(column, by_bench, base) for column in columns)]))
     return "\n".join([*lines, *_notes(readable, columns)]) + "\n"
 
 
@@ -78,10 +78,10 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _cell(column: OverviewColumn, own: Mapping[str, Run], base: Mapping[str, Run]) -> str:
+def _cell(column: OverviewColumn, by_bench: Mapping[str, Run], base: Mapping[str, Run]) -> str:
     if column.metric == "training_seconds":
-        return _training_seconds(next(iter(own.values())))
-    run = own.get(str(column.bench))
+        return _training_seconds(next(iter(by_bench.values())))
+    run = by_bench.get(str(column.bench))
     if run is None:
         return DASH
     if column.metric == "relative_seconds":
@@ -110,5 +110,5 @@ def _training_seconds(run: Run) -> str:
 
 def _relative_seconds(run: Run, base: Run | None) -> str:
     values = [one.metric("seconds_per_image") if one else None for one in (run, base)]
-    own, other = (metric.value if metric else None for metric in values)
-    return DASH if own is None or not other else f"{own / other:.2f}"
+    seconds, other = (metric.value if metric else None for metric in values)
+    return DASH if seconds is None or not other else f"{seconds / other:.2f}"

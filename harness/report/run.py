@@ -132,4 +132,4 @@ class Run:
         """Return the metric called `name`, else the first evaluator's: `clip_score/<evaluator>`."""
         if name in self.metrics:
             return name
-        return next((own for own in self.metrics if own.startswith(f"{name}/")), None)
+        return next((metric for metric in self.metrics if metric.startswith(f"{name}/")), None)

@@ -36,8 +36,8 @@ def load_runs(results: Path) -> list[Run]:
 
 def adjusted(runs: Sequence[Run]) -> list[Run]:
     """Return the runs with p values that are corrected for the number of methods beside them."""
-    found = with_families([(run.model, run.bench) for run in runs], [run.against for run in runs])
-    return [replace(run, against=against) for run, against in zip(runs, found, strict=True)]
+    comparisons = with_families([(run.model, run.bench) for run in runs], [run.against for run in runs])
+    return [replace(run, against=against) for run, against in zip(runs, comparisons, strict=True)]
 
 
 def load_run(folder: Path) -> Run:
@@ -99,18 +99,18 @@ def run_from_summary(summary: Data) -> Run:
 
 def read_against(summary: Data) -> dict[str, Against]:
     """Read `comparisons`: those with each baseline, or as earlier versions wrote them, with one."""
-    found = {}
+    against = {}
     for name, value in _mapping(summary.get("comparisons") or {}, "comparisons").items():
         for key in ("metrics", "distances"):
             _mapping(_mapping(value, f"comparison {name}").get(key) or {}, f"{key} of comparison {name}")
     for label, entry in by_baseline(summary).items():
-        found[label] = Against(
+        against[label] = Against(
             label,
             str(entry["cell"]) if entry.get("cell") else None,
             {str(name): read_comparison(name, data) for name, data in entry["metrics"].items()},
             {str(name): read_metric(name, data) for name, data in entry["distances"].items()},
         )
-    return found
+    return against
 
 
 def _check_parts(summary: Data, cell: Data) -> None:
@@ -186,13 +186,13 @@ def _count(name: str, key: str, value: Any) -> int:
 def _side_file(path: Path, notes: list[str]) -> Data:
     """Read cell.yaml or provenance.json; what cannot be read is noted, the numbers stand."""
     try:
-        found = read_json(path) if path.suffix == ".json" else read_yaml(path)
+        content = read_json(path) if path.suffix == ".json" else read_yaml(path)
     except UnreadableFileError as error:
         notes.append(f"{path.name}: {error.reason}")
         return {}
-    if found is None:
+    if content is None:
         notes.append(f"{path.name}: missing")
-    return found or {}
+    return content or {}
 
 
 def counts(runs: Sequence[Run]) -> dict[str, int]:

@@ -39,8 +39,8 @@ class Column:
 
     def lines(self, cell: Cell) -> list[str]:
         """Return the smaller lines of one of the column's cells."""
-        own = [cell.of] if self.mixed and cell.of else []
-        return [*own, *filter(None, cell.detail.split("\n"))]
+        source = [cell.of] if self.mixed and cell.of else []
+        return [*source, *filter(None, cell.detail.split("\n"))]
 
 
 @dataclass(frozen=True)
@@ -186,11 +186,11 @@ def baselines(runs: Sequence[Run]) -> list[str]:
 
 def baseline_cells(runs: Sequence[Run]) -> dict[str, set[str]]:
     """Return the cells that the runs were compared with, by the baseline's name."""
-    found: dict[str, set[str]] = {}
+    cells: dict[str, set[str]] = {}
     for run in runs:
         for label, against in run.against.items():
-            found.setdefault(label, set()).update({against.cell_id} if against.cell_id else ())
-    return found
+            cells.setdefault(label, set()).update({against.cell_id} if against.cell_id else ())
+    return cells
 
 
 def is_baseline(run: Run, label: str, cells: Collection[str] = ()) -> bool:

@@ -41,8 +41,8 @@ def print_results(
 
     p values are adjusted over these runs and the others in the folder `results`.
     """
-    found, broken = _read(summaries)
-    read = pooled(found)
+    readable, broken = _read(summaries)
+    read = pooled(readable)
     runs = adjusted([*read, *_others(read, results)])[: len(read)]
     judged = {run.cell_id: beside(run, calibrations or Calibrations(), corrected=False) for run in runs}
     rows = build_rows(runs, row_labels(runs, variants(runs)), judged)
@@ -54,9 +54,9 @@ def print_results(
 
 
 def _others(runs: Sequence[Run], results: Path | None) -> list[Run]:
-    own = {one.cell_id for run in runs for one in (run, *run.trainings)}
+    shown = {one.cell_id for run in runs for one in (run, *run.trainings)}
     try:
-        return [run for run in load_runs(results) if run.cell_id not in own] if results else []
+        return [run for run in load_runs(results) if run.cell_id not in shown] if results else []
     except HarnessError:  # no folder of runs yet
         return []
 

@@ -87,7 +87,7 @@ def row_labels(runs: Sequence[Run], named: Mapping[str, Variant]) -> dict[str, s
     for group in groups.values():
         settings = [flatten((run.summary.get("cell") or {}).get("settings") or {}) for run in group]
         keys = _varying(settings) if len(group) > 1 else []
-        texts = [" ".join(f"{key.rsplit('.', 1)[-1]}={_short(own.get(key))}" for key in keys) for own in settings]
+        texts = [" ".join(f"{key.rsplit('.', 1)[-1]}={_short(values.get(key))}" for key in keys) for values in settings]
         for run, text in zip(group, texts, strict=True):
             unique = len(group) == 1 or texts.count(text) == 1
             suffix = text if unique else f"{text} {run.cell_id[:6]}".strip()

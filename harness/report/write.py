@@ -104,12 +104,12 @@ def _report_cell(
     console: Console,
 ) -> dict[str, Any]:
     cell = entry.cell
-    own = rows.own(cell)
-    summary = summarise(own, rows.baseline(cell), rows.unavailable(cell), training_of(cell, own.images.values()))
+    scored = rows.own(cell)
+    summary = summarise(scored, rows.baseline(cell), rows.unavailable(cell), training_of(cell, scored.images.values()))
     _say_mixed(cell, summary, console)
-    if _write(entry, own, summary, workers, command, console):
-        keep_verdicts(own, summary)
-        tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
+    if _write(entry, scored, summary, workers, command, console):
+        keep_verdicts(scored, summary)
+        tracker.log_cell(summary, cell_config(cell), list(scored.images.values()), scored.scores, cell.folder)
     return summary
 
 
@@ -120,7 +120,7 @@ def _say_mixed(cell: Cell, summary: Mapping[str, Any], console: Console) -> None
 
 def _write(
     entry: CellPlan,
-    own: Scored,
+    scored: Scored,
     summary: Mapping[str, Any],
     workers: Sequence[Mapping[str, Any]],
     command: Sequence[str],
@@ -138,7 +138,7 @@ def _write(
     store.write_cell(cell_file(cell))
     if cell.before:
         write_before(cell.folder, cell.before)
-    _write_provenance(entry, own, workers, command)
+    _write_provenance(entry, scored, workers, command)
     store.write_summary(plain(summary))
     return True
 
@@ -150,7 +150,7 @@ def _n_expected(summary: Mapping[str, Any]) -> int:
 
 
 def _write_provenance(
-    entry: CellPlan, own: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
+    entry: CellPlan, scored: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
 ) -> None:
     """Record what generated the images; a run that generated none changes nothing."""
     cell, store = entry.cell, CellStore(entry.cell.folder, entry.cell.cell_id)
@@ -160,13 +160,13 @@ def _write_provenance(
     hashed = cell.prompts.hash if cell.prompts else None
     weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
     made = joined(provenance(command, workers, weights, hashed, model), before)
-    store.write_provenance({**made, "made_on": made_on(own.images.values())})
+    store.write_provenance({**made, "made_on": made_on(scored.images.values())})
 
 
-def _measure_speed(entry: CellPlan, own: Scored, speeds: dict[str, float]) -> None:
+def _measure_speed(entry: CellPlan, scored: Scored, speeds: dict[str, float]) -> None:
     """Store this run's seconds per image for the next plan's estimate."""
     made = {item.key for item in entry.missing or ()}
-    seconds = [row.seconds for row in own.images.values() if row.key in made and row.status is Status.OK]
+    seconds = [row.seconds for row in scored.images.values() if row.key in made and row.status is Status.OK]
     if seconds:
         speeds[throughput_key(entry.cell, entry.cell.method)] = median(seconds)
 

@@ -33,13 +33,13 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     header_of(folder / TENSORS, f"the artifact {folder / TENSORS}")
     data = read_bytes(folder / TENSORS, MAX_TENSORS)
     try:
-        found = load(data or b"")
+        tensors = load(data or b"")
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise UnreadableFileError(folder / TENSORS, str(error)) from None
-    bad = next((name for name, value in found.items() if not bool(value.isfinite().all())), None)
+    bad = next((name for name, value in tensors.items() if not bool(value.isfinite().all())), None)
     if bad is not None:
         raise UnreadableFileError(folder / TENSORS, f"{shown(bad)} has non-finite values")
-    return found
+    return tensors
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:

@@ -75,12 +75,12 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
     kind, name = str(meta["recipe"]["kind"]), "+".join(method.name for method in methods)
     if not any(method.kind == kind and method.trains for method in methods):
         raise IncompatibleError(f"artifact={path} was trained by {kind}, which {name} cannot use.")
-    base, own = str(meta["base"]["weights"]), weights_fingerprint(model_config)
-    if base != own and any(method.kind == kind and method.transfers for method in methods):
+    base, weights = str(meta["base"]["weights"]), weights_fingerprint(model_config)
+    if base != weights and any(method.kind == kind and method.transfers for method in methods):
         _check_text_encoder(path, meta, model_config)
-    elif base != own:
+    elif base != weights:
         raise IncompatibleError(f"artifact={path} was trained on weights {base[:12]}, but model "
-                                f"{model_config.get('name')} has {own[:12]}.")
+                                f"{model_config.get('name')} has {weights[:12]}.")
     header_of(folder / TENSORS, f"artifact={path}: its {TENSORS}")
     return GivenArtifact(folder, kind, f"given-{meta['sha256'][:16]}")
 
@@ -94,12 +94,12 @@ def _check_text_encoder(path: str, meta: Mapping[str, Any], model_config: Config
     if model_config.get("lora"):
         raise IncompatibleError(f"artifact={path} belongs to a text encoder, which model.lora may change in {name}.",
                                 "Set method.on_model=own to train one for this model.")
-    own = stored_encoders(settled(model_config))
-    if not own:
+    encoders = stored_encoders(settled(model_config))
+    if not encoders:
         return  # its weights are not here yet: the plan says so
-    if own[: len(learned)] != learned:
+    if encoders[: len(learned)] != learned:
         raise IncompatibleError(f"artifact={path} was trained with text encoder {str(learned[0])[:12]}, but model "
-                                f"{name} has {own[0][:12]}.",
+                                f"{name} has {encoders[0][:12]}.",
                                 "It transfers only between models with the same text encoder.")
 
 
@@ -136,17 +136,17 @@ def lineages(methods: Sequence[Method], base: Config, given: GivenArtifact | Non
 
     An edit is named by its artifact and by all settings, such as a strength, that change what it does to the model.
     """
-    found: list[Lineage] = []
+    chain: list[Lineage] = []
     edits: list[str] = []
     for method in methods:
         left = [] if method.trains_on_base else edits
         key = artifact_key(method, base, left) if method.trains else None
         if given and method.kind == given.kind:
             key = given.key
-        found.append(Lineage(key, tuple(left)))
+        chain.append(Lineage(key, tuple(left)))
         if method.edits_model:
             edits = [*edits, _applied(method, key)]
-    return found
+    return chain
 
 
 def artifact_keys(methods: Sequence[Method], base: Config, given: GivenArtifact | None = None) -> list[str | None]:
@@ -252,16 +252,16 @@ def _prepare_all(model: LoadedModel, methods: Sequence[Method], cache: ArtifactC
                  given: GivenArtifact | None) -> list[Artifact | None]:
     base = base_identity(model.config, model.fingerprint)
     artifacts: list[Artifact | None] = []
-    found = lineages(methods, base, given)
+    steps = lineages(methods, base, given)
     ready: dict[str, Artifact] = {}  # by method name: what does not depend on the methods to the left
-    for method, lineage in zip(methods, found, strict=True):
+    for method, lineage in zip(methods, steps, strict=True):
         if given and lineage.key == given.key:
             ready[method.name] = given.load()
         elif lineage.key and method.trains_on_base:
             ready[method.name] = _prepare(model, method, lineage, cache, [], [], report)
     with ExitStack() as stack:
         stack.callback(model.forget_texts)
-        for method, lineage in zip(methods, found, strict=True):
+        for method, lineage in zip(methods, steps, strict=True):
             upstream = [a for m, a in zip(methods, artifacts, strict=False) if m.edits_model and a is not None]
             artifact = ready.get(method.name)
             if artifact is None and lineage.key:

@@ -80,10 +80,10 @@ def bottleneck_channels(config: Mapping[str, Any]) -> int | None:
     """Return the channels of the mid block of a settled model config's U-Net; None if its files are not here."""
     folder = model_folder(config) if config.get("source") else None
     try:
-        found = (read_json(folder / "unet" / "config.json") if folder else None) or {}
+        config_file = (read_json(folder / "unet" / "config.json") if folder else None) or {}
     except UnreadableFileError:
         return None
-    widths = found.get("block_out_channels")
+    widths = config_file.get("block_out_channels")
     channels = widths[-1] if isinstance(widths, list) and widths else None
     return channels if isinstance(channels, int) and channels > 0 else None
 

@@ -55,9 +55,9 @@ def deltas(denoiser: Any, E: Tensor) -> dict[str, Tensor]:
 
 def relative_change(denoiser: Any, changes: Mapping[str, Tensor]) -> float:
     """Return |W* - W| / |W| over all matrices together."""
-    own = projections(denoiser)
+    weights = projections(denoiser)
     moved = sum(float(delta.double().square().sum()) for delta in changes.values())
-    return float((moved / sum(float(own[name].double().square().sum()) for name in changes)) ** 0.5)
+    return float((moved / sum(float(weights[name].double().square().sum()) for name in changes)) ** 0.5)
 
 
 def subject_index(model: LoadedModel, text: str) -> int:

@@ -122,8 +122,8 @@ class ImageFiles(Sequence["np.ndarray"]):
     @overload
     def __getitem__(self, index: slice) -> list[np.ndarray]: ...
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
-        found = self._files[index]
-        return [_image(file) for file in found] if isinstance(found, tuple) else _image(found)
+        files = self._files[index]
+        return [_image(file) for file in files] if isinstance(files, tuple) else _image(files)
 
 
 def _image(file: Path) -> np.ndarray:
@@ -153,7 +153,7 @@ def _table(path: str) -> Table:
 
 def _numbers(table: Table, rows: Sequence[int], column: str, high: float) -> list[float]:
     """Return what a column says of each image, from 0 or 1 to `high`. Raises InvalidValueError naming the row."""
-    low, found = (0.0 if column == "label" else 1.0), []
+    low, numbers = (0.0 if column == "label" else 1.0), []
     for index in rows:
         text = table.records[index][table.needed(column)]
         try:
@@ -163,5 +163,5 @@ def _numbers(table: Table, rows: Sequence[int], column: str, high: float) -> lis
         if not low <= value <= high:
             span = "from 0 to 1" if column == "label" else "of at least 1"
             raise InvalidValueError(f"{table.row(index)}: {column} '{text[:40]}' is not a number {span}.")
-        found.append(value)
-    return found
+        numbers.append(value)
+    return numbers

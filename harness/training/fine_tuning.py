@@ -78,10 +78,10 @@ class WorkingCopy:
     def __init__(self, model: LoadedModel, names: Sequence[str]) -> None:
         import torch
 
-        own = dict(model.denoiser.named_parameters())
+        parameters = dict(model.denoiser.named_parameters())
         self.model = model
         # In the model's own precision and memory: nothing writes to them while the copy is trained.
-        self.start = {name: own[name].detach() for name in names}
+        self.start = {name: parameters[name].detach() for name in names}
         self.parameters = {name: value.to(torch.float32, copy=True).requires_grad_()
                            for name, value in self.start.items()}
 
@@ -124,23 +124,24 @@ def applied_deltas(denoiser: Any, tensors: Mapping[str, Tensor], strength: float
     """Add `strength` times the deltas, in float32, then cast; leaving puts the very same bytes back."""
     import torch
 
-    own = dict(denoiser.named_parameters())
+    parameters = dict(denoiser.named_parameters())
     deltas = {name.removesuffix(SUFFIX): delta for name, delta in tensors.items()}
     if not tensors or not all(name.endswith(SUFFIX) for name in tensors):
         raise IncompatibleError("the artifact is not a change of a denoiser's weights.")
-    unknown = [name for name, delta in deltas.items() if name not in own or own[name].shape != delta.shape]
+    unknown = [name for name, delta in deltas.items()
+               if name not in parameters or parameters[name].shape != delta.shape]  # fmt: skip
     if unknown:
         raise IncompatibleError(f"the artifact changes {unknown[0]}, which this denoiser does not have in that shape.")
-    kept = {name: own[name].detach().to("cpu", copy=True) for name in deltas}
+    kept = {name: parameters[name].detach().to("cpu", copy=True) for name in deltas}
     try:
         with torch.no_grad():
             for name, delta in deltas.items():
-                own[name].copy_(own[name].float() + strength * delta.to(own[name].device))
+                parameters[name].copy_(parameters[name].float() + strength * delta.to(parameters[name].device))
         yield
     finally:
         with torch.no_grad():
             for name, value in kept.items():
-                own[name].copy_(value)
+                parameters[name].copy_(value)
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ def soft_tokens(model: LoadedModel, name: str, vectors: Tensor) -> Iterator[None
         raise IncompatibleError(f"the learned token has {vectors.shape[-1]} features, but this text encoder has "
                                 f"{width}.")
     tokenizer = pipe.tokenizer
-    own = copy.deepcopy(tokenizer)
-    first = _add_words(own, _names(name, len(vectors)))
+    extended = copy.deepcopy(tokenizer)
+    first = _add_words(extended, _names(name, len(vectors)))
     try:
-        pipe.tokenizer = own
+        pipe.tokenizer = extended
         model.forget_texts()
         with _looked_up(pipe.text_encoder.get_input_embeddings(), first, vectors):
             yield

@@ -171,22 +171,22 @@ class LoopMemory:
 
         live = self._live()
         try:
-            found = read_state(self.file, self._training) if self.file else None
-            if found is None:
+            state = read_state(self.file, self._training) if self.file else None
+            if state is None:
                 return
             parameters = [value for group in self._adam.param_groups for value in group["params"]]
-            check_state(found, live, parameters, self._carried.generator, total)
+            check_state(state, live, parameters, self._carried.generator, total)
         except WrongStateError as error:
             log.warning("cannot resume from %s: %s. Training restarts.", self.file, error)
             return
         with torch.no_grad():
             for name, value in live.items():
-                value.copy_(found[name])
+                value.copy_(state[name])
         groups = self._adam.state_dict()["param_groups"]
-        self._adam.load_state_dict({"state": moments_of(found), "param_groups": groups})
+        self._adam.load_state_dict({"state": moments_of(state), "param_groups": groups})
         if self._carried.generator is not None:
-            self._carried.generator.set_state(found[GENERATOR])
-        self.losses = found[LOSSES].tolist()
+            self._carried.generator.set_state(state[GENERATOR])
+        self.losses = state[LOSSES].tolist()
         self._saved = len(self.losses)
         log.info("training resumes after step %d, from %s", self._saved, self.file)
 

@@ -43,13 +43,13 @@ def check_width(name: str, files: Sequence[Path], model_config: Mapping[str, Any
     `setting` is of the config of the model's `part`. Reads headers only; is silent where files tell nothing.
     """
     folder = model_folder(model_config) if model_config.get("source") else None
-    own = read_settings(folder / part / "config.json").get(setting) if folder else None
-    for file in files if isinstance(own, int) else ():
+    width = read_settings(folder / part / "config.json").get(setting) if folder else None
+    for file in files if isinstance(width, int) else ():
         tensors = plain_tensors(content_of(file), lambda one: isinstance(one, TensorEntry)) if file.is_file() else {}
         widths = {one.shape[-1] for tensor, one in tensors.items() if tensor.endswith(ending) and one.shape}
-        if widths - {own}:
+        if widths - {width}:
             raise IncompatibleError(f"the checkpoint {file} of method {name} was made for {max(widths)} text features, "
-                                    f"but model {model_config.get('name')} has {own}.")
+                                    f"but model {model_config.get('name')} has {width}.")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -67,10 +67,10 @@ def first_file(folder: Path, names: Sequence[str]) -> Path:
     return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
 
 
-def check_layout(path: Path, found: Mapping[str, Any], expected: Mapping[str, Sequence[int]]) -> None:
+def check_layout(path: Path, tensors: Mapping[str, Any], expected: Mapping[str, Sequence[int]]) -> None:
     """Raise InvalidValueError, in one line, unless a file holds exactly the expected names with their shapes."""
-    absent = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
+    absent = [name for name in expected if name not in tensors]
+    extra = [name for name in tensors if name not in expected]
     if len(absent) == len(expected) and extra:
         raise InvalidValueError(f"the checkpoint {path} is for another method or model: it has {shown(extra[0])} "
                                 f"and none of the {len(expected)} expected names, such as {next(iter(expected))}.")
@@ -79,7 +79,7 @@ def check_layout(path: Path, found: Mapping[str, Any], expected: Mapping[str, Se
         raise InvalidValueError(f"the checkpoint {path} does not fit: {named} ({len(absent)} of {len(expected)} names "
                                 f"are missing, {len(extra)} are unknown).")
     for name, shape in expected.items():
-        size = tuple(getattr(found[name], "shape", ()))
+        size = tuple(getattr(tensors[name], "shape", ()))
         if size != tuple(shape):
             raise InvalidValueError(f"the checkpoint {path} does not fit: {name} has shape {size}, the model has "
                                     f"{tuple(shape)}.")

@@ -39,7 +39,7 @@ def read_state(file: Path, training: str) -> dict[str, Tensor] | None:
         if data is None:
             return None
         metadata = header_of(file, "it").metadata
-        found = load(data)
+        state = load(data)
     except UnreadableFileError as error:
         raise WrongStateError(error.reason) from None
     except HarnessError as error:
@@ -48,40 +48,40 @@ def read_state(file: Path, training: str) -> dict[str, Tensor] | None:
         raise WrongStateError(f"it is not a complete safetensors file ({type(error).__name__})") from None
     if metadata.get(TRAINING) != training:
         raise WrongStateError("it belongs to another training or an earlier version")
-    if metadata.get(CONTENT) != _digest(found):
+    if metadata.get(CONTENT) != _digest(state):
         raise WrongStateError("its tensors do not match their hash")
-    return found
+    return state
 
 
 def check_state(
-    found: Mapping[str, Tensor], live: Mapping[str, Tensor], parameters: list[Tensor], generator: Any, total: int
+    state: Mapping[str, Tensor], live: Mapping[str, Tensor], parameters: list[Tensor], generator: Any, total: int
 ) -> None:
     """Raise WrongStateError unless a loop of `total` steps over these tensors can continue from `found`."""
-    losses = found.get(LOSSES)
+    losses = state.get(LOSSES)
     if losses is None or losses.dim() != 1 or not losses.is_floating_point() or not bool(losses.isfinite().all()):
         raise WrongStateError("its losses are invalid")
     if not 0 < len(losses) <= total:
         raise WrongStateError(f"it is at step {len(losses)} of {total}")
-    moments = moments_of(found)
+    moments = moments_of(state)
     known = {LOSSES, *live, *([GENERATOR] if generator is not None else []),
-             *(f"{ADAM}.{index}.{key}" for index, own in moments.items() for key in own)}
-    if set(found) != known:
+             *(f"{ADAM}.{index}.{key}" for index, moment in moments.items() for key in moment)}
+    if set(state) != known:
         raise WrongStateError("it lacks tensors, or has others than this training's")
     for name, value in live.items():
-        _check_like(name, found[name], value)
+        _check_like(name, state[name], value)
     _check_moments(moments, parameters)
     if generator is not None:
-        _check_generator(found[GENERATOR], generator)
+        _check_generator(state[GENERATOR], generator)
 
 
-def moments_of(found: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def moments_of(state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     """Return Adam's state by the index of its parameter. Raises WrongStateError."""
     moments: dict[int, dict[str, Tensor]] = {}
-    for name in (name for name in found if name.startswith(f"{ADAM}.")):
+    for name in (name for name in state if name.startswith(f"{ADAM}.")):
         _, index, *key = name.split(".")
         if not (index.isascii() and index.isdecimal() and len(index) < 10 and len(key) == 1):
             raise WrongStateError("its optimiser state is invalid")
-        moments.setdefault(int(index), {})[key[0]] = found[name]
+        moments.setdefault(int(index), {})[key[0]] = state[name]
     return moments
 
 
@@ -95,14 +95,14 @@ def _check_like(name: str, value: Tensor, wanted: Tensor) -> None:
 def _check_moments(moments: Mapping[int, Mapping[str, Tensor]], parameters: list[Tensor]) -> None:
     if not moments:
         raise WrongStateError("it has no optimiser state")
-    for index, own in moments.items():
-        if index >= len(parameters) or set(own) != _MOMENTS:
+    for index, moment in moments.items():
+        if index >= len(parameters) or set(moment) != _MOMENTS:
             raise WrongStateError("its optimiser state is for other tensors")
         for key in ("exp_avg", "exp_avg_sq"):
-            _check_like(f"{ADAM}.{index}.{key}", own[key], parameters[index])
-        step = own["step"]
+            _check_like(f"{ADAM}.{index}.{key}", moment[key], parameters[index])
+        step = moment["step"]
         counted = step.numel() == 1 and bool(step.isfinite()) and float(step) >= 1
-        if not counted or bool((own["exp_avg_sq"] < 0).any()):
+        if not counted or bool((moment["exp_avg_sq"] < 0).any()):
             raise WrongStateError("its optimiser state is invalid")
 
 

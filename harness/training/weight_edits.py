@@ -41,17 +41,17 @@ def check_guided(name: str, guidance_scale: float) -> None:
                                 "Set the method's own guidance_scale, from 1 to 100.")
 
 
-def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], whole: bool = True) -> None:
+def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], whole: bool = True) -> None:
     """Raise IncompatibleError unless an artifact's tensors have the expected names (all, if `whole`) and shapes."""
-    unknown = next((name for name in found if name not in expected), None)
+    unknown = next((name for name in tensors if name not in expected), None)
     if unknown:
         raise IncompatibleError("the artifact does not fit this method and model: it changes "
                                 f"{unknown}, which does not exist here.")
-    for name, value in found.items():
+    for name, value in tensors.items():
         if value.shape != tuple(expected[name]):
             raise IncompatibleError(f"the artifact does not fit this model: {name} has shape {tuple(value.shape)}, not "
                                     f"{tuple(expected[name])}.")
-    absent = next((name for name in expected if whole and name not in found), None)
+    absent = next((name for name in expected if whole and name not in tensors), None)
     if absent:
         raise IncompatibleError(f"the artifact does not fit this method and model: it has no {absent}.")
 
@@ -61,26 +61,30 @@ def tensors_replaced(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[Non
     """Overwrite parameters and buffers by name; leaving restores every byte, also after an exception."""
     import torch
 
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
-    kept = {name: own[name].detach().to("cpu", copy=True) for name in tensors}
+    values = dict(module.named_parameters()) | dict(module.named_buffers())
+    kept = {name: values[name].detach().to("cpu", copy=True) for name in tensors}
     try:
         with torch.no_grad():
             for name, value in tensors.items():
-                own[name].copy_(value)
+                values[name].copy_(value)
         yield
     finally:
         with torch.no_grad():
             for name, value in kept.items():
-                own[name].copy_(value)
+                values[name].copy_(value)
+
+
+def _moved(value: Tensor, delta: Tensor, strength: float) -> Tensor:
+    start = value.detach().float()
+    return start + strength * delta.to(start.device, start.dtype)
 
 
 @contextmanager
 def deltas_added(module: Any, deltas: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[None]:
     """Add `strength` times each delta, in float32, to the parameter of its name; leaving restores every byte."""
-    own = dict(module.named_parameters())
-    check_fit(deltas, {name: value.shape for name, value in own.items()}, whole=False)
-    edited = {name: own[name].detach().float() + strength * delta.to(own[name].device, own[name].float().dtype)
-              for name, delta in deltas.items()}
+    parameters = dict(module.named_parameters())
+    check_fit(deltas, {name: value.shape for name, value in parameters.items()}, whole=False)
+    edited = {name: _moved(parameters[name], delta, strength) for name, delta in deltas.items()}
     with tensors_replaced(module, edited):
         yield
 
@@ -94,7 +98,8 @@ def unet_export(model: LoadedModel, artifact: Artifact, deltas: Mapping[str, Ten
     if before:
         raise IncompatibleError(f"this artifact was trained on weights that {before[0]} had edited; without them "
                                 "it is useless, so it is not exported.")
-    own = dict(model.denoiser.named_parameters())
-    edited = {name: (own[name].detach().float().cpu() + delta).to(own[name].dtype) for name, delta in deltas.items()}
+    parameters = dict(model.denoiser.named_parameters())
+    edited = {name: (parameters[name].detach().float().cpu() + delta).to(parameters[name].dtype)
+              for name, delta in deltas.items()}  # fmt: skip
     name = f"{artifact.meta['recipe']['kind']}.safetensors"
     return Export({name: edited}, f'pipe.unet.load_state_dict(load_file("{name}"), strict=False)')

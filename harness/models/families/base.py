@@ -43,14 +43,15 @@ class DenoiserCall:
         if not rows:
             return self
         texts = [row.embeds.to(self.embeds.dtype).expand(n, *row.embeds.shape[-2:]) for row in rows]
-        more, own = len(rows), slice(cond, cond + n)
+        more, conditional = len(rows), slice(cond, cond + n)
         return replace(
             self,
             sample=torch.cat([self.sample, *[self.sample[:n]] * more]),
             timestep=self._wider_timestep(more, n),
             embeds=torch.cat([self.embeds, *texts]),
-            pooled=None if self.pooled is None else torch.cat([self.pooled, *_pooled_rows(self.pooled[own], rows)]),
-            per_row={key: torch.cat([value, *[value[own]] * more]) for key, value in self.per_row.items()},
+            pooled=None if self.pooled is None
+            else torch.cat([self.pooled, *_pooled_rows(self.pooled[conditional], rows)]),
+            per_row={key: torch.cat([value, *[value[conditional]] * more]) for key, value in self.per_row.items()},
         )
 
     def _wider_timestep(self, more: int, n: int) -> Any:
@@ -194,8 +195,8 @@ class Family:
     def texts(self, bundle: EmbedBundle) -> dict[str, Tensor | None]:
         """Return the embeddings by the names of the pipeline's arguments."""
         pooled = {"pooled_prompt_embeds": bundle.pooled_cond, "negative_pooled_prompt_embeds": bundle.pooled_uncond}
-        found = {"prompt_embeds": bundle.cond, "negative_prompt_embeds": bundle.uncond, **pooled}
-        return {key: value for key, value in found.items() if value is not None}
+        named = {"prompt_embeds": bundle.cond, "negative_prompt_embeds": bundle.uncond, **pooled}
+        return {key: value for key, value in named.items() if value is not None}
 
     def decode(self, model: LoadedModel, latents: Tensor, batch: Batch) -> np.ndarray:
         """Return the images (B, H, W, 3) in [0, 1] of latents, decoded as the pipeline does in the VAE's precision."""
