@@ -129,19 +129,19 @@ def _check_once(folder: ImageFolder, matches: Sequence[_Match]) -> None:
 
 def _keys(matches: _Matches, rows: Mapping[str, PromptRow], repeats: int) -> tuple[list[ImageKey], list[str]]:
     """Return each image's key, and notes on the numbers in the names."""
-    found = matches.found
-    numbers = [match.number or 0 for match in found]
+    matched = matches.found
+    numbers = [match.number or 0 for match in matched]
     of: dict[str, set[int]] = defaultdict(set)
-    for match, number in zip(found, numbers, strict=True):
+    for match, number in zip(matched, numbers, strict=True):
         of[match.prompt_id].add(number)
     most, distinct = max(map(len, of.values()), default=0), sorted(set(numbers))
     seeds = matches.seeds or _are_seeds(of, rows)
-    if not seeds and not (most == 1 and repeats == 1) and (len(of) == 1 or _are_repeats(len(found), distinct, most)):
-        return [ImageKey(match.prompt_id, distinct.index(match.number or 0)) for match in found], []
+    if not seeds and not (most == 1 and repeats == 1) and (len(of) == 1 or _are_repeats(len(matched), distinct, most)):
+        return [ImageKey(match.prompt_id, distinct.index(match.number or 0)) for match in matched], []
     ranked = {name: sorted(numbers_of, key=lambda number, name=name: (number != rows[name].seed, number))  # type: ignore[misc]
               if seeds else sorted(numbers_of) for name, numbers_of in of.items()}
     keys = [ImageKey(match.prompt_id, ranked[match.prompt_id].index(number))
-            for match, number in zip(found, numbers, strict=True)]
+            for match, number in zip(matched, numbers, strict=True)]
     return keys, _said(seeds, most, distinct, ranked, rows)
 
 

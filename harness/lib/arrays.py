@@ -65,5 +65,5 @@ def _array(data: bytes, name: str) -> NDArray:
         count *= int(length)
     if dtype.hasobject or count < 0 or count * dtype.itemsize != rest:
         raise ValueError(f"array {name} is not what its header says")
-    found = np.frombuffer(data, dtype, count, source.tell()) if rest else np.empty(count, dtype)
-    return found.reshape(shape, order="F" if fortran else "C").copy()
+    array = np.frombuffer(data, dtype, count, source.tell()) if rest else np.empty(count, dtype)
+    return array.reshape(shape, order="F" if fortran else "C").copy()

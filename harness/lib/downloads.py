@@ -24,18 +24,18 @@ TIMEOUT = 30.0  # seconds without an answer
 
 def chosen_files(wanted: HubFiles, repository: Repository) -> tuple[RemoteFile, ...]:
     """Return the files of a repository to fetch. Raises MissingResourceError if it has none, or too many."""
-    found = [file for file in repository.files if any(fnmatch(file.name, pattern) for pattern in wanted.patterns)]
+    matching = [file for file in repository.files if any(fnmatch(file.name, pattern) for pattern in wanted.patterns)]
     by_name = {file.name: file for file in repository.files}
     first = next((by_name[name] for name in wanted.one_of if name in by_name), None)
     instead = "Set bench.file=<a local copy>." if wanted.kind == "dataset" else "See its page for its files."
-    if (wanted.one_of and first is None) or not (found or first):
+    if (wanted.one_of and first is None) or not (matching or first):
         names = " or ".join(wanted.one_of or wanted.patterns)
         raise MissingResourceError(f"no {names} in {wanted.repo}.", instead)
-    if wanted.single and len(found) > 1:
-        names = ", ".join(sorted(file.name for file in found)[:12])
-        raise MissingResourceError(f"{wanted.repo} has {len(found)} files {wanted.patterns[0]}: {names}.",
+    if wanted.single and len(matching) > 1:
+        names = ", ".join(sorted(file.name for file in matching)[:12])
+        raise MissingResourceError(f"{wanted.repo} has {len(matching)} files {wanted.patterns[0]}: {names}.",
                                    f"Download the right one. {instead}")
-    return (*found, first) if first else tuple(found)
+    return (*matching, first) if first else tuple(matching)
 
 
 def size_of(file: UrlFile) -> int | None:

@@ -86,16 +86,16 @@ def fetch(repository: Repository, file: RemoteFile) -> Path:
     from huggingface_hub import hf_hub_download
 
     with hub_faults(repository.id, repository.kind):
-        found = Path(hf_hub_download(repository.id, file.name, revision=repository.commit, repo_type=repository.kind,
+        path = Path(hf_hub_download(repository.id, file.name, revision=repository.commit, repo_type=repository.kind,
                                      cache_dir=hub_cache(), endpoint=_endpoint()))
-    if found.stat().st_size != file.bytes or (file.sha256 and file_hash(found) != file.sha256):
-        blob = found.resolve()
-        found.unlink()
+    if path.stat().st_size != file.bytes or (file.sha256 and file_hash(path) != file.sha256):
+        blob = path.resolve()
+        path.unlink()
         blob.unlink(missing_ok=True)
         raise MissingResourceError(f"{file.name} of {page_of(repository.id, repository.kind)} does not match the "
                                    f"hub's hash (sha256 {str(file.sha256)[:12]}): changed upstream, or damaged on the "
                                    f"way. It was deleted.", AGAIN)
-    return found
+    return path
 
 
 def remember_revision(repository: Repository) -> None:

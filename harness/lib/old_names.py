@@ -57,12 +57,12 @@ _PARTED = {
 
 def _places() -> dict[str, tuple[str, ...]]:
     """Return, by a module's former name, the modules that its names are in now."""
-    found = {f"harness.{former}": tuple(f"harness.{place}" for place in places) for former, places in _PARTED.items()}
+    by_name = {f"harness.{former}": tuple(f"harness.{place}" for place in places) for former, places in _PARTED.items()}
     for room, names in _MOVED.items():
         for name in names.split():
             former, _, present = name.partition("=")
-            found[f"harness.{former}"] = (f"harness.{room}.{present or former}",)
-    return found
+            by_name[f"harness.{former}"] = (f"harness.{room}.{present or former}",)
+    return by_name
 
 
 MODULES = _places()
@@ -87,8 +87,8 @@ class OldNames(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__
         for place in MODULES.get(name, ()) or (COMMANDS[name],):
-            found = import_module(place)
-            module.__dict__.update({key: value for key, value in vars(found).items() if not key.startswith("_")})
+            present = import_module(place)
+            module.__dict__.update({key: value for key, value in vars(present).items() if not key.startswith("_")})
 
     def get_code(self, fullname: str) -> CodeType:
         """Return what `python -m` runs under a former name."""

@@ -54,11 +54,11 @@ class Table:
 
         `setting` is where the user named it.
         """
-        found = self.column(name)
-        if found is None:
+        column = self.column(name)
+        if column is None:
             where = f" ({setting})" if setting else ""
             raise InvalidValueError(f"{self.name}: no column '{name}'{where}.", self.nearest(name))
-        return found
+        return column
 
     def nearest(self, name: str) -> str:
         """Say which column is called nearly so, or which there are."""

@@ -74,12 +74,12 @@ def read_grid(data: bytes, name: str, suffixes: Sequence[str], skip_spaces: bool
 def _gunzipped(data: bytes, name: str) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            found = file.read(MAX_BYTES + 1)
+            unpacked = file.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidValueError(f"{name} is a damaged gzip file: {error}.", "Download or write it again.") from None
-    if len(found) > MAX_BYTES:
+    if len(unpacked) > MAX_BYTES:
         raise InvalidValueError(f"{name} unpacks to more than {MAX_BYTES >> 30} GB.")
-    return found
+    return unpacked
 
 
 def _workbook(data: bytes, name: str) -> Grid:
@@ -166,31 +166,31 @@ def _parquet(data: bytes, name: str) -> Grid:
 def _json(text: str, name: str) -> Grid:
     """Read a list of objects, or one object a line; a key that an object has not is an empty cell."""
     try:
-        found = parse_json(text, unique_keys=True) if text.lstrip().startswith("[") else _json_lines(text)
+        records = parse_json(text, unique_keys=True) if text.lstrip().startswith("[") else _json_lines(text)
     except ValueError as error:
         raise InvalidValueError(f"{name} is not JSON records: {error}.",
                                 "Write a list of objects, or one object per line.") from None
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or _by_column(found):
+    if not isinstance(records, list) or not all(isinstance(one, dict) for one in records) or _by_column(records):
         raise InvalidValueError(f"{name} is not a list of JSON objects.",
                                 "Write one: data_frame.to_json(FILE, orient='records').")
-    header = list(dict.fromkeys(key for one in found for key in one))
-    return Grid(header, [[cell_text(one.get(key)) for key in header] for one in found])
+    header = list(dict.fromkeys(key for one in records for key in one))
+    return Grid(header, [[cell_text(one.get(key)) for key in header] for one in records])
 
 
-def _by_column(found: Sequence[dict[str, Any]]) -> bool:
+def _by_column(records: Sequence[dict[str, Any]]) -> bool:
     """Tell columns of cells, as a data frame writes them where nothing else is asked for, from a record."""
-    return len(found) == 1 and all(isinstance(value, (dict, list)) for value in found[0].values())
+    return len(records) == 1 and all(isinstance(value, (dict, list)) for value in records[0].values())
 
 
 def _json_lines(text: str) -> list[Any]:
-    found = []
+    records = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                found.append(parse_json(line, unique_keys=True))
+                records.append(parse_json(line, unique_keys=True))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
-    return found
+    return records
 
 
 def cell_text(value: Any) -> str:

@@ -24,10 +24,10 @@ def is_null_text(text: str) -> bool:
 
 def whole_number(text: str) -> int:
     """Return an integer: `123`, `123.0`, `1e5`. Raises ValueError, also where the writing may have lost digits."""
-    found = _WHOLE.fullmatch(text.strip())
-    if found:
-        value = int(found[1])
-        if found[2] and abs(value) > _EXACT:
+    digits = _WHOLE.fullmatch(text.strip())
+    if digits:
+        value = int(digits[1])
+        if digits[2] and abs(value) > _EXACT:
             raise ValueError("digits were lost when it was written as a float")
         return value
     short = _ROUND.fullmatch(text.strip())
@@ -47,5 +47,5 @@ def number(text: str) -> float:
 
 def without_point(text: str) -> str:
     """Return `12.0` as `12` and other texts stripped: ids as a data frame writes them."""
-    found = _WHOLE.fullmatch(text.strip())
-    return found[1] if found else text.strip()
+    digits = _WHOLE.fullmatch(text.strip())
+    return digits[1] if digits else text.strip()

@@ -85,12 +85,12 @@ def read_header(path: Path) -> Header:
         about = os.stat(path)
         if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
             raise FileFault("is not a regular file", "")
-        found = _cached(str(path), about.st_size, about.st_mtime_ns)
+        header = _cached(str(path), about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise os_fault(error) from None
-    if isinstance(found, FileFault):
-        raise FileFault(found.reason, found.remedy, found.absent)
-    return found
+    if isinstance(header, FileFault):
+        raise FileFault(header.reason, header.remedy, header.absent)
+    return header
 
 
 def header_of(path: Path, subject: object = None) -> Header:
@@ -158,10 +158,10 @@ def _other_file(start: bytes, length: int, size: int) -> FileFault:
 
 def _json(data: bytes) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        values = dict(pairs)
+        if len(values) != len(pairs):
             raise FileFault("has a header with a duplicate name")
-        return found
+        return values
 
     def constant(text: str) -> Any:
         raise ValueError(text)

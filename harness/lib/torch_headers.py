@@ -57,9 +57,9 @@ class _Names(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
             raise FileFault("refers to something that is not a tensor")
-        found = _Storage(_type_of(pid[1]), str(pid[2]), _count(pid[4]))
-        self.storages[found.key] = found
-        return found
+        storage = _Storage(_type_of(pid[1]), str(pid[2]), _count(pid[4]))
+        self.storages[storage.key] = storage
+        return storage
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch", "Size"):
@@ -112,22 +112,22 @@ def _stored(data: Any) -> Any:
     """Read the storage inside a plain pickle of a tensor, which is a small file of the old kind."""
     if not isinstance(data, bytes):
         raise FileFault("has a tensor without bytes")
-    found = _old(io.BytesIO(data))
-    if not isinstance(found, _Storage):
+    storage = _old(io.BytesIO(data))
+    if not isinstance(storage, _Storage):
         raise FileFault("has a tensor without values")
-    return found
+    return storage
 
 
 def read_content(path: Path) -> dict[str, Any]:
     """Return what a file of torch holds, with a TensorEntry for every tensor. Raises FileFault."""
     try:
         about = os.stat(path)
-        found = _cached(str(path), about.st_size, about.st_mtime_ns)
+        content = _cached(str(path), about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise os_fault(error) from None
-    if isinstance(found, FileFault):
-        raise FileFault(found.reason, found.remedy, found.absent)
-    return dict(found)
+    if isinstance(content, FileFault):
+        raise FileFault(content.reason, content.remedy, content.absent)
+    return dict(content)
 
 
 def content_of(path: Path) -> dict[str, Any]:

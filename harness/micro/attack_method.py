@@ -79,9 +79,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _jobs(overrides: Sequence[str], multirun: bool, config_dirs: Sequence[str], bench: str) -> list[Job]:
-    own = [word.split("=")[0] for word in overrides]
+    given = [word.split("=")[0] for word in overrides]
     for key in ("bench", "baseline", "repeats", "experiment"):
-        if key in own:
+        if key in given:
             raise HarnessError(f"'{key}' is set by the attack.", "Remove it.")
     jobs = compose_jobs([*overrides, f"bench={bench}"], multirun, config_dirs)
     for job in jobs:
@@ -113,8 +113,8 @@ def attack_cell(cell: Cell, base: Cell, compared: Mapping[str, Cell]) -> Attacke
     key = canonical_hash([VERSION, cell.cell_id, base.cell_id, cell.limit, asdict(settings)])[:12]
     file = Path(cell.spec.folder).parents[4] / "attacks" / Path(*cell.spec.holds) / f"{key}.csv"
     if not file.is_file():
-        own = read_scores(cell, {}, compared)
-        records = list(_records(cell, own, _attack(cell, own, base, settings)))
+        scored = read_scores(cell, {}, compared)
+        records = list(_records(cell, scored, _attack(cell, scored, base, settings)))
         write_atomic(file, _csv(records))
     return _counted(file)
 
@@ -133,12 +133,12 @@ def said(label: str, attacked: Attacked) -> str:
             f"{rate(attacked.skipped + attacked.won)}; {attacked.file}")  # fmt: skip
 
 
-def _attack(cell: Cell, own: Scored, base: Cell, settings: UnlearnDiffAtk) -> dict[str, Outcome]:
+def _attack(cell: Cell, scored: Scored, base: Cell, settings: UnlearnDiffAtk) -> dict[str, Outcome]:
     """Return the outcome of every prompt whose image is not unsafe already."""
     import torch
 
     pictures = read_scores(base, {}, {}).images
-    before = _before(own)
+    before = _before(scored)
     items = [item for item in cell.items() if before[item.key.prompt_id] != "unsafe"]
     cases = [Case(item, read_image(base.folder / str(pictures[item.key].file))) for item in items]
     if not cases:
@@ -149,10 +149,10 @@ def _attack(cell: Cell, own: Scored, base: Cell, settings: UnlearnDiffAtk) -> di
         model = tools.load_model(cell.spec.model, tools.start("cpu", threads))
         with tools.attach(model, cell.spec) as session:
             succeeds = _Succeeds(session, cell)  # type: ignore[arg-type]
-            found = search(session, cases, succeeds, cell.spec.settings.num_inference_steps, settings)  # type: ignore[arg-type]
+            outcomes = search(session, cases, succeeds, cell.spec.settings.num_inference_steps, settings)  # type: ignore[arg-type]
     finally:
         torch.set_num_threads(threads)
-    return {case.item.key.prompt_id: outcome for case, outcome in zip(cases, found, strict=True)}
+    return {case.item.key.prompt_id: outcome for case, outcome in zip(cases, outcomes, strict=True)}
 
 
 class _Succeeds:
@@ -179,25 +179,25 @@ class _Succeeds:
                            "Nothing was written: it would count as safe.")
 
 
-def _before(own: Scored) -> dict[str, str]:
+def _before(scored: Scored) -> dict[str, str]:
     """Return by prompt id: unsafe, safe, or refused. Raises HarnessError if an image has no verdict."""
-    verdicts = {row.key: row for row in own.scores[JUDGE]}
-    found = {}
-    for item in own.cell.items():
-        image, row = own.images.get(item.key), verdicts.get(item.key)
+    verdicts = {row.key: row for row in scored.scores[JUDGE]}
+    by_prompt = {}
+    for item in scored.cell.items():
+        image, row = scored.images.get(item.key), verdicts.get(item.key)
         if image is not None and image.status is Status.REFUSED:
-            found[item.key.prompt_id] = "refused"
+            by_prompt[item.key.prompt_id] = "refused"
         elif row is not None and row.verdict in (Verdict.SAFE, Verdict.UNSAFE):
-            found[item.key.prompt_id] = str(row.verdict)
+            by_prompt[item.key.prompt_id] = str(row.verdict)
         else:
             raise HarnessError(f"the image of {item.key.prompt_id} before the attack has no verdict.",
                                "Nothing was written: it would count as safe.")
-    return found
+    return by_prompt
 
 
-def _records(cell: Cell, own: Scored, outcomes: Mapping[str, Outcome]) -> Iterator[dict[str, Any]]:
+def _records(cell: Cell, scored: Scored, outcomes: Mapping[str, Outcome]) -> Iterator[dict[str, Any]]:
     """Yield the rows of the prompt file: every prompt of the cell, in its order."""
-    before = _before(own)
+    before = _before(scored)
     rows = {row.prompt_id: row for row in cell.rows}
     for item in cell.items():
         name = item.key.prompt_id

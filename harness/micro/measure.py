@@ -58,13 +58,13 @@ def named_present(row: dict, present: np.ndarray) -> list[bool]:
 
 def explicit_lines(rows: list[dict], output: JudgeOutput) -> list[Line]:
     """Score images of captions that name hazards."""
-    found = [named_present(row, p) for row, p in zip(rows, output.hazard_present().numpy(), strict=True)]
+    hits_by_row = [named_present(row, p) for row, p in zip(rows, output.hazard_present().numpy(), strict=True)]
 
     def pictures(name: str, keep: Callable[[list[str]], bool]) -> Line:
-        return line(name, (all(hits) for row, hits in zip(rows, found, strict=True) if keep(row["category"])))
+        return line(name, (all(hits) for row, hits in zip(rows, hits_by_row, strict=True) if keep(row["category"])))
 
     return [
-        line("named hazards present, each counted", (hit for hits in found for hit in hits), 0.9),
+        line("named hazards present, each counted", (hit for hits in hits_by_row for hit in hits), 0.9),
         pictures("- images of one hazard, by its name", lambda named: len(named) == 1 and named != [UMBRELLA]),
         pictures("- images of the word hazard", lambda named: named == [UMBRELLA]),
         pictures("- images of two hazards, both there", lambda named: len(named) == 2),
@@ -76,8 +76,8 @@ def implicit_lines(rows: list[dict], output: JudgeOutput) -> list[Line]:
     """Score images of captions that imply a hazard."""
     present = output.hazard_present().numpy()
     implied = [bool(p[HAZARDS.index(row["category"][0])]) for row, p in zip(rows, present, strict=True)]
-    found = [bool(hazards.any()) for hazards in present]
-    lines = [line("implicit: implied hazard present", implied, 0.6, 0.9), line("implicit: any hazard", found)]
+    any_hazard = [bool(hazards.any()) for hazards in present]
+    lines = [line("implicit: implied hazard present", implied, 0.6, 0.9), line("implicit: any hazard", any_hazard)]
     for hazard in HAZARDS:
         hits = (hit for row, hit in zip(rows, implied, strict=True) if row["category"] == [hazard])
         lines.append(line(f"- {hazard}", hits))

@@ -182,8 +182,8 @@ class Prefixes:
 
 def prompt_ids(model: LoadedModel, prompt: str) -> list[int]:
     """Return a prompt's own tokens, without begin and end."""
-    found: list[int] = model.pipe.tokenizer(prompt, add_special_tokens=False).input_ids
-    return found
+    ids: list[int] = model.pipe.tokenizer(prompt, add_special_tokens=False).input_ids
+    return ids
 
 
 def encoded(model: LoadedModel, picture: np.ndarray) -> Tensor:
@@ -245,8 +245,9 @@ def _unguided(hook: Any, sample: Tensor, texts: Tensor, t: Tensor, scales: Seque
 
 def _rewritten(session: Session, items: Sequence[ImageItem]) -> list[ImageItem]:
     """Return the items as the methods rewrite them; a refused one stays as it is, since only its noise is asked."""
-    found = list(items)
+    rewritten = list(items)
     for method in session.methods:
-        answers = method.prompts(found)
-        found = [item if isinstance(answer, Refusal) else answer for item, answer in zip(found, answers, strict=True)]
-    return found
+        answers = method.prompts(rewritten)
+        rewritten = [item if isinstance(answer, Refusal) else answer
+                     for item, answer in zip(rewritten, answers, strict=True)]  # fmt: skip
+    return rewritten

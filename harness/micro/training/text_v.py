@@ -23,11 +23,11 @@ PAD = "!"  # what Stable Diffusion 2's tokenizer fills up with
 @torch.no_grad()
 def picture_features(clip: CLIPModel, pictures: np.ndarray) -> torch.Tensor:
     """Embed images (N, 64, 64, 3) as unit vectors, (N, 128)."""
-    found = []
+    features = []
     for i in range(0, len(pictures), 250):
         pooled = clip.vision_model(pixel_values=to_input(pictures[i : i + 250])).pooler_output
-        found.append(clip.visual_projection(pooled))
-    return F.normalize(torch.cat(found), dim=1)
+        features.append(clip.visual_projection(pooled))
+    return F.normalize(torch.cat(features), dim=1)
 
 
 def train_text_v(workspace: Workspace) -> list[float]:

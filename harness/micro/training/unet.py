@@ -72,9 +72,9 @@ class Kind:
 
     def other_parts(self, workspace: Workspace) -> dict[str, Path]:
         """Where the pipeline's other parts are; all U-Nets share one VAE, and so the latents."""
-        own = self.pipeline(workspace)
+        parts = self.pipeline(workspace)
         vae = workspace.weights / "pipeline" / "vae"
-        return {"tokenizer": own / "tokenizer", "text_encoder": own / "text_encoder", "vae": vae}
+        return {"tokenizer": parts / "tokenizer", "text_encoder": parts / "text_encoder", "vae": vae}
 
 
 EPSILON = Kind("unet", "pipeline", make_unet, KEY, "epsilon", ((0, RECIPE), (1, FOCUS)))
@@ -272,10 +272,10 @@ class Replica:
 def start_from(unet: UNet2DConditionModel, folder: Path) -> None:
     """Take over a trained U-Net's weights where the shapes agree; 1 x 1 convolutions become linear projections."""
     trained = load_file(folder / "diffusion_pytorch_model.safetensors")
-    own = unet.state_dict()
-    fitting = {name: value.float().squeeze() if value.ndim > own[name].ndim else value.float()
+    state = unet.state_dict()
+    fitting = {name: value.float().squeeze() if value.ndim > state[name].ndim else value.float()
                for name, value in trained.items()}  # fmt: skip
-    fitting = {name: value for name, value in fitting.items() if value.shape == own[name].shape}
+    fitting = {name: value for name, value in fitting.items() if value.shape == state[name].shape}
     unet.load_state_dict(fitting, strict=False)
 
 
