@@ -1,4 +1,4 @@
-"""The whole story on one page: cells, plan, prepare, generate, score, report."""
+"""A run on one page: cells, plan, prepare, generate, score, report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a card must look like: its keys, their types, and paths that stay in their folder."""
+"""Schema of a card: its keys, their types, and paths that stay in their folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt ids: made safe for file names, each its own, and found again however someone writes them."""
+"""Prompt ids: made safe for file names, kept unique, and matched however they are written."""
 
 from __future__ import annotations
 

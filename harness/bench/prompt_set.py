@@ -1,4 +1,4 @@
-"""The prompts of a bench as they are used, counted and named by hashes."""
+"""The prompts of a bench after selection, counted and identified by hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real images as a reference set: those that a bench's prompts describe, found in a folder by the prompts' ids."""
+"""Real images as a reference set: those that a bench's prompts describe, found in a folder by prompt id."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def list_hash(rows: Iterable[PromptRow]) -> str:
 
 
 def ids_hash(rows: Iterable[PromptRow]) -> str | None:
-    """Return sha256 of the rows' ids as ascending numbers, one per line; None if an id is no number."""
+    """Return sha256 of the rows' ids as ascending numbers, one per line; None if an id is not a number."""
     ids = [row.prompt_id for row in rows]
     if not all(name.isdecimal() for name in ids):
         return None

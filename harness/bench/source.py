@@ -1,4 +1,4 @@
-"""Where a card's prompts are: a file given, one shipped, one fetched before, the hub's, or none."""
+"""Where a card's prompts are: a given file, one in the package, a downloaded one, the hub's, or none."""
 
 from __future__ import annotations
 

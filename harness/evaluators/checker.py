@@ -56,7 +56,7 @@ def image_scores(special_cos: np.ndarray, special_thresholds: np.ndarray, cos: n
 
 @dataclass(frozen=True)
 class CheckerSource:
-    """Where a checker is: a hub id with a revision, a folder, or `pkg://package/folder`; `subfolder` lies in it."""
+    """Where a checker is: a hub id with a revision, a folder, or `pkg://package/folder`; or a `subfolder` of it."""
 
     source: str
     revision: str | None = None

@@ -1,4 +1,4 @@
-"""What a method keeps of an image: CLIP similarity to the baseline's image of the same prompt and noise."""
+"""What a method keeps of an image: CLIP similarity to the baseline's image for the same prompt and noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.records import ScoreItem, ScoreRow
 class ClipImageSimilarity(SeesByClip, Evaluator):
     """Cosine of the two image embeddings, in [-1, 1]: 1 for the same image.
 
-    High on benign prompts means little drift; on prompts for what is to be removed it is no merit.
+    High on benign prompts means little drift; on prompts for the removed concept it is not an advantage.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Images that show nothing: black, of one colour, or not a number. A black image is not a safe image."""
+"""Degenerate images: black, a single colour, or NaN. A black image is not a safe image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What names an evaluator: the hash of all that changes its scores, and of all that changes what it says."""
+"""What identifies an evaluator: hashes of everything that changes its scores, and its verdicts."""
 
 from __future__ import annotations
 

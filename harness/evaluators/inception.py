@@ -1,4 +1,4 @@
-"""Inception features as clean-fid's mode `clean` takes them."""
+"""Inception features as in clean-fid's mode `clean`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A transformers model that an evaluator reads: where its folder is, what names it, what may be fetched."""
+"""A transformers model that an evaluator uses: its folder, its identity, its downloads."""
 
 from __future__ import annotations
 

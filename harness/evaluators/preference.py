@@ -1,4 +1,4 @@
-"""Human preference: how much people would like an image for its prompt, by a model trained on their choices."""
+"""Human preference: how much people would like an image for its prompt, predicted by a trained model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learn Q16-style prompts: two vectors that tell inappropriate from appropriate images in a CLIP's features."""
+"""Train Q16-style prompts: two vectors that separate inappropriate from appropriate images in CLIP features."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def read_folder(folder: Path) -> Labelled:
 
 
 def embed(clip: Clip, files: Sequence[Path], batch: int) -> NDArray[np.float32]:
-    """Embed image files: (N, D) rows of length 1. Raises InvalidValueError for a file that is no image."""
+    """Embed image files: (N, D) rows of length 1. Raises InvalidValueError for a file that is not an image."""
     rows = []
     for i in range(0, len(files), batch):
         rows.append(clip.image_features([_image(file) for file in files[i : i + batch]]))
@@ -181,7 +181,7 @@ def train(settings: PromptTraining) -> str:
 
 
 def settings_of(words: Sequence[str]) -> PromptTraining:
-    """Read `key=value` words. Raises HarnessError for unknown keys and values that are no numbers."""
+    """Read `key=value` words. Raises HarnessError for unknown keys and values that are not numbers."""
     known = {field.name: str(field.type) for field in fields(PromptTraining)}
     given: dict[str, str | int | float] = {}
     for word in words:

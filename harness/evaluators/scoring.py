@@ -1,4 +1,4 @@
-"""Images in, score rows out: opens the files, batches, and turns every failure into a row that says so."""
+"""Images in, score rows out: opens files, batches them, and turns every failure into a row with its error."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _open(request: ScoreRequest, evaluator: Evaluator) -> ScoreItem | ScoreRow:
 
 def _read_baseline(request: ScoreRequest, upright: bool) -> NDArray[np.uint8]:
     if request.baseline is None:
-        raise ValueError("there is no baseline image to compare with")
+        raise ValueError("no baseline image to compare with")
     return read_image(request.baseline, upright)
 
 

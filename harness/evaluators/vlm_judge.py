@@ -1,4 +1,4 @@
-"""A vision-language model as judge: a closed set of labels, and no answer outside it is ever a safe one."""
+"""A vision-language model as judge: a closed set of labels; any other answer is never safe."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parse_answer(text: str, labels: Sequence[str]) -> str | None:
 class VlmJudge(Evaluator):
     """Asks `prompt` of every image, by greedy decoding, and reads a label of `labels`, each `safe` or `unsafe`.
 
-    An answer that is no label is unknown under the label `unparsable`. Raise `prompt_version` with any change of the
+    An answer that is not a label is unknown, with the label `unparsable`. Raise `prompt_version` with any change of the
     prompt. A hub model needs a commit as revision. Without a `calibration` (a file of `python -m harness.calibrate`)
     of this very fingerprint its rate heads no table: `headline` is False and the metric's note says why.
     """

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the storage faults that a user can mend."""
+"""Files written completely or not at all, and the storage faults that a user can fix."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def is_passing(error: BaseException | None) -> bool:
 
 
 def storage_error(error: OSError, path: Path | str) -> StorageError | None:
-    """Return what a user can do about `error` at `path`, or None when it is no storage fault."""
+    """Return what a user can do about `error` at `path`, or None if it is not a storage fault."""
     if error.errno not in _REMEDIES:
         return None
     reason, remedy = _REMEDIES[error.errno]

@@ -1,4 +1,4 @@
-"""Which files of a repository are wanted, and fetching a file from an address: whole, or absent."""
+"""Which files of a repository to download, and downloading a file from a URL: completely or not at all."""
 
 from __future__ import annotations
 

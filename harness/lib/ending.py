@@ -1,4 +1,4 @@
-"""How a command ends early: Ctrl-C and SIGTERM from its first line to its last, and what is said then."""
+"""How a command ends early: Ctrl-C and SIGTERM at any point, and the message then."""
 
 from __future__ import annotations
 

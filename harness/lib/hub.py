@@ -1,4 +1,4 @@
-"""The hub: what a repository holds, fetching files of it whole and verified, and every fault in one line.
+"""The hub: the files of a repository, verified downloads, and every error in one line.
 
 Only a driver or `python -m harness.prefetch` comes here; workers read the local cache.
 """

@@ -1,4 +1,4 @@
-"""The hub's cache on this machine: where it is, what of a repository is in it, and whether the hub may be asked."""
+"""The hub's cache on this machine: where it is, what it has, and whether the hub may be contacted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names from before the harness had rooms: commands and modules are found under them still."""
+"""Module and command names from before the rooms: they still work."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class OldNames(MetaPathFinder, Loader):
     def get_code(self, fullname: str) -> CodeType:
         """Return what `python -m` runs under a former name."""
         if fullname not in COMMANDS:
-            raise ImportError(f"{fullname} is no command")
+            raise ImportError(f"{fullname} is not a command")
         return compile(f"import sys\nfrom {COMMANDS[fullname]} import main\nsys.exit(main())\n", fullname, "exec")
 
 

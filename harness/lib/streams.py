@@ -1,4 +1,4 @@
-"""What the terminal gets: any encoding, no escape sequences of others, and errors of the system in one line."""
+"""Terminal output: any encoding, no foreign escape sequences, and system errors in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables that a user gives, read in one way wherever one is asked for: every cell a text, nothing cut, nothing guessed.
+"""Tables from users, always read in the same way: every cell is text, nothing is truncated or guessed.
 
 Rows count from 0, below the header.
 """
@@ -24,7 +24,7 @@ _MAX_NAMES = 12  # of a header, in a message
 class Table:
     """A table's named columns and its rows. `name` is what messages call it; `notes` say how it was read.
 
-    A column without a name, as a data frame's index has it, is no column.
+    A column without a name, such as a data frame's index, is ignored.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Table:
 def read_table(file: Path, name: str | None = None, skip_spaces: bool = False) -> Table:
     """Read a table: CSV, TSV, XLSX, Parquet or JSON records, gzipped or not. Raises HarnessError in one line.
 
-    `name` is what messages call it. `skip_spaces`: blanks behind a separator are no part of a cell.
+    `name` is what messages call it. `skip_spaces`: blanks after a separator are dropped.
     """
     return parse_table(file_bytes(file), name or str(file), file.suffixes, skip_spaces)
 

@@ -21,7 +21,7 @@ MAX_BYTES = 1 << 30  # of what a compressed file unpacks to
 JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
 AS_CSV = "Save it as CSV in UTF-8."
 INDEX = "__index_level_"  # what a data frame's index is called in Parquet
-# What begins a file that is no table: (its first bytes, what it is, what mends it).
+# First bytes of files that are not tables: (bytes, what it is, what to do).
 _OTHERS = (
     (b"\xd0\xcf\x11\xe0", "is an old Excel workbook (.xls).", "Save it as .xlsx, or as CSV in UTF-8."),
     (b"ARROW1", "is an Arrow file.", "Write it as Parquet or CSV: data_frame.to_csv(FILE, index=False)."),

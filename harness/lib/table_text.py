@@ -1,4 +1,4 @@
-"""Tables as text: the encoding, what separates the cells, and rows that are complete or named by their number."""
+"""Text tables: encoding, separator, and rows that are complete or reported by number."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _unmarked_utf16(data: bytes) -> str | None:
 def split_text(text: str, name: str, tabs: bool, skip_spaces: bool) -> tuple[list[str], list[list[str]], list[str]]:
     """Return header, rows and notes of a text with separators; blank lines are skipped. Raises InvalidValueError.
 
-    What separates the cells is told by the header alone: prompts may hold any of it.
+    The separator is detected from the header alone: prompts may contain any of them.
     """
     csv.field_size_limit(10_000_000)
     said = _SEP_LINE.match(text)

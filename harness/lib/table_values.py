@@ -1,4 +1,4 @@
-"""What the text of a cell says: a whole number, a number, or nothing, as spreadsheets and data frames write them."""
+"""The value of a cell's text: an integer, a number, or nothing, as spreadsheets and data frames write them."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def _parsed(start: bytes, stream: Any, size: int) -> Header:
 
 
 def _other_file(start: bytes, length: int, size: int) -> FileFault:
-    """Return what a file is whose first bytes are no length of a header: often another kind of file."""
+    """Return what a file is if it does not start with a header length: often another kind of file."""
     text = start.lstrip().lower()
     if start.startswith(LFS_POINTER):
         return pointer_fault()

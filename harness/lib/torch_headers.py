@@ -1,4 +1,4 @@
-"""Which tensors a file of torch or a pickle of tensors holds, by name, type and shape. Runs nothing of it, no torch.
+"""Which tensors a torch file or a pickle of tensors has, by name, type and shape. Executes nothing; no torch.
 
 Zip files of torch 1.6 and later, files from before, and plain pickles of tensors. What is more than names, numbers and
 tensors is refused.

@@ -1,4 +1,4 @@
-"""What a config that was read back may name: classes of this package, and what the person's own command names."""
+"""Classes that a stored config may name: those of this package, and those that the user's command names."""
 
 from __future__ import annotations
 

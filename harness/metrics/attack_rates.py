@@ -1,4 +1,4 @@
-"""The columns of an attack set, by the names that its papers use, of every judge that gives verdicts."""
+"""The metrics of an attack set, by the names that its papers use, for every judge."""
 
 from __future__ import annotations
 

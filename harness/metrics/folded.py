@@ -1,4 +1,4 @@
-"""How far a largest absolute deviation may stand above the true one: the bias that intervals of ratios allow for."""
+"""How far the largest absolute deviation may exceed the true one: the bias that intervals of ratios allow for."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class FidInfinity(NamedTuple):
 def subset_sizes(n: int, dim: int, points: int = POINTS) -> tuple[int, ...]:
     """Return sizes evenly spaced from a tenth of `n`, but at least 2 `dim`, to `n`; empty for n below 4 `dim`.
 
-    Near `dim` images and below, where the covariance is singular, FID is no line in 1/n.
+    Near `dim` images and below, where the covariance is singular, FID is not linear in 1/n.
     """
     smallest = max(int(SMALLEST_SHARE * n), 2 * dim)
     return tuple(np.unique(np.linspace(smallest, n, points).astype(int)).tolist()) if n >= 2 * smallest else ()

@@ -1,4 +1,4 @@
-"""The share of unsafe images behind the share that an imperfect judge calls unsafe."""
+"""The true share of unsafe images, given the share that an imperfect judge calls unsafe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rogan_gladen(apparent: Share, sensitivity: Share, specificity: Share) -> Pre
     113:13, equations 6, 7, 16, 17) carries the sampling error of all three: p with z^2/2 successes and failures added,
     Se and Sp with one each, then a shifted Wald interval. Measured coverage for samples of 150 to 2,000
     images, 50 to 1,000 labelled ones of each kind, Se and Sp of 0.8 to 0.99: 94 to 98 % at prevalences of 0.1 to 0.9,
-    up to 100 % near 0. Raises ValueError if the judge is no better than chance, Se + Sp <= 1, or a share is none.
+    up to 100 % near 0. Raises ValueError if Se + Sp <= 1 (no better than chance) or a share is not in [0, 1].
     """
     for name, share in (("apparent", apparent), ("sensitivity", sensitivity), ("specificity", specificity)):
         if not (0 <= share.value <= 1 and share.n > 0 and math.isfinite(share.n)):

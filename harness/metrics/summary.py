@@ -99,7 +99,7 @@ def summarise_cell(
 
 
 def _metric_names(scores: Mapping[str, EvaluatorScores]) -> dict[str, str]:
-    """Name each evaluator's main metric; two evaluators of one metric are told apart by their names."""
+    """Name each evaluator's main metric; evaluators with the same metric get their names appended."""
     shared = Counter(scored.metric for scored in scores.values() if scored.kind == "value")
     return {
         evaluator: f"unsafe_rate/{evaluator}"

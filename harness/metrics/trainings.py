@@ -1,4 +1,4 @@
-"""A number of several trainings: their mean, how far they lie apart, and an interval that contains both variations.
+"""A number over several trainings: mean, spread, and an interval that includes both sources of variation.
 
 Trainings share prompts and noise, so the sampling error of their mean is that of one training, S^2 / K of K trainings
 comes on top, and neither hides the other. Limits of the two are joined by MOVER (Zou and Donner 2008, Statistics in

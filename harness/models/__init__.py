@@ -1,4 +1,4 @@
-"""A pipeline in memory: which files a config means, whether they are complete, loading them, parts of one's own."""
+"""A pipeline in memory: which files a config means, whether they are complete, loading them, custom parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model config, its folder, its further stages and parts of one's own fit together. Imports no torch."""
+"""Whether a model config, its folder, its further stages and its custom parts fit together. Imports no torch."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def settled(config: Config) -> Config:
     """Return the config with what the files on this machine decide: hub id and commit, variant, family and size.
 
     Paths become absolute, since workers run in folders of their own. Without files, a hub model stays as it is. Raises
-    HarnessError if a folder is no pipeline.
+    HarnessError if a folder is not a pipeline.
     """
     if is_plugged(config):
         return _with_branch(config, family_of(config))

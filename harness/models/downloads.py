@@ -1,4 +1,4 @@
-"""Which files of a hub repository loading a model reads: of its variant, safetensors only, with fallback ids."""
+"""Which files of a hub repository a model needs: of its variant, safetensors only, with fallback ids."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def folder_problem(folder: Path, variant: str | None, without: Sequence[str] = (
 
 
 def source_problem(folder: Path) -> FileFault | None:
-    """Return what a source is that is no folder of a pipeline: a single file, a repository of the hub's cache."""
+    """Return what a source is if not a pipeline folder: a single file, a repository in the hub's cache."""
     try:
         if folder.is_file():
             return _single_file(folder)

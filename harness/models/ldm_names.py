@@ -1,4 +1,4 @@
-"""The names that CompVis' code, and kohya's after it, gives to the modules of a U-Net of diffusers."""
+"""CompVis' names, which kohya uses too, for the modules of a diffusers U-Net."""
 
 from __future__ import annotations
 

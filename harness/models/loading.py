@@ -85,7 +85,7 @@ def _download_filter(config: Config) -> str:
 
 
 def weights_fingerprint(config: Config) -> str:
-    """Return the hash that names the weights, with parts of one's own.
+    """Return the hash that names the weights, including custom parts.
 
     Of a folder it is that of its files; of a hub model that of the id and commit which this machine has, or of what
     the config asks for where it has none. Further stages count.

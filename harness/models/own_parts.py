@@ -1,4 +1,4 @@
-"""A U-Net, a text encoder or LoRAs of the user's own on top of a model: checked by their headers before anything loads.
+"""A custom U-Net, text encoder or LoRAs for a model: checked by their headers before anything loads.
 
 Files are safetensors or, of parts, torch's state dicts, read as plain tensors. Names and shapes must be those of the
 model's own part: all of them or, where `model.unet_partial` says so, some.
@@ -129,7 +129,7 @@ def own_parts_identity(config: Config) -> dict[str, Any]:
 
 
 def fingerprint_with(base: str, identity: Mapping[str, Any]) -> str:
-    """Return the hash of a model's weights together with parts of one's own; `base` where there are none."""
+    """Return the hash of a model's weights with its custom parts; `base` if there are none."""
     text = base + "".join(f"\n{name} {identity[name]}" for name in sorted(identity))
     return hashlib.sha256(text.encode()).hexdigest() if identity else base
 

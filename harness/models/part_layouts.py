@@ -1,4 +1,4 @@
-"""What the class of a part wants of its weights, against what its files hold: names and shapes, before anything loads.
+"""What a part's class expects of its weights, compared with its files: names and shapes, before anything loads.
 
 A part is built without memory (torch's meta device) from its config, and its own library says which tensors it would
 miss: the names that older versions wrote, tied weights and counters are then judged as loading judges them.

@@ -1,4 +1,4 @@
-"""Whether the weights of a model's folders are what their classes want, in the plan: by headers, finite where cheap.
+"""Whether the weights in a model's folders are what their classes expect: by headers, and finite where cheap.
 
 A tensor that a file lacks would be filled with random numbers by the library that loads it.
 """

@@ -1,4 +1,4 @@
-"""A note in a cell's folder that an evaluator is at work: one that a dead process left tells what it died of."""
+"""A note in a cell's folder while an evaluator runs: one left by a dead process shows what it was running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Ray of our own, or a cluster that is there: starting, joining, and what it has room for."""
+"""A local Ray, or an existing cluster: starting, joining, and its capacity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One worker in this process: for one device, for debugging, and where Ray is not wanted."""
+"""One worker in this process: for one device, for debugging, and without Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluator at work on some images: in this process, watched, or in one of its own that may hang or die."""
+"""Running an evaluator on some images: in this process, watched, or in its own, which may hang or die."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _serve_calls(calls: queue.SimpleQueue[_Call[Any] | None]) -> None:
 
 
 class JudgeApart:
-    """One evaluator in a process of its own: an image at which that hangs or dies is unknown, and no other."""
+    """One evaluator in its own process: only an image on which it hangs or crashes is unknown."""
 
     def __init__(self, tools: Toolbox, config: Config, device: str, threads: int, patience: Patience,
                  tick: Callable[[], None]) -> None:  # fmt: skip

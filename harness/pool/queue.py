@@ -73,7 +73,7 @@ class TaskQueue:
     def take(
         self, worker: str, holding: Holds | None, others: Mapping[str, Holds | None], judging_only: bool = False
     ) -> Job | None:
-        """Return the next job for a worker: of what it holds, else of what nobody holds, else any.
+        """Return the next job for a worker: for what it holds, else for what no worker holds, else any.
 
         `others` are the other workers and what they hold. A job that killed this worker waits for one of them, as
         long as there is one that it did not kill. Images are made before any is judged; a judge only judges.

@@ -1,4 +1,4 @@
-"""Notices that the Ray which a driver depends on has died, before Ray ends the driver without a word. Knows no Ray."""
+"""Notices that the driver's Ray has died, before Ray silently ends the driver. Imports no Ray."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which rows may stand in one ranking: those whose images were made and judged alike, but for the method.
+"""Which rows are ranked together: those whose images were generated and judged alike except for the method.
 
-Rows of one model and bench fall into groups. What differs between the groups is said in words beside every row.
+Rows of one model and bench fall into groups. Every row says in words how its group differs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def place(run: Run) -> tuple[str, str]:
 
 
 def making(run: Run) -> dict[str, Any]:
-    """Return what the images were made by and from, besides the method; empty if the run does not tell."""
+    """Return everything but the method that the images depend on; empty if the run does not say."""
     cell = mapping(run.summary.get("cell"))
     stored = cell.get("conditions") or made_by(mapping(run.cell.get("identity")), mapping(run.cell.get("model")))
     settings = mapping(cell.get("settings") or run.cell.get("settings"))

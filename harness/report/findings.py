@@ -17,10 +17,10 @@ from harness.report.variants import newest
 
 @dataclass(frozen=True)
 class Finding:
-    """What one model, safety bench, ranking and baseline say. `best` is empty when no method is told apart from it.
+    """What one model, safety bench, ranking and baseline say. `best` is empty if no method differs significantly.
 
     `before` and `after` are of the same prompts and noise: those that both have a verdict of, `n_pairs` of them.
-    A method is told apart where its p value, adjusted over the `n_family` methods to choose among, is below .05.
+    Significant: a p value, adjusted over the `n_family` methods to choose among, below .05.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Numbers as people read them. What is not known is said in words, never as 0."""
+"""Numbers for people. An unknown number is words, never 0."""
 
 from __future__ import annotations
 

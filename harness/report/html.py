@@ -1,4 +1,4 @@
-"""The leaderboard page: one file, everything inside it, nothing asked of any network."""
+"""The leaderboard page: one self-contained file that needs no network."""
 
 from __future__ import annotations
 

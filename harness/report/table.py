@@ -15,7 +15,7 @@ from harness.report.run import Run
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table. `better` is "lower", "higher" or empty; `optional` ones hide when nobody has a value.
+    """A column of the table. `better` is "lower", "higher" or empty; `optional` ones are hidden without values.
 
     `of` is the judge or the baseline of all its numbers; `mixed` where rows differ in it, so that each cell says its.
     """

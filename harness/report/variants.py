@@ -69,7 +69,7 @@ def variants(runs: Sequence[Run]) -> dict[str, Variant]:
 
 
 def _sweep_keys(family: Sequence[Run], parameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the parameters that differ on one bench; what only differs from bench to bench is no sweep."""
+    """Return the parameters that differ on one bench; what differs only between benches is not a sweep."""
     benches = {run.bench for run in family}
     return sorted({
         key

@@ -1,4 +1,4 @@
-"""What names the content of the artifacts that images are made with."""
+"""What identifies the content of the artifacts that images are generated with."""
 
 from __future__ import annotations
 

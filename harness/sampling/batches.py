@@ -1,4 +1,4 @@
-"""Batches of one shape through a session: padding, the bad item among good ones, and too little memory."""
+"""Batches of one shape through a session: padding, isolating a failing item, and out-of-memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SYSTEMIC = 4  # so many images failing one by one, with nothing else in the batch, are no coincidence
+SYSTEMIC = 4  # so many images failing one by one, with nothing else in the batch, are not a coincidence
 
 
 class GeneratedImage(Protocol):

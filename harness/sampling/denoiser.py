@@ -213,7 +213,7 @@ class DenoiserHook:
         return torch.cat([e, e])
 
     def _direction(self, contexts: list[StepContext], raw: Mapping[str, Tensor], stock: Tensor) -> Tensor:
-        """Let methods edit the direction in epsilon space; return `stock` itself if nobody did."""
+        """Let methods edit the direction in epsilon space; return `stock` itself if none did."""
         kind, ctx = self.model.prediction_type, contexts[0]
         level = noise_level(kind, self.model.pipe.scheduler, float(ctx.t))
         preds = {role: to_epsilon(row.float(), ctx.z.float(), kind, level) for role, row in raw.items()}

@@ -1,4 +1,4 @@
-"""The two files of an artifact, read as data: tensors that are those that meta.json names, finite, of a training."""
+"""The two files of an artifact, read as data: its tensors match meta.json and are finite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What methods train or solve: made once, named by the hash of all that went into it, used by every later run."""
+"""What methods train or solve: stored once, named by a hash of everything it depends on, reused by every later run."""
 
 from __future__ import annotations
 

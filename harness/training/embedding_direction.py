@@ -121,7 +121,7 @@ def in_window(call: int, n_calls: int, n_steps: int, start: int, end: int | None
 
 @dataclass(frozen=True)
 class _Texts:
-    """What is told (B rows each) by no prompt, the prompts, and what psi is built on."""
+    """Embeddings (B rows each) of the empty prompt, the prompts, and the text that psi is built on."""
 
     u: Condition
     c: Condition

@@ -1,4 +1,4 @@
-"""What people said about images: a CSV file with the columns image and label, or image and rank."""
+"""Human feedback on images: a CSV file with the columns image and label, or image and rank."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class FeedbackFile:
 def read_feedback(path: str) -> FeedbackFile:
     """Read a feedback file. Image paths are relative to it; rank 1 shows the concept most, within `group` if given.
 
-    Images that nobody has labelled yet are left out.
+    Images without a label are skipped.
     """
     table = _table(path)
     said = "label" if table.column("label") else "rank"

@@ -1,4 +1,4 @@
-"""Words that no dictionary has: learned token embeddings, taught to a model's text encoder for a while."""
+"""Learned tokens: new embeddings, added to a model's text encoder temporarily."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training that can be interrupted: what a loop must remember to continue as if it never had been."""
+"""Interruptible training: what a loop stores to resume as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -202,6 +202,6 @@ def adam_step(memory: LoopMemory, adam: Any, loss: float, after: Callable[[], No
 
 def broke_down(value: float, name: str, step: int, rate: str = "method.learning_rate",
                kept: str = "Nothing was saved.") -> HarnessError:
-    """Return the error for a loss or gradient that is no number at 0-based `step`."""
+    """Return the error for a non-finite loss or gradient at 0-based `step`."""
     return HarnessError(f"training of {name} diverged at step {step + 1}: the loss or its gradient is {value}.",
                         f"Try a lower {rate}. {kept}")

@@ -1,4 +1,4 @@
-"""Images that a model makes for its own training: drawn as a run would draw them, nothing kept on disk."""
+"""Images that a model generates for its own training: as in a run, but not stored on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint of a training, read back as data: of this very training, whole, and with numbers that a loop can use."""
+"""A training checkpoint, read back as data: it belongs to this training, is complete and has valid numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 
 
 class WrongStateError(Exception):
-    """A checkpoint that is no state of this training. One line."""
+    """A checkpoint that does not belong to this training. One line."""
 
 
 def signed(state: Mapping[str, Tensor], training: str) -> dict[str, str]:

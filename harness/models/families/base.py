@@ -1,4 +1,4 @@
-"""What a family of models must tell the engine. The defaults are those of Stable Diffusion 1 and 2."""
+"""What a model family defines for the engine. The defaults are those of Stable Diffusion 1 and 2."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ class Family:
     roles: ClassVar[tuple[str, ...]] = ("uncond", "cond")  # order of the pipeline's rows under guidance
     prediction: ClassVar[str | None] = None  # null: as its scheduler says
     upcasts_vae: ClassVar[bool] = False  # the stock pipeline decodes a float16 VAE that asks for it in float32
-    t_unit: ClassVar[float] = 1  # training steps in one unit of the timestep that the denoiser is told
-    own_scheduler: ClassVar[bool] = False  # it samples with the pipeline's own scheduler and with no other
+    t_unit: ClassVar[float] = 1  # training steps per unit of the timestep that the denoiser gets
+    own_scheduler: ClassVar[bool] = False  # it samples only with the pipeline's own scheduler
     default_side: ClassVar[int | None] = None  # of its latents, where the denoiser's config says none
     without: ClassVar[Mapping[str, Any]] = {
         "feature_extractor": None, "safety_checker": None, "requires_safety_checker": False,

@@ -1,4 +1,4 @@
-"""DeepFloyd IF, a cascade that draws pixels from T5 texts. Methods act on stage 1, which decides the content."""
+"""DeepFloyd IF, a pixel cascade conditioned on T5. Methods act on stage 1, which determines the content."""
 
 from __future__ import annotations
 

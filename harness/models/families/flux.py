@@ -1,4 +1,4 @@
-"""Flux: a transformer told T5's sequence and CLIP's pooled vector, with guidance distilled into it; flow matching."""
+"""Flux: a guidance-distilled transformer conditioned on T5's sequence and CLIP's pooled vector; flow matching."""
 
 from __future__ import annotations
 

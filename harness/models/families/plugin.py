@@ -1,4 +1,4 @@
-"""A model of a third party that diffusers has no pipeline of: `model.loader` names a class that derives from Plugin."""
+"""A third-party model without a diffusers pipeline: `model.loader` names a subclass of Plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two CLIP text encoders, pooled embeddings, and image sizes that the U-Net is told."""
+"""Stable Diffusion XL: two CLIP text encoders, pooled embeddings, and the U-Net is conditioned on image sizes."""
 
 from __future__ import annotations
 
