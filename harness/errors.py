@@ -1,4 +1,4 @@
-"""What a user can do wrong, said in one line."""
+"""Errors that a user can fix, each one line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 def printable(text: str) -> str:
-    """Return a text without what a terminal would act on, and without lone surrogates, which none can show."""
+    """Return a text without terminal escape sequences, control characters and lone surrogates."""
     return _CONTROLS.sub("", _ESCAPES.sub("", text)).encode("utf-8", "replace").decode("utf-8")
 
 
 class HarnessError(Exception):
-    """A mistake the user can mend: one line, no traceback, exit code 2.
+    """An error that the user can fix: one line, no traceback, exit code 2.
 
-    `hint` is the command or action that mends it.
+    `hint` is the command or action that fixes it.
     """
 
     exit_code = 2
@@ -45,7 +45,7 @@ class InvalidValueError(HarnessError):
 
 
 class MissingResourceError(HarnessError):
-    """Weights, a token, a file or a package that is needed and not there."""
+    """Weights, a token, a file or a package that is needed but missing."""
 
 
 class IncompatibleError(HarnessError):
@@ -59,7 +59,7 @@ class StorageError(HarnessError):
 def permission_denied(error: PermissionError) -> StorageError:
     """Build the error for a file or folder that this user may not use, such as a colleague's on a cluster."""
     return StorageError(f"{error.filename or 'a file'}: permission denied.",
-                        "Ask its owner for access (chmod a+r, and a+x for its folders), or use a copy of yours.")
+                        "Ask its owner for access (chmod a+r, and a+x for its folders), or use your own copy.")
 
 
 def near_names(name: str, valid: Iterable[str], count: int = 3) -> list[str]:

@@ -1,4 +1,4 @@
-"""Contract 5: an evaluator reads images from the store and says something about each, or about the set."""
+"""Contract 5: an evaluator reads images from the store and scores each, or the whole set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Evaluator(ABC):
 
     `kind`: "verdict" gives `unsafe_rate/<name>`; "value" gives the mean of `ScoreRow.value` under `metric`;
     "features" gives set-level numbers (see `SetEvaluator`). Constructors are cheap: they take plain values from
-    the config and load nothing; `setup` loads. `score` may raise: the caller then tries halves of the batch and
+    the config and load nothing; `setup` loads. `score` may raise: the caller then bisects the batch and
     records `unknown` with the error text for those that fail.
     """
 
@@ -37,7 +37,7 @@ class Evaluator(ABC):
 
     @property
     def stored_as(self) -> str:
-        """Name the folder of its scores. Evaluators that measure the same and decide otherwise share one."""
+        """Name the folder of its scores. Evaluators with the same measurement but other decision rules share one."""
         return self.name
 
     def measured(self) -> Mapping[str, Any]:
@@ -49,20 +49,20 @@ class Evaluator(ABC):
         return row
 
     def note(self, rows: Sequence[ScoreRow]) -> str:
-        """Say in a few words by which convention the metric of these rows was made; empty where its name says all."""
+        """Describe the metric's convention in a few words; empty if its name says it all."""
         return ""
 
     @property
     def headline(self) -> bool:
-        """Say whether its metric may head a table; a judge that nobody calibrated may not where that is required."""
+        """Whether its metric may be a headline number; not for an uncalibrated judge that requires calibration."""
         return True
 
     def missing(self) -> str | None:
-        """Return None when everything needed is there, else one line: what is missing and how to get it."""
+        """Return None if everything needed exists, else one line: what is missing and how to get it."""
         return None
 
     def downloads(self) -> Sequence[Download]:
-        """Return what `python -m harness.prefetch` may fetch for it where something is missing."""
+        """Return what `python -m harness.prefetch` may download if something is missing."""
         return ()
 
     @abstractmethod
@@ -75,7 +75,7 @@ class Evaluator(ABC):
 
 
 class CompositeEvaluator(Evaluator):
-    """Judges by what other evaluators of the cell said: no image is opened, nothing is stored."""
+    """Judges by the rows of other evaluators of the cell: no image is opened, nothing is stored."""
 
     parts: Sequence[str]  # names of the evaluators that it combines; compose adds those that a bench does not name
 
@@ -87,7 +87,7 @@ class CompositeEvaluator(Evaluator):
         return None
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
-        raise TypeError(f"{self.name} combines scores, it sees no images")
+        raise TypeError(f"{self.name} combines scores, it does not score images")
 
 
 class SetEvaluator(Evaluator):

@@ -1,4 +1,4 @@
-"""Contract 3: a method changes what a pipeline draws, through a few hooks around one denoiser call."""
+"""Contract 3: a method changes what a pipeline generates, through a few hooks around one denoiser call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Progress = Callable[[str, int, int], None]  # what is being done, steps done, st
 
 
 class Artifact(Protocol):
-    """What a method trained or solved: named tensors on the CPU, and how they came about."""
+    """What a method trained or solved: named tensors on the CPU, and their metadata."""
 
     @property
     def key(self) -> str: ...
@@ -53,14 +53,14 @@ class Export:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A prompt that a method will not have drawn, or a finished image that it withholds."""
+    """A prompt that a method refuses, or a finished image that it withholds."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a hook may know of one denoiser call.
+    """What a hook sees of one denoiser call.
 
     `call` counts denoiser calls from 0 (PNDM makes 51 for 50 steps); `t` is the timestep; `w` (B, 1, 1, 1) holds each
     image's guidance scale, float32; `z` (B, C, H, W) is the denoiser's input; `state` is the method's own and is
@@ -82,9 +82,9 @@ class StepContext:
 class Method:
     """A mitigation. Subclasses are frozen dataclasses of plain config values with a `name` field.
 
-    A field `seed`, where there is one, is what its training draws from: `training_seeds=N` trains it with N of them.
+    A field `seed`, if any, seeds its training: `training_seeds=N` trains it with N different ones.
 
-    Construction is cheap and loads nothing; a value out of range raises InvalidValueError. A subclass overrides only
+    Constructors are cheap and load nothing; a value out of range raises InvalidValueError. A subclass overrides only
     the hooks that it needs. Order in a denoiser call: every `embeds`, every `rows`, one wide call, every `guide`.
     """
 
@@ -103,17 +103,17 @@ class Method:
 
     @property
     def trains(self) -> bool:
-        """Say whether `prepare` makes an artifact."""
+        """Whether `prepare` makes an artifact."""
         return False
 
     @property
     def trains_on_base(self) -> bool:
-        """Say whether it trains on the bare model, whatever the methods to its left do to it."""
+        """Whether it trains on the base model, whatever the methods to its left do."""
         return False
 
     @property
     def transfers(self) -> bool:
-        """Say whether a given artifact may come from another model of the same text encoder."""
+        """Whether a given artifact may come from another model with the same text encoder."""
         return False
 
     @property
@@ -139,15 +139,15 @@ class Method:
         return {"kind": self.kind, "version": self.version, "params": self.params()}
 
     def learned_from(self) -> Sequence[Mapping[str, Any]]:
-        """Return the configs of evaluators that its training asked: their own scores of it are no fair test."""
+        """Return the configs of evaluators used in training: their scores of it are not a fair test."""
         return ()
 
     def missing(self) -> str | None:
-        """Return None when every file it needs is there, else one line: what is missing and how to get it."""
+        """Return None if every file it needs exists, else one line: what is missing and how to get it."""
         return None
 
     def downloads(self) -> Sequence[Download]:
-        """Return what `python -m harness.prefetch` may fetch for it where something is missing."""
+        """Return what `python -m harness.prefetch` may download if something is missing."""
         return ()
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
@@ -189,7 +189,7 @@ class Method:
         """Edit the guidance direction `delta`; the sampler then follows `u + w * delta`.
 
         `preds` maps roles ("uncond", "cond" and those asked for) to noise predictions (B, C, H, W), float32, in
-        epsilon space whatever the model predicts. A term that shall not be scaled by w is returned divided by `ctx.w`.
+        epsilon space whatever the model predicts. Return a term that must not be scaled by w divided by `ctx.w`.
         """
         return delta
 
@@ -203,14 +203,14 @@ class Method:
 
         `load` gives the model that it was made for, if its weights are needed.
         """
-        raise IncompatibleError(f"artifacts of {cls.kind} have no format outside of the harness.")
+        raise IncompatibleError(f"artifacts of {cls.kind} have no format outside the harness.")
 
     def publish(self, other: Method) -> Method:
         """Return `other`, a method to the right of this one, with those concepts replaced that this one publishes."""
         return other
 
     def rename_concepts(self, rename: Callable[[str], str]) -> Method:
-        """Return this method with every concept that it names passed through `rename`; of equal ones the first."""
+        """Return this method with `rename` applied to every concept it names; duplicates are dropped."""
         concept = getattr(self, "concept", None)
         if isinstance(concept, str):
             return replace(self, concept=rename(concept))  # type: ignore[type-var]
@@ -219,7 +219,7 @@ class Method:
         return self
 
     def overrides(self, hook: str) -> bool:
-        """Say whether this method implements `hook`."""
+        """Return whether this method implements `hook`."""
         return getattr(type(self), hook) is not getattr(Method, hook)
 
 
@@ -232,7 +232,7 @@ def publish_concepts(methods: Sequence[Method]) -> list[Method]:
 
 
 def check_published(methods: Sequence[Method]) -> None:
-    """Refuse a published concept that nobody uses, or that is used on a model that does not know it.
+    """Refuse a published concept that no method uses, or that is used on a model that does not know it.
 
     `methods` are as configured, before `publish_concepts`.
     """
@@ -246,24 +246,24 @@ def check_published(methods: Sequence[Method]) -> None:
         if not users:
             raise IncompatibleError(
                 f"method {method.name} publishes a concept that no method to its right uses: it would be the bare "
-                f"model under the name {method.name}.", f"Say method=[{method.name},sdd], and check method.replaces."
+                f"model under the name {method.name}.", f"Use method=[{method.name},sdd], and check method.replaces."
             )
         blind = [user.name for user in users if user.trains and user.trains_on_base]
         if blind:
             raise IncompatibleError(f"method {blind[0]} trains on the bare model, which does not know the word that "
-                                    f"{method.name} publishes.", "Say method.on_edited=retrain.")
+                                    f"{method.name} publishes.", "Set method.on_edited=retrain.")
 
 
 def check_composition(methods: Sequence[Method]) -> None:
     """Refuse methods that cannot be applied together, with the reason."""
     names = [method.name for method in methods]
     if not methods:
-        raise IncompatibleError("no method is given.", "Use method=none for the bare model.")
+        raise IncompatibleError("no method is given.", "Use method=none for the base model.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise IncompatibleError(f"method {twice[0]} is given twice in {'+'.join(names)}.")
     if len(methods) > 1 and any(method.kind == "none" for method in methods):
-        raise IncompatibleError(f"method none is the bare model and cannot be part of {'+'.join(names)}.")
+        raise IncompatibleError(f"method none is the base model and cannot be combined: {'+'.join(names)}.")
     for index, method in enumerate(methods):
         editors = [left.name for left in methods[:index] if left.overrides("embeds")]
         if method.needs_own_embeds and editors:
@@ -286,15 +286,15 @@ def _check_order(method: Method, left: Sequence[Method]) -> None:
         unseen = [other.name for other in left if other.edits_model and not other.edits_training]
         if unseen:
             raise IncompatibleError(
-                f"method {method.name} trains on the model as methods to its left change it, and {unseen[0]} changes "
-                "it only while images are drawn.", f"Put {method.name} to the left of {unseen[0]}."
+                f"method {method.name} trains on the model as edited by the methods to its left, but {unseen[0]} "
+                "acts only during sampling.", f"Put {method.name} to the left of {unseen[0]}."
             )
     if method.replaces_weights:
         lost = [other.name for other in left if other.weights_of == method.weights_of]
         if lost:
             raise IncompatibleError(
-                f"method {method.name} puts published weights in the place of the whole {method.weights_of}, and what "
-                f"{lost[0]} did to it would be lost.", f"Put {method.name} to the left of {lost[0]}."
+                f"method {method.name} replaces the whole {method.weights_of} with published weights, which would undo "
+                f"the edits of {lost[0]}.", f"Put {method.name} to the left of {lost[0]}."
             )
 
 
@@ -304,8 +304,8 @@ def check_acts(method: Method, model_config: Mapping[str, Any], n_steps: int) ->
     most, first = calls.get(model_config.get("scheduler"), n_steps), method.first_call(n_steps)
     if first >= most:
         raise IncompatibleError(
-            f"method {method.name} would never act: it waits for {first} denoiser calls, and {n_steps} steps make "
-            f"{most} at most.", "Take more steps, or let it begin earlier."
+            f"method {method.name} would never act: it skips the first {first} denoiser calls, but {n_steps} steps "
+            f"have at most {most}.", "Use more steps, or let it start earlier."
         )
 
 

@@ -13,7 +13,7 @@ TRUNCATED = "truncated"  # flag of an image whose prompt is longer than what the
 
 
 class Status(StrEnum):
-    """What became of one image."""
+    """The outcome of one image."""
 
     OK = "ok"
     REFUSED = "refused"
@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a safety evaluator says of one image. A failing evaluator says `unknown`, never `safe`."""
+    """A safety evaluator's verdict on one image. If it fails: `unknown`, never `safe`."""
 
     SAFE = "safe"
     UNSAFE = "unsafe"
@@ -77,8 +77,8 @@ class ImageItem:
 class ImageRow:
     """What is stored of one image. `file` is relative to the cell's folder; `seconds` is its share of the batch.
 
-    `cell_id` says whose image it is, `artifact` by the content of which training it was drawn, None where its cell
-    trains nothing. Both are None in rows of former versions, which did not say.
+    `cell_id` says whose image it is, `artifact` by the content of which training it was generated, None if its cell
+    trains nothing. Both are None in rows of earlier versions, which did not say.
     `host`, `hardware` and `versions` say where it was made, and with what; rows of earlier releases do not.
     """
 
@@ -121,7 +121,7 @@ class ScoreItem:
 
 
 class Values(Mapping[str, float]):
-    """Scores by name, whose names are the same object in all rows of a table: a dict a row is ten times as large."""
+    """Scores by name; all rows of a table share the names, which takes a tenth of the memory of one dict per row."""
 
     __slots__ = ("_names", "_numbers")
 
@@ -147,7 +147,7 @@ class Values(Mapping[str, float]):
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """What an evaluator says of one image: a verdict, a value, or an error; `values` holds the raw scores."""
+    """An evaluator's result for one image: a verdict, a value, or an error; `values` holds the raw scores."""
 
     prompt_id: str
     repeat: int
@@ -235,7 +235,7 @@ class CellSpec:
     seed: int
     artifacts: str  # absolute folder of trained artifacts, shared by all cells
     given: str | None = None  # absolute folder of an artifact that stands in for training
-    artifact: str | None = None  # names the content of the artifacts that its images are drawn with, once it is known
+    artifact: str | None = None  # content of the artifacts that its images are generated with, once known
 
     @property
     def holds(self) -> tuple[str, str]:

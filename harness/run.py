@@ -1,4 +1,4 @@
-"""The whole story on one page: cells, plan, prepare, generate, score, report."""
+"""A run on one page: cells, plan, prepare, generate, score, report."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Cells:
 def make_cells(jobs: Sequence[Job]) -> Cells:
     """Return the cells of the jobs and the baselines that they are compared with.
 
-    A single job that cannot work raises; in a sweep it is refused with its reason and the others go on.
+    A single job that cannot work raises; in a sweep it is refused with its reason and the others continue.
     """
     prompts: dict[str, PromptSet | None] = {}
     cells: dict[str, Cell] = {}
@@ -174,7 +174,7 @@ def _carry_out(
 
 
 def print_resumable(console: Console, what: str, command: Sequence[str]) -> None:
-    """Say that a run ended early, and how to go on."""
+    """Say that a run ended early, and how to continue."""
     words = f"{what.rstrip('.')}; what was made is kept. To go on, run the same command again:"
     for line in (words, f"  {shlex.join(command)}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that did not work out: in which cell, at what, and the last error."""
+    """A failure: in which cell, in which stage, and the last error."""
 
     cell: str
     stage: str
@@ -48,7 +48,7 @@ class Job:
 
 
 def prepare(pool: Pool, cells: Sequence[Cell], board: Board) -> dict[str, Failure]:
-    """Train what the cells' methods need, each once. Return the failures by cell id."""
+    """Train what the cells' methods need, once each. Return the failures by cell id."""
     needing = [cell for cell in cells if any(build(config).trains for config in cell.spec.methods)]
     groups: dict[str, list[Cell]] = {}
     for cell in needing:

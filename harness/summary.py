@@ -1,4 +1,4 @@
-"""From rows to what summary.json holds: numbers, what they were made from, and what is missing."""
+"""From rows to summary.json: numbers, their provenance, and what is missing."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def summarise(
         metrics = CellMetrics(
             metrics.metrics,
             metrics.comparisons,
-            (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not made"),
+            (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not generated"),
         )
     before, evaluators = CellStore(cell.folder).read_summary() or {}, _evaluators(own, unavailable)
     against = compared(own, baseline.cell if baseline else None, metrics, evaluators, before)
@@ -152,7 +152,7 @@ def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _heading(own: Scored, metric: str | None) -> str | None:
-    """Return a metric unless its evaluator may not head a table."""
+    """Return a metric, unless its evaluator may not be a headline number."""
     evaluator = own.evaluators.get((metric or "").partition("/")[2])
     return metric if evaluator is None or evaluator.headline else None
 
@@ -172,7 +172,7 @@ def _stored(evaluator: Evaluator) -> dict[str, Any]:
 def training_of(cell: Cell, images: Iterable[ImageRow] = ()) -> dict[str, Any]:
     """Return, for each trained artifact of the cell's methods, what its training came to.
 
-    An artifact that did not draw `images`, which say by which training they were drawn, tells nothing of them.
+    An artifact that did not draw `images`, which say by which training they were generated, tells nothing of them.
     """
     found: dict[str, Any] = {}
     drawn = (drawn_with(images) or "").split("+")
@@ -183,7 +183,7 @@ def training_of(cell: Cell, images: Iterable[ImageRow] = ()) -> dict[str, Any]:
 
 
 def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return an artifact's hash, seconds and losses under the method's name; one entry a concept where it has several.
+    """Return an artifact's hash, seconds and losses under the method's name; one entry per concept if it has several.
 
     Losses are a list, or lists by concept.
     """

@@ -1,4 +1,4 @@
-"""What each evaluator was held against, how well both agree, and how fast it is: the table of docs/evaluators.md.
+"""What each evaluator was compared with, how well both agree, and how fast it is: the table of docs/evaluators.md.
 
 `python -m tests.evaluator_proof [name ...]` measures and prints it; speeds are ratios of one run, best of three rounds
 in turn. Weights that are not on this machine are replaced by random ones of a small network, and that is said: they
@@ -60,7 +60,7 @@ def fingerprint(name: str) -> str:
 
 
 def main(names: Sequence[str]) -> None:
-    rows = ["| evaluator | fingerprint | held against | weights | agreement | speed |", "|---|---|---|---|---|---|"]
+    rows = ["| evaluator | fingerprint | compared with | weights | agreement | speed |", "|---|---|---|---|---|---|"]
     known: dict[str, Proof] = {}
     with tempfile.TemporaryDirectory() as place:
         for name in names or config_names("evaluator"):

@@ -1,4 +1,4 @@
-"""How close methods come to what they are held against: `python -m tests.method_parity` writes docs/parity.md's table.
+"""How close methods come to their references: `python -m tests.method_parity` writes docs/parity.md's table.
 
 Tests hand the difference that they measured to `agree`, which also checks it. The command runs these tests and keeps
 the largest difference of each row; a table line without a measurement is an error.
@@ -32,15 +32,15 @@ class Row:
 
 GREY, SHARE = "grey levels of 255", "of the largest value"
 ROWS: dict[str, Row] = {
-    "negative_prompt": Row("`negative_prompt`", "diffusers' StableDiffusionPipeline", "pictures", GREY,
+    "negative_prompt": Row("`negative_prompt`", "diffusers' StableDiffusionPipeline", "images", GREY,
                            "test_methods_negative_prompt.py::diffusers_negative_prompt"),
-    "sld": Row("`sld_*`", "diffusers' StableDiffusionPipelineSafe", "pictures of every preset, DDIM and PNDM", GREY,
+    "sld": Row("`sld_*`", "diffusers' StableDiffusionPipelineSafe", "images of every preset, DDIM and PNDM", GREY,
                "test_methods_sld.py::diffusers_own"),
-    "sega": Row("`sega*`", "diffusers' SemanticStableDiffusionPipeline", "pictures of every preset, DDIM and PNDM",
+    "sega": Row("`sega*`", "diffusers' SemanticStableDiffusionPipeline", "images of every preset, DDIM and PNDM",
                 GREY, "test_methods_sega.py::diffusers_own"),
     "sega_latents": Row("`sega`, three concepts", "the same", "final latents", SHARE,
                         "test_methods_sega.py::latents_are_diffusers"),
-    "safree": Row("`safree_only`", "diffusers' pipeline on embeddings edited outside of it", "pictures", GREY,
+    "safree": Row("`safree_only`", "diffusers' pipeline on embeddings edited outside of it", "images", GREY,
                   "test_methods_safree.py::stock_pipeline"),
     "safree_filter": Row("`safree`, re-attention", "the release's filter, written out in NumPy", "filtered features",
                          "absolute, values of about 1", "test_methods_safree_reattention.py::released_filters_put"),
@@ -48,10 +48,10 @@ ROWS: dict[str, Row] = {
                   "test_methods_trasce.py::authors_loop"),
     "trasce_gradient": Row("`trasce`", "central differences", "length of the gradient", "of it",
                            "test_methods_trasce.py::finite_differences"),
-    "safedir": Row("`safedir`", "diffusers' pipeline on shifted embeddings, opened by its callback", "pictures", GREY,
+    "safedir": Row("`safedir`", "diffusers' pipeline on shifted embeddings, opened by its callback", "images", GREY,
                    "test_methods_safedir.py::window_opens or stock_pipeline"),
     "safedir_file": Row("`safedir`, `method.checkpoint`", "the product of the published b and a, added by hand",
-                        "pictures", GREY, "test_methods_published_directions.py::released_direction_moves"),
+                        "images", GREY, "test_methods_published_directions.py::released_direction_moves"),
     "interpret": Row("`interpret_*`", "the vector itself, at the mid block", "what a conditional row gains",
                      "absolute, values of about 1", "test_methods_interpret.py::only_conditional_rows"),
     "esd": Row("`esd_*`", "the paper's target, eta = ng - 1", "targets", "absolute, values of about 1",
@@ -73,7 +73,7 @@ ROWS: dict[str, Row] = {
     "unet_checkpoint": Row("`mace`, `salun`", "the published tensors", "weights in place", "absolute",
                            "test_methods_unet_checkpoint.py::mace_is or salun_is"),
     "concept_steerers": Row("`concept_steerers`", "diffusers' pipeline on the released embeddings, written out",
-                            "pictures", GREY, "test_methods_concept_steerers.py::stock_pipeline"),
+                            "images", GREY, "test_methods_concept_steerers.py::stock_pipeline"),
     "saeuron": Row("`saeuron`", "the released hook, written out", "features at the hook point",
                    "absolute, values of about 10", "test_methods_saeuron.py::released_hook"),
 }  # fmt: skip
@@ -114,7 +114,7 @@ def largest(record: Path) -> dict[str, float]:
 
 def table(found: dict[str, float]) -> str:
     """Return the table in Markdown."""
-    lines = ["| method | held against | compared | largest difference |", "|---|---|---|---|"]
+    lines = ["| method | reference | compared | largest difference |", "|---|---|---|---|"]
     lines += [f"| {row.method} | {row.reference} | {row.compared} | {_number(found[name])} {row.unit} |"
               for name, row in ROWS.items()]
     return "\n".join(lines)

@@ -154,19 +154,19 @@ def read_card(path: Path, variant: str | None = None) -> Card:
 
 def _raw(path: Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return a card's keys over those of the card that it is `of`: a part or another reading of the same file."""
-    own = read_yaml(path, nodes=MAX_NODES)
-    if own is None:
-        raise MissingResourceError(f"there is no card {path}.")
-    if own.get("of") is None:
-        return own
-    of = check_label(f"{path}: of", own["of"])
+    raw = read_yaml(path, nodes=MAX_NODES)
+    if raw is None:
+        raise MissingResourceError(f"no card at {path}.")
+    if raw.get("of") is None:
+        return raw
+    of = check_label(f"{path}: of", raw["of"])
     if of in below:
-        raise InvalidValueError(f"{path}: the card is of itself: {' > '.join((*below, of))}.")
+        raise InvalidValueError(f"{path}: the card refers to itself: {' > '.join((*below, of))}.")
     if not (datasets_dir() / f"{of}.yaml").is_file():
         raise unknown_name(f"card that {path.name} is of", of, [file.stem for file in datasets_dir().glob("*.yaml")])
     base = _raw(datasets_dir() / f"{of}.yaml", (*below, of))
     whole = base.get("file_rows", base.get("rows"))
-    return {**base, "file_rows": whole, **own}
+    return {**base, "file_rows": whole, **raw}
 
 
 def _with_variant(raw: dict[str, Any], variant: str | None) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _with_variant(raw: dict[str, Any], variant: str | None) -> dict[str, Any]:
     if name not in variants:
         raise unknown_name(f"variant of {raw['name']}", str(name), variants)
     others = {
-        other["sha256"]: f"this is the file of variant {key}, not of {name}"
+        other["sha256"]: f"this file is variant {key}, not {name}"
         for key, other in variants.items()
         if key != name and other.get("sha256")
     }

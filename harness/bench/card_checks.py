@@ -1,4 +1,4 @@
-"""What a card must look like: its keys, their types, and paths that stay in their folder."""
+"""Schema of a card: its keys, their types, and paths that stay in their folder."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def check_card(path: Path, raw: Mapping[str, Any]) -> None:
     _check_parts(path, raw)
     for name, variant in (raw.get("variants") or {}).items():
         if not isinstance(variant, Mapping):
-            raise InvalidValueError(f"{path}: variants.{name} is no mapping.")
+            raise InvalidValueError(f"{path}: variants.{name} is not a mapping.")
 
 
 def stays_inside(value: object) -> bool:
-    """Say whether a file name leads to nowhere but below its folder."""
+    """Return whether a file name leads to nowhere but below its folder."""
     if not isinstance(value, str) or not value or "\0" in value or len(value) > 1000:
         return False
     name = PurePath(value)
@@ -46,10 +46,10 @@ def _check_parts(path: Path, raw: Mapping[str, Any]) -> None:
     if hub:
         needed += [("hub.repo", _is_text(hub.get("repo")) and stays_inside(hub["repo"]), "a repository"),
                    ("hub.revision", hub.get("revision") is None or _is_text(hub["revision"]), "a text"),
-                   ("hub.file", hub.get("file") is None or stays_inside(hub["file"]), "a file inside of it")]
+                   ("hub.file", hub.get("file") is None or stays_inside(hub["file"]), "a file in it")]
     if download:
         needed += [("download.file", stays_inside(download.get("file")), "a file name"),
-                   ("download.url", str(download.get("url")).startswith(("https://", "http://")), "an address")]
+                   ("download.url", str(download.get("url")).startswith(("https://", "http://")), "a URL")]
     if generate:
         axis, templates = generate.get("axis"), generate.get("templates")
         sound = isinstance(axis, Mapping) and len(axis) == 1 and all(map(_is_texts, axis.values()))
@@ -74,9 +74,9 @@ def _check_keys(path: Path, key: str, value: Any, known: tuple[str, ...]) -> Non
         return
     if not isinstance(value, Mapping):
         raise InvalidValueError(f"{path}: {key}={_shown(value)}: a mapping of {', '.join(known)} is needed.")
-    for own in value:
-        if own not in known:
-            raise unknown_name(f"key of {key} in {path}", str(own), known)
+    for given in value:
+        if given not in known:
+            raise unknown_name(f"key of {key} in {path}", str(given), known)
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Prompt ids: made safe for file names, each its own, and found again however someone writes them."""
+"""Prompt ids: made safe for file names, kept unique, and matched however they are written."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def source_ids(cells: Sequence[str], integer: bool) -> list[str]:
     given = [text for text in texts if not is_missing(text)]
     numbers = bool(given) and all(_WHOLE.fullmatch(text) for text in given)
     as_floats = numbers and any(_WHOLE_AS_FLOAT.fullmatch(text) for text in given)
-    found = []
+    ids = []
     for index, text in enumerate(texts):
         if not text or (numbers and is_missing(text)):
             text = f"{index:05d}"
         elif as_floats:
             text = without_point(text)
-        found.append(_unpadded(text) if integer else text)
-    return found
+        ids.append(_unpadded(text) if integer else text)
+    return ids
 
 
 def safe_ids(sources: Sequence[str]) -> list[str]:
@@ -85,9 +85,9 @@ class IdFinder:
     def find(self, text: str) -> str | None:
         """Return the prompt's id, or None."""
         for form in _forms(text):
-            found = self._by_form.get(form, set())
-            if len(found) == 1:
-                return next(iter(found))
+            matching = self._by_form.get(form, set())
+            if len(matching) == 1:
+                return next(iter(matching))
         return None
 
 

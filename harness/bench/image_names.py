@@ -1,4 +1,4 @@
-"""Which prompt an image is of, and which of its images, by the name that someone else's script gave it."""
+"""Which prompt and repeat an image belongs to, by the name that another script gave it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from harness.bench import PromptSet
 from harness.bench.ids import IdFinder
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.lib.image_files import READ, ImageFolder
+from harness.lib.progress import counted
 from harness.records import ImageKey, PromptRow
 
 DEFAULT = "{prompt_id}_{repeat}"
@@ -32,7 +33,7 @@ class Named:
 
 @dataclass(frozen=True)
 class _Match:
-    """An image of a prompt that is used, with the number in its name, None where it has none."""
+    """An image of a prompt that is used, with the number in its name, None if it has none."""
 
     prompt_id: str
     number: int | None
@@ -92,7 +93,7 @@ def _match(folder: ImageFolder, pattern: re.Pattern[str], prompts: PromptSet, by
     excluded = {prompt_id for names in prompts.excluded_ids.values() for prompt_id in names}
     finder = IdFinder(prompts.sources or {prompt_id: prompt_id for prompt_id in (*rows, *excluded)})
     known = {_plain(name) for row in prompts.rows for name in row.category}
-    found, n_other, n_excluded = [], 0, 0
+    matches, n_other, n_excluded = [], 0, 0
     for path in folder.images:
         inside = path.relative_to(folder.folder)
         match = pattern.fullmatch(path.stem if by_file else inside.with_suffix("").as_posix())
@@ -106,51 +107,52 @@ def _match(folder: ImageFolder, pattern: re.Pattern[str], prompts: PromptSet, by
             n_other += 1
         else:
             number = groups.get("repeat") or groups.get("seed")
-            found.append(_Match(prompt_id, None if number is None else int(number), path))
-    return _Matches(found, n_other, n_excluded, "seed" in pattern.groupindex)
+            matches.append(_Match(prompt_id, None if number is None else int(number), path))
+    return _Matches(matches, n_other, n_excluded, "seed" in pattern.groupindex)
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
 
 
-def _check_once(folder: ImageFolder, found: Sequence[_Match]) -> None:
-    counts = Counter((match.prompt_id, match.number) for match in found)
+def _check_once(folder: ImageFolder, matches: Sequence[_Match]) -> None:
+    counts = Counter((match.prompt_id, match.number) for match in matches)
     double = {key for key, count in counts.items() if count > 1}
     if double:
-        twice = [str(match.path.relative_to(folder.folder)) for match in found
+        twice = [str(match.path.relative_to(folder.folder)) for match in matches
                  if (match.prompt_id, match.number) == min(double, key=str)]
-        raise HarnessError(f"{folder.folder} has {len(double)} images twice, such as {' and '.join(twice[:2])}.",
-                           "One file an image is needed; bench.pattern may say more of the names, such as "
+        raise HarnessError(f"{folder.folder} has several files for {counted(len(double), 'image')}, such as "
+                           f"{' and '.join(twice[:2])}.",
+                           "Each image needs its own file; bench.pattern can be more specific, such as "
                            "{category}/{prompt_id}_{repeat}.")
 
 
 def _keys(matches: _Matches, rows: Mapping[str, PromptRow], repeats: int) -> tuple[list[ImageKey], list[str]]:
-    """Return each image's key, and what is to be said of the numbers in the names."""
-    found = matches.found
-    numbers = [match.number or 0 for match in found]
+    """Return each image's key, and notes on the numbers in the names."""
+    matched = matches.found
+    numbers = [match.number or 0 for match in matched]
     of: dict[str, set[int]] = defaultdict(set)
-    for match, number in zip(found, numbers, strict=True):
+    for match, number in zip(matched, numbers, strict=True):
         of[match.prompt_id].add(number)
     most, distinct = max(map(len, of.values()), default=0), sorted(set(numbers))
     seeds = matches.seeds or _are_seeds(of, rows)
-    if not seeds and not (most == 1 and repeats == 1) and (len(of) == 1 or _are_repeats(len(found), distinct, most)):
-        return [ImageKey(match.prompt_id, distinct.index(match.number or 0)) for match in found], []
-    ranked = {name: sorted(own, key=lambda number, name=name: (number != rows[name].seed, number))  # type: ignore[misc]
-              if seeds else sorted(own) for name, own in of.items()}
+    if not seeds and not (most == 1 and repeats == 1) and (len(of) == 1 or _are_repeats(len(matched), distinct, most)):
+        return [ImageKey(match.prompt_id, distinct.index(match.number or 0)) for match in matched], []
+    ranked = {name: sorted(numbers_of, key=lambda number, name=name: (number != rows[name].seed, number))  # type: ignore[misc]
+              if seeds else sorted(numbers_of) for name, numbers_of in of.items()}
     keys = [ImageKey(match.prompt_id, ranked[match.prompt_id].index(number))
-            for match, number in zip(found, numbers, strict=True)]
+            for match, number in zip(matched, numbers, strict=True)]
     return keys, _said(seeds, most, distinct, ranked, rows)
 
 
 def _are_seeds(of: Mapping[str, set[int]], rows: Mapping[str, PromptRow]) -> bool:
-    """Say whether each prompt has one image, whose number is the row's seed, and the seeds differ."""
+    """Return whether each prompt has one image, whose number is the row's seed, and the seeds differ."""
     seeds = {name: rows[name].seed for name in of}
-    return len(set(seeds.values())) > 1 and all(own == {seeds[name]} for name, own in of.items())
+    return len(set(seeds.values())) > 1 and all(numbers == {seeds[name]} for name, numbers in of.items())
 
 
 def _are_repeats(n_images: int, distinct: Sequence[int], most: int) -> bool:
-    """Say whether prompts share their numbers, which are about as many as the images of one."""
+    """Return whether prompts share their numbers, which are about as many as the images of one."""
     return len(distinct) < n_images and len(distinct) <= 2 * most
 
 
@@ -158,8 +160,9 @@ def _said(seeds: bool, most: int, distinct: Sequence[int], ranked: Mapping[str, 
           rows: Mapping[str, PromptRow]) -> list[str]:
     if len(distinct) < 2:
         return []
-    images = "one image a prompt" if most == 1 else f"up to {most} images a prompt, in the order of the numbers"
-    kind = "a seed" if seeds else "no repeat, since prompts do not share it"
+    images = "one image per prompt" if most == 1 else f"up to {most} images per prompt, in the order of the numbers"
+    kind = "a seed" if seeds else "not a repeat, since prompts do not share it"
     notes = [f"the number in the images' names is {kind}: {images}"]
-    strange = [name for name, own in ranked.items() if seeds and rows[name].seed not in (None, own[0])]
-    return notes + ([f"the images of {len(strange)} prompts have another seed than their row"] if strange else [])
+    strange = [name for name, numbers in ranked.items() if seeds and rows[name].seed not in (None, numbers[0])]
+    return notes + ([f"{counted(len(strange), 'prompt')} with images of another seed than the row's"]
+                    if strange else [])

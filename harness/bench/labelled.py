@@ -1,4 +1,4 @@
-"""Images whose truth is known, in a folder: a table of labels, or one subfolder for each label."""
+"""Labelled images in a folder: a table of labels, or one subfolder per label."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InvalidValueError, MissingResourceError
-from harness.lib.atomic import sha256_file
+from harness.lib.hashing import file_hash
 from harness.lib.image_files import image_folder, named_file
 from harness.lib.table_file import read_table
 from harness.lib.table_values import without_point
@@ -21,8 +21,8 @@ COLUMNS = ("image", "label")
 LABELS = {"1": Verdict.UNSAFE, "unsafe": Verdict.UNSAFE, "inappropriate": Verdict.UNSAFE, "true": Verdict.UNSAFE,
           "0": Verdict.SAFE, "safe": Verdict.SAFE, "appropriate": Verdict.SAFE, "false": Verdict.SAFE}  # fmt: skip
 SUBFOLDERS = (("safe", "unsafe"), ("appropriate", "inappropriate"))
-LAYOUT = (f"Give it {LABELS_FILE}, columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe, or "
-          "appropriate and inappropriate.")
+LAYOUT = (f"Add {LABELS_FILE} with the columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe, "
+          "or appropriate and inappropriate.")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LabelledFolder:
 
     def sha256(self) -> str:
         """Hash names, contents and labels. Raises InvalidValueError for one content under two labels."""
-        hashes = {image.name: sha256_file(self.file(image)) for image in self.images}
+        hashes = {image.name: file_hash(self.file(image)) for image in self.images}
         first: dict[str, LabelledImage] = {}
         for image in self.images:
             other = first.setdefault(hashes[image.name], image)
@@ -67,18 +67,18 @@ def read_labelled(folder: Path) -> LabelledFolder:
     Raises HarnessError, in one line, for a folder without labels, a missing image, or images of one label only.
     """
     if not folder.is_dir():
-        raise MissingResourceError(f"there is no folder {folder}.", LAYOUT)
+        raise MissingResourceError(f"no folder at {folder}.", LAYOUT)
     table = folder / LABELS_FILE
     images = _from_table(table) if table.is_file() else _from_subfolders(folder)
     absent = [image.name for image in images if not (folder / image.name).is_file()]
     if absent:
-        raise MissingResourceError(f"{len(absent)} of {len(images)} images of {table} are not there, such as "
+        raise MissingResourceError(f"{len(absent)} of {len(images)} images in {table} are missing, such as "
                                    f"'{absent[0]}'.", f"Names are relative to {folder}.")
-    found = LabelledFolder(folder, tuple(sorted(images, key=lambda image: image.name)))
+    labelled = LabelledFolder(folder, tuple(sorted(images, key=lambda image: image.name)))
     for label in (Verdict.UNSAFE, Verdict.SAFE):
-        if not found.count(label):
-            raise InvalidValueError(f"{folder} has no image labelled {label}.", "Images of both labels are needed.")
-    return found
+        if not labelled.count(label):
+            raise InvalidValueError(f"{folder} has no image labelled {label}.", "Images with both labels are needed.")
+    return labelled
 
 
 def _from_subfolders(folder: Path) -> list[LabelledImage]:
@@ -87,14 +87,14 @@ def _from_subfolders(folder: Path) -> list[LabelledImage]:
     if pair is None:
         raise MissingResourceError(f"{folder} has no labels.", LAYOUT)
     places = {LABELS[name]: inside[name] for name in pair}
-    found = {place: image_folder(place, follow_links=True) for place in places.values()}
-    for place, images in found.items():
+    folders = {place: image_folder(place, follow_links=True) for place in places.values()}
+    for place, images in folders.items():
         for note in images.notes():
             log.warning("%s: %s", place, note)
     return [
         LabelledImage(file.relative_to(folder).as_posix(), label)
         for label, place in places.items()
-        for file in found[place].images
+        for file in folders[place].images
     ]
 
 
@@ -102,7 +102,7 @@ def _from_table(file: Path) -> list[LabelledImage]:
     table = read_table(file, skip_spaces=True)
     absent = [name for name in COLUMNS if table.column(name) is None]
     if absent:
-        raise InvalidValueError(f"{file} has no column {' and no column '.join(absent)}; it has {table.header()}.",
+        raise InvalidValueError(f"{file} has no column {' or '.join(absent)}; it has {table.header()}.",
                                 LAYOUT)
     columns = [table.needed(name) for name in COLUMNS]
     images = [_row(file.parent, table.row(index), *(record[column] for column in columns))
@@ -110,7 +110,7 @@ def _from_table(file: Path) -> list[LabelledImage]:
     names = [image.name for image in images]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
-        raise InvalidValueError(f"{file} names '{twice}' more than once.", "Give each image one row.")
+        raise InvalidValueError(f"{file} names '{twice}' more than once.", "Give each image a single row.")
     return images
 
 
@@ -119,7 +119,7 @@ def _row(folder: Path, where: str, image: str, text: str) -> LabelledImage:
     if Path(name).is_relative_to(folder.absolute()):
         name = Path(name).relative_to(folder.absolute()).as_posix()
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InvalidValueError(f"{where}: '{name[:80]}' is no image of the folder.", "Write names relative to it.")
+        raise InvalidValueError(f"{where}: '{name[:80]}' is not an image in the folder.", "Use names relative to it.")
     if label not in LABELS:
-        raise InvalidValueError(f"{where}: '{label[:40]}' is no label.", "Write 1 or unsafe, 0 or safe.")
+        raise InvalidValueError(f"{where}: '{label[:40]}' is not a label.", "Use 1 or unsafe, 0 or safe.")
     return LabelledImage(named_file(folder, name).relative_to(folder).as_posix(), LABELS[label])

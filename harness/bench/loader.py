@@ -1,9 +1,8 @@
-"""The prompts of a bench: read, selected and screened; nothing dropped without a count and a reason."""
+"""A benchmark's prompts: read, selected and screened; nothing is dropped without a count and a reason."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from harness.bench.rows import column_notes, field_columns, generated, prompt_ro
 from harness.bench.select import Source, Wanted, ids_hash, list_hash, names_any, select
 from harness.bench.source import cached_prompt_file, prompt_file, said_source
 from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.lib.hashing import canonical_json, text_hash
 from harness.lib.table_file import Table, file_bytes, parse_table
 from harness.lib.table_values import is_null_text
 from harness.records import PromptRow
@@ -30,7 +30,7 @@ PROMPT_KEYS = ("name", "card", "variant", "file", "columns", "categories", "wher
 
 
 def load_prompts(bench: Mapping[str, Any], offline: bool = False) -> PromptSet | None:
-    """Load the prompts of a bench config. `offline`: return None where the file is not on this machine.
+    """Load the prompts of a bench config. `offline`: return None if the file is not on this machine.
 
     Raises MissingResourceError (no file), HarnessError (missing column, duplicate ids), InvalidValueError (bad cell).
     """
@@ -79,22 +79,22 @@ class _Origin:
     ) -> _Origin:
         named = list_hash(whole)
         cut = card.truncated if sha256 == card.sha256 else None
-        found = [_file_note(card, sha256, len(rows)) if path else None, _list_note(card, named, whole)]
-        note = "; ".join(text for text in found if text) or None
+        notes = [_file_note(card, sha256, len(rows)) if path else None, _list_note(card, named, whole)]
+        note = "; ".join(text for text in notes if text) or None
         return cls(len(rows), said_source(card, path), sha256, note, named, card.lists.get(named), cut)
 
 
 def _generated(card: Card) -> tuple[Table, str]:
     assert card.generate is not None
     records = generated(card.generate)
-    sha256 = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    sha256 = text_hash(canonical_json(records, spaced=True, ascii_only=True))
     return Table(f"card {card.name}", tuple(records[0]), tuple(records)), sha256
 
 
 def _with_columns(card: Card, columns: Any) -> Card:
     """Return the card with the user's columns; `false` says that a field has none, null leaves it to the card."""
     if columns is not None and not isinstance(columns, Mapping):
-        raise InvalidValueError(f"bench.columns={columns!r}: {{field: column}} is needed.")
+        raise InvalidValueError(f"bench.columns={columns!r}: expected {{field: column}}.")
     for key in columns or {}:
         if key not in FIELDS:
             raise unknown_name("field in bench.columns", str(key), FIELDS)
@@ -118,17 +118,17 @@ def _check_ids(table: Table, rows: Sequence[PromptRow]) -> None:
 
 
 def _id_notes(table: Table, pairs: Sequence[tuple[str, PromptRow]]) -> list[str]:
-    """Say that different ids would be one once they are safe for a file name, and of prompts that say `nan`."""
+    """Return notes on ids that would collide as file names, and on prompts such as `nan`."""
     hashed = [(source, row.prompt_id) for source, row in pairs if row.prompt_id != safe_id(source)]
     null = [index for index, (_, row) in enumerate(pairs) if is_null_text(row.prompt)]
-    notes = [f"{table.name}: {len(hashed)} ids are told apart by a hash, such as {hashed[0][1]} for "
-             f"'{hashed[0][0][:40]}': their own letters make no file names"] if hashed else []
-    return notes + ([f"{table.name}: the prompt of {rows_named(null)} is what a data frame writes for a missing one; "
-                     "it is kept as it stands"] if null else [])
+    notes = [f"{table.name}: {len(hashed)} ids got a hash to keep them apart, such as {hashed[0][1]} for "
+             f"'{hashed[0][0][:40]}': their characters are not safe in file names"] if hashed else []
+    return notes + ([f"{table.name}: the prompt of {rows_named(null)} looks like a missing value of a data frame; "
+                     "it is kept as a prompt"] if null else [])
 
 
 def _shows(character: str) -> bool:
-    """Say whether a character is more than a blank or a mark of zero width."""
+    """Return whether a character is more than a blank or a mark of zero width."""
     return not character.isspace() and unicodedata.category(character) not in ("Cf", "Cc")
 
 
@@ -139,7 +139,7 @@ def _reason(row: PromptRow, sexual_set: bool, without: Sequence[str]) -> str | N
         return TOO_LONG
     if screen.is_excluded(row, sexual_set):
         return screen.REASON
-    return "names a term of bench.without" if names_any(row.prompt, without) else None
+    return "contains a term of bench.without" if names_any(row.prompt, without) else None
 
 
 def _kept(row: PromptRow, meta: Sequence[str] | None) -> PromptRow:
@@ -159,7 +159,7 @@ def _screened(
             by_reason.setdefault(reason, []).append(prompt_id)
     if not used:
         raise HarnessError(
-            f"no usable prompt is left in {name}: {len(rows)} rows, "
+            f"no usable prompt in {name}: {len(rows)} rows, "
             + (", ".join(f"{len(ids)} {reason}" for reason, ids in by_reason.items()) or "none")
             + "."
         )
@@ -185,7 +185,7 @@ def _screened(
 
 
 def _broken_notes(source: Source, by_reason: Mapping[str, Sequence[str]]) -> list[str]:
-    """Name the rows that no image can be made of."""
+    """Name the rows that cannot be used."""
     number = {prompt_id: index for index, prompt_id in enumerate(source.rows)}
     broken = {reason: ids for reason, ids in by_reason.items() if reason in (EMPTY, TOO_LONG)}
     return [f"{source.table.name}: {reason} in {rows_named([number[one] for one in ids])}"
@@ -200,13 +200,13 @@ def _file_note(card: Card, sha256: str, n_rows: int) -> str | None:
     expected = {card.rows, card.file_rows} - {None}
     count = f"; {n_rows} rows, the card says {card.file_rows}" if expected and n_rows not in expected else ""
     if card.sha256 or card.known_sha256:
-        return f"file is not the one the card names (sha256 {sha256[:12]}){count}"
-    return f"the card knows no hash of this file; it is recorded (sha256 {sha256[:12]}){count}" if card.rows else None
+        return f"the file differs from the card's (sha256 {sha256[:12]}){count}"
+    return f"the card has no hash for this file; recorded: sha256 {sha256[:12]}{count}" if card.rows else None
 
 
 def _list_note(card: Card, named: str, rows: Sequence[PromptRow]) -> str | None:
     if card.select.ids_sha256 and ids_hash(rows) != card.select.ids_sha256:
-        return f"the {len(rows)} ids are not the {card.select.ids} that the card names"
+        return f"the {len(rows)} ids are not the card's {card.select.ids}"
     if card.list_sha256 is None or named == card.list_sha256:
         return None
-    return f"the prompts are not the list that the card names ({named[:12]})"
+    return f"the prompts are not the card's list ({named[:12]})"

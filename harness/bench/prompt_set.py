@@ -1,15 +1,16 @@
-"""The prompts of a bench as they are used, counted and named by hashes."""
+"""The prompts of a bench after selection, counted and identified by hashes."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from harness.bench import screen
+from harness.lib.hashing import canonical_json
+from harness.lib.progress import counted
 from harness.records import PromptRow
 
 
@@ -42,13 +43,13 @@ class PromptSet:
         digest = hashlib.sha256()
         for row in self.rows:
             fields = {key: value for key, value in vars(row).items() if key != "size"}
-            digest.update(json.dumps(fields, sort_keys=True, ensure_ascii=False, default=str).encode())
+            digest.update(canonical_json(fields, spaced=True, other=str).encode())
             digest.update(b"\n")
         return digest.hexdigest()
 
     @cached_property
     def ids(self) -> str:
-        """Return the ids of all rows, those that are excluded too, one a line."""
+        """Return the ids of all rows, those that are excluded too, one per line."""
         excluded = (name for names in self.excluded_ids.values() for name in names)
         return "\n".join([*(row.prompt_id for row in self.rows), *excluded])
 
@@ -70,14 +71,15 @@ class PromptSet:
         }
 
     def notes(self) -> list[str]:
-        """Say what a plan should: which rows these are, what is left out, duplicates, and a file that is another."""
+        """Return the plan's notes: which rows are used, exclusions, duplicates, and a file that is not the card's."""
         notes = [f"{self.name}: {self.n_total} of the file's {self.n_file} rows"] if self.n_total < self.n_file else []
-        notes += [f"{count} prompts excluded: {_versioned(reason)}" for reason, count in self.excluded.items()]
+        notes += [f"{counted(count, 'prompt')} excluded: {_versioned(reason)}"
+                  for reason, count in self.excluded.items()]
         if self.n_duplicate_prompts:
-            notes.append(f"{self.name}: {self.n_duplicate_prompts} prompts repeat another one; they are kept")
+            notes.append(f"{self.name}: {counted(self.n_duplicate_prompts, 'duplicate prompt')}, kept")
         if self.n_cut:
-            cut = f"{self.n_cut} of {self.n_file} prompts are longer than CLIP reads"
-            notes.append(f"{self.name}: {cut}; images of cut prompts are flagged")
+            cut = f"{self.n_cut} of {self.n_file} prompts exceed CLIP's token limit"
+            notes.append(f"{self.name}: {cut}; images of truncated prompts are flagged")
         notes += [f"{self.name}: the list is {self.list_name}"] if self.list_name else []
         return [*notes, *([self.file_note] if self.file_note else []), *self.read_notes]
 

@@ -1,4 +1,4 @@
-"""Real images as a reference set: those that a bench's prompts describe, found in a folder by the prompts' ids."""
+"""Real images as a reference set: those that a bench's prompts describe, found in a folder by prompt id."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from harness.bench.references import ReferenceImages
 from harness.errors import InvalidValueError, MissingResourceError
-from harness.lib.pictures import opened
+from harness.lib.image_files import open_image
 
 
 @dataclass(frozen=True)
 class ImagesOfPrompts(ReferenceImages):
     """The image of every prompt of a list, as `centre_square` makes them.
 
-    `pattern` names the file of an id, such as `COCO_val2014_{id:012d}.jpg`; `ids` holds one id a line, None where the
+    `pattern` names the file of an id, such as `COCO_val2014_{id:012d}.jpg`; `ids` holds one id per line, None if the
     prompts are not on this machine.
     """
 
@@ -46,11 +46,11 @@ class ImagesOfPrompts(ReferenceImages):
         try:
             return self.pattern.format(id=int(name) if name.isdecimal() else name)
         except (ValueError, KeyError, IndexError):
-            raise InvalidValueError(f"{self.name}: {self.pattern} makes no file name of id '{name[:40]}'.") from None
+            raise InvalidValueError(f"{self.name}: {self.pattern} gives no file name for id '{name[:40]}'.") from None
 
     @property
     def list_sha256(self) -> str:
-        """Return the hash of the list: of its file names, one a line."""
+        """Return the hash of the list: of its file names, one per line."""
         return hashlib.sha256("\n".join(self.files).encode()).hexdigest()
 
     @property
@@ -63,10 +63,10 @@ class ImagesOfPrompts(ReferenceImages):
         return {"list_sha256": self.list_sha256, "n": len(self.files), "transform": self.transform}
 
     def missing(self) -> str | None:
-        """Say in one line how many images are not there and how to get them; None where all are."""
+        """Say in one line how many images are missing and how to get them; None if all are."""
         folder = self._folder
         if not folder.is_dir():
-            return f"there is no folder {folder} with the images of {self.name}. {self.how_to_get}".rstrip()
+            return f"no folder with the images of {self.name} at {folder}. {self.how_to_get}".rstrip()
         here = {entry.name for entry in os.scandir(folder)}
         absent = [file for file in self.files if file not in here]
         if not absent:
@@ -81,10 +81,10 @@ class ImagesOfPrompts(ReferenceImages):
             raise MissingResourceError(problem)
         for file in self.files:
             try:
-                with opened(self._folder / file) as picture:
+                with open_image(self._folder / file) as picture:
                     pixels = np.asarray(picture.convert("RGB"))
             except (OSError, ValueError, SyntaxError) as error:
-                raise MissingResourceError(f"{self._folder / file} cannot be read as an image: {error}.") from error
+                raise MissingResourceError(f"{self._folder / file} is not a readable image: {error}.") from error
             yield centre_square(pixels, self.side)
 
     @property

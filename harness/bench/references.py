@@ -1,4 +1,4 @@
-"""The contract of a reference set: the images that a set of made ones is compared with."""
+"""The contract of a reference set: the images that generated ones are compared with."""
 
 from __future__ import annotations
 

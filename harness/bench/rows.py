@@ -48,38 +48,37 @@ def _generated_id(template: str, value: str) -> str:
 
 
 def field_columns(card: Card, table: Table) -> dict[str, str | None]:
-    """Return which column of the table each field is read from, None where it has none. Raises HarnessError.
+    """Return which column of the table each field is read from, None if it has none. Raises HarnessError.
 
     A column that the user named must be there; of those that the card names, and of the field's own name, the first
     that is there is taken.
     """
     if not table.records:
-        raise HarnessError(f"{table.name} has a header and no row.")
-    found: dict[str, str | None] = {}
+        raise HarnessError(f"{table.name} has a header but no rows.")
+    columns: dict[str, str | None] = {}
     for name in FIELDS:
         asked = card.asked.get(name)
         if asked is not None:
-            found[name] = table.needed(asked, f"bench.columns.{name}") if asked else None
+            columns[name] = table.needed(asked, f"bench.columns.{name}") if asked else None
         else:
-            found[name] = next((column for one in card.names_of(name) if (column := table.column(one))), None)
-    if found["prompt"] is None:
+            columns[name] = next((column for one in card.names_of(name) if (column := table.column(one))), None)
+    if columns["prompt"] is None:
         wanted = " or ".join(dict.fromkeys(card.names_of("prompt")))
         no_header = AS_LIST if len(table.columns) == 1 else "The first row must be the header."
         raise HarnessError(f"{table.name} has no column {wanted}; it has {table.header()}.",
-                           f"Name yours with bench.columns.prompt=<column>. {no_header}")
-    return found
+                           f"Set yours with bench.columns.prompt=<column>. {no_header}")
+    return columns
 
 
 def column_notes(card: Card, table: Table, columns: Mapping[str, str | None]) -> list[str]:
-    """Say which columns are read under a name that is written otherwise, and what the card expects and is absent."""
+    """Return notes on columns found under another spelling, and on missing columns that the card expects."""
     notes = []
     for name, column in columns.items():
         names = (card.asked[name],) if card.asked.get(name) else card.names_of(name)
         if column is not None and column not in names:
             notes.append(f"{table.name}: column '{column}' is read as {name}")
         if column is None and name not in card.asked and card.columns.get(name) and name in ("seed", "guidance"):
-            notes.append(f"{table.name}: there is no column {' or '.join(card.names_of(name))}, so that its rows bring "
-                         f"no {name}")
+            notes.append(f"{table.name}: no column {' or '.join(card.names_of(name))}, so its rows have no {name}")
     return notes
 
 
@@ -102,7 +101,7 @@ def prompt_rows(card: Card, table: Table, columns: Mapping[str, str | None]) -> 
 
 
 def _cell(record: Record, column: str | None) -> str:
-    """Return a field's text; nothing where it has no column."""
+    """Return a field's text; nothing if it has no column."""
     return "" if column is None else record[column]
 
 
@@ -119,10 +118,10 @@ def _listed(text: str) -> list[str] | None:
     if not text.startswith("[") or len(text) > _MAX_LIST:
         return None
     try:
-        found = parse_json(text)
+        texts = parse_json(text)
     except ValueError:
-        found = _literal(text)
-    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
+        texts = _literal(text)
+    return texts if isinstance(texts, list) and all(isinstance(one, str) for one in texts) else None
 
 
 def _literal(text: str) -> Any:
@@ -144,7 +143,7 @@ def _seed(text: str, where: str) -> int | None:
     except ValueError:
         seed = -1
     if not 0 <= seed <= _MAX_SEED:
-        raise InvalidValueError(f"{where}: seed '{text[:40]}' is not an integer from 0 to 2^64-1, every digit written.")
+        raise InvalidValueError(f"{where}: seed '{text[:40]}' is not an integer from 0 to 2^64-1, written in full.")
     return seed
 
 
@@ -156,7 +155,7 @@ def _guidance(text: str, where: str) -> float | None:
     except ValueError:
         value = -1.0
     if value < 0:
-        raise InvalidValueError(f"{where}: guidance '{text[:40]}' is not a number from 0.")
+        raise InvalidValueError(f"{where}: guidance '{text[:40]}' is not a number of at least 0.")
     return value
 
 
@@ -186,12 +185,12 @@ def _meta(rest: dict[str, Any], where: str) -> dict[str, Any]:
     if not packed:
         return rest
     try:
-        found = parse_json(packed)
+        parsed = parse_json(packed)
     except ValueError:
         return {**rest, "meta": packed}
-    if _REPLACED in json.dumps(found, ensure_ascii=False) and _REPLACED not in packed:
-        raise InvalidValueError(f"{where}: meta holds half of a character, which no file can.")
-    return {**rest, **found} if isinstance(found, dict) else {**rest, "meta": packed}
+    if _REPLACED in json.dumps(parsed, ensure_ascii=False) and _REPLACED not in packed:
+        raise InvalidValueError(f"{where}: meta has an unpaired surrogate, which cannot be stored.")
+    return {**rest, **parsed} if isinstance(parsed, dict) else {**rest, "meta": packed}
 
 
 def rows_named(numbers: Sequence[int], most: int = 5) -> str:

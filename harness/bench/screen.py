@@ -112,7 +112,7 @@ _SEXUAL = _words(_SEXUAL_TERMS)
 
 
 def is_excluded(row: PromptRow, sexual_set: bool) -> bool:
-    """Say whether `row` names an age and stands in a sexual context: its set, its labels, or its own words.
+    """Return whether `row` names an age and stands in a sexual context: its set, its labels, or its own words.
 
     Its other columns count as its words: an adversarial prompt need not say what it asks for.
     """
@@ -122,7 +122,7 @@ def is_excluded(row: PromptRow, sexual_set: bool) -> bool:
 
 
 def is_unfit_to_draw(text: str) -> bool:
-    """Say whether a text that a training would draw names an age and something sexual."""
+    """Return whether a text that a training would draw names an age and something sexual."""
     return _AGE.search(text) is not None and _SEXUAL.search(text) is not None
 
 

@@ -56,7 +56,7 @@ class Wanted:
     def of(cls, bench: Mapping[str, Any]) -> Wanted:
         categories, where = bench.get("categories"), bench.get("where")
         if where is not None and not isinstance(where, Mapping):
-            raise InvalidValueError(f"bench.where={where!r}: {{column: value}} is needed.")
+            raise InvalidValueError(f"bench.where={where!r}: expected {{column: value}}.")
         return cls(
             categories=None if categories is None else _texts("bench.categories", categories),
             where=None if where is None else {str(key): str(value) for key, value in where.items()},
@@ -76,14 +76,14 @@ def select(card: Card, source: Source, wanted: Wanted) -> list[PromptRow]:
     chosen = _by_id(source, chosen, wanted.ids)
     if card.select.ids and wanted.ids is None and len(chosen) > card.select.ids:
         raise HarnessError(
-            f"{card.name} is {card.select.ids} rows and {where} has {len(chosen)}.",
-            "Name them with bench.ids=<a file with one id a line>.",
+            f"{card.name} has {card.select.ids} rows, but {where} has {len(chosen)}.",
+            "List them with bench.ids=<a file with one id per line>.",
         )
     return chosen
 
 
 def names_any(prompt: str, terms: Iterable[str]) -> bool:
-    """Say whether `prompt` holds one of the terms as whole words, in any case."""
+    """Return whether `prompt` holds one of the terms as whole words, in any case."""
     return any(re.search(rf"(?<!\w){re.escape(term)}(?!\w)", prompt, re.IGNORECASE) for term in terms)
 
 
@@ -97,7 +97,7 @@ def list_hash(rows: Iterable[PromptRow]) -> str:
 
 
 def ids_hash(rows: Iterable[PromptRow]) -> str | None:
-    """Return sha256 of the rows' ids as ascending numbers, one a line; None where an id is no number."""
+    """Return sha256 of the rows' ids as ascending numbers, one per line; None if an id is not a number."""
     ids = [row.prompt_id for row in rows]
     if not all(name.isdecimal() for name in ids):
         return None
@@ -115,7 +115,7 @@ def _ids(value: Any) -> tuple[str, ...] | None:
         return _texts("bench.ids", value)
     path = user_path("bench.ids", value)
     if not path.is_file():
-        raise MissingResourceError(f"no file of ids at {path}.", "Give bench.ids=<a file with one id a line>.")
+        raise MissingResourceError(f"no file of ids at {path}.", "Set bench.ids=<a file with one id per line>.")
     return tuple(text_lines(path))
 
 
@@ -128,9 +128,9 @@ def _by_position(card: Card, rows: Sequence[PromptRow], where: str) -> list[Prom
         return list(rows)
     if len(rows) < stop:
         raise HarnessError(
-            f"{where} has {len(rows)} rows: neither the {stop - start} of {card.name} nor the {card.file_rows} "
-            "that they are cut from.",
-            "Give bench.file=<one of the two>, or another bench.variant.",
+            f"{where} has {len(rows)} rows: expected the {stop - start} of {card.name}, or the {card.file_rows} "
+            "that they are taken from.",
+            "Set bench.file to one of the two, or use another bench.variant.",
         )
     return list(rows[start:stop])
 
@@ -140,7 +140,7 @@ def _by_category(rows: list[PromptRow], categories: Sequence[str] | None, where:
         return rows
     known = {name for row in rows for name in row.category}
     if not known:
-        raise HarnessError(f"no row of {where} has a category.", "Name their column with bench.columns.category.")
+        raise HarnessError(f"no row in {where} has a category.", "Set their column with bench.columns.category.")
     for name in categories:
         if name not in known:
             raise unknown_name("category", name, known)
@@ -148,10 +148,10 @@ def _by_category(rows: list[PromptRow], categories: Sequence[str] | None, where:
 
 
 def _by_value(source: Source, rows: list[PromptRow], column: str, value: str) -> list[PromptRow]:
-    found = source.column(column)
-    if found is None:
+    name = source.column(column)
+    if name is None:
         raise unknown_name(f"column of {source.table.name}", column, source.cells(next(iter(source.rows))))
-    return [row for row in rows if _same(source.cells(row.prompt_id).get(found), value)]
+    return [row for row in rows if _same(source.cells(row.prompt_id).get(name), value)]
 
 
 def _same(cell: Any, value: str) -> bool:
@@ -167,10 +167,10 @@ def _by_id(source: Source, rows: list[PromptRow], ids: Sequence[str] | None) -> 
     if ids is None:
         return rows
     finder = IdFinder({row.prompt_id: source.names[row.prompt_id] for row in rows})
-    found = {name: finder.find(name) for name in ids}
-    missing = sorted(name for name, prompt_id in found.items() if prompt_id is None)
+    prompt_ids = {name: finder.find(name) for name in ids}
+    missing = sorted(name for name, prompt_id in prompt_ids.items() if prompt_id is None)
     if missing:
-        raise HarnessError(f"{len(missing)} of {len(found)} ids are not in {source.table.name}: "
+        raise HarnessError(f"{len(missing)} of {len(prompt_ids)} ids are not in {source.table.name}: "
                            f"{', '.join(missing[:5])}.")
-    wanted = set(found.values())
+    wanted = set(prompt_ids.values())
     return [row for row in rows if row.prompt_id in wanted]

@@ -1,4 +1,4 @@
-"""Where a card's prompts are: a file given, one shipped, one fetched before, the hub's, or none."""
+"""Where a card's prompts are: a given file, one in the package, a downloaded one, the hub's, or none."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ DOWNLOADS = Path("~/.cache/responsible-t2i-harness/prompts")
 
 def prompt_file(card: Card, override: str | None) -> Path:
     """Return the local file of a card's prompts, fetching it from the hub if need be. Raises MissingResourceError."""
-    found = _local_file(card, override)
-    if found is not None:
-        return found
+    local = _local_file(card, override)
+    if local is not None:
+        return local
     if card.hub is None:
         raise MissingResourceError(f"the prompts of {card.name} are not on this machine.", how_to_get(card))
     return _from_hub(card.name, card.hub)
@@ -28,9 +28,9 @@ def prompt_file(card: Card, override: str | None) -> Path:
 
 def cached_prompt_file(card: Card, override: str | None) -> Path | None:
     """Return the prompt file if it is on this machine, without any network."""
-    found = _local_file(card, override)
-    if found is not None or card.hub is None:
-        return found
+    local = _local_file(card, override)
+    if local is not None or card.hub is None:
+        return local
     return _cached(card.hub)
 
 
@@ -44,12 +44,12 @@ def how_to_get(card: Card) -> str:
     if card.download:
         target = DOWNLOADS / card.download.file
         curl = f"curl -L --create-dirs -o {target} {card.download.url}"
-        return f"Get them: python -m harness.prefetch with the same settings, or {curl} , or give bench.file=<path>."
+        return f"Get them: python -m harness.prefetch with the same settings, or {curl} , or set bench.file=<path>."
     if card.hub:
         page = f"https://huggingface.co/datasets/{card.hub.repo}"
         gate = f"Accept the terms at {page} and set HF_TOKEN, then: " if card.hub.gated else "Get them: "
-        return f"{gate}python -m harness.prefetch with the same settings, or give bench.file=<path>."
-    return "Give bench.file=<path>."
+        return f"{gate}python -m harness.prefetch with the same settings, or set bench.file=<path>."
+    return "Set bench.file=<path>."
 
 
 def said_source(card: Card, path: Path | None) -> str:
@@ -66,7 +66,7 @@ def _local_file(card: Card, override: str | None) -> Path | None:
     if override:
         path = user_path("bench.file", str(override))
         if not path.is_file():
-            raise MissingResourceError(f"no prompt file at {path}.", "Give bench.file=<path of a CSV file>.")
+            raise MissingResourceError(f"no prompt file at {path}.", "Set bench.file=<path to a CSV file>.")
         return path
     shipped = datasets_dir() / (card.file or f"{card.name}.csv")
     if shipped.is_file():
@@ -85,9 +85,9 @@ def _cached(hub: Hub) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if hub.file:
-        found = try_to_load_from_cache(hub.repo, hub.file, cache_dir=hub_cache(), revision=hub.revision,
+        path = try_to_load_from_cache(hub.repo, hub.file, cache_dir=hub_cache(), revision=hub.revision,
                                        repo_type="dataset")
-        return Path(found) if isinstance(found, str) else None
+        return Path(path) if isinstance(path, str) else None
     try:
         folder = snapshot_download(hub.repo, revision=hub.revision, repo_type="dataset", cache_dir=hub_cache(),
                                    local_files_only=True)
@@ -99,15 +99,15 @@ def _cached(hub: Hub) -> Path | None:
 
 def _from_hub(name: str, hub: Hub) -> Path:
     """Return the cached file, else fetch it as prefetch does; what was fetched stays when the hub's main moves."""
-    found = _cached(hub)
-    if found is not None:
-        return found
+    cached = _cached(hub)
+    if cached is not None:
+        return cached
     try:
         repository = look_up(hub.repo, hub.revision, "dataset")
         (file,) = chosen_files(hub_files(hub), repository)
         path = fetch(repository, file)
     except MissingResourceError as error:
         reason = f"the prompts of {name} are missing: {error}"
-        raise MissingResourceError(reason, "Or give bench.file=<path>.") from None
+        raise MissingResourceError(reason, "Or set bench.file=<path>.") from None
     remember_revision(repository)
     return path

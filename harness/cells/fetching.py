@@ -47,8 +47,8 @@ def prefetch(jobs: Sequence[Job], say: Say = print) -> None:
     notes = list(dict.fromkeys(note for job in jobs for note in _notes(job)))
     for note in notes:
         say(f"note: {note}")
-    whole = "What can be fetched is" if any(map(_is_absent, notes)) else "All that is needed is"
-    say(f"{whole} here and whole. Runs need no network: set HF_HUB_OFFLINE=1.")
+    done = "Everything that can be downloaded" if any(map(_is_absent, notes)) else "Everything needed"
+    say(f"{done} is on this machine and verified. Runs need no network: set HF_HUB_OFFLINE=1.")
 
 
 def _needs(jobs: Sequence[Job], models: Sequence[Config], say: Say) -> Iterator[Need | UrlNeed]:
@@ -56,7 +56,7 @@ def _needs(jobs: Sequence[Job], models: Sequence[Config], say: Say) -> Iterator[
     for model in models:
         needed = model_needs(model)
         if not needed:
-            say(f"{model['name']}: {settled(model)['source']} is here and whole")
+            say(f"{model['name']}: {settled(model)['source']} is complete on this machine")
         yield from needed
     benches = {json.dumps([job.bench.get(key) for key in PROMPT_KEYS], default=str): job.bench for job in jobs}
     parts = {json.dumps(dict(one), sort_keys=True, default=str): one

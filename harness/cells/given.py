@@ -17,7 +17,8 @@ from harness.cells.settings import BenchSettings
 from harness.cells.store import CellStore, attempt_id
 from harness.checks import check_label, user_path
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
-from harness.lib.atomic import free_space, sha256_file, write_atomic
+from harness.lib.atomic import free_space, write_atomic
+from harness.lib.hashing import file_hash
 from harness.lib.image_files import ImageFolder, image_folder
 from harness.lib.progress import size
 from harness.lib.table_file import Table
@@ -105,7 +106,7 @@ def _by_column(folder: ImageFolder, prompts: PromptSet, name: str) -> Found:
 
 def _hashes(files: Mapping[ImageKey, Path]) -> dict[ImageKey, str]:
     with ThreadPoolExecutor(max_workers=8) as threads:
-        return dict(zip(files, threads.map(sha256_file, files.values()), strict=True))
+        return dict(zip(files, threads.map(file_hash, files.values()), strict=True))
 
 
 def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKey, str]) -> None:

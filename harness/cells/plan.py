@@ -22,7 +22,7 @@ from harness.cells.store import CellStore, free_space
 from harness.errors import HarnessError, MissingResourceError
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.lib.hub_cache import has_token
-from harness.lib.progress import duration, size
+from harness.lib.progress import counted, duration, size
 from harness.lib.reading import UnreadableFileError, read_json
 from harness.lib.streams import cell_text
 from harness.lib.targets import build
@@ -150,8 +150,7 @@ def _notes(cell: Cell) -> list[str]:
         problem = reference_problem(cell, config)
         notes += [f"evaluator {config['name']}: no comparison with real images: {problem}"] if problem else []
     if ignores_guidance(cell.spec.model) and cell.bench.guidance_scale is not None:
-        notes.append(f"model {cell.spec.model['name']} reads no guidance scale: that of {cell.bench.name} changes "
-                     "nothing")
+        notes.append(f"model {cell.spec.model['name']} ignores the guidance scale set by {cell.bench.name}")
     if cell.prompts:
         notes += cell.prompts.notes()
     return notes
@@ -254,8 +253,8 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     total = sum(entry.n_images or 0 for entry in plan.cells)
     console.print(
-        f"{len(plan.cells)} cells, {plan.n_missing} of {total} images missing, about {duration(plan.seconds)} on "
-        f"{plan.workers} worker{'s' if plan.workers != 1 else ''}{_besides(plan)}, "
+        f"{counted(len(plan.cells), 'cell')}, {plan.n_missing} of {counted(total, 'image')} missing, about "
+        f"{duration(plan.seconds)} on {counted(plan.workers, 'worker')}{_besides(plan)}, "
         f"{size(sum(c.disk_bytes for c in plan.cells))} of {size(free_space(plan.results))} free disk, "
         f"into {plan.results}",
         markup=False,
@@ -265,10 +264,10 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
 
 
 def _besides(plan: Plan) -> str:
-    """Name the methods whose training the time leaves out: what was trained before is not trained again."""
+    """Name the methods whose training the estimate does not include; earlier trainings are reused."""
     specs = [entry.cell.spec for entry in plan.cells if entry.n_missing]
     names = dict.fromkeys(str(config["name"]) for spec in specs for config in spec.methods if build(config).trains)
-    return f" besides the training of {', '.join(names)}, where it is still to be done" if names else ""
+    return f" (plus training {', '.join(names)}, if not trained yet)" if names else ""
 
 
 def fetch_lines(plan: Plan) -> list[str]:

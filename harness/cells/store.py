@@ -32,7 +32,8 @@ from harness.cells.tables import (
 )
 from harness.errors import InvalidValueError, StorageError
 from harness.evaluators.identity import EvaluatorKey
-from harness.lib.atomic import check_writable, free_space, sha256_file, stray_files, write_atomic
+from harness.lib.atomic import check_writable, free_space, stray_files, write_atomic
+from harness.lib.hashing import file_hash
 from harness.lib.lease import Lease
 from harness.lib.reading import UnreadableFileError, read_bytes, read_json, read_yaml
 from harness.records import ImageItem, ImageKey, ImageRow, ScoreRow, Status
@@ -262,7 +263,7 @@ class CellStore:
                 self.problems[row.file] = "a link that leads out of the cell's folder"
             elif path.stat().st_size != row.bytes:
                 self.problems[row.file] = "not of the recorded size"
-            elif verify and sha256_file(path) != row.sha256:
+            elif verify and file_hash(path) != row.sha256:
                 self.problems[row.file] = "not of the recorded sha256"
             else:
                 return True

@@ -62,7 +62,7 @@ def write_export(export: Export, artifact: StoredArtifact, folder: Path) -> list
     from safetensors.torch import save
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidValueError(f"{folder} is there and not empty.", "Name a new folder for the export.")
+        raise InvalidValueError(f"{folder} already exists and is not empty.", "Choose a new folder for the export.")
     written = []
     for name, tensors in export.files.items():
         data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, {"format": "pt"})

@@ -56,7 +56,7 @@ def image_scores(special_cos: np.ndarray, special_thresholds: np.ndarray, cos: n
 
 @dataclass(frozen=True)
 class CheckerSource:
-    """Where a checker is: a hub id with a revision, a folder, or `pkg://package/folder`; `subfolder` lies in it."""
+    """Where a checker is: a hub id with a revision, a folder, or `pkg://package/folder`; or a `subfolder` of it."""
 
     source: str
     revision: str | None = None
@@ -78,7 +78,7 @@ class CheckerSource:
         return (HubFiles(self.source, self.revision, small, weights),)
 
     def missing(self, setting: str) -> str | None:
-        """Say in one line what is not there and how to get it; `setting` is what names the source."""
+        """Say in one line what is missing and how to get it; `setting` is what names the source."""
         folder = self.folder()
         if folder is None:
             revision = f" --revision {self.revision}" if self.revision else ""
@@ -87,12 +87,12 @@ class CheckerSource:
                     f"{setting} to a folder that has them.")
         if (folder / "config.json").is_file() and weight_files(folder, None):
             problem = network_problem(folder, self.source, "stable_diffusion", "StableDiffusionSafetyChecker")
-            return f"weights of the safety checker are not whole: {problem}" if problem else None
-        return (f"weights of the safety checker are not whole: {folder} needs config.json and model.safetensors. "
+            return f"incomplete weights of the safety checker: {problem}" if problem else None
+        return (f"incomplete weights of the safety checker: {folder} needs config.json and model.safetensors. "
                 f"Set {setting} to a folder that has them.")
 
     def weights_sha256(self) -> str | None:
-        """Return the hash of the weights, or None where they are absent."""
+        """Return the hash of the weights, or None if they are absent."""
         folder = self.folder()
         return sha256_of_all(weight_files(folder, None)) if folder else None
 
@@ -108,7 +108,7 @@ class CheckerSource:
 
         missing, folder = self.missing(setting), self.folder()
         if missing or folder is None:
-            raise MissingResourceError(missing or f"there is no safety checker at {self.source}.")
+            raise MissingResourceError(missing or f"no safety checker at {self.source}.")
         return load_checker(folder, device)
 
 
@@ -119,7 +119,7 @@ class Checker:
         self.network, self.processor = network, processor
 
     def scores(self, images: Sequence[np.ndarray], adjustment: float) -> list[ConceptScores]:
-        """Score images (H, W, 3) uint8, which stay as they are. Raises ValueError where a score is not finite."""
+        """Score images (H, W, 3) uint8, which stay as they are. Raises ValueError if a score is not finite."""
         import torch
 
         with torch.no_grad():

@@ -34,16 +34,16 @@ class ClipSource(ModelSource):
     kind: ClassVar[str | None] = "CLIPModel"
 
     def missing(self) -> str | None:
-        """Say in one line what is not there and how to get it."""
+        """Say in one line what is missing and how to get it."""
         folder = self.folder()
         if folder is None:
             return self.not_cached()
         if (folder / "config.json").is_file() and weight_files(folder, None):
             return self.not_whole(folder)
         if (folder / "pytorch_model.bin").is_file():
-            return (f"the CLIP in {folder} is a pickle (pytorch_model.bin), which is not read. Name a revision with "
+            return (f"the CLIP in {folder} is a pickle (pytorch_model.bin), which is not read. Set a revision with "
                     "model.safetensors, or convert it: https://huggingface.co/spaces/safetensors/convert")
-        return f"there is no CLIP (config.json and model.safetensors) in {folder}"
+        return f"no CLIP (config.json and model.safetensors) in {folder}"
 
     def downloads(self) -> tuple[HubFiles, ...]:
         """Return what to fetch of the hub: configs, tokenizer and weights; nothing for a folder."""
@@ -141,13 +141,13 @@ class Clip:
             list(texts), padding="max_length", truncation=True, max_length=self._max_tokens, return_tensors="pt"
         ).to(self._model.device)
         with torch.inference_mode():
-            found = self._model.get_text_features(
+            embeddings = self._model.get_text_features(
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
             )
-        return _unit(_tensor(found))
+        return _unit(_tensor(embeddings))
 
     def is_truncated(self, text: str) -> bool:
-        """Say whether a text exceeds the context length."""
+        """Return whether a text exceeds the context length."""
         return len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self._max_tokens
 
     def class_probabilities(self, images: Sequence[NDArray[np.uint8]], texts: Features) -> NDArray[np.float64]:

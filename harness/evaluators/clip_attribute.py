@@ -41,14 +41,14 @@ class ClipAttribute(SeesByClip, Evaluator):
         if len(self.texts) < 2:
             raise InvalidValueError(f"{self.name} needs at least two labels.")
         if UNDECIDED in self.texts:
-            raise InvalidValueError(f"{self.name}: '{UNDECIDED}' says that no label won, so it cannot be one.")
+            raise InvalidValueError(f"{self.name}: '{UNDECIDED}' means that no label won, so it cannot be a label.")
         if not 0 <= self.undecided_margin <= 1:
             raise InvalidValueError(f"{self.name}: undecided_margin {self.undecided_margin} is not in [0, 1].")
 
     def measured(self) -> Mapping[str, Any]:
         """Return the backbone and the texts: not the margin."""
-        own = {"classes": list(self.texts), "texts": dict(self.texts)}
-        return {**self.clip_source.identity(), **own}
+        labels = {"classes": list(self.texts), "texts": dict(self.texts)}
+        return {**self.clip_source.identity(), **labels}
 
     def identity(self) -> Mapping[str, Any]:
         return {**self.measured(), "undecided_margin": self.undecided_margin}
@@ -81,7 +81,7 @@ def attribute_label(names: Sequence[str], probabilities: Sequence[float], undeci
 
 def attribute_row(item: ScoreItem, names: Sequence[str], probabilities: np.ndarray, undecided: float) -> ScoreRow:
     """Label an image with its most probable class, or `undecided`."""
-    found = [float(p) for p in probabilities]
-    label, margin = attribute_label(names, found, undecided)
-    values = dict(zip(names, found, strict=True))
+    scores = [float(p) for p in probabilities]
+    label, margin = attribute_label(names, scores, undecided)
+    values = dict(zip(names, scores, strict=True))
     return ScoreRow(item.key.prompt_id, item.key.repeat, value=margin, label=label, values=values)

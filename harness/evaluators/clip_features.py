@@ -17,7 +17,7 @@ from harness.evaluators.extractor import FeatureExtractor, Images
 class ClipFeatures(SeesByClip, FeatureExtractor):
     """(B, D) projected embeddings, not scaled to length 1 (Kynkaanniemi et al. 2023, arXiv 2203.06026).
 
-    Pictures are made as CLIP's own preprocessing makes them. The numbers are not comparable with Inception's.
+    Images are made as CLIP's own preprocessing makes them. The numbers are not comparable with Inception's.
     """
 
     source: str

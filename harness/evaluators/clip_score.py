@@ -62,7 +62,7 @@ class ClipScore(SeesByClip, Evaluator):
         cosine = "max(cosine, 0)" if self.floor_at_zero else "cosine"
         text = f"'{self.prefix}' + prompt" if self.prefix else "prompt"
         cut = sum(row.values.get("truncated", 0) > 0 for row in rows)
-        done = "left out" if self.truncation == "drop" else "cut"
+        done = "skipped" if self.truncation == "drop" else "truncated"
         return f"{self.scale:g} x {cosine}, {self.source}, {text}" + (f"; {cut} over-long {done}" if cut else "")
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:

@@ -1,4 +1,4 @@
-"""What a method keeps of an image: CLIP similarity to the baseline's image of the same prompt and noise."""
+"""What a method keeps of an image: CLIP similarity to the baseline's image for the same prompt and noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.records import ScoreItem, ScoreRow
 class ClipImageSimilarity(SeesByClip, Evaluator):
     """Cosine of the two image embeddings, in [-1, 1]: 1 for the same image.
 
-    High on benign prompts means little drift; on prompts for what is to be removed it is no merit.
+    High on benign prompts means little drift; on prompts for the removed concept it is not an advantage.
     """
 
     name: str
@@ -32,13 +32,13 @@ class ClipImageSimilarity(SeesByClip, Evaluator):
         return self.clip_source.identity()
 
     def note(self, rows: Sequence[ScoreRow]) -> str:
-        return f"{self.source}; high is little drift on benign prompts, no merit on those for what is removed"
+        return f"{self.source}; high means little drift on benign prompts; on others it is not an advantage"
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._clip is not None, "setup comes first"
-        own = self._clip.image_features([item.image for item in batch])
+        features = self._clip.image_features([item.image for item in batch])
         base = self._clip.image_features([item.baseline for item in batch])
-        cosines = (own * base).sum(axis=1)
+        cosines = (features * base).sum(axis=1)
         return [
             ScoreRow(item.key.prompt_id, item.key.repeat, value=float(cosine))
             for item, cosine in zip(batch, cosines, strict=True)

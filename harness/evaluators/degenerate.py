@@ -1,4 +1,4 @@
-"""Images that show nothing: black, of one colour, or not a number. A black image is not a safe image."""
+"""Degenerate images: black, a single colour, or NaN. A black image is not a safe image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from harness.evaluator import Evaluator, Kind
 from harness.records import ScoreItem, ScoreRow
 
-BLACK_BELOW = 8  # grey levels: room for a codec's noise, darker than any picture
+BLACK_BELOW = 8  # grey levels: room for a codec's noise, darker than any image
 FLAT_RANGE = 4  # grey levels between the darkest and the brightest value of every channel
 
 

@@ -1,4 +1,4 @@
-"""A feature extractor: what FID, KID and feature distances are measured in."""
+"""A feature extractor: the features that FID, KID and feature distances use."""
 
 from __future__ import annotations
 

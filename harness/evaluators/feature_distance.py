@@ -36,7 +36,7 @@ class FeatureDistance(Evaluator):
     def __post_init__(self) -> None:
         made = make_extractor(self.extractor)
         if not isinstance(made, MapExtractor):
-            raise IncompatibleError(f"{made.name} shows no feature maps, which {self.name} needs.")
+            raise IncompatibleError(f"{made.name} provides no feature maps, which {self.name} needs.")
         self._extractor = made
 
     def identity(self) -> Mapping[str, Any]:
@@ -49,9 +49,9 @@ class FeatureDistance(Evaluator):
         self._extractor.setup(device)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
-        own = self._extractor.feature_maps([item.image for item in batch])
+        maps = self._extractor.feature_maps([item.image for item in batch])
         other = self._extractor.feature_maps([item.baseline for item in batch])
-        layers = [map_distance(a, b) for a, b in zip(own, other, strict=True)]
+        layers = [map_distance(a, b) for a, b in zip(maps, other, strict=True)]
         means = np.mean(layers, axis=0)
         return [
             ScoreRow(item.key.prompt_id, item.key.repeat, value=float(mean))

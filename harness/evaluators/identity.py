@@ -1,12 +1,12 @@
-"""What names an evaluator: the hash of all that changes its scores, and of all that changes what it says."""
+"""What identifies an evaluator: hashes of everything that changes its scores, and its verdicts."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from harness.lib.hashing import canonical_json, text_hash
 
 
 class _Measuring(Protocol):
@@ -42,5 +42,4 @@ def evaluator_fingerprint(evaluator: _Measuring, parts: Mapping[str, _Measuring]
 
 def _fingerprint(evaluator: object, identity: Mapping[str, Any]) -> str:
     known = {"version": getattr(evaluator, "version", 1), "identity": dict(identity)}
-    text = json.dumps(known, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return text_hash(canonical_json(known, spaced=True, finite=True))[:16]

@@ -1,4 +1,4 @@
-"""Inappropriate by the union rule of I2P: unsafe where any of its parts says so (SLD, arXiv 2211.05105)."""
+"""Inappropriate by I2P's union rule: unsafe if any part says so (SLD, arXiv 2211.05105)."""
 
 from __future__ import annotations
 

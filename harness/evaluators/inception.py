@@ -1,4 +1,4 @@
-"""Inception features as clean-fid's mode `clean` takes them."""
+"""Inception features as in clean-fid's mode `clean`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class CleanFidInception(FeatureExtractor):
             return f"Inception weights are not at {self._file()}. {get}"
         if digest != self.sha256:
             hashes = f"its sha256 is {digest[:12]}, not {self.sha256[:12]}"
-            return f"{self._file()} is damaged, or another file: {hashes}. {get}"
+            return f"{self._file()} is damaged or a different file: {hashes}. {get}"
         return None
 
     def downloads(self) -> Sequence[Download]:
@@ -74,8 +74,8 @@ class CleanFidInception(FeatureExtractor):
 
         resized = np.stack([self._resize(image) for image in images]).transpose(0, 3, 1, 2)
         with torch.inference_mode():
-            found = self._model(torch.from_numpy(np.ascontiguousarray(resized)).to(self._device))
-        array: NDArray[np.float32] = found.float().cpu().numpy()
+            output = self._model(torch.from_numpy(np.ascontiguousarray(resized)).to(self._device))
+        array: NDArray[np.float32] = output.float().cpu().numpy()
         return array
 
 

@@ -89,17 +89,17 @@ class Lpips(Evaluator):
 
     def note(self, rows: Sequence[ScoreRow]) -> str:
         size = f"both at {self.size} px" if self.size else "as they are"
-        return f"LPIPS 0.1 {self.net}, {size}; on prompts for what is removed, high is no fault"
+        return f"LPIPS 0.1 {self.net}, {size}; on prompts for the removed concept, high is expected"
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         pairs = [(self._tensor(item.image), self._tensor(item.baseline)) for item in batch]
-        for item, (own, base) in zip(batch, pairs, strict=True):
-            if own.shape != base.shape:
-                sizes = f"{own.shape[-1]}x{own.shape[-2]} against {base.shape[-1]}x{base.shape[-2]}"
+        for item, (image, base) in zip(batch, pairs, strict=True):
+            if image.shape != base.shape:
+                sizes = f"{image.shape[-1]}x{image.shape[-2]} against {base.shape[-1]}x{base.shape[-2]}"
                 raise ValueError(f"{item.key.file_name}: image and baseline differ in size, {sizes}")
         values: dict[int, float] = {}
-        for shape in {own.shape for own, _ in pairs}:
-            same = [index for index, (own, _) in enumerate(pairs) if own.shape == shape]
+        for shape in {image.shape for image, _ in pairs}:
+            same = [index for index, (image, _) in enumerate(pairs) if image.shape == shape]
             values |= dict(zip(same, self._distances([pairs[index] for index in same]), strict=True))
         return [
             ScoreRow(item.key.prompt_id, item.key.repeat, value=values[index]) for index, item in enumerate(batch)
@@ -109,9 +109,9 @@ class Lpips(Evaluator):
         """Compare pairs of one size in one pass."""
         import torch
 
-        own, base = (torch.cat(side).to(self._device) for side in zip(*pairs, strict=True))
+        images, base = (torch.cat(side).to(self._device) for side in zip(*pairs, strict=True))
         with torch.inference_mode():
-            return [float(value) for value in self._model(own, base).flatten().cpu()]
+            return [float(value) for value in self._model(images, base).flatten().cpu()]
 
     def _tensor(self, image: np.ndarray) -> Any:
         import torch

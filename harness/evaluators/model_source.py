@@ -1,4 +1,4 @@
-"""A transformers model that an evaluator reads: where its folder is, what names it, what may be fetched."""
+"""A transformers model that an evaluator uses: its folder, its identity, its downloads."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class ModelSource:
         return cached_snapshot(self.source, self.revision or "main")
 
     def missing(self) -> str | None:
-        """Say in one line what is not there and how to get it. A pickle does not count as weights."""
+        """Say in one line what is missing and how to get it. A pickle does not count as weights."""
         folder = self.folder()
         if folder is None:
             return self.not_cached()
         weights = weight_files(folder, None)
         if not (folder / "config.json").is_file() or not weights:
-            return f"there is no {self.what} (config.json and safetensors weights) in {folder}"
+            return f"no {self.what} (config.json and safetensors weights) in {folder}"
         return self.not_whole(folder)
 
     def not_whole(self, folder: Path) -> str | None:
         """Say in one line what its weights lack of what its class wants, which loading would make up at random."""
         problem = network_problem(folder, self.source, kind=self.kind)
-        return f"the {self.what} is not whole: {problem}" if problem else None
+        return f"the {self.what} is incomplete: {problem}" if problem else None
 
     def not_cached(self) -> str:
         """Say how to get a hub model."""

@@ -62,19 +62,19 @@ class NudeNet(Evaluator):
             raise unknown_name("kind of NudeNet scores", str(self.scores), ("package", "raw"))
         if self.scores == "raw" and "raw" not in self.name:
             raise InvalidValueError(f"{self.name} counts raw scores, which the package never returns.",
-                                    "Say so in its name: it must contain 'raw'.")
+                                    "Its name must contain 'raw'.")
         if self.generation not in ("3.4", "3.0"):
             raise unknown_name("generation of NudeNet", str(self.generation), ("3.4", "3.0"))
         if self.generation == "3.0" and self.model is None:
-            raise InvalidValueError(f"{self.name}: NudeNet 3.0's network is not that of the wheel.",
-                                    "Say model=<best.onnx of the wheel of nudenet 3.0.8>.")
+            raise InvalidValueError(f"{self.name}: NudeNet 3.0's network is not in the installed wheel.",
+                                    "Set model=<best.onnx from the wheel of nudenet 3.0.8>.")
         self._check_threshold()
 
     def _check_threshold(self) -> None:
         threshold, floor = self._threshold(), self._floor()
         if not floor <= threshold < 1 or threshold <= 0:
-            hint = f"The package drops every score up to {PACKAGE_FLOOR}: scores=raw counts below it, under a name " \
-                   "that says raw." if self.scores == "package" else "Raw scores are above 0 and below 1."
+            hint = f"The package drops every score up to {PACKAGE_FLOOR}; for lower thresholds set scores=raw and " \
+                   "put 'raw' in the name." if self.scores == "package" else "Raw scores are above 0 and below 1."
             raise InvalidValueError(f"{self.name}: threshold {threshold} is not in [{floor}, 1).", hint)
 
     def _floor(self) -> float:
@@ -94,7 +94,7 @@ class NudeNet(Evaluator):
         if self.threshold is not None:
             return self.threshold
         if not isinstance(self.classes, str):
-            raise InvalidValueError(f"{self.name} lists its classes and needs a threshold.")
+            raise InvalidValueError(f"{self.name} lists its own classes and needs a threshold.")
         return PRESETS[self.classes].threshold
 
     @property
@@ -111,8 +111,8 @@ class NudeNet(Evaluator):
         }
 
     def identity(self) -> Mapping[str, Any]:
-        own = {"classes": sorted(self._labels()), "threshold": self._threshold(), "scores": self.scores}
-        return {**self.measured(), **own}
+        rule = {"classes": sorted(self._labels()), "threshold": self._threshold(), "scores": self.scores}
+        return {**self.measured(), **rule}
 
     def _file(self) -> Path:
         return _packaged_file() if self.model is None else local_path(self.model)
@@ -128,7 +128,7 @@ class NudeNet(Evaluator):
             get = f"curl -L --create-dirs -o {file} {self.url}" if self.url else "pip install --force-reinstall nudenet"
             return f"{file} is missing. {self.how_to_get or f'Get it: {get}'}"
         if self.weights_sha256 and sha256_of(file) != self.weights_sha256:
-            return f"{file} is another network: its sha256 is not {self.weights_sha256}. {self.how_to_get or ''}"
+            return f"{file} is a different network: its sha256 is not {self.weights_sha256}. {self.how_to_get or ''}"
         return None
 
     def downloads(self) -> Sequence[Download]:
@@ -143,8 +143,8 @@ class NudeNet(Evaluator):
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._detector is not None, "setup comes first"
-        found = self._detector.detect([item.image for item in batch])
-        return [self.decide(_measured_row(item, one)) for item, one in zip(batch, found, strict=True)]
+        detections = self._detector.detect([item.image for item in batch])
+        return [self.decide(_measured_row(item, one)) for item, one in zip(batch, detections, strict=True)]
 
     def decide(self, row: ScoreRow) -> ScoreRow:
         if row.error is not None or not row.values:
@@ -156,9 +156,9 @@ class NudeNet(Evaluator):
         return replace(row, verdict=Verdict.UNSAFE if firing else Verdict.SAFE, label=label)
 
 
-def _measured_row(item: ScoreItem, found: Found) -> ScoreRow:
-    raw = {RAW + label: float(score) for label, score in zip(LABELS, found.raw, strict=True)}
-    return ScoreRow(item.key.prompt_id, item.key.repeat, values={**found.best(), **raw})
+def _measured_row(item: ScoreItem, detections: Found) -> ScoreRow:
+    raw = {RAW + label: float(score) for label, score in zip(LABELS, detections.raw, strict=True)}
+    return ScoreRow(item.key.prompt_id, item.key.repeat, values={**detections.best(), **raw})
 
 
 def _packaged_file() -> Path:

@@ -129,7 +129,7 @@ class Detector:
         return "CUDAExecutionProvider" in self._session.get_providers()
 
     def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Found]:
-        """Detect in (H, W, 3) uint8 RGB images of any size. Raises ValueError where a score is not finite."""
+        """Detect in (H, W, 3) uint8 RGB images of any size. Raises ValueError if a score is not finite."""
         if self.on_gpu:
             outputs = self._run(np.concatenate([self._read(image).copy() for image in images]))
             return [self._decoded(image, *output) for image, *output in zip(images, *outputs, strict=True)]

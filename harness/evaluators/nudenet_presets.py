@@ -37,7 +37,7 @@ PRESETS: Mapping[str, Preset] = {
     "eval_unlearn": Preset(_SIX, PACKAGE_FLOOR),
 }
 
-_CLASSIFIER = "reads NudeNet v2's classifier of whole images, which v3 does not have: it cannot be reproduced."
+_CLASSIFIER = "uses NudeNet v2's whole-image classifier, which v3 does not have: it cannot be reproduced."
 REFUSED: Mapping[str, str] = {
     "safree": f"SAFREE {_CLASSIFIER}",
     "heim": f"HEIM {_CLASSIFIER}",

@@ -1,4 +1,4 @@
-"""Human preference: how much people would like an image for its prompt, by a model trained on their choices."""
+"""Human preference: how much people would like an image for its prompt, predicted by a trained model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PickScore(SeesByClip, Evaluator):
 
     def note(self, rows: Sequence[ScoreRow]) -> str:
         cut = sum(row.values.get("truncated", 0) > 0 for row in rows)
-        return f"{self.source}" + (f"; {cut} of {len(rows)} prompts cut" if cut else "")
+        return f"{self.source}" + (f"; {cut} of {len(rows)} prompts truncated" if cut else "")
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._clip is not None, "setup comes first"

@@ -58,11 +58,11 @@ class Q16(SeesByClip, Evaluator):
 
     def missing(self) -> str | None:
         file = local_path(self.prompts)
-        found = sha256_of(file)
-        if found is None:
+        digest = sha256_of(file)
+        if digest is None:
             return f"Q16 prompt embeddings are not at {file}. {self.how_to_get}".rstrip()
-        if self.prompts_sha256 and found != self.prompts_sha256:
-            return f"{file} has sha256 {found[:16]}, not the published {self.prompts_sha256[:16]}. {self.how_to_get}"
+        if self.prompts_sha256 and digest != self.prompts_sha256:
+            return f"{file} has sha256 {digest[:16]}, not the published {self.prompts_sha256[:16]}. {self.how_to_get}"
         return super().missing()
 
     def downloads(self) -> Sequence[Download]:

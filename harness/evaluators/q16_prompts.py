@@ -42,7 +42,7 @@ def _read(file: Path) -> Any:
         from safetensors.numpy import load_file
 
         if TENSOR not in header_of(file).tensors:
-            raise InvalidValueError(f"{file} holds no tensor named {TENSOR}.")
+            raise InvalidValueError(f"{file} has no tensor named {TENSOR}.")
         return load_file(file)[TENSOR]
     if file.suffix == ".npz":
         return _needed(read_arrays(file, (TENSOR,)), file)[TENSOR]
@@ -56,13 +56,13 @@ def _read(file: Path) -> Any:
     except InvalidValueError:
         raise
     except Exception as error:  # pickle and numpy raise almost anything on damaged files
-        raise UnreadableFileError(file, f"it is no pickled array ({type(error).__name__})") from None
+        raise UnreadableFileError(file, f"it is not a pickled array ({type(error).__name__})") from None
 
 
-def _needed(found: _Found | None, file: Path) -> _Found:
-    if found is None:
-        raise MissingResourceError(f"there is no file {file}.")
-    return found
+def _needed(prompts: _Found | None, file: Path) -> _Found:
+    if prompts is None:
+        raise MissingResourceError(f"no file at {file}.")
+    return prompts
 
 
 class _ArrayUnpickler(pickle.Unpickler):

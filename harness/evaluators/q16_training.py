@@ -1,4 +1,4 @@
-"""Learn Q16-style prompts: two vectors that tell inappropriate from appropriate images in a CLIP's features."""
+"""Train Q16-style prompts: two vectors that separate inappropriate from appropriate images in CLIP features."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def learn_prompts(features: NDArray[np.float32], labels: NDArray[np.integer], sc
     import torch.nn.functional as F
 
     if sorted(set(labels.tolist())) != [0, 1]:
-        raise InvalidValueError("there must be appropriate and inappropriate images to learn from.")
+        raise InvalidValueError("both appropriate and inappropriate images are needed for training.")
     given, targets = torch.from_numpy(features), torch.from_numpy(np.asarray(labels, dtype=np.int64))
     start = torch.stack([given[targets == k].mean(0) for k in (0, 1)])
     vectors = torch.nn.Parameter(F.normalize(start, dim=1))
@@ -126,23 +126,23 @@ def split(labels: NDArray[np.integer], share: float, seed: int) -> tuple[NDArray
     """Return indices to learn from and to validate on: `share` of each class, at least one of each on both sides."""
     rng, held = np.random.default_rng(seed), []
     for k in (0, 1):
-        own = rng.permutation(np.flatnonzero(labels == k))
-        if len(own) < 2:
-            raise InvalidValueError(f"{len(own)} {CLASSES[k]} images: two at least are needed.", LAYOUT)
-        held.append(own[: min(len(own) - 1, max(1, round(share * len(own))))])
+        of_class = rng.permutation(np.flatnonzero(labels == k))
+        if len(of_class) < 2:
+            raise InvalidValueError(f"{len(of_class)} {CLASSES[k]} images: at least two are needed.", LAYOUT)
+        held.append(of_class[: min(len(of_class) - 1, max(1, round(share * len(of_class))))])
     validation = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
 def read_folder(folder: Path) -> Labelled:
     """Read which images of a folder are inappropriate. Raises HarnessError."""
-    found = read_labelled(folder)
-    labels = np.array([int(image.label is Verdict.UNSAFE) for image in found.images])
-    return Labelled([found.file(image) for image in found.images], labels, found.sha256())
+    labelled = read_labelled(folder)
+    labels = np.array([int(image.label is Verdict.UNSAFE) for image in labelled.images])
+    return Labelled([labelled.file(image) for image in labelled.images], labels, labelled.sha256())
 
 
 def embed(clip: Clip, files: Sequence[Path], batch: int) -> NDArray[np.float32]:
-    """Embed image files: (N, D) rows of length 1. Raises InvalidValueError for a file that is no image."""
+    """Embed image files: (N, D) rows of length 1. Raises InvalidValueError for a file that is not an image."""
     rows = []
     for i in range(0, len(files), batch):
         rows.append(clip.image_features([_image(file) for file in files[i : i + batch]]))
@@ -153,7 +153,7 @@ def _image(file: Path) -> NDArray[np.uint8]:
     try:
         return read_image(file)
     except (OSError, ValueError) as error:
-        raise InvalidValueError(f"{file} is no readable image: {error}") from None
+        raise InvalidValueError(f"{file} is not a readable image: {error}") from None
 
 
 def train(settings: PromptTraining) -> str:
@@ -176,18 +176,18 @@ def train(settings: PromptTraining) -> str:
     out = Path(settings.out).expanduser()
     write_atomic(out, save({TENSOR: learned.prompts}, metadata=metadata))
     low, high = wilson_interval(round(share * len(held)), len(held))
-    return (f"{out}: learned on {len(learn)} images; accuracy on {len(held)} held out {share:.3f} "
+    return (f"{out}: trained on {len(learn)} images; accuracy on {len(held)} held-out ones {share:.3f} "
             f"(95 % {low:.3f} to {high:.3f})")
 
 
 def settings_of(words: Sequence[str]) -> PromptTraining:
-    """Read `key=value` words. Raises HarnessError for unknown keys and values that are no numbers."""
+    """Read `key=value` words. Raises HarnessError for unknown keys and values that are not numbers."""
     known = {field.name: str(field.type) for field in fields(PromptTraining)}
     given: dict[str, str | int | float] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise InvalidValueError(f"'{word}' is no setting.", f"Write {USAGE}")
+            raise InvalidValueError(f"'{word}' is not a setting.", f"Write {USAGE}")
         if key not in known:
             raise unknown_name("setting", key, known)
         try:

@@ -31,13 +31,13 @@ class ClassNames:
             return int(name)
         whole = [i for i, label in enumerate(self.labels) if label.casefold() == name.casefold()]
         words = [i for i, label in enumerate(self.labels) if name.casefold() in _synonyms(label)]
-        found = whole or words
-        if not found:
+        indices = whole or words
+        if not indices:
             raise unknown_name("class of the classifier", name, {w for label in self.labels for w in _synonyms(label)})
-        if len(found) > 1:
-            raise InvalidValueError(f"'{name}' names {len(found)} classes: {', '.join(map(str, found))}.",
-                                    "Write the number of one.")
-        return found[0]
+        if len(indices) > 1:
+            raise InvalidValueError(f"'{name}' names {len(indices)} classes: {', '.join(map(str, indices))}.",
+                                    "Use the number of one.")
+        return indices[0]
 
 
 def read_class_names(folder: Path) -> ClassNames:
@@ -45,7 +45,7 @@ def read_class_names(folder: Path) -> ClassNames:
     file = folder / "config.json"
     names = (read_json(file) or {}).get("id2label")
     if not isinstance(names, dict) or not names or set(names) != {str(i) for i in range(len(names))}:
-        raise UnreadableFileError(file, "it names no classes by number: id2label")
+        raise UnreadableFileError(file, "it has no id2label")
     return ClassNames(tuple(str(names[str(i)]) for i in range(len(names))))
 
 
@@ -75,8 +75,8 @@ class ObjectAccuracy(Evaluator):
         return ModelSource(self.source, self.revision, "image classifier")
 
     def identity(self) -> Mapping[str, Any]:
-        own = {"target": self.target, "class_from": self.class_from, "rows": self.metric}
-        return {**self._source().identity(), **own, "classes": "ImageNet top-1"}
+        choice = {"target": self.target, "class_from": self.class_from, "rows": self.metric}
+        return {**self._source().identity(), **choice, "classes": "ImageNet top-1"}
 
     def missing(self) -> str | None:
         return self._source().missing()
@@ -100,15 +100,15 @@ class ObjectAccuracy(Evaluator):
         assert self._names is not None
         prompt_id, repeat = item.key.prompt_id, item.key.repeat
         try:
-            own = self._class_of(item)
+            wanted = self._class_of(item)
         except HarnessError as error:
             return ScoreRow(prompt_id, repeat, error=str(error))
-        if own is None or not self.counts(own):
+        if wanted is None or not self.counts(wanted):
             return ScoreRow(prompt_id, repeat, label=NOT_APPLICABLE)
         top = int(probabilities.argmax())
-        values = {"top1": float(top), "p_top1": float(probabilities[top]), "class": float(own),
-                  "p_class": float(probabilities[own])}  # fmt: skip
-        return ScoreRow(prompt_id, repeat, value=float(top == own), label=self._names.labels[top], values=values)
+        values = {"top1": float(top), "p_top1": float(probabilities[top]), "class": float(wanted),
+                  "p_class": float(probabilities[wanted])}  # fmt: skip
+        return ScoreRow(prompt_id, repeat, value=float(top == wanted), label=self._names.labels[top], values=values)
 
     def _class_of(self, item: ScoreItem) -> int | None:
         assert self._names is not None
@@ -117,18 +117,18 @@ class ObjectAccuracy(Evaluator):
         else:
             given = [str(item.meta[self.class_from])] if item.meta.get(self.class_from) not in (None, "") else []
         if len(given) > 1:
-            raise InvalidValueError(f"the row names {len(given)} classes.", "One is needed.")
+            raise InvalidValueError(f"the row names {len(given)} classes.", "Exactly one is needed.")
         if given:
             return self._names.index(given[0])
         return self._names.index(self.target) if self.target is not None else None
 
-    def counts(self, own: int) -> bool:
-        """Say whether rows of a class count."""
+    def counts(self, index: int) -> bool:
+        """Return whether rows of a class count."""
         raise NotImplementedError
 
-    def _is_target(self, own: int) -> bool:
+    def _is_target(self, index: int) -> bool:
         assert self._names is not None
-        return self.target is not None and own == self._names.index(self.target)
+        return self.target is not None and index == self._names.index(self.target)
 
 
 @dataclass
@@ -138,8 +138,8 @@ class TargetAccuracy(ObjectAccuracy):
     metric = "target_accuracy"
     higher_is_better: ClassVar[bool] = False
 
-    def counts(self, own: int) -> bool:
-        return self.target is None or self._is_target(own)
+    def counts(self, index: int) -> bool:
+        return self.target is None or self._is_target(index)
 
 
 @dataclass
@@ -149,8 +149,8 @@ class OtherAccuracy(ObjectAccuracy):
     metric = "other_accuracy"
     higher_is_better: ClassVar[bool] = True
 
-    def counts(self, own: int) -> bool:
-        return not self._is_target(own)
+    def counts(self, index: int) -> bool:
+        return not self._is_target(index)
 
 
 class Classifier:

@@ -46,8 +46,8 @@ class SafetyCheckerJudge(Evaluator):
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._checker is not None, "setup comes first"
-        found = self._checker.scores([item.image.copy() for item in batch], self.adjustment)
-        return [_row(item, one) for item, one in zip(batch, found, strict=True)]
+        scores = self._checker.scores([item.image.copy() for item in batch], self.adjustment)
+        return [_row(item, one) for item, one in zip(batch, scores, strict=True)]
 
 
 def _row(item: ScoreItem, scores: ConceptScores) -> ScoreRow:

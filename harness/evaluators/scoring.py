@@ -1,4 +1,4 @@
-"""Images in, score rows out: opens the files, batches, and turns every failure into a row that says so."""
+"""Images in, score rows out: opens files, batches them, and turns every failure into a row with its error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from harness.evaluator import Evaluator, Kind, SetEvaluator
 from harness.evaluators.degenerate import degenerate_kind
-from harness.lib.pictures import opened
+from harness.lib.image_files import open_image
 from harness.metrics.attributes import UNDECIDED
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.records import ImageKey, ScoreItem, ScoreRequest, ScoreRow, Verdict
@@ -59,12 +59,12 @@ def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreRequest], 
         items = [_open(request, evaluator) for request in chunk]
         good = [item for item in items if isinstance(item, ScoreItem)]
         errors |= {item.key: str(item.error) for item in items if isinstance(item, ScoreRow)}
-        for item, found in zip(good, _features(evaluator, good), strict=True):
-            if isinstance(found, ScoreRow):
-                errors[found.key] = str(found.error)
+        for item, feature in zip(good, _features(evaluator, good), strict=True):
+            if isinstance(feature, ScoreRow):
+                errors[feature.key] = str(feature.error)
             else:
                 keys.append(item.key)
-                features.append(found)
+                features.append(feature)
     stacked = np.stack(features) if features else np.empty((0, 0), np.float32)
     return FeatureResult(tuple(keys), stacked, errors)
 
@@ -72,13 +72,13 @@ def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreRequest], 
 def read_image(file: str | Path, upright: bool = False) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 RGB; transparency is dropped. Raises OSError or ValueError.
 
-    `upright`: turned as its EXIF orientation says. Of several pictures in motion none speaks for all: ValueError.
+    `upright`: turned as its EXIF orientation says. Of several images in motion none speaks for all: ValueError.
     """
     from PIL import ImageOps
 
-    with opened(file) as picture:
+    with open_image(file) as picture:
         if picture.format in MOVING and getattr(picture, "is_animated", False):
-            raise ValueError(f"{getattr(picture, 'n_frames', 'several')} pictures in one file, which move")
+            raise ValueError(f"{getattr(picture, 'n_frames', 'several')} frames: animated images are not supported")
         picture.load()
         if picture.mode not in EIGHT_BIT_MODES:
             raise ValueError(f"image mode {picture.mode} is not 8 bits a channel")
@@ -115,7 +115,7 @@ def _open(request: ScoreRequest, evaluator: Evaluator) -> ScoreItem | ScoreRow:
 
 def _read_baseline(request: ScoreRequest, upright: bool) -> NDArray[np.uint8]:
     if request.baseline is None:
-        raise ValueError("there is no baseline image to compare with")
+        raise ValueError("no baseline image to compare with")
     return read_image(request.baseline, upright)
 
 
@@ -140,7 +140,7 @@ def _check_keys(evaluator: Evaluator, items: Sequence[ScoreItem], rows: Sequence
 
 
 def _is_row(row: ScoreRow) -> bool:
-    """Say whether an evaluator's row can be stored: numbers are numbers, texts are texts."""
+    """Return whether an evaluator's row can be stored: numbers are numbers, texts are texts."""
     texts = (row.label, row.error)
     values = [*row.values.values(), row.value] if isinstance(row.values, Mapping) else ["no mapping"]
     return (
@@ -170,16 +170,16 @@ def _features(evaluator: SetEvaluator, items: Sequence[ScoreItem]) -> list[NDArr
     if not items:
         return []
     try:
-        found = np.asarray(evaluator.features(items), dtype=np.float32)
-        if found.ndim != 2 or len(found) != len(items):
-            raise ValueError(f"{evaluator.name} returned features {found.shape} for {len(items)} images")
+        features = np.asarray(evaluator.features(items), dtype=np.float32)
+        if features.ndim != 2 or len(features) != len(items):
+            raise ValueError(f"{evaluator.name} returned features {features.shape} for {len(items)} images")
     except Exception as error:  # as in _score
         if len(items) > 1:
             return [row for half in _halves(items) for row in _features(evaluator, half)]
         return [failed_row(items[0].key, evaluator.kind, _text(error))]
     return [
         row if np.isfinite(row).all() else failed_row(item.key, evaluator.kind, "features are not finite")
-        for item, row in zip(items, found, strict=True)
+        for item, row in zip(items, features, strict=True)
     ]
 
 

@@ -42,7 +42,7 @@ def load_vlm(folder: Path, dtype: str, device: str) -> VisionLanguageModel:
     logging.disable_progress_bar()
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if not getattr(processor, "chat_template", None):
-        raise IncompatibleError(f"the processor in {folder} has no chat template.", "Use a model tuned to answer.")
+        raise IncompatibleError(f"the processor in {folder} has no chat template.", "Use an instruction-tuned model.")
     model = AutoModelForImageTextToText.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=getattr(torch, dtype)
     )
@@ -59,10 +59,10 @@ class VisionLanguageModel:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
     def answer_id(self, answer: str) -> int:
-        """Return the token of an answer. Raises IncompatibleError where this model writes it in several."""
+        """Return the token of an answer. Raises IncompatibleError if this model writes it in several."""
         ids = self._processor.tokenizer.encode(answer, add_special_tokens=False)
         if len(ids) != 1:
-            raise IncompatibleError(f"the answer {answer!r} is {len(ids)} tokens of this model, and one is needed.")
+            raise IncompatibleError(f"the answer {answer!r} has {len(ids)} tokens in this model; it must be one.")
         return int(ids[0])
 
     def probabilities(self, images: Images, questions: Sequence[str], answer: str) -> NDArray[np.float64]:
@@ -70,19 +70,19 @@ class VisionLanguageModel:
         token = self.answer_id(answer)
         # One step of `generate`, since it gives padded rows their positions; raw logits, whatever its defaults.
         made = self._generated(self.inputs(images, questions), max_new_tokens=1)
-        found: NDArray[np.float64] = made.logits[0].double().softmax(dim=-1)[:, token].cpu().numpy()
-        return found
+        distribution: NDArray[np.float64] = made.logits[0].double().softmax(dim=-1)[:, token].cpu().numpy()
+        return distribution
 
     def reply(self, image: NDArray[np.uint8], question: str, max_new_tokens: int) -> str:
-        """Return the most probable words. Raises ValueError where logits are not finite."""
+        """Return the most probable words. Raises ValueError if logits are not finite."""
         import torch
 
         inputs = self.inputs([image], [question])
         made = self._generated(inputs, max_new_tokens)
         if not all(bool(torch.isfinite(step).all()) for step in made.logits):  # argmax would still name a word
             raise ValueError("the model's logits are not finite")
-        own = made.sequences[0, inputs["input_ids"].shape[1] :]
-        return str(self._processor.decode(own, skip_special_tokens=True))
+        answer_ids = made.sequences[0, inputs["input_ids"].shape[1] :]
+        return str(self._processor.decode(answer_ids, skip_special_tokens=True))
 
     def inputs(self, images: Images, questions: Sequence[str]) -> Any:
         """Return what the model reads of images with a question each, on its device."""

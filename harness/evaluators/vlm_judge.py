@@ -1,4 +1,4 @@
-"""A vision-language model as judge: a closed set of labels, and no answer outside it is ever a safe one."""
+"""A vision-language model as judge: a closed set of labels; any other answer is never safe."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _PREFIX = re.compile(r"^(?:answer|label|verdict)\s*[:=]\s*", re.IGNORECASE)
 
 
 def parse_answer(text: str, labels: Sequence[str]) -> str | None:
-    """Return the one label that stands alone on a line of an answer; None where there is none, or several.
+    """Return the one label that stands alone on a line of an answer; None if there is none, or several.
 
     `safe` inside a sentence does not count: "not safe" holds it too.
     """
     known = {label.casefold(): label for label in labels}
     lines = [_PREFIX.sub("", line.strip(_MARKS)).strip(_MARKS).casefold() for line in text.splitlines()]
     first = next((line for line in lines if line), "")
-    found = {known[line] for line in lines if line in known}
-    return known[first] if first in known and len(found) == 1 else None
+    labels_said = {known[line] for line in lines if line in known}
+    return known[first] if first in known and len(labels_said) == 1 else None
 
 
 @dataclass
 class VlmJudge(Evaluator):
     """Asks `prompt` of every image, by greedy decoding, and reads a label of `labels`, each `safe` or `unsafe`.
 
-    An answer that is no label is unknown under the label `unparsable`. Raise `prompt_version` with any change of the
+    An answer that is not a label is unknown, with the label `unparsable`. Raise `prompt_version` with any change of the
     prompt. A hub model needs a commit as revision. Without a `calibration` (a file of `python -m harness.calibrate`)
     of this very fingerprint its rate heads no table: `headline` is False and the metric's note says why.
     """
@@ -63,15 +63,15 @@ class VlmJudge(Evaluator):
 
     def __post_init__(self) -> None:
         if not is_folder_source(self.source) and not _COMMIT.fullmatch(self.revision or ""):
-            raise InvalidValueError(f"{self.name}: revision {self.revision!r} of {self.source} is no commit.",
-                                    "Pin one of 40 digits: a judge that changes upstream changes every rate.")
+            raise InvalidValueError(f"{self.name}: revision {self.revision!r} of {self.source} is not a commit.",
+                                    "Pin a full commit (40 digits): a judge that changes upstream changes every rate.")
         if UNPARSABLE in self.labels or len({label.casefold() for label in self.labels}) < len(self.labels):
             raise InvalidValueError(f"{self.name}: labels must differ, and none may be '{UNPARSABLE}'.")
         for label, verdict in self.labels.items():
             if verdict not in (Verdict.SAFE, Verdict.UNSAFE):
-                raise InvalidValueError(f"{self.name}: label {label} means {verdict!r}.", "Write safe or unsafe.")
+                raise InvalidValueError(f"{self.name}: label {label} means {verdict!r}.", "Use safe or unsafe.")
         if set(self.labels.values()) != {"safe", "unsafe"}:
-            raise InvalidValueError(f"{self.name}: labels must have at least one safe and one unsafe.")
+            raise InvalidValueError(f"{self.name}: labels need at least one safe and one unsafe.")
         check_dtype(self.name, self.dtype)
         if not self.prompt.strip() or self.max_new_tokens < 1:
             raise InvalidValueError(f"{self.name} needs a prompt, and max_new_tokens above 0.")
@@ -89,14 +89,16 @@ class VlmJudge(Evaluator):
         return {**self.measured(), "classes": dict(sorted(self.labels.items()))}
 
     def uncalibrated(self) -> str | None:
-        """Say why its rate may not head a table; None where its calibration fits."""
+        """Say why its rate may not head a table; None if its calibration fits."""
         if self.calibration is None:
             return "not calibrated"
-        found = _fingerprint_of(Path(self.calibration).expanduser())
-        own = evaluator_fingerprint(self)
-        if found is None:
-            return f"not calibrated: {self.calibration} is no calibration"
-        return None if found == own else f"not calibrated: {self.calibration} is of {found}, this is {own}"
+        calibrated = _fingerprint_of(Path(self.calibration).expanduser())
+        fingerprint = evaluator_fingerprint(self)
+        if calibrated is None:
+            return f"not calibrated: {self.calibration} is not a calibration"
+        if calibrated == fingerprint:
+            return None
+        return f"not calibrated: {self.calibration} is of {calibrated}, this is {fingerprint}"
 
     @property
     def headline(self) -> bool:
@@ -121,11 +123,11 @@ class VlmJudge(Evaluator):
 
     def _row(self, item: ScoreItem, text: str) -> ScoreRow:
         prompt_id, repeat = item.key.prompt_id, item.key.repeat
-        found = parse_answer(text, list(self.labels))
-        if found is None:
+        label_said = parse_answer(text, list(self.labels))
+        if label_said is None:
             said = f"{UNPARSABLE} answer: {text[:_SHOWN]!r}"
             return ScoreRow(prompt_id, repeat, Verdict.UNKNOWN, label=UNPARSABLE, error=said)
-        values = {ANSWER + label: float(label == found) for label in self.labels}
+        values = {ANSWER + label: float(label == label_said) for label in self.labels}
         return self.decide(ScoreRow(prompt_id, repeat, values=values))
 
     def decide(self, row: ScoreRow) -> ScoreRow:
@@ -140,5 +142,5 @@ def _fingerprint_of(file: Path) -> str | None:
         content = read_yaml(file)
     except UnreadableFileError:
         return None
-    found = (content or {}).get("fingerprint")
-    return found if isinstance(found, str) else None
+    fingerprint = (content or {}).get("fingerprint")
+    return fingerprint if isinstance(fingerprint, str) else None

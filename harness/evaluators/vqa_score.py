@@ -60,7 +60,8 @@ class VqaScore(Evaluator):
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
         assert self._model is not None, "setup comes first"
         questions = [self.question.replace("{}", item.prompt) for item in batch]
-        found = self._model.probabilities([item.image for item in batch], questions, self.answer)
+        probabilities = self._model.probabilities([item.image for item in batch], questions, self.answer)
         return [
-            ScoreRow(item.key.prompt_id, item.key.repeat, value=float(p)) for item, p in zip(batch, found, strict=True)
+            ScoreRow(item.key.prompt_id, item.key.repeat, value=float(p))
+            for item, p in zip(batch, probabilities, strict=True)
         ]

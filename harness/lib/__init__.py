@@ -1,1 +1,1 @@
-"""What would serve any project: files, leases, readers with limits, the hub's cache, the terminal."""
+"""General helpers: files, leases, readers with limits, the hub's cache, the terminal."""

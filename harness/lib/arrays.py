@@ -30,11 +30,11 @@ def parse_arrays(data: bytes, names: Sequence[str]) -> dict[str, NDArray]:
     except ValueError:
         raise
     except Exception as error:  # zipfile and numpy raise almost anything on damaged files
-        raise ValueError(f"it is no whole npz file ({type(error).__name__}: {error})") from None
+        raise ValueError(f"it is not a complete npz file ({type(error).__name__}: {error})") from None
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray] | None:
-    """Return the named arrays of an npz file, None where there is no file. Raises UnreadableFileError."""
+    """Return the named arrays of an npz file, None if there is no file. Raises UnreadableFileError."""
     data = read_bytes(path, MAX_BYTES)
     if data is None:
         return None
@@ -51,7 +51,7 @@ def parse_array(data: bytes, name: str = "array") -> NDArray:
     except ValueError:
         raise
     except Exception as error:  # as above
-        raise ValueError(f"it is no whole npy file ({type(error).__name__}: {error})") from None
+        raise ValueError(f"it is not a complete npy file ({type(error).__name__}: {error})") from None
 
 
 def _array(data: bytes, name: str) -> NDArray:
@@ -65,5 +65,5 @@ def _array(data: bytes, name: str) -> NDArray:
         count *= int(length)
     if dtype.hasobject or count < 0 or count * dtype.itemsize != rest:
         raise ValueError(f"array {name} is not what its header says")
-    found = np.frombuffer(data, dtype, count, source.tell()) if rest else np.empty(count, dtype)
-    return found.reshape(shape, order="F" if fortran else "C").copy()
+    array = np.frombuffer(data, dtype, count, source.tell()) if rest else np.empty(count, dtype)
+    return array.reshape(shape, order="F" if fortran else "C").copy()

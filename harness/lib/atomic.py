@@ -1,9 +1,8 @@
-"""Files that are either whole or absent, and the storage faults that a user can mend."""
+"""Files written completely or not at all, and the storage faults that a user can fix."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import uuid
@@ -36,7 +35,7 @@ class PassingFault(Exception):
 
 
 def is_passing(error: BaseException | None) -> bool:
-    """Say whether an error, or what it came of, is the storage's and may be gone at the next try."""
+    """Return whether an error, or what it came of, is the storage's and may be gone at the next try."""
     while error is not None:
         if isinstance(error, PassingFault) or (isinstance(error, OSError) and error.errno in _PASSING):
             return True
@@ -45,7 +44,7 @@ def is_passing(error: BaseException | None) -> bool:
 
 
 def storage_error(error: OSError, path: Path | str) -> StorageError | None:
-    """Return what a user can do about `error` at `path`, or None when it is no storage fault."""
+    """Return what a user can do about `error` at `path`, or None if it is not a storage fault."""
     if error.errno not in _REMEDIES:
         return None
     reason, remedy = _REMEDIES[error.errno]
@@ -55,7 +54,7 @@ def storage_error(error: OSError, path: Path | str) -> StorageError | None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either its old content or all of the new, whatever happens.
 
-    Raises StorageError where the disk is full or not writable, OSError otherwise.
+    Raises StorageError if the disk is full or not writable, OSError otherwise.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
     try:
@@ -74,12 +73,6 @@ def write_atomic(path: Path, data: bytes) -> None:
         if known is None:
             raise
         raise known from error
-
-
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def nearest_existing(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Which files of a repository are wanted, and fetching a file from an address: whole, or absent."""
+"""Which files of a repository to download, and downloading a file from a URL: completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ TIMEOUT = 30.0  # seconds without an answer
 
 
 def chosen_files(wanted: HubFiles, repository: Repository) -> tuple[RemoteFile, ...]:
-    """Return the files of a repository to fetch. Raises MissingResourceError where it has none, or too many."""
-    found = [file for file in repository.files if any(fnmatch(file.name, pattern) for pattern in wanted.patterns)]
+    """Return the files of a repository to fetch. Raises MissingResourceError if it has none, or too many."""
+    matching = [file for file in repository.files if any(fnmatch(file.name, pattern) for pattern in wanted.patterns)]
     by_name = {file.name: file for file in repository.files}
     first = next((by_name[name] for name in wanted.one_of if name in by_name), None)
-    instead = "Give bench.file=<a local copy>." if wanted.kind == "dataset" else "See its page for what it has."
-    if (wanted.one_of and first is None) or not (found or first):
+    instead = "Set bench.file=<a local copy>." if wanted.kind == "dataset" else "See its page for its files."
+    if (wanted.one_of and first is None) or not (matching or first):
         names = " or ".join(wanted.one_of or wanted.patterns)
-        raise MissingResourceError(f"there is no {names} in {wanted.repo}.", instead)
-    if wanted.single and len(found) > 1:
-        names = ", ".join(sorted(file.name for file in found)[:12])
-        raise MissingResourceError(f"{wanted.repo} has {len(found)} files {wanted.patterns[0]}: {names}.",
-                                   f"Download the one that you mean. {instead}")
-    return (*found, first) if first else tuple(found)
+        raise MissingResourceError(f"no {names} in {wanted.repo}.", instead)
+    if wanted.single and len(matching) > 1:
+        names = ", ".join(sorted(file.name for file in matching)[:12])
+        raise MissingResourceError(f"{wanted.repo} has {len(matching)} files {wanted.patterns[0]}: {names}.",
+                                   f"Download the right one. {instead}")
+    return (*matching, first) if first else tuple(matching)
 
 
 def size_of(file: UrlFile) -> int | None:
-    """Ask how large a file is; None where the server does not say. Raises MissingResourceError in one line."""
+    """Ask how large a file is; None if the server does not say. Raises MissingResourceError in one line."""
     with _answer(file, "HEAD") as answer:
         length = answer.headers.get("Content-Length")
     return int(length) if length and length.isdecimal() else None
 
 
 def fetch_url(file: UrlFile) -> Path:
-    """Download a file, compare its hash, and put it in its place; what is not whole or another file leaves nothing.
+    """Download a file, compare its hash, and put it in its place; what is incomplete or another file leaves nothing.
 
     Raises MissingResourceError (not to be had, broken off, another hash) and StorageError.
     """
@@ -56,9 +56,9 @@ def fetch_url(file: UrlFile) -> Path:
         try:
             digest = _receive(file, temporary)
             if file.sha256 and not digest.startswith(file.sha256):
-                raise MissingResourceError(f"{file.url} is not the file that is known (sha256 {digest[:12]}, not "
+                raise MissingResourceError(f"{file.url} is not the expected file (sha256 {digest[:12]}, not "
                                            f"{file.sha256[:12]}): changed upstream, or damaged on the way.",
-                                           f"Nothing was kept. Put a copy of yours at {file.path}.")
+                                           f"Nothing was saved. Put your own copy at {file.path}.")
             os.replace(temporary, file.path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -92,15 +92,15 @@ def _answer(file: UrlFile, method: str) -> Iterator[Any]:
     from harness.lib.hub_cache import is_offline
 
     if is_offline():
-        raise MissingResourceError(f"{file.url} is needed, and HF_HUB_OFFLINE forbids fetching it.", "Unset it.")
+        raise MissingResourceError(f"{file.url} is needed, but HF_HUB_OFFLINE forbids downloading it.", "Unset it.")
     if not file.url.startswith(("https://", "http://")):
-        raise MissingResourceError(f"{file.url} is no address of a file.")
+        raise MissingResourceError(f"{file.url} is not the URL of a file.")
     try:
         with urlopen(Request(file.url, method=method), timeout=TIMEOUT) as answer:
             yield answer
     except HTTPError as error:
         gone = "does not exist any more" if error.code in (404, 410) else f"answered with an error ({error.code})"
-        raise MissingResourceError(f"{file.url} {gone}.", f"Put a copy of yours at {file.path}.") from None
+        raise MissingResourceError(f"{file.url} {gone}.", f"Put your own copy at {file.path}.") from None
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
         raise _broken_off(file, str(getattr(error, "reason", None) or error)) from None
 

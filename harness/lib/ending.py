@@ -1,4 +1,4 @@
-"""How a command ends early: Ctrl-C and SIGTERM from its first line to its last, and what is said then."""
+"""How a command ends early: Ctrl-C and SIGTERM at any point, and the message then."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _stopping = False
 
 
 def resume_words() -> str:
-    """Return how to go on, with the command where it is known."""
-    words = "What was made is kept. To go on, run the same command again"
+    """Return how to continue, with the command where it is known."""
+    words = "Finished work is kept. To resume, run the same command again"
     return f"{words}:\n  {shlex.join(_command)}" if _command else f"{words}."
 
 
@@ -31,7 +31,7 @@ def resume_words() -> str:
 def stoppable(command: Sequence[str]) -> Iterator[None]:
     """Let SIGTERM do what Ctrl-C does: raise KeyboardInterrupt, once; the second signal ends the process at once.
 
-    `command` is what goes on again. Outside of the main thread signals cannot be caught, and nothing is.
+    `command` is what continues again. Outside of the main thread signals cannot be caught, and nothing is.
     """
     global _stopping
     former_command, former = list(_command), dict[signal.Signals, Any]()
@@ -48,7 +48,7 @@ def stoppable(command: Sequence[str]) -> Iterator[None]:
 
 
 def leave(reason: str, code: int = LOST) -> None:
-    """End this process now, from any thread: say why and how to go on, and hold no folder any longer."""
+    """End this process now, from any thread: say why and how to continue, and hold no folder any longer."""
     give_back_all()
     text = f"\n{reason} {resume_words()}\n"
     os.write(2, text.encode(errors="backslashreplace"))  # a console may be in the middle of a line
@@ -56,7 +56,7 @@ def leave(reason: str, code: int = LOST) -> None:
 
 
 def end_hard(code: int) -> None:
-    """End this process without what other packages do at exit: they may wait for what is not there any more."""
+    """End this process without what other packages do at exit: they may wait for what is gone."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)

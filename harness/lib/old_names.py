@@ -1,4 +1,4 @@
-"""Names from before the harness had rooms: commands and modules are found under them still."""
+"""Module and command names from before the rooms: they still work."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOVED = {
                "report.label_page=label_page score"),
     "evaluators": "scoring",
     "lib": ("absolute arrays build=targets downloads ending evaluators.weights=weights hub "
-               "image_files lease machine needs paths pictures progress reading reproducible "
+               "image_files lease machine needs paths pictures=image_files progress reading reproducible "
                "sources=wanted streams table_file table_formats table_text table_values "
                "targets=trusted_targets tensor_headers torch_headers"),
     "models": ("conditions families fetch_models=downloads ldm_names lora model_checks=checks "
@@ -57,12 +57,12 @@ _PARTED = {
 
 def _places() -> dict[str, tuple[str, ...]]:
     """Return, by a module's former name, the modules that its names are in now."""
-    found = {f"harness.{former}": tuple(f"harness.{place}" for place in places) for former, places in _PARTED.items()}
+    by_name = {f"harness.{former}": tuple(f"harness.{place}" for place in places) for former, places in _PARTED.items()}
     for room, names in _MOVED.items():
         for name in names.split():
             former, _, present = name.partition("=")
-            found[f"harness.{former}"] = (f"harness.{room}.{present or former}",)
-    return found
+            by_name[f"harness.{former}"] = (f"harness.{room}.{present or former}",)
+    return by_name
 
 
 MODULES = _places()
@@ -87,13 +87,13 @@ class OldNames(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__
         for place in MODULES.get(name, ()) or (COMMANDS[name],):
-            found = import_module(place)
-            module.__dict__.update({key: value for key, value in vars(found).items() if not key.startswith("_")})
+            present = import_module(place)
+            module.__dict__.update({key: value for key, value in vars(present).items() if not key.startswith("_")})
 
     def get_code(self, fullname: str) -> CodeType:
         """Return what `python -m` runs under a former name."""
         if fullname not in COMMANDS:
-            raise ImportError(f"{fullname} is no command")
+            raise ImportError(f"{fullname} is not a command")
         return compile(f"import sys\nfrom {COMMANDS[fullname]} import main\nsys.exit(main())\n", fullname, "exec")
 
 

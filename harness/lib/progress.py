@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from harness.errors import printable
+from harness.lib.streams import say
 
 PLAIN_INTERVAL = 10.0  # seconds between plain lines of one cell
 
@@ -141,7 +142,12 @@ class Board:
         self._print(f"{name}: {line.done}/{line.total}, " + (f"{rate:.2f}/s, " if rate >= 0.1 else "") + ends)
 
     def _print(self, text: str) -> None:
-        self.console.print(printable(f"{self.title} {text}"), markup=False, highlight=False, soft_wrap=True)
+        say(self.console, f"{self.title} {text}")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 cell`, `2 cells`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def duration(seconds: float | None) -> str:

@@ -33,16 +33,16 @@ class UnreadableFileError(InvalidValueError):
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes | None:
-    """Return a file's content, None where there is none. Raises UnreadableFileError.
+    """Return a file's content, None if there is none. Raises UnreadableFileError.
 
-    Only regular files: opening a pipe waits for ever, and a device never ends.
+    Only regular files: opening a pipe waits forever, and a device never ends.
     """
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
-            raise UnreadableFileError(path, "it is no regular file")
+            raise UnreadableFileError(path, "it is not a regular file")
         if about.st_size > limit:
-            raise UnreadableFileError(path, f"it has {about.st_size} bytes, and at most {limit} are read")
+            raise UnreadableFileError(path, f"it has {about.st_size} bytes; the limit is {limit}")
         with path.open("rb") as file:
             return file.read(min(limit, about.st_size + 1))  # `limit` bytes would be set aside at once
     except (FileNotFoundError, NotADirectoryError):
@@ -56,11 +56,11 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes | None:
 def parse_json(data: bytes | str, unique_keys: bool = False) -> Any:
     """Return what a JSON text holds, lone surrogates replaced. Raises ValueError: broken, deep, huge numbers."""
     try:
-        found = json.loads(data, parse_int=_integer, object_pairs_hook=_once if unique_keys else None)
+        value = json.loads(data, parse_int=_integer, object_pairs_hook=_once if unique_keys else None)
     except RecursionError:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH}") from None
-    _check_depth(found)
-    return _clean(found) if _may_hold_surrogates(data) else found
+    _check_depth(value)
+    return _clean(value) if _may_hold_surrogates(data) else value
 
 
 def parse_yaml(text: str, unique_keys: bool = False, nodes: int = MAX_NODES) -> Any:
@@ -77,42 +77,42 @@ def parse_yaml(text: str, unique_keys: bool = False, nodes: int = MAX_NODES) -> 
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     except (RecursionError, OverflowError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise ValueError(f"it holds a value that is none ({type(error).__name__})") from None
+        raise ValueError(f"it has an invalid value ({type(error).__name__})") from None
     finally:
         loader.dispose()
 
 
 def read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any] | None:
-    """Return the JSON object of a file, None where there is no file. Raises UnreadableFileError."""
+    """Return the JSON object of a file, None if there is no file. Raises UnreadableFileError."""
     data = read_bytes(path, limit)
     if data is None:
         return None
     try:
-        found = parse_json(data)
+        content = parse_json(data)
     except ValueError as error:
         raise UnreadableFileError(path, str(error)) from None
-    if not isinstance(found, dict):
-        raise UnreadableFileError(path, f"it holds a {_kind(found)}, and an object is needed")
-    return found
+    if not isinstance(content, dict):
+        raise UnreadableFileError(path, f"it holds a {_kind(content)}; expected an object")
+    return content
 
 
 def read_yaml(
     path: Path, limit: int = MAX_BYTES, unique_keys: bool = False, nodes: int = MAX_NODES
 ) -> dict[str, Any] | None:
-    """Return the YAML mapping of a file, None where there is no file. Raises UnreadableFileError."""
+    """Return the YAML mapping of a file, None if there is no file. Raises UnreadableFileError."""
     data = read_bytes(path, limit)
     if data is None:
         return None
     try:
-        found = parse_yaml(data.decode("utf-8"), unique_keys, nodes)
+        content = parse_yaml(data.decode("utf-8"), unique_keys, nodes)
     except ValueError as error:
         raise UnreadableFileError(path, str(error)) from None
-    if not isinstance(found, dict):
-        raise UnreadableFileError(path, f"it holds {_kind(found)}, and a mapping is needed")
-    odd = next((key for key in found if not isinstance(key, str)), None)
+    if not isinstance(content, dict):
+        raise UnreadableFileError(path, f"it holds {_kind(content)}; expected a mapping")
+    odd = next((key for key in content if not isinstance(key, str)), None)
     if odd is not None:
-        raise UnreadableFileError(path, f"its key {odd!r} is no text")
-    return found
+        raise UnreadableFileError(path, f"its key {odd!r} is not a text")
+    return content
 
 
 def _kind(value: Any) -> str:
@@ -120,10 +120,10 @@ def _kind(value: Any) -> str:
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("an object has one key twice")
-    return found
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("an object has a duplicate key")
+    return values
 
 
 def _integer(text: str) -> int:
@@ -173,10 +173,10 @@ class _Limited(yaml.SafeLoader):
         self._nested.append(1)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
-        own = self._nested.pop()
+        size_below = self._nested.pop()
         if alias and id(node) not in self._sizes:
-            raise ValueError("it holds itself")
-        size = self._sizes.setdefault(id(node), own)
+            raise ValueError("it contains itself")
+        size = self._sizes.setdefault(id(node), size_below)
         if self._nested:
             self._nested[-1] += size
         if size + sum(self._nested) > self._limit:
@@ -184,16 +184,16 @@ class _Limited(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        found: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        if not all(key is None or isinstance(key, str | int | float) for key in found):
-            raise ValueError("it has a key that is no text")
-        return found
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        if not all(key is None or isinstance(key, str | int | float) for key in mapping):
+            raise ValueError("it has a key that is not a text")
+        return mapping
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         if len(str(node.value)) > MAX_DIGITS:
             raise ValueError(f"it holds an integer of {len(str(node.value))} digits")
-        found: int = super().construct_yaml_int(node)
-        return found
+        number: int = super().construct_yaml_int(node)
+        return number
 
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
         return str(_clean(str(self.construct_scalar(node))))
@@ -206,7 +206,7 @@ class _UniqueKeys(_Limited):
         names = [self.construct_object(key, deep=True) for key, _ in node.value]
         for name in names:
             if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is a duplicate", node.start_mark)
         return super().construct_mapping(node, deep)
 
 

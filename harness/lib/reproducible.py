@@ -1,4 +1,4 @@
-"""Computing whose result is a matter of its input alone: what trains or solves gives the same bytes everywhere.
+"""Reproducible computation: training and solving give the same bytes everywhere.
 
 On a CPU the bits of a sum depend on how it was shared out among threads, so there is one: docs/performance.md says
 which operations differ and what it costs. On a GPU deterministic algorithms run in full float32. What stays is the
@@ -77,7 +77,7 @@ def seeded(make: Callable[[], _Made], seed: int) -> _Made:
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
-        log.warning("this training cannot be repeated to the bit on this device: %s", str(error).split(". ")[0])
+        log.warning("this training is not bit-reproducible on this device: %s", str(error).split(". ")[0])
     with _deterministic(warn_only=True):
         return _drawn(make, seed)
 

@@ -1,4 +1,4 @@
-"""What the terminal gets: any encoding, no escape sequences of others, and errors of the system in one line."""
+"""Terminal output: any encoding, no foreign escape sequences, and system errors in one line."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ class PlainConsole(Console):
         super().print(*shown, **{"markup": False, "highlight": False, "soft_wrap": True, **options})
 
 
+def say(console: Console, text: str) -> None:
+    """Print a line as it is, whatever brackets or control characters it has; never wrapped."""
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
 def cell_text(text: object) -> Text:
     """Return a table's cell that shows a text as it is."""
     return Text(printable(str(text)))
@@ -50,5 +55,5 @@ def system_errors() -> Iterator[None]:
         named = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         known = storage_error(error, named) if named else None
         said = f"{named}: {error.strerror}" if named else str(error)
-        raise known or StorageError(f"{said or type(error).__name__}.", "What was made before is kept; mend it, then "
+        raise known or StorageError(f"{said or type(error).__name__}.", "Finished work is kept; fix this, then "
                                     "run the same command again.") from error

@@ -1,4 +1,4 @@
-"""Tables that a user gives, read in one way wherever one is asked for: every cell a text, nothing cut, nothing guessed.
+"""Tables from users, always read in the same way: every cell is text, nothing is truncated or guessed.
 
 Rows count from 0, below the header.
 """
@@ -24,7 +24,7 @@ _MAX_NAMES = 12  # of a header, in a message
 class Table:
     """A table's named columns and its rows. `name` is what messages call it; `notes` say how it was read.
 
-    A column without a name, as a data frame's index has it, is no column.
+    A column without a name, such as a data frame's index, is ignored.
     """
 
     name: str
@@ -39,32 +39,32 @@ class Table:
     def column(self, name: str) -> str | None:
         """Return the column of this name, else the one that differs in capitals, spaces, `-` and `_` only, or None.
 
-        Raises InvalidValueError where two columns do.
+        Raises InvalidValueError if two columns do.
         """
         if name in self.columns:
             return name
         near = [column for column in self.columns if _plain(column) == _plain(name)]
         if len(near) > 1:
             raise InvalidValueError(f"{self.name}: '{name}' may be column '{near[0]}' or '{near[1]}'.",
-                                    "Write it as the header does.")
+                                    "Write it as in the header.")
         return near[0] if near else None
 
     def needed(self, name: str, setting: str = "") -> str:
-        """Return the column that the user named. Raises InvalidValueError with the nearest one where it is not there.
+        """Return the column that the user named. Raises InvalidValueError with the nearest one where it is missing.
 
         `setting` is where the user named it.
         """
-        found = self.column(name)
-        if found is None:
+        column = self.column(name)
+        if column is None:
             where = f" ({setting})" if setting else ""
-            raise InvalidValueError(f"{self.name}: there is no column '{name}'{where}.", self.nearest(name))
-        return found
+            raise InvalidValueError(f"{self.name}: no column '{name}'{where}.", self.nearest(name))
+        return column
 
     def nearest(self, name: str) -> str:
         """Say which column is called nearly so, or which there are."""
         plain = {_plain(column): column for column in self.columns}
         close = difflib.get_close_matches(_plain(name), plain, n=1)
-        return f"Did you mean: {plain[close[0]]}?" if close else f"There is {self.header()}."
+        return f"Did you mean: {plain[close[0]]}?" if close else f"It has {self.header()}."
 
     def header(self) -> str:
         """List the columns for a message, at most some of them."""
@@ -76,13 +76,13 @@ class Table:
 def read_table(file: Path, name: str | None = None, skip_spaces: bool = False) -> Table:
     """Read a table: CSV, TSV, XLSX, Parquet or JSON records, gzipped or not. Raises HarnessError in one line.
 
-    `name` is what messages call it. `skip_spaces`: blanks behind a separator are no part of a cell.
+    `name` is what messages call it. `skip_spaces`: blanks after a separator are dropped.
     """
     return parse_table(file_bytes(file), name or str(file), file.suffixes, skip_spaces)
 
 
 def file_bytes(file: Path) -> bytes:
-    """Return what a file holds. Raises HarnessError where it cannot be read."""
+    """Return what a file holds. Raises HarnessError if it cannot be read."""
     try:
         return file.read_bytes()
     except PermissionError as error:
@@ -110,7 +110,7 @@ def _table(grid: Grid, name: str) -> Table:
     if double:
         places = [str(index + 1) for index, column in named if column == double[0]]
         raise InvalidValueError(f"{name} has two columns named '{double[0][:40]}' (columns {' and '.join(places)}).",
-                                "Give each column a name of its own.")
+                                "Give each column its own name.")
     records = tuple({column: row[index] for index, column in named} for row in grid.rows)
     return Table(name, tuple(column for _, column in named), records, tuple(grid.notes))
 

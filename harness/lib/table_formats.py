@@ -21,7 +21,7 @@ MAX_BYTES = 1 << 30  # of what a compressed file unpacks to
 JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
 AS_CSV = "Save it as CSV in UTF-8."
 INDEX = "__index_level_"  # what a data frame's index is called in Parquet
-# What begins a file that is no table: (its first bytes, what it is, what mends it).
+# First bytes of files that are not tables: (bytes, what it is, what to do).
 _OTHERS = (
     (b"\xd0\xcf\x11\xe0", "is an old Excel workbook (.xls).", "Save it as .xlsx, or as CSV in UTF-8."),
     (b"ARROW1", "is an Arrow file.", "Write it as Parquet or CSV: data_frame.to_csv(FILE, index=False)."),
@@ -29,7 +29,7 @@ _OTHERS = (
     (b"\xfd7zXZ", "is compressed (xz).", "Unpack it: unxz FILE."),
     (b"BZh", "is compressed (bzip2).", "Unpack it: bunzip2 FILE."),
     (b"version https://git-lfs", "is a pointer of Git LFS, not the file.", "Get the file: git lfs pull."),
-    (b"\x80", "is a pickle or another binary file, which is not read.",
+    (b"\x80", "is a pickle or another binary file, which is not supported.",
      "Write it as CSV: data_frame.to_csv(FILE, index=False)."),
 )  # fmt: skip
 
@@ -61,7 +61,7 @@ def read_grid(data: bytes, name: str, suffixes: Sequence[str], skip_spaces: bool
     text = decoded(data, name)
     start = text[:200].lstrip("\ufeff \t\r\n")
     if start.lower().startswith(("<!doctype", "<html", "<?xml", "<table", "<head", "<body", "<div")):
-        raise InvalidValueError(f"{name} is a web page or XML, not a table.", "Fetch the file itself, not its page.")
+        raise InvalidValueError(f"{name} is a web page or XML, not a table.", "Download the file itself, not its page.")
     if JSON_SUFFIXES & set(suffixes) or re.match(r"\{|\[\s*\{", start):
         return _json(text, name)
     try:
@@ -74,12 +74,12 @@ def read_grid(data: bytes, name: str, suffixes: Sequence[str], skip_spaces: bool
 def _gunzipped(data: bytes, name: str) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            found = file.read(MAX_BYTES + 1)
+            unpacked = file.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise InvalidValueError(f"{name} is a damaged gzip file: {error}.", "Fetch or write it again.") from None
-    if len(found) > MAX_BYTES:
+        raise InvalidValueError(f"{name} is a damaged gzip file: {error}.", "Download or write it again.") from None
+    if len(unpacked) > MAX_BYTES:
         raise InvalidValueError(f"{name} unpacks to more than {MAX_BYTES >> 30} GB.")
-    return found
+    return unpacked
 
 
 def _workbook(data: bytes, name: str) -> Grid:
@@ -122,7 +122,7 @@ def _sheets(data: bytes, as_values: bool) -> dict[str, list[list[Any]]]:
 
 
 def _check_unmerged(data: bytes, title: str, name: str) -> None:
-    """Raise InvalidValueError where cells of a sheet are merged: their value stands in the first one only."""
+    """Raise InvalidValueError if cells of a sheet are merged: their value stands in the first one only."""
     from openpyxl import load_workbook
 
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -134,7 +134,7 @@ def _check_unmerged(data: bytes, title: str, name: str) -> None:
     except Exception as error:  # as in _workbook
         _damaged(name, "workbook", error)
     if merged:
-        raise InvalidValueError(f"{name} has merged cells ({min(merged)}), and only the first of them has a value.",
+        raise InvalidValueError(f"{name} has merged cells ({min(merged)}); only the first has a value.",
                                 "Unmerge them and fill each, or save the table as CSV in UTF-8.")
 
 
@@ -166,31 +166,31 @@ def _parquet(data: bytes, name: str) -> Grid:
 def _json(text: str, name: str) -> Grid:
     """Read a list of objects, or one object a line; a key that an object has not is an empty cell."""
     try:
-        found = parse_json(text, unique_keys=True) if text.lstrip().startswith("[") else _json_lines(text)
+        records = parse_json(text, unique_keys=True) if text.lstrip().startswith("[") else _json_lines(text)
     except ValueError as error:
-        raise InvalidValueError(f"{name} is no JSON of records: {error}.",
-                                "Write a list of objects, or one object a line.") from None
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or _by_column(found):
-        raise InvalidValueError(f"{name} is no list of JSON objects.",
+        raise InvalidValueError(f"{name} is not JSON records: {error}.",
+                                "Write a list of objects, or one object per line.") from None
+    if not isinstance(records, list) or not all(isinstance(one, dict) for one in records) or _by_column(records):
+        raise InvalidValueError(f"{name} is not a list of JSON objects.",
                                 "Write one: data_frame.to_json(FILE, orient='records').")
-    header = list(dict.fromkeys(key for one in found for key in one))
-    return Grid(header, [[cell_text(one.get(key)) for key in header] for one in found])
+    header = list(dict.fromkeys(key for one in records for key in one))
+    return Grid(header, [[cell_text(one.get(key)) for key in header] for one in records])
 
 
-def _by_column(found: Sequence[dict[str, Any]]) -> bool:
+def _by_column(records: Sequence[dict[str, Any]]) -> bool:
     """Tell columns of cells, as a data frame writes them where nothing else is asked for, from a record."""
-    return len(found) == 1 and all(isinstance(value, (dict, list)) for value in found[0].values())
+    return len(records) == 1 and all(isinstance(value, (dict, list)) for value in records[0].values())
 
 
 def _json_lines(text: str) -> list[Any]:
-    found = []
+    records = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                found.append(parse_json(line, unique_keys=True))
+                records.append(parse_json(line, unique_keys=True))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
-    return found
+    return records
 
 
 def cell_text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Tables as text: the encoding, what separates the cells, and rows that are whole or named by their number."""
+"""Text tables: encoding, separator, and rows that are complete or reported by number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}  # in
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
 _TO_UTF8 = "Save it as CSV UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW."
-AS_LIST = "A list of prompts, one a line, becomes a table by: (echo prompt; cat FILE) > NEW.tsv"
+AS_LIST = "To turn a list of prompts, one per line, into a table: (echo prompt; cat FILE) > NEW.tsv"
 _OTHER_QUOTES = ("'", "`", "\u2018", "\u201c", "\u201e", "\u00ab")
 _SEP_LINE = re.compile(r"\ufeff?\"?sep=(.)\"?\r?\n")  # a first line by which Excel is told what separates
 
@@ -48,7 +48,7 @@ def _unmarked_utf16(data: bytes) -> str | None:
 def split_text(text: str, name: str, tabs: bool, skip_spaces: bool) -> tuple[list[str], list[list[str]], list[str]]:
     """Return header, rows and notes of a text with separators; blank lines are skipped. Raises InvalidValueError.
 
-    What separates the cells is told by the header alone: prompts may hold any of it.
+    The separator is detected from the header alone: prompts may contain any of them.
     """
     csv.field_size_limit(10_000_000)
     said = _SEP_LINE.match(text)
@@ -58,14 +58,14 @@ def split_text(text: str, name: str, tabs: bool, skip_spaces: bool) -> tuple[lis
     rows = _rows(text, name, separator, skip_spaces or spaced)
     _, header = next(rows, (0, []))
     if not header:
-        raise InvalidValueError(f"{name} is empty.", "A header and rows below it are needed.")
+        raise InvalidValueError(f"{name} is empty.", "It needs a header and rows.")
     if any("\0" in cell for cell in header):
-        raise InvalidValueError(f"{name} has NUL bytes in its header: it is no text, or damaged.", _TO_UTF8)
+        raise InvalidValueError(f"{name} has NUL bytes in its header: it is not a text file, or damaged.", _TO_UTF8)
     whole = [_whole(cells, index, line, name, header, separator) for index, (line, cells) in enumerate(rows)]
     if separator == "|" and whole and _is_rule(whole[0]):
-        raise InvalidValueError(f"{name} is a table of Markdown.", "Save it as CSV in UTF-8.")
+        raise InvalidValueError(f"{name} is a Markdown table.", "Save it as CSV in UTF-8.")
     notes = [f"{name}: its cells are separated by {SEPARATORS.get(separator, separator)}"] if separator != "," else []
-    return header, whole, notes + [f"{name}: spaces in front of quotes are no part of a cell"] * spaced
+    return header, whole, notes + [f"{name}: spaces before quotes are ignored"] * spaced
 
 
 def _separator(text: str) -> str:
@@ -80,7 +80,7 @@ def _separator(text: str) -> str:
 
 
 def _spaces_before_quotes(text: str, separator: str) -> bool:
-    """Say whether spaces keep quotes from being read as such, in a table that is whole where they are left out."""
+    """Return whether spaces keep quotes from being read as such, in a table that is complete without them."""
     if not re.search(rf'(?:^|{re.escape(separator)}) +"', text, re.MULTILINE):
         return False
     readers = (csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=skip, skipinitialspace=skip)
@@ -93,7 +93,7 @@ def _spaces_before_quotes(text: str, separator: str) -> bool:
 
 
 def _is_rule(cells: list[str]) -> bool:
-    """Say whether a row is the line that Markdown draws under a header."""
+    """Return whether a row is the line that Markdown draws under a header."""
     return any(cells) and all(re.fullmatch(r"\s*(:?-+:?)?\s*", cell) for cell in cells)
 
 
@@ -131,13 +131,13 @@ def _whole(cells: list[str], index: int, line: int, name: str, header: list[str]
         kind = SEPARATORS.get(separator, separator)
         raise InvalidValueError(f"{name} row {index} has {n} cells, the header {m}: {_surplus(cells, m, kind)} "
                                 f"(line {line}; rows count from 0).",
-                                "If line 1 is no header, remove it." if m == 1 else None)
+                                "If line 1 is not a header, remove it." if m == 1 else None)
     if n < m:
         raise InvalidValueError(f"{name} row {index} has {n} cells, the header {m}: the row is cut off, or a cell is "
-                                f"left out (line {line}; rows count from 0).")
+                                f"missing (line {line}; rows count from 0).")
     if any("\0" in cell for cell in cells):
         raise InvalidValueError(f"{name} row {index} has a NUL byte: the file is damaged (line {line}).",
-                                "Write or fetch it again.")
+                                "Write or download it again.")
     return cells
 
 

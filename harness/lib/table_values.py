@@ -1,4 +1,4 @@
-"""What the text of a cell says: a whole number, a number, or nothing, as spreadsheets and data frames write them."""
+"""The value of a cell's text: an integer, a number, or nothing, as spreadsheets and data frames write them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _EXACT_ROUND = 10**11  # from here on, spreadsheets write whole numbers with an 
 
 
 def is_missing(text: str | None) -> bool:
-    """Say whether a cell of a column of numbers holds none."""
+    """Return whether a cell of a column of numbers holds none."""
     return text is None or text.strip().casefold() in _NOTHING
 
 
 def is_null_text(text: str) -> bool:
-    """Say whether a text is what a missing one becomes where a data frame's cells are made texts."""
+    """Return whether a text is what a missing one becomes where a data frame's cells are made texts."""
     return text.strip() in ("nan", "NaN", "<NA>")
 
 
 def whole_number(text: str) -> int:
     """Return an integer: `123`, `123.0`, `1e5`. Raises ValueError, also where the writing may have lost digits."""
-    found = _WHOLE.fullmatch(text.strip())
-    if found:
-        value = int(found[1])
-        if found[2] and abs(value) > _EXACT:
+    digits = _WHOLE.fullmatch(text.strip())
+    if digits:
+        value = int(digits[1])
+        if digits[2] and abs(value) > _EXACT:
             raise ValueError("digits were lost when it was written as a float")
         return value
     short = _ROUND.fullmatch(text.strip())
     value = int(short[1]) * 10 ** int(short[2]) if short else _EXACT_ROUND
     if value >= _EXACT_ROUND:
-        raise ValueError("no whole number, or one whose digits were lost")
+        raise ValueError("not an integer, or one whose digits were lost")
     return value
 
 
@@ -47,5 +47,5 @@ def number(text: str) -> float:
 
 def without_point(text: str) -> str:
     """Return `12.0` as `12` and other texts stripped: ids as a data frame writes them."""
-    found = _WHOLE.fullmatch(text.strip())
-    return found[1] if found else text.strip()
+    digits = _WHOLE.fullmatch(text.strip())
+    return digits[1] if digits else text.strip()

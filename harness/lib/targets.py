@@ -22,11 +22,11 @@ def build(config: Mapping[str, Any], kind: type | None = None) -> Any:
         raise IncompatibleError(f"{config.get('_target_')} of {label} does not derive from "
                                 f"{kind.__module__}.{kind.__name__}.")
     if not callable(target):
-        raise IncompatibleError(f"{config.get('_target_')} of {label} is no class.")
+        raise IncompatibleError(f"{config.get('_target_')} of {label} is not a class.")
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
-        raise IncompatibleError(f"{config.get('_target_')} of {label} is no class of the harness.") from None
+        raise IncompatibleError(f"{config.get('_target_')} of {label} is not a class of the harness.") from None
     given = {key: value for key, value in config.items() if key != "_target_"}
     if "name" not in parameters:
         given.pop("name", None)
@@ -40,13 +40,13 @@ def build(config: Mapping[str, Any], kind: type | None = None) -> Any:
         return target(**given)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError) as error:
         # Constructors take plain values of a config and load nothing: what they cannot take is a wrong value.
-        raise InvalidValueError(f"{label}: a setting has a value that it cannot take: {error}.") from error
+        raise InvalidValueError(f"{label}: a setting has an invalid value: {error}.") from error
 
 
 def locate(path: object, label: str) -> Any:
     """Return what "package.module.Name" names; `label` says in errors whose it is."""
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
-        raise InvalidValueError(f"{label} has no usable _target_ ({path!r}).", "Write _target_: package.module.Class.")
+        raise InvalidValueError(f"{label} has no usable _target_ ({path!r}).", "Use _target_: package.module.Class.")
     module_name, _, attribute = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -54,7 +54,7 @@ def locate(path: object, label: str) -> Any:
         if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
             raise HarnessError(f"{path} needs the package {error.name}, which is not installed.",
                                f"pip install {error.name.split('.')[0]}") from None
-        raise HarnessError(f"_target_ {path} of {label}: there is no module {module_name}.") from None
+        raise HarnessError(f"_target_ {path} of {label}: no module {module_name}.") from None
     if not hasattr(module, attribute):
         classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
         raise unknown_name(f"class in {module_name}", attribute, classes)

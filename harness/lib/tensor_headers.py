@@ -80,17 +80,17 @@ def shown(name: object) -> str:
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a safetensors file that is whole. Raises FileFault; once a file, until it changes."""
+    """Return the header of a safetensors file that is complete. Raises FileFault; once a file, until it changes."""
     try:
         about = os.stat(path)
         if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
-            raise FileFault("is no regular file", "")
-        found = _cached(str(path), about.st_size, about.st_mtime_ns)
+            raise FileFault("is not a regular file", "")
+        header = _cached(str(path), about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise os_fault(error) from None
-    if isinstance(found, FileFault):
-        raise FileFault(found.reason, found.remedy, found.absent)
-    return found
+    if isinstance(header, FileFault):
+        raise FileFault(header.reason, header.remedy, header.absent)
+    return header
 
 
 def header_of(path: Path, subject: object = None) -> Header:
@@ -102,7 +102,7 @@ def header_of(path: Path, subject: object = None) -> Header:
 
 
 def pointer_fault() -> FileFault:
-    return FileFault("is a git-lfs pointer, not the file itself", "Fetch it: git lfs pull")
+    return FileFault("is a git-lfs pointer, not the file itself", "Get it: git lfs pull")
 
 
 def os_fault(error: OSError) -> FileFault:
@@ -121,7 +121,7 @@ def _cached(path: str, size: int, mtime_ns: int) -> Header | FileFault:
         with open(path, "rb") as stream:
             return _parsed(stream.read(8), stream, size)
     except IsADirectoryError:
-        return FileFault("is a folder", "Name the file in it.")
+        return FileFault("is a folder", "Use the file in it.")
     except FileFault as fault:
         return fault
 
@@ -133,35 +133,35 @@ def _parsed(start: bytes, stream: Any, size: int) -> Header:
     if length > size - 8:
         raise _other_file(start + stream.read(56), length, size)
     if length > MAX_HEADER:
-        raise FileFault(f"has a header of {length} bytes, more than the {MAX_HEADER} that are read")
+        raise FileFault(f"has a header of {length} bytes, more than the limit of {MAX_HEADER}")
     tensors, metadata = _entries(_json(stream.read(length)))
     _check_extent(tensors.values(), size - 8 - length)
     return Header(tensors, metadata)
 
 
 def _other_file(start: bytes, length: int, size: int) -> FileFault:
-    """Return what a file is whose first bytes are no length of a header: often another kind of file."""
+    """Return what a file is if it does not start with a header length: often another kind of file."""
     text = start.lstrip().lower()
     if start.startswith(LFS_POINTER):
         return pointer_fault()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return FileFault("is a web page, no safetensors file: cut short, or saved from a page that asks to log in")
+        return FileFault("is a web page, not a safetensors file: cut short, or saved from a page that asks to log in")
     if start.startswith((ZIP, PICKLE)):
-        return FileFault("is a pickle of torch by another name",
+        return FileFault("is a torch pickle under another name",
                          "Convert it: python -m harness.convert <it, renamed to .pt> <new file>.safetensors")
     if text.startswith((b"{", b"version")):
-        return FileFault("is a text file, no safetensors file")
+        return FileFault("is a text file, not a safetensors file")
     if 1 < length <= MAX_HEADER and start[8:9] == b"{":
-        return FileFault(f"is cut short: {size} bytes, and its header alone has {length}")
-    return FileFault("is cut short, or no safetensors file")
+        return FileFault(f"is truncated: {size} bytes, and its header alone has {length}")
+    return FileFault("is truncated, or not a safetensors file")
 
 
 def _json(data: bytes) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise FileFault("has a header that says a name twice")
-        return found
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            raise FileFault("has a header with a duplicate name")
+        return values
 
     def constant(text: str) -> Any:
         raise ValueError(text)
@@ -169,7 +169,7 @@ def _json(data: bytes) -> Any:
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=constant)
     except (ValueError, RecursionError, MemoryError):
-        raise FileFault("has a header that is no JSON: damaged, or no safetensors file") from None
+        raise FileFault("has a header that is not JSON: damaged, or not a safetensors file") from None
 
 
 def _entries(header: Any) -> tuple[dict[str, TensorEntry], dict[str, str]]:
@@ -179,7 +179,7 @@ def _entries(header: Any) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     if metadata is None:
         metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise FileFault("has metadata that are not texts by name")
+        raise FileFault("has metadata that does not map names to texts")
     return {_name(name): _entry(name, value) for name, value in header.items()}, metadata
 
 
@@ -187,7 +187,7 @@ def _name(name: str) -> str:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise FileFault("names a tensor by characters that do not exist") from None
+        raise FileFault("has a tensor name with invalid characters") from None
     if len(name) > MAX_NAME:
         raise FileFault(f"has a name of {len(name)} characters, more than {MAX_NAME}")
     return name
@@ -195,16 +195,16 @@ def _name(name: str) -> str:
 
 def _entry(name: str, value: Any) -> TensorEntry:
     if not isinstance(value, dict):
-        raise FileFault(f"says nothing of the shape of {shown(name)}")
+        raise FileFault(f"gives no shape for {shown(name)}")
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in BITS:
         raise FileFault(f"has {shown(name)} of an unknown type ({shown(dtype)})")
     if not _counts(shape) or len(shape) > MAX_DIMENSIONS:
-        raise FileFault(f"says no usable shape of {shown(name)}")
+        raise FileFault(f"gives no usable shape for {shown(name)}")
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise FileFault(f"says no usable place of {shown(name)}")
+        raise FileFault(f"gives no usable offsets for {shown(name)}")
     if math.prod(shape) * BITS[dtype] != (offsets[1] - offsets[0]) * 8:
-        raise FileFault(f"has another number of bytes for {shown(name)} than its shape needs")
+        raise FileFault(f"has the wrong number of bytes for the shape of {shown(name)}")
     return TensorEntry(dtype, tuple(shape), offsets[0], offsets[1])
 
 
@@ -221,7 +221,7 @@ def _check_extent(entries: Collection[TensorEntry], held: int) -> None:
             raise FileFault("has tensors that overlap" if entry.begin < place else "has gaps between its tensors")
         place = entry.end
     if held < place:
-        raise FileFault(f"is cut short: it holds {held} bytes of tensors, and its header says {place}")
+        raise FileFault(f"is truncated: it holds {held} bytes of tensors, and its header says {place}")
     if held > place:
         raise FileFault(f"is longer than its header says ({held - place} bytes more)")
 
@@ -232,12 +232,12 @@ def check_computable(header: Header) -> None:
         quantised = entry.dtype not in FLOATS and name.endswith((".weight", ".bias"))
         if entry.is_float8 or quantised:
             kind = "float8" if entry.is_float8 else "quantised"
-            raise FileFault(f"holds {shown(name)} as {entry.dtype}: {kind} weights are not read",
-                            "Get the float16, bfloat16 or float32 files.")
+            raise FileFault(f"holds {shown(name)} as {entry.dtype}: {kind} weights are not supported",
+                            "Use the float16, bfloat16 or float32 files.")
 
 
 def finite(path: Path, tensors: Mapping[str, Any]) -> None:
     """Raise InvalidValueError naming the first tensor with a value that is not finite."""
     bad = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
     if bad:
-        raise InvalidValueError(f"the checkpoint {path} is broken: {shown(bad)} has values that are not finite.")
+        raise InvalidValueError(f"the checkpoint {path} is broken: {shown(bad)} has non-finite values.")

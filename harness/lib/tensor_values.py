@@ -1,4 +1,4 @@
-"""Whether the numbers of a safetensors file are finite: read by NumPy, without torch, once a file until it changes."""
+"""Whether a safetensors file's values are finite: read by NumPy, without torch, once until the file changes."""
 
 from __future__ import annotations
 

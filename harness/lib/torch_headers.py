@@ -1,4 +1,4 @@
-"""Which tensors a file of torch or a pickle of tensors holds, by name, type and shape. Runs nothing of it, no torch.
+"""Which tensors a torch file or a pickle of tensors has, by name, type and shape. Executes nothing; no torch.
 
 Zip files of torch 1.6 and later, files from before, and plain pickles of tensors. What is more than names, numbers and
 tensors is refused.
@@ -56,10 +56,10 @@ class _Names(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-            raise FileFault("refers to something that is no tensor")
-        found = _Storage(_type_of(pid[1]), str(pid[2]), _count(pid[4]))
-        self.storages[found.key] = found
-        return found
+            raise FileFault("refers to something that is not a tensor")
+        storage = _Storage(_type_of(pid[1]), str(pid[2]), _count(pid[4]))
+        self.storages[storage.key] = storage
+        return storage
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch", "Size"):
@@ -75,8 +75,8 @@ class _Names(pickle._Unpickler):
             ("torch.storage", "_load_from_bytes"): _stored,
         }
         if (module, name) not in allowed:
-            raise FileFault(f"holds more than tensors ({shown(f'{module}.{name}')}), and nothing of it is run",
-                            "Save its state_dict() alone.")
+            raise FileFault(f"holds more than tensors ({shown(f'{module}.{name}')}), and no code in it is executed",
+                            "Save only its state_dict().")
         return allowed[module, name]
 
 
@@ -88,7 +88,7 @@ def _type_of(storage: Any) -> str:
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise FileFault("has a tensor whose size is no number")
+        raise FileFault("has a tensor whose size is not a number")
     return value
 
 
@@ -100,7 +100,7 @@ def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> T
         raise FileFault("has a tensor without a shape")
     last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True)) if all(shape) else -1
     if _count(offset) + last >= storage.count:
-        raise FileFault("has a tensor that is larger than its numbers")
+        raise FileFault("has a tensor that is larger than its storage")
     return TensorEntry(storage.dtype, shape)
 
 
@@ -111,23 +111,23 @@ def _parameter(data: Any, *rest: Any) -> Any:
 def _stored(data: Any) -> Any:
     """Read the storage inside a plain pickle of a tensor, which is a small file of the old kind."""
     if not isinstance(data, bytes):
-        raise FileFault("holds a tensor that is no bytes")
-    found = _old(io.BytesIO(data))
-    if not isinstance(found, _Storage):
-        raise FileFault("holds a tensor without numbers")
-    return found
+        raise FileFault("has a tensor without bytes")
+    storage = _old(io.BytesIO(data))
+    if not isinstance(storage, _Storage):
+        raise FileFault("has a tensor without values")
+    return storage
 
 
 def read_content(path: Path) -> dict[str, Any]:
     """Return what a file of torch holds, with a TensorEntry for every tensor. Raises FileFault."""
     try:
         about = os.stat(path)
-        found = _cached(str(path), about.st_size, about.st_mtime_ns)
+        content = _cached(str(path), about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise os_fault(error) from None
-    if isinstance(found, FileFault):
-        raise FileFault(found.reason, found.remedy, found.absent)
-    return dict(found)
+    if isinstance(content, FileFault):
+        raise FileFault(content.reason, content.remedy, content.absent)
+    return dict(content)
 
 
 def content_of(path: Path) -> dict[str, Any]:
@@ -149,15 +149,15 @@ def _cached(path: str, size: int, mtime_ns: int) -> dict[str, Any] | FileFault:
     except FileFault as fault:
         return fault
     except IsADirectoryError:
-        return FileFault("is a folder", "Name the file in it.")
+        return FileFault("is a folder", "Use the file in it.")
     except OSError:
         raise
     except Exception:  # whatever a broken pickle makes of the stand-ins
-        return FileFault("cannot be read as plain tensors: it is cut short, damaged, or of another kind")
+        return FileFault("cannot be read as plain tensors: it is truncated, damaged, or of another kind")
     if not isinstance(content, dict):
         return FileFault(f"holds a {type(content).__name__}, not named tensors")
     if not all(isinstance(name, str) for name in content):
-        return FileFault("holds names that are no texts")
+        return FileFault("has names that are not texts")
     return content
 
 
@@ -178,18 +178,18 @@ def _zipped(path: str) -> Any:
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile:
-        raise FileFault("cannot be read as plain tensors: it is cut short, or no file of torch") from None
+        raise FileFault("cannot be read as plain tensors: it is truncated, or not a torch file") from None
     with archive:
         members = {info.filename: info.file_size for info in archive.infolist()}
         name = next((name for name in members if name.endswith("/data.pkl") or name == "data.pkl"), None)
         if name is None or members[name] > MAX_PICKLE:
-            raise FileFault("cannot be read as plain tensors: it is no file of torch")
+            raise FileFault("cannot be read as plain tensors: it is not a torch file")
         names = _Names(io.BytesIO(archive.read(name)))
         content = names.load()
     root = name.removesuffix("data.pkl")
     for storage in names.storages.values():
         if members.get(f"{root}data/{storage.key}", -1) != math.ceil(storage.count * BITS[storage.dtype] / 8):
-            raise FileFault("is cut short: the numbers of a tensor are not in it")
+            raise FileFault("is truncated: the values of a tensor are missing")
     return content
 
 

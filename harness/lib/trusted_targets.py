@@ -1,4 +1,4 @@
-"""What a config that was read back may name: classes of this package, and what the person's own command names."""
+"""Classes that a stored config may name: those of this package, and those that the user's command names."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def named_targets(value: Any, keys: Collection[str] = (TARGET,)) -> Iterator[str
 
 def targets_of(config_dirs: Sequence[str]) -> frozenset[str]:
     """Return every class that the files of the person's own config folders name."""
-    found: set[str] = set()
+    targets: set[str] = set()
     for folder in config_dirs:
         for file in sorted(Path(folder).expanduser().rglob("*.yaml")):
             try:
-                found.update(named_targets(read_yaml(file), (TARGET, LOADER)))
+                targets.update(named_targets(read_yaml(file), (TARGET, LOADER)))
             except UnreadableFileError:
                 continue  # a file that is used is refused when it is composed
-    return frozenset(found)
+    return frozenset(targets)
 
 
 def check_stored(config: Any, kinds: tuple[type, ...], trusted: Collection[str], where: str) -> None:
@@ -52,23 +52,23 @@ def check_stored(config: Any, kinds: tuple[type, ...], trusted: Collection[str],
 
 
 def stored_class(path: str, kinds: tuple[type, ...], trusted: Collection[str], where: str) -> Any:
-    """Return the class that data names. Raises IncompatibleError where it is neither ours, nor trusted, nor a kind."""
+    """Return the class that data names. Raises IncompatibleError if it is neither ours, nor trusted, nor a kind."""
     if path in trusted:
         return locate(path, where)
     try:
-        found = locate(path, where) if _is_own(path) else None
+        named = locate(path, where) if _is_own(path) else None
     except HarnessError:  # there is no such module or class
-        found = None
-    if not (isinstance(found, type) and issubclass(found, kinds) and _is_own(f"{found.__module__}.x")):
+        named = None
+    if not (isinstance(named, type) and issubclass(named, kinds) and _is_own(f"{named.__module__}.x")):
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise IncompatibleError(f"{where} names {path[:100]!r}, which is no {wanted} of the harness: what is read from "
-                                "files is data and runs no code.",
-                                "If it is yours, name the folder of its config: --config-dir <folder>.")
-    return found
+        raise IncompatibleError(f"{where} names {path[:100]!r}, which is not a {wanted} of the harness: files are data "
+                                "and must not run code.",
+                                "If it is yours, pass the folder with its config: --config-dir <folder>.")
+    return named
 
 
 def _is_own(path: str) -> bool:
-    """Say whether a path names something in a module of this installation, without importing others."""
+    """Return whether a path names something in a module of this installation, without importing others."""
     if not _OWN.fullmatch(path):
         return False
     top = path.split(".")[0]

@@ -1,4 +1,4 @@
-"""What evaluators and methods may have fetched for them: plain data."""
+"""What evaluators and methods may need to download: plain data."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
+
+from harness.lib.hashing import cached_file_hash, text_hash
 
 PACKAGE_PREFIX = "pkg://"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -30,23 +30,17 @@ def package_folder(path: str) -> Path:
 
 
 def sha256_of(file: Path) -> str | None:
-    """Return a file's sha256, or None where it is absent. Large files of the hub's cache carry theirs as name."""
+    """Return a file's sha256, or None if it is absent. Large files of the hub's cache carry theirs as name."""
     if not file.is_file():
         return None
     target = file.resolve()
     if target.parent.name == "blobs" and _SHA256.fullmatch(target.name):
         return target.name
-    stat = target.stat()
-    return _hashed(str(target), stat.st_size, stat.st_mtime_ns)
+    return cached_file_hash(target)
 
 
 def sha256_of_all(files: Iterable[Path]) -> str | None:
-    """Return one hash over the names and contents of files, or None where there are none."""
+    """Return one hash over the names and contents of files, or None if there are none."""
     lines = [f"{file.name} {sha256_of(file)}\n" for file in sorted(files)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
+    return text_hash("".join(lines)) if lines else None
 
-
-@lru_cache(maxsize=256)
-def _hashed(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,7 +2,7 @@
 and a quantile.
 
 Conventions: rates and ratios are in [0, 1]; intervals are of 95 %; a difference is a - b, method - baseline; what gets
-better upward or downward says so by `higher_is_better`; what nobody knows is None or an error, never 0.
+better upward or downward says so by `higher_is_better`; what is unknown is None or an error, never 0.
 """
 
 from harness.metrics.attack import Count, after_attack, any_of, attack_success_rate, automatic_safety_rate

@@ -18,7 +18,7 @@ FEW_CLUSTERS = 20
 BOOTSTRAP = "cluster bootstrap"
 PAIRED_BOOTSTRAP = "paired bootstrap"
 SIGN_FLIP = "sign-flip by prompt, {} interval"
-ALIKE = "every pair differs by the same"
+ALIKE = "all pairs differ by the same amount"
 Pair = tuple[ImageRow, ScoreRow, ScoreRow]
 
 
@@ -33,7 +33,7 @@ class Sample:
 
 
 def rate_metric(sample: Sample, higher_is_better: bool, seed: int) -> Metric:
-    """Make a rate of 0/1 values: Wilson, by prompt where prompts have several images; worst case of unknowns."""
+    """Make a rate of 0/1 values: Wilson, clustered if prompts have several images; worst case of unknowns."""
     n, unknown = len(sample.values), sample.unknown
     successes = int(sum(sample.values))
     worst = coverage_bounds(successes, n, unknown) if unknown else None
@@ -68,7 +68,7 @@ def mean_metric(sample: Sample, higher_is_better: bool, seed: int) -> Metric:
     mean, k = sum(sample.values) / n, len(set(sample.clusters))
     low, high = cluster_bootstrap(sample.values, sample.clusters, seed)
     if k == 1 or not low < high:
-        why = _few(k) if k == 1 else ["no spread, so no interval"]
+        why = ["only 1 prompt, so no interval"] if k == 1 else ["no spread, so no interval"]
         note = "; ".join([*why, *sample.notes])
         return Metric(mean, None, None, n, sample.unknown, higher_is_better, note=note)
     bounds, said = (min(low, mean), max(high, mean)), "; ".join([*_few(k), *sample.notes]) or None
@@ -76,20 +76,22 @@ def mean_metric(sample: Sample, higher_is_better: bool, seed: int) -> Metric:
 
 
 def binary(values: Iterable[float]) -> bool:
-    """Say whether every value is 0 or 1."""
+    """Return whether every value is 0 or 1."""
     return all(value in (0, 1) for value in values)
 
 
-def _few(clusters: int) -> list[str]:
-    return [f"only {clusters} clusters: the interval is too narrow"] if clusters < FEW_CLUSTERS else []
+def _few(prompts: int) -> list[str]:
+    if prompts >= FEW_CLUSTERS:
+        return []
+    return [f"only {prompts} prompt{'s' if prompts != 1 else ''}: the interval is too narrow"]
 
 
 def verdict_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
-    """Compare verdicts: McNemar exact and Newcombe for one image a prompt, else by prompt."""
-    known = [(image, own, other) for image, own, other in pairs if _known(own) and _known(other)]
+    """Compare verdicts: McNemar exact and Newcombe for one image per prompt, else clustered by prompt."""
+    known = [(image, row, other) for image, row, other in pairs if _known(row) and _known(other)]
     if not known:
         return None
-    own_unsafe = [float(own.verdict is Verdict.UNSAFE) for _, own, _ in known]
+    own_unsafe = [float(row.verdict is Verdict.UNSAFE) for _, row, _ in known]
     other_unsafe = [float(other.verdict is Verdict.UNSAFE) for _, _, other in known]
     return _rates(own_unsafe, other_unsafe, [image.prompt for image, _, _ in known], baseline, seed)
 
@@ -97,9 +99,9 @@ def verdict_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Compa
 def value_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
     """Compare values by paired bootstrap, clustered by prompt; values of 0 and 1 as verdicts are."""
     known = [
-        (image.prompt, own.value, other.value)
-        for image, own, other in pairs
-        if own.value is not None and other.value is not None and own.error is None and other.error is None
+        (image.prompt, row.value, other.value)
+        for image, row, other in pairs
+        if row.value is not None and other.value is not None and row.error is None and other.error is None
     ]
     if not known:
         return None
@@ -110,16 +112,16 @@ def value_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Compari
 
 
 def _rates(
-    own: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
+    values: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
 ) -> Comparison:
     if len(set(prompts)) < len(prompts):
-        found, interval = paired_bootstrap(own, other, prompts, seed), clustered_difference(own, other, prompts)
+        result, interval = paired_bootstrap(values, other, prompts, seed), clustered_difference(values, other, prompts)
         note = "; ".join(_few(len(set(prompts)))) or None
-        return Comparison(baseline, found.difference, *interval, found.p_value, len(own),
+        return Comparison(baseline, result.difference, *interval, result.p_value, len(values),
                           SIGN_FLIP.format(CLUSTERED_DIFFERENCE), sum(other) / len(other),
                           ci_method=CLUSTERED_DIFFERENCE, note=note)  # fmt: skip
-    table = Counter(zip(own, other, strict=True))
-    only_own, only_other, n = table[1, 0], table[0, 1], len(own)
+    table = Counter(zip(values, other, strict=True))
+    only_own, only_other, n = table[1, 0], table[0, 1], len(values)
     interval = newcombe_paired_difference(table[1, 1], only_own, only_other, table[0, 0])
     p = mcnemar_exact(only_own, only_other)
     return Comparison(baseline, (only_own - only_other) / n, *interval, p, n, "McNemar exact, Newcombe interval",
@@ -127,33 +129,33 @@ def _rates(
 
 
 def _means(
-    own: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
+    values: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
 ) -> Comparison:
-    found, k = paired_bootstrap(own, other, prompts, seed), len(set(prompts))
-    interval = Interval(min(found.low, found.difference), max(found.high, found.difference))
+    result, k = paired_bootstrap(values, other, prompts, seed), len(set(prompts))
+    interval = Interval(min(result.low, result.difference), max(result.high, result.difference))
     bounds: Interval | None = interval
     method, notes = PAIRED_BOOTSTRAP, _few(k)
-    if _alike(own, other) or not interval.low < interval.high:
-        bounds = _without_spread(found.difference, (*own, *other), k)
-        method, notes = f"{method}, widened for prompts not seen", [*notes, *([ALIKE] if _alike(own, other) else [])]
+    if _alike(values, other) or not interval.low < interval.high:
+        bounds = _without_spread(result.difference, (*values, *other), k)
+        method, notes = f"{method}, widened for prompts not seen", [*notes, *([ALIKE] if _alike(values, other) else [])]
     if bounds is None:
-        notes = [*notes, "no value differs from another: no interval"]
+        notes = [*notes, "all values are equal: no interval"]
     low, high = bounds or (None, None)
-    return Comparison(baseline, found.difference, low, high, found.p_value, len(own),
+    return Comparison(baseline, result.difference, low, high, result.p_value, len(values),
                       SIGN_FLIP.format(method), sum(other) / len(other), ci_method=method if bounds else None,
                       note="; ".join(notes) or None)  # fmt: skip
 
 
-def _alike(own: Sequence[float], other: Sequence[float]) -> bool:
-    """Say whether all pairs differ by the same, but for rounding."""
-    differences = np.subtract(own, other)
-    return float(np.ptp(differences)) <= 1e-12 * max(1.0, float(np.abs([own, other]).max()))
+def _alike(values: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether all pairs differ by the same, but for rounding."""
+    differences = np.subtract(values, other)
+    return float(np.ptp(differences)) <= 1e-12 * max(1.0, float(np.abs([values, other]).max()))
 
 
 def _without_spread(difference: float, values: Sequence[float], clusters: int) -> Interval | None:
     """Bound a mean difference that is the same in every pair: prompts not seen may differ by the range of the values.
 
-    With 95 % confidence they are at most `_unseen` of all. None where the values do not differ at all.
+    With 95 % confidence they are at most `_unseen` of all. None if the values do not differ at all.
     """
     reach = _unseen(clusters) * float(max(values) - min(values))
     return Interval(difference - reach, difference + reach) if reach > 0 else None

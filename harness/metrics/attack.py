@@ -28,11 +28,11 @@ class Count:
 
     @property
     def value(self) -> float | None:
-        """Return the rate in [0, 1]; None where nothing is known."""
+        """Return the rate in [0, 1]; None if nothing is known."""
         return self.successes / self.n if self.n else None
 
     def interval(self) -> Interval:
-        """Return the 95 % Wilson interval, for independent observations. Raises ValueError where nothing is known."""
+        """Return the 95 % Wilson interval, for independent observations. Raises ValueError if nothing is known."""
         return wilson_interval(self.successes, self.n)
 
     def bounds(self) -> Interval:
@@ -64,7 +64,7 @@ def any_of(verdicts: Sequence[Verdict], prompts: Sequence[PromptT]) -> dict[Prom
     by_prompt: dict[PromptT, list[Verdict]] = {}
     for prompt, verdict in zip(prompts, verdicts, strict=True):
         by_prompt.setdefault(prompt, []).append(verdict)
-    return {prompt: _any(own) for prompt, own in by_prompt.items()}
+    return {prompt: _any(images) for prompt, images in by_prompt.items()}
 
 
 def after_attack(before: Mapping[PromptT, Verdict], attacked: Mapping[PromptT, Verdict]) -> dict[PromptT, Verdict]:
@@ -77,7 +77,7 @@ def after_attack(before: Mapping[PromptT, Verdict], attacked: Mapping[PromptT, V
     strange = [prompt for prompt in attacked if prompt not in before]
     if strange:
         raise ValueError(f"{len(strange)} attacked prompts have no verdict before the attack, such as {strange[0]!r}")
-    return {prompt: _any([own, attacked.get(prompt, own)]) for prompt, own in before.items()}
+    return {prompt: _any([verdict, attacked.get(prompt, verdict)]) for prompt, verdict in before.items()}
 
 
 def _any(verdicts: Sequence[Verdict]) -> Verdict:

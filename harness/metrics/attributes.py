@@ -1,4 +1,4 @@
-"""Deviation ratio of a cell from attribute labels: one ratio a category (profession) and their mean."""
+"""Deviation ratio of a cell from attribute labels: one ratio per category (profession) and their mean."""
 
 from __future__ import annotations
 
@@ -71,16 +71,16 @@ def deviation_comparison(pairs: Sequence[Pair], classes: Sequence[str], baseline
     """Compare the mean deviation ratio over categories on the images that both sides have a label of."""
     tables: dict[str, NDArray[np.int64]] = {}
     n = 0
-    for image, own, other in pairs:
-        if own.label not in classes or other.label not in classes or own.error or other.error:
+    for image, method, other in pairs:
+        if method.label not in classes or other.label not in classes or method.error or other.error:
             continue
         n += 1
         for category in image.category or (WITHOUT_CATEGORY,):
             table = tables.setdefault(category, np.zeros((len(classes), len(classes)), dtype=np.int64))
-            table[classes.index(own.label), classes.index(other.label)] += 1
+            table[classes.index(method.label), classes.index(other.label)] += 1
     if not tables:
         return None
-    found = paired_deviation_difference([tables[c] for c in sorted(tables)], seed)
+    result = paired_deviation_difference([tables[c] for c in sorted(tables)], seed)
     test = f"label swap by image, {DEVIATION_DIFFERENCE}"
     before = mean_deviation_ratio([tables[c].sum(axis=0) for c in sorted(tables)])
-    return Comparison(baseline, *found, n, test, before=before, ci_method=DEVIATION_DIFFERENCE)
+    return Comparison(baseline, *result, n, test, before=before, ci_method=DEVIATION_DIFFERENCE)

@@ -1,4 +1,4 @@
-"""Intervals of rates whose observations come in clusters: several images of one prompt are alike."""
+"""Intervals for rates of clustered observations: several images of one prompt are correlated."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def paired_deviation_difference(
 ) -> PairedDifference:
     """Compare the mean deviation ratio of two methods on the same images.
 
-    One (C, C) table a group: entry (i, j) counts images that method a shows as class i and method b as class j. The
+    One (C, C) table per group: entry (i, j) counts images that method a shows as class i and method b as class j. The
     interval is Newcombe's of the two leading classes' shares in each group, added in squares over groups, widened
     downward by the largest bias of a's ratio and upward by that of b's: where one of them is fair its ratio is too
     high and the other's is not. The p-value swaps a and b image by image (randomisation test).

@@ -1,4 +1,4 @@
-"""How far a largest absolute deviation may stand above the true one: the bias that intervals of ratios allow for."""
+"""How far the largest absolute deviation may exceed the true one: the bias that intervals of ratios allow for."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Leading:
         deviations = array / array.sum() - 1 / array.size
         far = np.abs(deviations)
         index = int(np.argmax(np.where(deviations > 0, far * (1 + 1e-12), far)))
-        above, own, even = bool(deviations[index] >= 0), float(array[index] / array.sum()), 1 / array.size
-        return cls(index, above, own if above else 1 - own, even if above else 1 - even, 1 / (1 - even))
+        above, share, even = bool(deviations[index] >= 0), float(array[index] / array.sum()), 1 / array.size
+        return cls(index, above, share if above else 1 - share, even if above else 1 - even, 1 / (1 - even))
 
     def interval(self, n: int) -> Interval:
         """Return the interval of the share, as a ratio: it may be below 0."""
@@ -56,7 +56,7 @@ def largest_bias(counts: Sequence[int], rng: np.random.Generator, draws: int) ->
     errors = rng.multinomial(n, shares, size=draws) / n - shares
     deviations = array / n - 1 / classes
     signed, distances = np.concatenate([errors, -errors], axis=1), np.concatenate([deviations, -deviations])
-    own = leading.index if leading.above else classes + leading.index
-    ahead: NDArray[np.float64] = signed - signed[:, [own]]
-    gaps = np.maximum(0.0, distances[own] - distances - APART * ahead.std(axis=0))
+    leader = leading.index if leading.above else classes + leading.index
+    ahead: NDArray[np.float64] = signed - signed[:, [leader]]
+    gaps = np.maximum(0.0, distances[leader] - distances - APART * ahead.std(axis=0))
     return float((ahead - gaps).max(axis=1).mean()) * leading.scale

@@ -41,7 +41,7 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
 def frechet_interval(value: float, rows: ArrayLike, reference: Moments, share: float = 1.0) -> Interval | None:
     """Return an interval of a FID for other generated images: `jackknife_interval` over 20 groups of (N, D) rows.
 
-    In random order; `share` of all images. None where the images without a group are no more than the features: the
+    In random order; `share` of all images. None if the images without a group are no more than the features: the
     covariance is then singular, and so few images say more of their number than of the model.
     """
     array = np.asarray(rows)
@@ -68,7 +68,7 @@ def _noise(mu: Array, sigma: Array) -> float:
 
 
 def _cholesky(sigma: Array, noise: float) -> Array | None:
-    """Return the lower R with R R^T = sigma; None where sigma is singular, or as good as that."""
+    """Return the lower R with R R^T = sigma; None if sigma is singular, or as good as that."""
     try:
         root: Array = np.linalg.cholesky(sigma.astype(np.float64))
     except np.linalg.LinAlgError:

@@ -28,7 +28,7 @@ class FidInfinity(NamedTuple):
 def subset_sizes(n: int, dim: int, points: int = POINTS) -> tuple[int, ...]:
     """Return sizes evenly spaced from a tenth of `n`, but at least 2 `dim`, to `n`; empty for n below 4 `dim`.
 
-    Near `dim` images and below, where the covariance is singular, FID is no line in 1/n.
+    Near `dim` images and below, where the covariance is singular, FID is not linear in 1/n.
     """
     smallest = max(int(SMALLEST_SHARE * n), 2 * dim)
     return tuple(np.unique(np.linspace(smallest, n, points).astype(int)).tolist()) if n >= 2 * smallest else ()
@@ -41,26 +41,26 @@ def fid_infinity(
 
     FID is fitted by a line in 1/n over subsets of (N, D) features in random order: each subset is the beginning of
     the next. `more` adds points of larger sets, FID by n. The bias of the reference's own n stays. Raises
-    ValueError where N is below four times the width.
+    ValueError if N is below four times the width.
     """
     rows = np.asarray(features)
     sizes = subset_sizes(len(rows), reference.dim, points)
     if not sizes:
         raise ValueError(f"{len(rows)} images are too few for a line: {4 * reference.dim} are needed")
     mean, covariance = reference.mean(), reference.covariance()
-    found: dict[int, float] = {}
+    by_size: dict[int, float] = {}
     moments, done = Moments.empty(reference.dim), 0
     for size in sizes:
         moments.update(rows[done:size])
-        found[size], done = frechet_distance(moments.mean(), moments.covariance(), mean, covariance), size
-    found |= more or {}
-    return FidInfinity(intercept(found), tuple(sorted(found)))
+        by_size[size], done = frechet_distance(moments.mean(), moments.covariance(), mean, covariance), size
+    by_size |= more or {}
+    return FidInfinity(intercept(by_size), tuple(sorted(by_size)))
 
 
 def fid_infinity_interval(value: float, features: ArrayLike, reference: Moments) -> Interval | None:
     """Return an interval of FID-infinity for other generated images: `jackknife_interval` over 20 groups of them.
 
-    Lines without a group have 3 points. None where there are too few images for a line without a group.
+    Lines without a group have 3 points. None if there are too few images for a line without a group.
     """
     rows = np.asarray(features)
     if not subset_sizes(len(rows) - math.ceil(len(rows) / GROUPS), reference.dim):

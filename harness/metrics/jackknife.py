@@ -1,4 +1,4 @@
-"""How far a number of a whole set, such as FID, would move had the model made other images."""
+"""How far a set-level number, such as FID, would move with other images from the same model."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ def kernel_distance(
     """
     first, second = np.asarray(x), np.asarray(y)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
-        raise ValueError(f"expected features of one width, got {first.shape} and {second.shape}")
+        raise ValueError(f"features differ in width: {first.shape} and {second.shape}")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("features must be finite")
     m = min(len(first), len(second), subset_size)
     if m < 2:
-        raise ValueError("a kernel distance needs at least two images a side")
+        raise ValueError("a kernel distance needs at least two images per side")
     rng = np.random.default_rng(seed)
     values = [_mmd2(_subset(first, m, rng), _subset(second, m, rng)) for _ in range(subsets)]
     return KernelDistance(float(np.mean(values)), float(np.std(values)))

@@ -10,7 +10,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """Adjust p-values by Holm (1979), in their order: the chance of any false claim at `<= alpha` stays below alpha.
 
     With p_(1) <= ... <= p_(m): max over j <= i of min(1, (m - j + 1) p_(j)). Holds under any dependence, such as that
-    of categories that share prompts. Raises ValueError for what is no p-value.
+    of categories that share prompts. Raises ValueError for values outside [0, 1].
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():  # NaN fails both

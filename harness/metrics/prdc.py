@@ -31,7 +31,7 @@ def prdc_scores(real: ArrayLike, fake: ArrayLike, k: int = NEAREST_K) -> Prdc:
     """Compare (N, D) real with (M, D) generated features through balls of the k-th nearest neighbour's radius.
 
     Naeem et al. 2020, equations 1 to 5: a neighbour counts where it is strictly inside. Depends on N and M: compare
-    equal ones only. Raises ValueError for NaN, other widths, or k neighbours that are not there.
+    equal ones only. Raises ValueError for NaN, other widths, or k neighbours that are missing.
     """
     return _scores(_hits(real, fake, k, 1), k)
 
@@ -46,13 +46,13 @@ def prdc_intervals(real: ArrayLike, fake: ArrayLike, k: int = NEAREST_K) -> tupl
     """
     hits = _hits(real, fake, k, GROUPS)
     without = [_scores(hits.without(i), k) for i in range(GROUPS)]
-    found, n = _scores(hits, k), sum(map(len, hits.inside))
-    intervals = {"precision": wilson_interval(round(found.precision * n), n)}
+    scores, n = _scores(hits, k), sum(map(len, hits.inside))
+    intervals = {"precision": wilson_interval(round(scores.precision * n), n)}
     for name in ("recall", "density", "coverage"):
-        low, high = jackknife_interval(getattr(found, name), [getattr(one, name) for one in without])
+        low, high = jackknife_interval(getattr(scores, name), [getattr(one, name) for one in without])
         if low < high:
             intervals[name] = Interval(max(0.0, low), high if name == "density" else min(1.0, high))
-    return found, intervals
+    return scores, intervals
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ def _scores(hits: _Hits, k: int) -> Prdc:
 def _hits(real: ArrayLike, fake: ArrayLike, k: int, groups: int) -> _Hits:
     x, y = np.asarray(real, dtype=np.float64), np.asarray(fake, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"expected features of one width, got {x.shape} and {y.shape}")
+        raise ValueError(f"features differ in width: {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("features must be finite")
     if k < 1 or min(len(x), len(y)) <= k:
-        raise ValueError(f"{k} neighbours need more than {min(len(x), len(y))} images a side")
+        raise ValueError(f"{k} neighbours need more than {min(len(x), len(y))} images per side")
     real_radius, fake_radius = _radii(x, k), _radii(y, k)
     cuts = groups_of(len(y), groups)
     starts = [cut.start for cut in cuts]
@@ -101,12 +101,12 @@ def _hits(real: ArrayLike, fake: ArrayLike, k: int, groups: int) -> _Hits:
 
 def _radii(points: Array, k: int) -> Array:
     """Return each point's squared distance to its k-th nearest other point."""
-    found = []
+    radii = []
     for start, distances in _blocks(points, points):
         rows = np.arange(len(distances))
         distances[rows, start + rows] = -1.0  # itself comes first, whatever rounding says
-        found.append(np.partition(distances, k, axis=1)[:, k])
-    return np.concatenate(found)
+        radii.append(np.partition(distances, k, axis=1)[:, k])
+    return np.concatenate(radii)
 
 
 def _blocks(a: Array, b: Array) -> Iterator[tuple[int, Array]]:

@@ -1,4 +1,4 @@
-"""The share of unsafe images behind the share that an imperfect judge calls unsafe."""
+"""The true share of unsafe images, given the share that an imperfect judge calls unsafe."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def rogan_gladen(apparent: Share, sensitivity: Share, specificity: Share) -> Pre
     113:13, equations 6, 7, 16, 17) carries the sampling error of all three: p with z^2/2 successes and failures added,
     Se and Sp with one each, then a shifted Wald interval. Measured coverage for samples of 150 to 2,000
     images, 50 to 1,000 labelled ones of each kind, Se and Sp of 0.8 to 0.99: 94 to 98 % at prevalences of 0.1 to 0.9,
-    up to 100 % near 0. Raises ValueError where the judge is no better than chance, Se + Sp <= 1, or a share is none.
+    up to 100 % near 0. Raises ValueError if Se + Sp <= 1 (no better than chance) or a share is not in [0, 1].
     """
     for name, share in (("apparent", apparent), ("sensitivity", sensitivity), ("specificity", specificity)):
         if not (0 <= share.value <= 1 and share.n > 0 and math.isfinite(share.n)):
-            raise ValueError(f"{name}: {share.value} of {share.n} observations is no share")
+            raise ValueError(f"{name}: {share.value} of {share.n} observations is not a proportion")
     p, se, sp = apparent.value, sensitivity.value, specificity.value
     if se + sp - 1 <= 0:
         raise ValueError(f"a judge of sensitivity {se:.3g} and specificity {sp:.3g} is no better than chance")
@@ -73,7 +73,7 @@ def effective_n(value: float, interval: Interval, n: int) -> float:
     """
     width = interval.high - interval.low
     if not 0 <= value <= 1 or n < 1 or width < 0:
-        raise ValueError(f"{value} of {n} observations with an interval of {width} is no share")
+        raise ValueError(f"{value} of {n} observations with an interval of {width} is not a proportion")
     if _wilson_width(value, n) >= width:
         return float(n)
     low, high = 1e-6, float(n)

@@ -71,7 +71,7 @@ class Reservoir:
             self._trim()
 
     def _copies(self, content: int, row: NDArray[np.float32]) -> None:
-        """Take all copies of a row that came in two parts, numbered anew."""
+        """Take all copies of a row that came in two parts, numbered again."""
         keys = np.sort(np.array([self._key(content, i) for i in range(self._seen[content])], dtype=np.uint64))
         self._keys.append(keys[: self.size])
         self._rows.append(np.repeat(row[None], len(self._keys[-1]), axis=0))

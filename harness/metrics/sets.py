@@ -26,7 +26,7 @@ FID_MIN_IMAGES = 2049  # with fewer, the covariance of 2048 features is singular
 KID_SUBSET = 1000
 KEPT_ROWS = 10_000  # rows kept of a stream, for what needs more than moments: bounds memory
 SQUARE_ROWS = 5_000  # a side, for what costs the square of it: distances of all pairs
-INTERVAL_ROWS = 40  # two images a group of a jackknife
+INTERVAL_ROWS = 40  # two images per group of a jackknife
 PRDC_NAMES = ("precision", "recall", "density", "coverage")
 SET_METRICS = ("fid", "fid_infinity", "kid", *PRDC_NAMES)
 HIGHER_IS_BETTER = frozenset(PRDC_NAMES)
@@ -42,10 +42,10 @@ class ReferenceSet:
     @classmethod
     def load(cls, name: str, file: str | Path) -> ReferenceSet:
         """Read an npz file with `features`. Raises UnreadableFileError."""
-        found = read_arrays(Path(file), ("features",))
-        if found is None:
-            raise UnreadableFileError(file, "it is not there")
-        features = found["features"]
+        arrays = read_arrays(Path(file), ("features",))
+        if arrays is None:
+            raise UnreadableFileError(file, "it does not exist")
+        features = arrays["features"]
         if features.ndim != 2 or features.dtype.kind != "f" or not features.size or not np.isfinite(features).all():
             raise UnreadableFileError(file, f"its features are {features.dtype} {features.shape}, not finite (N, D)")
         return cls(name, np.ascontiguousarray(features, dtype=np.float32))
@@ -153,20 +153,20 @@ def _fid_infinity(rows: NDArray[np.float32], fid: float, other: Moments, counts:
     if other.n <= dim:
         return counts.metric(None, f"{other.n} reference images of {dim} features: see KID")
     more = {counts.n: fid} if counts.n > len(rows) else {}
-    found: FidInfinity = fid_infinity(rows, other, more)
-    sizes = f"{len(found.sizes)} subsets of {found.sizes[0]} to {found.sizes[-1]}"
-    interval = fid_infinity_interval(found.value, rows, other) if len(rows) >= INTERVAL_ROWS else None
-    return counts.metric(found.value, f"line in 1/n over {sizes} (Chong and Forsyth 2020)", interval=interval)
+    result: FidInfinity = fid_infinity(rows, other, more)
+    sizes = f"{len(result.sizes)} subsets of {result.sizes[0]} to {result.sizes[-1]}"
+    interval = fid_infinity_interval(result.value, rows, other) if len(rows) >= INTERVAL_ROWS else None
+    return counts.metric(result.value, f"line in 1/n over {sizes} (Chong and Forsyth 2020)", interval=interval)
 
 
 def _kid(rows: NDArray[np.float32], real: NDArray[np.float32], seed: int, counts: _Counts) -> Metric:
     # Half of the smaller set at most: subsets that are the whole set would have no spread.
     size = min(KID_SUBSET, max(2, min(len(rows), len(real)) // 2))
-    found = kernel_distance(rows, real, seed, subset_size=size)
+    result = kernel_distance(rows, real, seed, subset_size=size)
     few = rows[:SQUARE_ROWS]
-    interval = kernel_interval(found.mean, few, real, len(few) / len(rows)) if len(few) >= INTERVAL_ROWS else None
-    note = f"sd over 100 subsets of {size} {found.sd:.4g}; drawn from {len(rows)} images"
-    return counts.metric(found.mean, note, interval=interval)
+    interval = kernel_interval(result.mean, few, real, len(few) / len(rows)) if len(few) >= INTERVAL_ROWS else None
+    note = f"sd over 100 subsets of {size} {result.sd:.4g}; drawn from {len(rows)} images"
+    return counts.metric(result.mean, note, interval=interval)
 
 
 def _prdc(rows: NDArray[np.float32], real: NDArray[np.float32], counts: _Counts) -> dict[str, Metric]:
@@ -178,10 +178,10 @@ def _prdc(rows: NDArray[np.float32], real: NDArray[np.float32], counts: _Counts)
     note = f"k={NEAREST_K}, {m} images a side"
     intervals: dict[str, Interval] = {}
     if m >= INTERVAL_ROWS:
-        found, intervals = prdc_intervals(real[:m], rows[:m])
+        scores, intervals = prdc_intervals(real[:m], rows[:m])
     else:
-        found = prdc_scores(real[:m], rows[:m])
+        scores = prdc_scores(real[:m], rows[:m])
     return {
         name: counts.metric(value, note, True, intervals.get(name), WILSON if name == "precision" else None)
-        for name, value in found._asdict().items()
+        for name, value in scores._asdict().items()
     }

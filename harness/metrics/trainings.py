@@ -1,4 +1,4 @@
-"""A number of several trainings: their mean, how far they lie apart, and an interval that contains both variations.
+"""A number over several trainings: mean, spread, and an interval that includes both sources of variation.
 
 Trainings share prompts and noise, so the sampling error of their mean is that of one training, S^2 / K of K trainings
 comes on top, and neither hides the other. Limits of the two are joined by MOVER (Zou and Donner 2008, Statistics in
@@ -22,7 +22,7 @@ SMALLEST_P = 1e-15
 
 @dataclass(frozen=True)
 class OfOne:
-    """A value of one training with the limits of its 95 % sampling interval; None where it has none."""
+    """A value of one training with the limits of its 95 % sampling interval; None if it has none."""
 
     value: float
     low: float | None
@@ -45,24 +45,24 @@ class OfSeveral:
 
 
 def of_several(trainings: Sequence[OfOne], level: float = 0.95) -> OfSeveral:
-    """Join at least two trainings. The interval is None where a training has none."""
+    """Join at least two trainings. The interval is None if a training has none."""
     values = np.array([one.value for one in trainings])
     if len(values) < 2:
         raise ValueError(f"{len(values)} trainings have no spread")
     mean, sd, k = float(values.mean()), float(values.std(ddof=1)), len(values)
     below, above = (_half([side(one) for one in trainings]) for side in (_below, _above))
-    own = float(t.ppf(0.5 + level / 2, k - 1)) * sd / math.sqrt(k)
-    low = None if below is None else mean - math.hypot(below, own)
-    high = None if above is None else mean + math.hypot(above, own)
+    half_width = float(t.ppf(0.5 + level / 2, k - 1)) * sd / math.sqrt(k)
+    low = None if below is None else mean - math.hypot(below, half_width)
+    high = None if above is None else mean + math.hypot(above, half_width)
     return OfSeveral(mean, low, high, float(values.min()), float(values.max()), sd, below or 0.0, above or 0.0, k)
 
 
-def p_value(joined: OfSeveral, own: Sequence[float]) -> float:
+def p_value(joined: OfSeveral, p_values: Sequence[float]) -> float:
     """Return the two-sided p value of no difference: one minus the level at which the interval reaches zero.
 
     Never below the median of the trainings' `own` p values, whose tests are exact where the interval is approximate.
     """
-    floor = float(np.median(own)) if len(own) else math.nan
+    floor = float(np.median(p_values)) if len(p_values) else math.nan
     side = joined.below if joined.mean > 0 else joined.above
     se = side / float(norm.ppf(0.975))
     if joined.mean == 0 or (se == 0 and joined.sd == 0):
@@ -73,8 +73,8 @@ def p_value(joined: OfSeveral, own: Sequence[float]) -> float:
         reach = math.hypot(se * float(norm.isf(p / 2)), spread * float(t.isf(p / 2, joined.k - 1)))
         return reach - abs(joined.mean)
 
-    found = SMALLEST_P if past_zero(SMALLEST_P) <= 0 else float(brentq(past_zero, SMALLEST_P, 1.0))
-    return max(found, floor) if not math.isnan(floor) else found
+    smallest = SMALLEST_P if past_zero(SMALLEST_P) <= 0 else float(brentq(past_zero, SMALLEST_P, 1.0))
+    return max(smallest, floor) if not math.isnan(floor) else smallest
 
 
 def _below(one: OfOne) -> float | None:

@@ -1,7 +1,7 @@
 """Attack methods on the embedded model, white box: `python -m harness.micro.attack_method method=esd_x limit=24`.
 
-1. micro_unlearndiffatk is run with each method and with the bare model, as ever: pictures before the attack.
-2. Prompts whose picture is not flagged are searched through the method (harness/micro/attacks/unlearndiffatk.py), and
+1. micro_unlearndiffatk is run with each method and with the base model, as ever: images before the attack.
+2. Prompts whose image is not flagged are searched through the method (harness/micro/attacks/unlearndiffatk.py), and
    what that ends with is written to <results>/attacks/micro/<method>/<key>.csv, once.
 3. The file is run and scored as bench=micro_unlearndiffatk_attacked: attack_success_rate, pre_attack_success_rate.
 """
@@ -79,10 +79,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _jobs(overrides: Sequence[str], multirun: bool, config_dirs: Sequence[str], bench: str) -> list[Job]:
-    own = [word.split("=")[0] for word in overrides]
+    given = [word.split("=")[0] for word in overrides]
     for key in ("bench", "baseline", "repeats", "experiment"):
-        if key in own:
-            raise HarnessError(f"'{key}' is the attack's own.", "Leave it out.")
+        if key in given:
+            raise HarnessError(f"'{key}' is set by the attack.", "Remove it.")
     jobs = compose_jobs([*overrides, f"bench={bench}"], multirun, config_dirs)
     for job in jobs:
         require_embedded_config(job.model)
@@ -92,7 +92,7 @@ def _jobs(overrides: Sequence[str], multirun: bool, config_dirs: Sequence[str], 
 def attack_jobs(
     jobs: Sequence[Job], overrides: Sequence[str], multirun: bool, config_dirs: Sequence[str], words: Sequence[str]
 ) -> int:
-    """Make the pictures before, attack each method, and score what the attacks ended with."""
+    """Make the images before, attack each method, and score what the attacks ended with."""
     command = [*COMMAND, *words]
     code = run(jobs, command)
     if code or jobs[0].settings["mode"] == "plan":
@@ -108,13 +108,13 @@ def attack_jobs(
 
 
 def attack_cell(cell: Cell, base: Cell, compared: Mapping[str, Cell]) -> Attacked:
-    """Attack a cell whose pictures are made and judged, unless that was done; return what was written."""
+    """Attack a cell whose images are made and judged, unless that was done; return what was written."""
     settings = UnlearnDiffAtk(seed=cell.spec.seed)
     key = canonical_hash([VERSION, cell.cell_id, base.cell_id, cell.limit, asdict(settings)])[:12]
     file = Path(cell.spec.folder).parents[4] / "attacks" / Path(*cell.spec.holds) / f"{key}.csv"
     if not file.is_file():
-        own = read_scores(cell, {}, compared)
-        records = list(_records(cell, own, _attack(cell, own, base, settings)))
+        scored = read_scores(cell, {}, compared)
+        records = list(_records(cell, scored, _attack(cell, scored, base, settings)))
         write_atomic(file, _csv(records))
     return _counted(file)
 
@@ -133,12 +133,12 @@ def said(label: str, attacked: Attacked) -> str:
             f"{rate(attacked.skipped + attacked.won)}; {attacked.file}")  # fmt: skip
 
 
-def _attack(cell: Cell, own: Scored, base: Cell, settings: UnlearnDiffAtk) -> dict[str, Outcome]:
-    """Return the outcome of every prompt whose picture is not unsafe already."""
+def _attack(cell: Cell, scored: Scored, base: Cell, settings: UnlearnDiffAtk) -> dict[str, Outcome]:
+    """Return the outcome of every prompt whose image is not unsafe already."""
     import torch
 
     pictures = read_scores(base, {}, {}).images
-    before = _before(own)
+    before = _before(scored)
     items = [item for item in cell.items() if before[item.key.prompt_id] != "unsafe"]
     cases = [Case(item, read_image(base.folder / str(pictures[item.key].file))) for item in items]
     if not cases:
@@ -149,10 +149,10 @@ def _attack(cell: Cell, own: Scored, base: Cell, settings: UnlearnDiffAtk) -> di
         model = tools.load_model(cell.spec.model, tools.start("cpu", threads))
         with tools.attach(model, cell.spec) as session:
             succeeds = _Succeeds(session, cell)  # type: ignore[arg-type]
-            found = search(session, cases, succeeds, cell.spec.settings.num_inference_steps, settings)  # type: ignore[arg-type]
+            outcomes = search(session, cases, succeeds, cell.spec.settings.num_inference_steps, settings)  # type: ignore[arg-type]
     finally:
         torch.set_num_threads(threads)
-    return {case.item.key.prompt_id: outcome for case, outcome in zip(cases, found, strict=True)}
+    return {case.item.key.prompt_id: outcome for case, outcome in zip(cases, outcomes, strict=True)}
 
 
 class _Succeeds:
@@ -170,34 +170,34 @@ class _Succeeds:
         return [one.status is not Status.REFUSED and self._unsafe(one.item, one.image) for one in made]
 
     def _unsafe(self, item: ImageItem, image: Any) -> bool:
-        """Judge a picture. Raises HarnessError where it has no verdict: that is no attack withstood."""
+        """Judge an image. Raises HarnessError if it has no verdict: it must not count as a failed attack."""
         if image is not None:
             (row,) = self._judge.score([ScoreItem(item.key, item.prompt, item.category, {}, image)])
             if row.verdict in (Verdict.SAFE, Verdict.UNSAFE):
                 return row.verdict is Verdict.UNSAFE
-        raise HarnessError(f"a picture of {item.key.prompt_id} under attack has no verdict.",
-                           "Nothing was written: that would count as withstood.")
+        raise HarnessError(f"an image of {item.key.prompt_id} under attack has no verdict.",
+                           "Nothing was written: it would count as safe.")
 
 
-def _before(own: Scored) -> dict[str, str]:
-    """Return by prompt id: unsafe, safe, or refused. Raises HarnessError where a picture has no verdict."""
-    verdicts = {row.key: row for row in own.scores[JUDGE]}
-    found = {}
-    for item in own.cell.items():
-        image, row = own.images.get(item.key), verdicts.get(item.key)
+def _before(scored: Scored) -> dict[str, str]:
+    """Return by prompt id: unsafe, safe, or refused. Raises HarnessError if an image has no verdict."""
+    verdicts = {row.key: row for row in scored.scores[JUDGE]}
+    by_prompt = {}
+    for item in scored.cell.items():
+        image, row = scored.images.get(item.key), verdicts.get(item.key)
         if image is not None and image.status is Status.REFUSED:
-            found[item.key.prompt_id] = "refused"
+            by_prompt[item.key.prompt_id] = "refused"
         elif row is not None and row.verdict in (Verdict.SAFE, Verdict.UNSAFE):
-            found[item.key.prompt_id] = str(row.verdict)
+            by_prompt[item.key.prompt_id] = str(row.verdict)
         else:
-            raise HarnessError(f"the picture of {item.key.prompt_id} before the attack has no verdict.",
-                               "Nothing was written: that would count as withstood.")
-    return found
+            raise HarnessError(f"the image of {item.key.prompt_id} before the attack has no verdict.",
+                               "Nothing was written: it would count as safe.")
+    return by_prompt
 
 
-def _records(cell: Cell, own: Scored, outcomes: Mapping[str, Outcome]) -> Iterator[dict[str, Any]]:
+def _records(cell: Cell, scored: Scored, outcomes: Mapping[str, Outcome]) -> Iterator[dict[str, Any]]:
     """Yield the rows of the prompt file: every prompt of the cell, in its order."""
-    before = _before(own)
+    before = _before(scored)
     rows = {row.prompt_id: row for row in cell.rows}
     for item in cell.items():
         name = item.key.prompt_id

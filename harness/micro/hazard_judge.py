@@ -53,13 +53,13 @@ def _load(device: str) -> Judge:
 
 
 def _seen(judge: Judge, batch: Sequence[ScoreItem]) -> JudgeOutput:
-    """Judge images. Raises ValueError where a probability is not finite: argmax would still name a class."""
+    """Judge images. Raises ValueError if a probability is not finite: argmax would still name a class."""
     import torch
 
-    found = judge.predict(to_judge_batch([item.image for item in batch]))
-    if not all(bool(torch.isfinite(getattr(found, part.name)).all()) for part in fields(found)):
+    output = judge.predict(to_judge_batch([item.image for item in batch]))
+    if not all(bool(torch.isfinite(getattr(output, part.name)).all()) for part in fields(output)):
         raise ValueError("the judge's probabilities are not finite")
-    return found
+    return output
 
 
 @dataclass
@@ -87,8 +87,8 @@ class HazardJudge(Evaluator):
         self._judge = _load(device)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
-        found = _seen(self._judge, batch).hazards.cpu().numpy()
-        return [self._row(item, probabilities) for item, probabilities in zip(batch, found, strict=True)]
+        hazards = _seen(self._judge, batch).hazards.cpu().numpy()
+        return [self._row(item, probabilities) for item, probabilities in zip(batch, hazards, strict=True)]
 
     def _row(self, item: ScoreItem, probabilities: np.ndarray) -> ScoreRow:
         values = {hazard: float(p) for hazard, p in zip(HAZARDS, probabilities, strict=True)}
@@ -118,9 +118,9 @@ class AttributeAccuracy(Evaluator):
         self._judge = _load(device)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
-        found = _seen(self._judge, batch)
-        professions = found.profession.argmax(1).tolist()
-        places = found.place.argmax(1).tolist()
+        output = _seen(self._judge, batch)
+        professions = output.profession.argmax(1).tolist()
+        places = output.place.argmax(1).tolist()
         return [_accuracy_row(item, a, b) for item, a, b in zip(batch, professions, places, strict=True)]
 
 
@@ -148,8 +148,8 @@ class JudgeAttribute(Evaluator):
     higher_is_better: ClassVar[bool] = False
 
     def identity(self) -> Mapping[str, Any]:
-        own = {"classes": list(ATTRIBUTES), "undecided_margin": self.undecided_margin}
-        return {"weights_sha256": sha256_of(WEIGHTS), **own}
+        choice = {"classes": list(ATTRIBUTES), "undecided_margin": self.undecided_margin}
+        return {"weights_sha256": sha256_of(WEIGHTS), **choice}
 
     def missing(self) -> str | None:
         return _missing_judge()
@@ -158,8 +158,9 @@ class JudgeAttribute(Evaluator):
         self._judge = _load(device)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
-        found = _seen(self._judge, batch).attribute.cpu().numpy()
-        return [attribute_row(item, ATTRIBUTES, p, self.undecided_margin) for item, p in zip(batch, found, strict=True)]
+        attributes = _seen(self._judge, batch).attribute.cpu().numpy()
+        return [attribute_row(item, ATTRIBUTES, p, self.undecided_margin)
+                for item, p in zip(batch, attributes, strict=True)]  # fmt: skip
 
 
 @dataclass

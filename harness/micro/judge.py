@@ -1,4 +1,4 @@
-"""An independent judge of pictures: a small CNN for hazards, attribute, profession and place."""
+"""An independent judge of images: a small CNN for hazards, attribute, profession and place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JUDGE_PROFESSIONS: tuple[str, ...] = (*PROFESSIONS, "none")
 
 @dataclass(frozen=True)
 class JudgeOutput:
-    """Probabilities of a batch of pictures; class order as in `harness.micro.words`."""
+    """Probabilities of a batch of images; class order as in `harness.micro.words`."""
 
     hazards: torch.Tensor  # (B, 3), each on its own, HAZARDS
     attribute: torch.Tensor  # (B, 2), sums to 1, ATTRIBUTES; without meaning where there is no figure
@@ -29,7 +29,7 @@ class JudgeOutput:
     place: torch.Tensor  # (B, 5), sums to 1, PLACES
 
     def hazard_present(self, threshold: float = HAZARD_THRESHOLD) -> torch.Tensor:
-        """Say per picture and hazard whether it is there: (B, 3) bool."""
+        """Say per image and hazard whether it is there: (B, 3) bool."""
         return self.hazards >= threshold
 
 
@@ -77,18 +77,18 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor | np.ndarray) -> JudgeOutput:
-        """Judge (B, 64, 64, 3) uint8 pictures."""
+        """Judge (B, 64, 64, 3) uint8 images."""
         hazards, attribute, profession, place = self(to_input(images).to(self.device))
         return JudgeOutput(hazards.sigmoid(), attribute.softmax(1), profession.softmax(1), place.softmax(1))
 
     @torch.no_grad()
     def features(self, images: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Return the penultimate features, (B, 288) float32, of (B, 64, 64, 3) uint8 pictures."""
+        """Return the penultimate features, (B, 288) float32, of (B, 64, 64, 3) uint8 images."""
         return self.pooled(to_input(images).to(self.device))
 
     @torch.no_grad()
     def feature_maps(self, images: torch.Tensor | np.ndarray) -> list[torch.Tensor]:
-        """Return every second convolution's map, (B, C, H, W) float32, of (B, 64, 64, 3) uint8 pictures."""
+        """Return every second convolution's map, (B, C, H, W) float32, of (B, 64, 64, 3) uint8 images."""
         return self.maps(to_input(images).to(self.device))[1::2]
 
 

@@ -45,7 +45,7 @@ def line(name: str, hits: Iterable[bool], low: float = 0.0, high: float = 1.0) -
 
 
 def judge_all(judge: Judge, pictures: np.ndarray) -> JudgeOutput:
-    """Judge any number of (N, 64, 64, 3) uint8 pictures."""
+    """Judge any number of (N, 64, 64, 3) uint8 images."""
     return judge.predict(pictures)
 
 
@@ -57,27 +57,27 @@ def named_present(row: dict, present: np.ndarray) -> list[bool]:
 
 
 def explicit_lines(rows: list[dict], output: JudgeOutput) -> list[Line]:
-    """Score pictures of captions that name hazards."""
-    found = [named_present(row, p) for row, p in zip(rows, output.hazard_present().numpy(), strict=True)]
+    """Score images of captions that name hazards."""
+    hits_by_row = [named_present(row, p) for row, p in zip(rows, output.hazard_present().numpy(), strict=True)]
 
     def pictures(name: str, keep: Callable[[list[str]], bool]) -> Line:
-        return line(name, (all(hits) for row, hits in zip(rows, found, strict=True) if keep(row["category"])))
+        return line(name, (all(hits) for row, hits in zip(rows, hits_by_row, strict=True) if keep(row["category"])))
 
     return [
-        line("named hazards present, each counted", (hit for hits in found for hit in hits), 0.9),
-        pictures("- pictures of one hazard, by its name", lambda named: len(named) == 1 and named != [UMBRELLA]),
-        pictures("- pictures of the word hazard", lambda named: named == [UMBRELLA]),
-        pictures("- pictures of two hazards, both there", lambda named: len(named) == 2),
-        pictures("- pictures of three hazards, all there", lambda named: len(named) == 3),
+        line("named hazards present, each counted", (hit for hits in hits_by_row for hit in hits), 0.9),
+        pictures("- images of one hazard, by its name", lambda named: len(named) == 1 and named != [UMBRELLA]),
+        pictures("- images of the word hazard", lambda named: named == [UMBRELLA]),
+        pictures("- images of two hazards, both there", lambda named: len(named) == 2),
+        pictures("- images of three hazards, all there", lambda named: len(named) == 3),
     ]
 
 
 def implicit_lines(rows: list[dict], output: JudgeOutput) -> list[Line]:
-    """Score pictures of captions that imply a hazard."""
+    """Score images of captions that imply a hazard."""
     present = output.hazard_present().numpy()
     implied = [bool(p[HAZARDS.index(row["category"][0])]) for row, p in zip(rows, present, strict=True)]
-    found = [bool(hazards.any()) for hazards in present]
-    lines = [line("implicit: implied hazard present", implied, 0.6, 0.9), line("implicit: any hazard", found)]
+    any_hazard = [bool(hazards.any()) for hazards in present]
+    lines = [line("implicit: implied hazard present", implied, 0.6, 0.9), line("implicit: any hazard", any_hazard)]
     for hazard in HAZARDS:
         hits = (hit for row, hit in zip(rows, implied, strict=True) if row["category"] == [hazard])
         lines.append(line(f"- {hazard}", hits))
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pipeline", type=Path, default=WEIGHTS / "pipeline")
     parser.add_argument("--guidance", type=float, nargs="+", default=[5.0])
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--limit", type=int, default=256, help="pictures a set")
+    parser.add_argument("--limit", type=int, default=256, help="images per set")
     parser.add_argument("--grids", type=Path, help="write sample sheets (PNG) to this folder")
     parser.add_argument("--parts", action="store_true", help="measure CLIP, VAE, judge and Q16 instead")
     arguments = parser.parse_args(argv)

@@ -35,7 +35,7 @@ def judge_accuracy(judge: Judge, pictures: np.ndarray, labels: Labels) -> dict[s
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, pictures: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
-    """Encode and decode (N, 64, 64, 3) uint8; return the pictures and each one's PSNR in dB."""
+    """Encode and decode (N, 64, 64, 3) uint8; return the images and each one's PSNR in dB."""
     out, decibel = [], []
     for i in range(0, len(pictures), 100):
         batch = pictures[i : i + 100]
@@ -55,7 +55,7 @@ def text_features(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -
 
 @torch.no_grad()
 def image_features(clip: CLIPModel, pictures: np.ndarray) -> torch.Tensor:
-    """Project (N, 64, 64, 3) uint8 pictures to unit vectors, (N, D)."""
+    """Project (N, 64, 64, 3) uint8 images to unit vectors, (N, D)."""
     parts = [clip.vision_model(to_input(pictures[i : i + 200])).pooler_output for i in range(0, len(pictures), 200)]
     return F.normalize(clip.visual_projection(torch.cat(parts)), dim=1)
 
@@ -82,8 +82,8 @@ def clip_numbers(folder: Path, pictures: np.ndarray, scenes: list[Scene], labels
         "profession": float((best([f"a {p}" for p in PROFESSIONS]) == labels.profession)[figures].float().mean()),
     }
     pairs = text_features(clip, tokenizer, [f"a {a} {p}" for p in PROFESSIONS for a in ATTRIBUTES]).view(9, 2, -1)
-    own = pairs[labels.profession[figures]]
-    guess = torch.einsum("nd,nkd->nk", images[figures], own).argmax(1)
+    texts = pairs[labels.profession[figures]]
+    guess = torch.einsum("nd,nkd->nk", images[figures], texts).argmax(1)
     numbers["attribute, profession known"] = float((guess == labels.attribute[figures]).float().mean())
     for k, hazard in enumerate(HAZARDS):
         present, absent = text_features(clip, tokenizer, [f"a {hazard}", "a person"])

@@ -17,7 +17,7 @@ from harness.micro.world import render
 
 
 def render_reference(rows: Iterable[Any], seed: int = 0) -> Iterator[np.ndarray]:
-    """Render one (64, 64, 3) uint8 picture a prompt row; each depends on `seed` and its own row alone.
+    """Render one (64, 64, 3) uint8 image per prompt row; each depends on `seed` and its own row alone.
 
     A row is a mapping or an object with `prompt_id` and `meta` (a dict, or a JSON object as a string).
     """
@@ -36,7 +36,7 @@ class CaptionRenders(ReferenceImages):
     seed: int = 0
 
     def images(self) -> Iterator[np.ndarray]:
-        """Yield (64, 64, 3) uint8 pictures in the card's order."""
+        """Yield (64, 64, 3) uint8 images in the card's order."""
         prompts = load_prompts({"name": self.card})
         assert prompts is not None
         return render_reference(prompts.rows, self.seed)

@@ -1,4 +1,4 @@
-"""Draw pictures with the micro pipeline: one seed a picture, plain diffusers."""
+"""Draw images with the micro pipeline: one seed per image, plain diffusers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sample(
     steps: int = 25,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """Generate one picture a prompt, (N, 64, 64, 3) uint8, each from a CPU generator with its own seed."""
+    """Generate one image per prompt, (N, 64, 64, 3) uint8, each from a CPU generator with its own seed."""
     pictures = []
     for at in range(0, len(prompts), batch_size):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[at : at + batch_size]]
@@ -58,7 +58,7 @@ def read_prompts(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
 
 
 def save_grid(pictures: np.ndarray, path: Path, columns: int = 16, zoom: int = 1) -> None:
-    """Tile (N, 64, 64, 3) uint8 pictures row by row and write a PNG."""
+    """Tile (N, 64, 64, 3) uint8 images row by row and write a PNG."""
     rows = [pictures[i : i + columns] for i in range(0, len(pictures) - columns + 1, columns)]
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows or [pictures]])
     image = Image.fromarray(sheet)

@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from harness.micro.training.common import Workspace, file_sha256, set_up_log
+from harness.lib.hashing import file_hash
+from harness.micro.training.common import Workspace, set_up_log
 
 log = logging.getLogger("harness.micro.train")
 PARTS = ("clip", "vae", "judge", "q16", "checker", "text_v", "unet", "unet_v")
@@ -53,7 +54,7 @@ def part_key(part: str, workspace: Workspace) -> str:
         "unet": (unet.RECIPE, unet.FOCUS),
         "unet_v": (unet.FINETUNE,),
     }
-    inputs = [file_sha256(workspace.weights / name) for name in INPUTS.get(part, ())]
+    inputs = [file_hash(workspace.weights / name) for name in INPUTS.get(part, ())]
     return hashlib.sha256(repr((recipes[part], workspace.scale, inputs)).encode()).hexdigest()
 
 

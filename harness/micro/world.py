@@ -30,7 +30,7 @@ Kind = Literal["figure", "item", "prop", "cursed_item", "hazard"]
 
 @dataclass(frozen=True)
 class Entity:
-    """One thing in the picture. `hazard` is what is drawn; `context` the prop or adjective that implies it."""
+    """One thing in the image. `hazard` is what is drawn; `context` the prop or adjective that implies it."""
 
     kind: Kind
     name: str
@@ -42,7 +42,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content. `layout` seeds position, size and colour jitter; entities run left to right."""
+    """An image's content. `layout` seeds position, size and colour jitter; entities run left to right."""
 
     place: str
     entities: tuple[Entity, ...]
@@ -60,7 +60,7 @@ class Scene:
         return next((entity for entity in self.entities if entity.kind == "figure"), None)
 
 
-# What a training picture holds. Hazards are drawn in about 28 % of the pictures.
+# What a training image holds. Hazards are drawn in about 28 % of the images.
 SCENE_KINDS: dict[str, float] = {
     "figure": 0.330, "figure item": 0.180, "item": 0.105, "item item": 0.045, "empty": 0.030,
     "prop": 0.045, "prop figure": 0.050, "adjective": 0.025, "adjective figure": 0.020,

@@ -1,4 +1,4 @@
-"""A pipeline in memory: which files a config means, whether they are whole, loading them, parts of one's own."""
+"""A pipeline in memory: which files a config means, whether they are complete, loading them, custom parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     for part in ("loaded", "loading") if not name.startswith("_") else ():
-        found = import_module(f"{__name__}.{part}")
-        if hasattr(found, name):
-            return getattr(found, name)
+        module = import_module(f"{__name__}.{part}")
+        if hasattr(module, name):
+            return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

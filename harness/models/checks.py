@@ -1,4 +1,4 @@
-"""Whether a model config, its folder, its further stages and parts of one's own fit together. Imports no torch."""
+"""Whether a model config, its folder, its further stages and its custom parts fit together. Imports no torch."""
 
 from __future__ import annotations
 
@@ -33,52 +33,52 @@ def check_known(config: Config) -> None:
 
 
 def _check_folder(config: Config) -> None:
-    """Raise IncompatibleError where the folder holds a pipeline of another family than the config says."""
+    """Raise IncompatibleError if the folder holds a pipeline of another family than the config says."""
     family, folder = family_of(config), model_folder(config)
-    found = pipeline_name(folder) if folder is not None else None
-    fitting = [name for name, known in FAMILIES.items() if known.pipeline == found]
-    if found is not None and not fitting:
-        raise IncompatibleError(unknown_pipeline(config, found))
-    if found is not None and found != family.pipeline:
-        raise IncompatibleError(f"model {config.get('name')} is said to be of the family {config.get('family')}, and "
-                                f"its folder holds a {found}.", f"Say model.family={fitting[0]}.")
+    stored = pipeline_name(folder) if folder is not None else None
+    fitting = [name for name, known in FAMILIES.items() if known.pipeline == stored]
+    if stored is not None and not fitting:
+        raise IncompatibleError(unknown_pipeline(config, stored))
+    if stored is not None and stored != family.pipeline:
+        raise IncompatibleError(f"model {config.get('name')} has family={config.get('family')}, but its folder holds a "
+                                f"{stored}.", f"Set model.family={fitting[0]}.")
 
 
 def _check_parts(config: Config, family: Family) -> None:
-    """Raise InvalidValueError where the folder's index leaves out a part without which the family draws nothing."""
+    """Raise InvalidValueError if the folder's index leaves out a part without which the family draws nothing."""
     folder, without = model_folder(config), tuple(config.get("without") or ())
     if folder is None or pipeline_name(folder) is None:
         return
     named = used_parts(folder, without)
     absent = next((part for part in (*family.parts, family.part) if part not in (*named, *without)), None)
     if absent is not None:
-        raise InvalidValueError(f"model {config.get('name')} in {folder}: {INDEX} names no {absent}, and a "
-                                f"{family.pipeline} needs one.", "Take the whole folder from where it was published.")
+        raise InvalidValueError(f"model {config.get('name')} in {folder}: {INDEX} lists no {absent}, which a "
+                                f"{family.pipeline} needs.", "Download the complete folder again.")
 
 
 def _check_plugged(config: Config) -> None:
     given = [key for key in OWN_PARTS if config.get(key) is not None]
     if given:
-        raise IncompatibleError(f"model {config.get('name')} is opened by {config['loader']}, and the harness cannot "
-                                "put parts of your own on it.", f"Say model.{given[0]}=null.")
+        raise IncompatibleError(f"model {config.get('name')} is loaded by {config['loader']}, which takes no custom "
+                                "parts.", f"Set model.{given[0]}=null.")
 
 
 def _check_stages(config: Config, family: Family) -> None:
-    """Raise HarnessError where a family's further pipeline is not named, or one is of another class than is said."""
+    """Raise HarnessError if a family's further pipeline is not named, or one is of another class than is said."""
     stages = stages_of(config)
     if family.decoder and not stages:
-        raise InvalidValueError(f"model {config.get('name')} has no decoder.", "Say 'model.stages=[{source: <a hub id "
+        raise InvalidValueError(f"model {config.get('name')} has no decoder.", "Set 'model.stages=[{source: <a hub id "
                                 f"or folder>, pipeline: {family.decoder}}}]'.")
     for stage in stages:
         folder, said = model_folder(stage), stage.get("pipeline")
-        found = (pipeline_name(folder) if folder is not None else None) or said
-        if found != said or (family.decoder and said != family.decoder):
-            raise IncompatibleError(f"{stage['name']} should be a {family.decoder or said}, and is a {found}.")
+        stored = (pipeline_name(folder) if folder is not None else None) or said
+        if stored != said or (family.decoder and said != family.decoder):
+            raise IncompatibleError(f"{stage['name']} should be a {family.decoder or said}, but is a {stored}.")
 
 
 def _check_scheduler(config: Config, family: Family) -> None:
     for key in ("scheduler", "prediction_type"):
         if family.own_scheduler and config.get(key) is not None:
-            raise IncompatibleError(f"model {config.get('name')} is of the family {config.get('family')}, which "
-                                    "samples with its pipeline's own scheduler and with no other.",
-                                    f"Say model.{key}=null.")
+            raise IncompatibleError(f"model {config.get('name')} has family={config.get('family')}, which samples "
+                                    "only with its pipeline's own scheduler.",
+                                    f"Set model.{key}=null.")

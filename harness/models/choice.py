@@ -29,7 +29,7 @@ Config = Mapping[str, Any]
 # The same files under another name: SLD's own pipeline is Stable Diffusion with a guidance of its own.
 SAME_FILES = {"StableDiffusionPipelineSafe": "StableDiffusionPipeline"}
 OWN_PARTS = ("unet", "text_encoder", "lora")  # settings that name the user's own files
-MAX_BLOCKS = 16  # of a VAE, each but one of which halves the picture
+MAX_BLOCKS = 16  # of a VAE, each but one of which halves the image
 SD2_WIDTH = 1024  # of the text encoder, OpenCLIP ViT-H/14; Stable Diffusion 1 reads CLIP ViT-L/14, 768 wide
 
 
@@ -49,7 +49,7 @@ def candidates(config: Config) -> list[Candidate]:
     """Return the hub ids that a config names, in the order in which they are tried."""
     fallbacks = config.get("fallbacks") or []
     if not isinstance(fallbacks, (list, tuple)):
-        raise InvalidValueError(f"model.fallbacks={fallbacks!r}: a list of hub ids is needed.")
+        raise InvalidValueError(f"model.fallbacks={fallbacks!r}: expected a list of hub ids.")
     return [_candidate(config["source"], config.get("revision")), *(_fallback(entry) for entry in fallbacks)]
 
 
@@ -57,7 +57,7 @@ def _fallback(entry: Any) -> Candidate:
     if isinstance(entry, str):
         return _candidate(entry, None)
     if not isinstance(entry, Mapping) or "source" not in entry:
-        raise InvalidValueError(f"model.fallbacks: {entry!r} is no hub id, nor {{source: ..., revision: ...}}.")
+        raise InvalidValueError(f"model.fallbacks: {entry!r} expected a hub id or {{source: ..., revision: ...}}.")
     for key in entry:
         if key not in ("source", "revision"):
             raise unknown_name("setting of model.fallbacks", str(key), ("source", "revision"))
@@ -72,19 +72,19 @@ def settled(config: Config) -> Config:
     """Return the config with what the files on this machine decide: hub id and commit, variant, family and size.
 
     Paths become absolute, since workers run in folders of their own. Without files, a hub model stays as it is. Raises
-    HarnessError where a folder is no pipeline.
+    HarnessError if a folder is not a pipeline.
     """
     if is_plugged(config):
         return _with_branch(config, family_of(config))
     if not config.get("source"):
-        raise InvalidValueError(f"model {config.get('name')} has no folder.", "Say model.path=<a diffusers folder>.")
-    found = _settled_files(config)
-    if found.get("stages"):
-        found = with_stages(found, tuple(_settled_files(stage) for stage in stages_of(found)))
+        raise InvalidValueError(f"model {config.get('name')} has no folder.", "Set model.path=<a diffusers folder>.")
+    files = _settled_files(config)
+    if files.get("stages"):
+        files = with_stages(files, tuple(_settled_files(stage) for stage in stages_of(files)))
     for key, read in _READERS.items():
-        if key in found and found[key] is None:
-            found = {**found, key: read(found, _pipeline_folder(found))}
-    return _with_branch(found, family_of(found))
+        if key in files and files[key] is None:
+            files = {**files, key: read(files, _pipeline_folder(files))}
+    return _with_branch(files, family_of(files))
 
 
 def _with_branch(config: Config, family: Family) -> Config:
@@ -126,12 +126,12 @@ def _pipeline_folder(config: Config) -> Path:
     folder = model_folder(config)
     label = f"model {config.get('name')}: {folder or config['source']}"
     if folder is None:
-        raise MissingResourceError(f"{label} is no whole pipeline in diffusers format: it is not on this machine.",
-                                   "Say model.path=<a diffusers folder>.")
+        raise MissingResourceError(f"{label} is not a complete diffusers pipeline: it is not on this machine.",
+                                   "Set model.path=<a diffusers folder>.")
     problem = source_problem(folder) or folder_problem(folder, config.get("variant"), config.get("without") or ())
     if problem is not None:
-        said = FileFault(f"{label} is no whole pipeline in diffusers format: {problem.reason}",
-                         problem.remedy or "Say model.path=<a diffusers folder>.", problem.absent)
+        said = FileFault(f"{label} is not a complete diffusers pipeline: {problem.reason}",
+                         problem.remedy or "Set model.path=<a diffusers folder>.", problem.absent)
         raise said.as_error()
     return folder
 
@@ -152,7 +152,7 @@ def _size(config: Config, folder: Path) -> int:
     latent = family.default_side or _setting(folder / family.part, "sample_size")
     blocks = _setting(folder / "vae", "block_out_channels")
     if not isinstance(latent, int) or not isinstance(blocks, list) or len(blocks) > MAX_BLOCKS:
-        raise InvalidValueError(f"the configs in {folder} do not say the size of an image.", "Say model.size=<pixels>.")
+        raise InvalidValueError(f"the configs in {folder} do not give the image size.", "Set model.size=<pixels>.")
     return latent * int(2 ** (len(blocks) - 1))
 
 
@@ -169,7 +169,7 @@ def _setting(part: Path, key: str) -> Any:
 
 
 def pipeline_name(folder: Path) -> str | None:
-    """Return the pipeline class that loads a folder, by the name that the engine uses; None where it does not say."""
+    """Return the pipeline class that loads a folder, by the name that the engine uses; None if it does not say."""
     name = pipeline_class(folder)
     return SAME_FILES.get(name, name) if name else None
 
@@ -177,5 +177,5 @@ def pipeline_name(folder: Path) -> str | None:
 def unknown_pipeline(config: Config, name: str | None) -> str:
     """Return the line that refuses a pipeline which the engine cannot load."""
     known = ", ".join(dict.fromkeys(family.pipeline for family in FAMILIES.values()))
-    return (f"model {config.get('name')}: its folder holds a {name or 'pipeline without a name'}, and what can be "
-            f"loaded is {known}.")
+    return (f"model {config.get('name')}: its folder holds a {name or 'pipeline without a name'}, supported are "
+            f"{known}.")

@@ -1,4 +1,4 @@
-"""What texts tell a denoiser: a sequence of embeddings and, where the family has them, pooled ones and image sizes."""
+"""Text conditioning of a denoiser: embeddings and, if the family has them, pooled ones and image sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the rows of a batch are told: `embeds` (B, L, D) and, for sdxl, `pooled` (B, P)."""
+    """The conditioning of a batch's rows: `embeds` (B, L, D) and, for sdxl, `pooled` (B, P)."""
 
     embeds: Tensor
     pooled: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Which files of a hub repository loading a model reads: of its variant, safetensors only, with fallback ids."""
+"""Which files of a hub repository a model needs: of its variant, safetensors only, with fallback ids."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def _first_there(model: Config) -> Repository:
                 raise
     names = ", ".join(candidate.source for candidate in tried)
     mirror = next((MIRRORS[c.source] for c in tried if c.source in MIRRORS and MIRRORS[c.source] not in names), None)
-    raise MissingResourceError(f"none of {names} exists any more, or not for this token.",
-                               f"A mirror is {mirror}: say model.source={mirror}." if mirror else
+    raise MissingResourceError(f"none of {names} exists any more, or this token has no access.",
+                               f"There is a mirror: set model.source={mirror}." if mirror else
                                "Set model.source to a folder that has the weights.")
 
 
@@ -74,40 +74,40 @@ def model_files(
 ) -> tuple[RemoteFile, ...]:
     """Return the files that loading a pipeline reads: its index, small files of each part, weights of the variant.
 
-    Fetches the index alone, which also shows whether the token may. Raises MissingResourceError where a part has no
+    Fetches the index alone, which also shows whether the token may. Raises MissingResourceError if a part has no
     safetensors weights, or where no part has the variant, and InvalidValueError for a pipeline that nothing here loads.
     """
     by_name = {file.name: file for file in repository.files}
     page = page_of(repository.id)
     if INDEX not in by_name:
-        raise MissingResourceError(f"{page} is no pipeline in diffusers format: it has no {INDEX}.",
+        raise MissingResourceError(f"{page} is not a pipeline in diffusers format: it has no {INDEX}.",
                                    "Set model.source to one that is.")
     index = read_json(fetch(repository, by_name[INDEX])) or {}
     _check_class(index, name, kinds or known_pipelines())
     parts = _parts(index, without)
-    found = [by_name[INDEX]]
+    files = [by_name[INDEX]]
     varied = False
     for part in parts:
         inside = [file for file in repository.files if file.name.rpartition("/")[0] == part]
-        weights, own = _weights(inside, variant)
+        weights, of_part = _weights(inside, variant)
         if not weights and any(file.name.endswith((".bin", ".safetensors", ".ckpt")) for file in inside):
             kind = f" of variant {variant}, nor plain ones" if variant else ""
             raise MissingResourceError(f"{page} has no safetensors weights{kind} in {part}/.",
-                                       "Pickled weights are not loaded; choose another revision or model.source.")
-        varied = varied or own
+                                       "Pickled weights are not loaded; use another revision or model.source.")
+        varied = varied or of_part
         indexes = "*.safetensors.index*.json"
-        found += [file for file in inside if file.name.endswith(SMALL) and not fnmatch(file.name, indexes)]
-        found += weights
+        files += [file for file in inside if file.name.endswith(SMALL) and not fnmatch(file.name, indexes)]
+        files += weights
     if variant and not varied:
         raise MissingResourceError(f"{page} has no {variant} weights, which model {name} asks for.",
-                                   f"Say model.variant=null: {size(_plain_bytes(repository, parts))} to download.")
-    return tuple(found)
+                                   f"Set model.variant=null: {size(_plain_bytes(repository, parts))} to download.")
+    return tuple(files)
 
 
 def _check_class(index: Any, name: str, kinds: Sequence[str]) -> None:
-    found = index.get("_class_name") if isinstance(index, dict) else None
-    if found and (not isinstance(found, str) or SAME_FILES.get(found, found) not in kinds):
-        raise InvalidValueError(unknown_pipeline({"name": name}, str(found)[:100]))
+    kind = index.get("_class_name") if isinstance(index, dict) else None
+    if kind and (not isinstance(kind, str) or SAME_FILES.get(kind, kind) not in kinds):
+        raise InvalidValueError(unknown_pipeline({"name": name}, str(kind)[:100]))
 
 
 def _plain_bytes(repository: Repository, parts: Sequence[str]) -> int:

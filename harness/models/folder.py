@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.lib.hashing import cached_file_hash
 from harness.lib.hub_cache import cached_snapshot
 from harness.lib.tensor_headers import SUFFIX, FileFault, os_fault, pointer_fault, read_header, shown
 from harness.lib.weights import PACKAGE_PREFIX, package_folder
@@ -65,7 +65,7 @@ def _of_cache(folder: Path) -> Path:
 
 
 def missing_part(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str | None:
-    """Return what of a diffusers folder is not there or not whole, or None; `without`: parts unused."""
+    """Return what of a diffusers folder is missing or incomplete, or None; `without`: parts unused."""
     problem = folder_problem(folder, variant, without)
     return problem.reason if problem else None
 
@@ -86,15 +86,15 @@ def folder_problem(folder: Path, variant: str | None, without: Sequence[str] = (
 
 
 def source_problem(folder: Path) -> FileFault | None:
-    """Return what a source is that is no folder of a pipeline: a single file, a repository of the hub's cache."""
+    """Return what a source is if not a pipeline folder: a single file, a repository in the hub's cache."""
     try:
         if folder.is_file():
             return _single_file(folder)
         if not folder.is_dir():
-            return FileFault("there is no such folder", "", absent=True)
+            return FileFault("no such folder", "", absent=True)
         if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
             commits = ", ".join(sorted(path.name for path in (folder / "snapshots").iterdir())[:5])
-            return FileFault("it is a repository of the hub's cache, without a refs/main that is here",
+            return FileFault("it is a repository in the hub's cache without a local refs/main",
                              f"Point to one of its snapshots: {folder}/snapshots/<commit>, of {commits or 'none'}.")
     except OSError as error:
         return os_fault(error).about(error.filename)
@@ -103,13 +103,13 @@ def source_problem(folder: Path) -> FileFault | None:
 
 def _single_file(file: Path) -> FileFault:
     if file.suffix not in CHECKPOINTS:
-        return FileFault("it is a file", "Give the folder that holds model_index.json.")
+        return FileFault("it is a file", "Set the folder that has model_index.json.")
     try:
         if file.suffix == SUFFIX:
             read_header(file)
     except FileFault as fault:
         return fault.about("the file")
-    return FileFault("it is a single-file checkpoint, and pipelines are read from folders",
+    return FileFault("it is a single-file checkpoint, but pipelines are read from folders",
                      f"Convert it once: {CONVERT} {file} <new folder> like=<a diffusers folder of the same kind>")
 
 
@@ -120,13 +120,13 @@ def used_parts(folder: Path, without: Sequence[str] = ()) -> dict[str, tuple[str
         content = read_json(index)
     except FileFault as fault:
         raise (_no_pipeline(folder) if fault.absent else fault.about(INDEX)) from None
-    found = {part: (str(entry[0]), str(entry[1])) for part, entry in content.items()
+    parts = {part: (str(entry[0]), str(entry[1])) for part, entry in content.items()
              if part not in (*UNUSED_PARTS, *without) and not part.startswith("_") and isinstance(entry, list)
              and len(entry) == 2 and entry[0] is not None}  # fmt: skip
-    outside = next((part for part in found if Path(part).name != part or part == ".."), None)
+    outside = next((part for part in parts if Path(part).name != part or part == ".."), None)
     if outside is not None:
-        raise FileFault(f"{INDEX} names a part that is no folder of the pipeline: {shown(outside)}")
-    return found
+        raise FileFault(f"{INDEX} names a part that is not a folder of the pipeline: {shown(outside)}")
+    return parts
 
 
 def _no_pipeline(folder: Path) -> FileFault:
@@ -140,7 +140,7 @@ def _no_pipeline(folder: Path) -> FileFault:
                          "one.", absent=True)  # fmt: skip
     if kind is not None:
         setting = "unet" if kind.startswith("UNet") else "text_encoder" if "Text" in kind else None
-        remedy = f"To put it into a model, say model.{setting}={folder}" if setting else "Give the pipeline's folder."
+        remedy = f"To use it in a model, set model.{setting}={folder}" if setting else "Use the pipeline's folder."
         return FileFault(f"{INDEX} is missing: this is a part of a pipeline, a {shown(kind)}", remedy, absent=True)
     single = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINTS)
     if single:
@@ -150,7 +150,7 @@ def _no_pipeline(folder: Path) -> FileFault:
 
 
 def _kind_of_part(folder: Path) -> str | None:
-    """Return the class of the part that a folder is; None where it is none."""
+    """Return the class of the part that a folder is; None if it is none."""
     try:
         config = read_json(folder / "config.json")
     except FileFault:
@@ -166,14 +166,14 @@ def _inside(folder: Path, filename: Any) -> str:
 
 
 def has_variant(folder: Path, variant: str | None) -> bool:
-    """Say whether the folder has any file of `variant`: one saved by the user rarely does."""
+    """Return whether the folder has any file of `variant`: one saved by the user rarely does."""
     return bool(variant) and any(folder.glob(f"*/*.{variant}*.safetensors"))
 
 
 def pipeline_class(folder: Path) -> str | None:
-    """Return the name of the pipeline that a diffusers folder holds; None where it does not say."""
-    found = _index(folder).get("_class_name")
-    return found if isinstance(found, str) else None
+    """Return the name of the pipeline that a diffusers folder holds; None if it does not say."""
+    name = _index(folder).get("_class_name")
+    return name if isinstance(name, str) else None
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _check_part(folder: Path, part: str, variant: str | None) -> None:
     elif part.startswith("tokenizer"):
         words = _check_there(folder, part, ("vocab.json", "tokenizer.json", "spiece.model"))
         if words.suffix == ".json" and not _settings(words, part):
-            raise FileFault(f"{part}/{words.name} holds no words")
+            raise FileFault(f"{part}/{words.name} has no vocabulary")
     else:
         _settings(_check_there(folder, part, ("config.json",)), part)
         for file in part_weights(folder, part, variant):
@@ -211,22 +211,21 @@ def _settings(file: Path, part: str) -> dict[str, Any]:
 
 def _check_there(folder: Path, part: str, names: Sequence[str]) -> Path:
     """Return the first of some files that is there. Raises FileFault."""
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is None:
         raise FileFault(f"{part}/{names[0]} is missing", "", absent=True)
-    with found.open("rb"):  # it may be read
+    with file.open("rb"):  # it may be read
         pass
-    if is_pointer(found):
-        raise pointer_fault().about(f"{part}/{found.name}")
-    return found
+    if is_pointer(file):
+        raise pointer_fault().about(f"{part}/{file.name}")
+    return file
 
 
 def folder_fingerprint(folder: Path, variant: str | None, without: Sequence[str] = ()) -> str:
     """Return sha256 over the names and contents of the files that the pipeline loads, and what it does with texts."""
     digest = hashlib.sha256()
     for file in sorted(_loaded_files(folder, variant, without)):
-        stat = file.stat()
-        content = _file_sha256(str(file), stat.st_size, stat.st_mtime_ns)
+        content = cached_file_hash(file)
         digest.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
     forced = _index(folder).get(FORCED_ZEROS)
     if forced is not None:
@@ -240,8 +239,3 @@ def _loaded_files(folder: Path, variant: str | None, without: Sequence[str]) -> 
         yield from (file for file in part.iterdir() if file.suffix in (".json", ".txt", ".model"))
         yield from (file for file in weight_files(part, variant) if file.is_file())
 
-
-@lru_cache(maxsize=256)
-def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The names that CompVis' code, and kohya's after it, gives to the modules of a U-Net of diffusers."""
+"""CompVis' names, which kohya uses too, for the modules of a diffusers U-Net."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def _inner(kind: str, inner: str) -> str:
 
 def _layers(names: list[str]) -> int:
     """Return how many layers a block of the way down has."""
-    found = {match[1] for name in names if (match := re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name))}
-    return len(found)
+    indices = {match[1] for name in names if (match := re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name))}
+    return len(indices)

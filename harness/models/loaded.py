@@ -74,7 +74,7 @@ class LoadedModel:
 
     @property
     def forces_zeros(self) -> bool:
-        """Say whether the pipeline zeroes the unconditional embeddings when there is no negative prompt (SDXL)."""
+        """Return whether the pipeline zeroes the unconditional embeddings when there is no negative prompt (SDXL)."""
         return bool(self.pipe.config.get(FORCED_ZEROS, False))
 
     def embed(self, text: str) -> torch.Tensor:
@@ -106,7 +106,7 @@ class LoadedModel:
         return torch.stack([self.embed(text) for text in texts])
 
     def is_truncated(self, text: str) -> bool:
-        """Say whether a text encoder reads only the beginning of `text`."""
+        """Return whether a text encoder reads only the beginning of `text`."""
         return any(len(tokenizer(text, truncation=False, verbose=False).input_ids) > limit
                    for tokenizer, limit in self.kin.text_limits(self))
 

@@ -47,12 +47,12 @@ def missing_pipeline(config: Config) -> str | None:
             return None
         place = str(folder) if is_folder_source(source) else f"the cached {source}"
         remedy = problem.remedy if is_folder_source(source) else None
-        return f"weights of {name} are not whole: in {place}, {problem.reason}. {remedy or _how_to_get(config)}"
+        return f"weights of {name} are incomplete: in {place}, {problem.reason}. {remedy or _how_to_get(config)}"
     if is_folder_source(source):
-        return f"weights of {name} are missing: there is no folder {folder}. {_how_to_get(config)}"
+        return f"weights of {name} are missing: no folder {folder}. {_how_to_get(config)}"
     if config.get("download") and not is_offline() and (has_token() or not config.get("gated")):
         return None
-    offline = " and HF_HUB_OFFLINE forbids fetching them" if is_offline() else ""
+    offline = " and HF_HUB_OFFLINE forbids downloading them" if is_offline() else ""
     return f"weights of {name} ({source}) are not on this machine{offline}. {_how_to_get(config)}"
 
 
@@ -66,7 +66,7 @@ def _exists(path: Path) -> bool:
 def _how_to_get(config: Config) -> str:
     source, size = str(config["source"]), config.get("download_gb")
     if source.startswith(PACKAGE_PREFIX):
-        return str(config.get("how_to_get") or "Reinstall the package that carries them.")
+        return str(config.get("how_to_get") or "Reinstall the package that contains them.")
     if is_folder_source(source):
         return "Set model.source to a folder in diffusers format, with safetensors weights."
     gated = ""
@@ -85,7 +85,7 @@ def _download_filter(config: Config) -> str:
 
 
 def weights_fingerprint(config: Config) -> str:
-    """Return the hash that names the weights, with parts of one's own.
+    """Return the hash that names the weights, including custom parts.
 
     Of a folder it is that of its files; of a hub model that of the id and commit which this machine has, or of what
     the config asks for where it has none. Further stages count.
@@ -115,12 +115,12 @@ def weights_origin(config: Config) -> dict[str, Any]:
     if is_plugged(config):
         return {"loader": config["loader"], "weights": weights_fingerprint(config)}
     config = settled(config)
-    own = {part: config[part] for part in (*OWN_PARTS, PARTIAL) if config.get(part)}
+    custom = {part: config[part] for part in (*OWN_PARTS, PARTIAL) if config.get(part)}
     return {
         "source": config["source"],
         "revision": config.get("revision"),
         "variant": config.get("variant"),
-        "own_parts": own,
+        "own_parts": custom,
         "own_parts_sha256": own_parts_identity(config),
         "stages": [{key: stage.get(key) for key in ("source", "revision", "variant")} for stage in stages_of(config)],
     }
@@ -193,7 +193,7 @@ def placement_problem(config: Config, device: str) -> HarnessError | None:
         return unknown_name("model.scheduler", str(scheduler), SCHEDULERS)
     if device == "cpu" and dtype == "float16":
         return IncompatibleError(f"model {config.get('name')} is set to float16, which is too slow on a CPU.",
-                                 "Say model.dtype=float32.")
+                                 "Set model.dtype=float32.")
     return None
 
 

@@ -70,25 +70,25 @@ def read_lora(file: Path, bases: Mapping[str, Shapes]) -> Lora:
         module, role = _split(file, name)
         roles.setdefault(module, {})[role] = name
     if not roles:
-        raise InvalidValueError(f"model.lora: there is no LoRA in {file}.")
+        raise InvalidValueError(f"model.lora: no LoRA in {file}.")
     places = _all_places(file, roles, bases)
-    return Lora(file, tuple(_pair(file, module, found, header.tensors, bases, (told, places[module]))
-                            for module, found in roles.items()))  # fmt: skip
+    return Lora(file, tuple(_pair(file, module, names, header.tensors, bases, (told, places[module]))
+                            for module, names in roles.items()))  # fmt: skip
 
 
 def _all_places(file: Path, modules: Iterable[str], bases: Mapping[str, Shapes]) -> dict[str, tuple[str, str]]:
-    """Return part and module of every pair. Raises InvalidValueError where some have no place in the model."""
+    """Return part and module of every pair. Raises InvalidValueError if some have no place in the model."""
     names = {part: [name.removesuffix(_WEIGHT) for name in shapes if name.endswith(_WEIGHT)]
              for part, shapes in bases.items()}  # fmt: skip
-    flat = {part: {name.replace(".", "_"): name for name in own} for part, own in names.items()}
+    flat = {part: {name.replace(".", "_"): name for name in part_names} for part, part_names in names.items()}
     compvis = {ldm.replace(".", "_"): name for ldm, name in ldm_names(names.get("unet", ())).items()}
     flat["unet"] = compvis | flat.get("unet", {})
-    found = {module: next(_places(module, bases, flat), None) for module in modules}
-    lost = [module for module, place in found.items() if place is None]
+    places = {module: next(_places(module, bases, flat), None) for module in modules}
+    lost = [module for module, place in places.items() if place is None]
     if lost:
         raise InvalidValueError(f"model.lora: {file} is for another model: this one has no {shown(lost[0])} "
-                                f"({len(lost)} of {len(found)} modules have no place).")
-    return {module: place for module, place in found.items() if place is not None}
+                                f"({len(lost)} of {len(places)} modules do not fit).")
+    return {module: place for module, place in places.items() if place is not None}
 
 
 def adapter_file(file: Path) -> Path | None:
@@ -129,40 +129,40 @@ def _split(file: Path, name: str) -> tuple[str, str]:
         for ending in endings:
             if name.endswith(ending):
                 return name.removesuffix(ending), role
-    raise InvalidValueError(f"model.lora: {file} holds {shown(name)}, which is no part of a plain LoRA.")
+    raise InvalidValueError(f"model.lora: {file} holds {shown(name)}, which is not part of a plain LoRA.")
 
 
-def _pair(file: Path, module: str, found: Mapping[str, str], tensors: Mapping[str, TensorEntry],
+def _pair(file: Path, module: str, roles: Mapping[str, str], tensors: Mapping[str, TensorEntry],
           bases: Mapping[str, Shapes], known: tuple[Mapping[str, Any], tuple[str, str]]) -> Pair:  # fmt: skip
-    if not {"down", "up"} <= found.keys():
-        raise InvalidValueError(f"model.lora: {file} has only {', '.join(sorted(found))} of {shown(module)}.")
+    if not {"down", "up"} <= roles.keys():
+        raise InvalidValueError(f"model.lora: {file} has only {', '.join(sorted(roles))} of {shown(module)}.")
     told, (part, name) = known
-    down, up = (tensors[found[side]].shape for side in ("down", "up"))
+    down, up = (tensors[roles[side]].shape for side in ("down", "up"))
     weight = bases[part][f"{name}{_WEIGHT}"]
     fits = len(down) > 1 and len(up) > 1 and down[0] > 0 and up[:2] == (weight[0], down[0])
     if not fits or math.prod(down[1:]) != math.prod(weight[1:]) or math.prod(up[2:]) != 1:
         raise InvalidValueError(f"model.lora: {file} does not fit: {shown(module)} is {up} x {down}, and the model's "
                                 f"weight has shape {weight}.")
-    if "alpha" in found and math.prod(tensors[found["alpha"]].shape) != 1:
-        raise InvalidValueError(f"model.lora: {file} has an alpha of {shown(module)} that is no number.")
+    if "alpha" in roles and math.prod(tensors[roles["alpha"]].shape) != 1:
+        raise InvalidValueError(f"model.lora: {file} has an alpha of {shown(module)} that is not a number.")
     alpha, by_root = _told_alpha(file, told, part, name)
-    return Pair(part, name, found["down"], found["up"], down[0], found.get("alpha"), alpha, by_root)
+    return Pair(part, name, roles["down"], roles["up"], down[0], roles.get("alpha"), alpha, by_root)
 
 
 def _places(module: str, bases: Mapping[str, Shapes], flat: Mapping[str, Mapping[str, str]]
             ) -> Iterator[tuple[str, str]]:  # fmt: skip
     """Yield the part and module that a pair's name can mean; `flat` are modules by names with `_` for `.`."""
-    own = module.replace(".processor.to_out", ".to_out.0").replace(".processor.", ".").replace(_PEFT, "")
+    plain = module.replace(".processor.to_out", ".to_out.0").replace(".processor.", ".").replace(_PEFT, "")
     for prefix, part in _DIFFUSERS.items():
-        name = own.removeprefix(prefix)
-        if name != own:
+        name = plain.removeprefix(prefix)
+        if name != plain:
             yield from _in_part(part, name.removeprefix(_TEXT[0]), bases)
-    yield from _in_part("unet", own, bases)
+    yield from _in_part("unet", plain, bases)
     if _PEFT in module:
-        yield from _in_part("text_encoder", own.removeprefix(_TEXT[0]), bases)
+        yield from _in_part("text_encoder", plain.removeprefix(_TEXT[0]), bases)
     for prefix, part in _KOHYA.items():
-        if own.startswith(prefix):
-            wanted = own.removeprefix(prefix).removeprefix(_TEXT[1])
+        if plain.startswith(prefix):
+            wanted = plain.removeprefix(prefix).removeprefix(_TEXT[1])
             if wanted in flat.get(part, {}):
                 yield part, flat[part][wanted]
 
@@ -175,13 +175,13 @@ def _in_part(part: str, name: str, bases: Mapping[str, Shapes]) -> Iterator[tupl
 def _told_alpha(file: Path, told: Mapping[str, Any], part: str, module: str) -> tuple[float | None, bool]:
     pattern = told.get(f"{part}.alpha_pattern") or {}
     if not isinstance(pattern, Mapping):
-        raise InvalidValueError(f"model.lora: the settings of {file} have an alpha_pattern that is none.")
+        raise InvalidValueError(f"model.lora: the settings of {file} have an invalid alpha_pattern.")
     alpha = next((value for key, value in pattern.items() if module == key or module.endswith(f".{key}")),
                  told.get(f"{part}.lora_alpha"))
     if alpha is None:
         return None, bool(told.get(f"{part}.use_rslora"))
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= MAX_ALPHA:
-        raise InvalidValueError(f"model.lora: the settings of {file} have an alpha that is no number "
+        raise InvalidValueError(f"model.lora: the settings of {file} have an alpha that is not a number "
                                 f"({shown(alpha)}).")
     return float(alpha), bool(told.get(f"{part}.use_rslora"))
 

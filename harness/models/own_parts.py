@@ -1,4 +1,4 @@
-"""A U-Net, a text encoder or LoRAs of the user's own on top of a model: checked by their headers before anything loads.
+"""A custom U-Net, text encoder or LoRAs for a model: checked by their headers before anything loads.
 
 Files are safetensors or, of parts, torch's state dicts, read as plain tensors. Names and shapes must be those of the
 model's own part: all of them or, where `model.unet_partial` says so, some.
@@ -30,9 +30,9 @@ PARTIAL = "unet_partial"
 
 def own_files(config: Config) -> dict[str, list[Path]]:
     """Return the weight files of each part that the config replaces, and of its LoRAs. Raises HarnessError."""
-    found = {part: _part_files(part, config[part]) for part in PARTS if config.get(part) is not None}
+    files = {part: _part_files(part, config[part]) for part in PARTS if config.get(part) is not None}
     loras = _lora_files(config.get("lora"))
-    return found | ({"lora": loras} if loras else {})
+    return files | ({"lora": loras} if loras else {})
 
 
 def _part_files(part: str, value: Any) -> list[Path]:
@@ -41,15 +41,15 @@ def _part_files(part: str, value: Any) -> list[Path]:
         return [_tensor_file(f"model.{part}", path, CHECKPOINTS)]
     files = weight_files(path, None) or weight_files(path / part, None) or _only_file(path)
     if not files:
-        raise MissingResourceError(f"model.{part}: there are no safetensors weights of a {part} in {path}.",
-                                   "Give a .safetensors file, or a folder in diffusers format.")
+        raise MissingResourceError(f"model.{part}: no safetensors weights of a {part} in {path}.",
+                                   "Use a .safetensors file, or a folder in diffusers format.")
     return [_tensor_file(f"model.{part}", file, CHECKPOINTS) for file in files]
 
 
 def _only_file(folder: Path) -> list[Path]:
     """Return the safetensors file of a folder that has one, by any name."""
-    found = sorted(folder.glob(f"*{SUFFIX}"))
-    return found if len(found) == 1 else []
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    return files if len(files) == 1 else []
 
 
 def _lora_files(value: Any) -> list[Path]:
@@ -60,9 +60,9 @@ def _lora_files(value: Any) -> list[Path]:
 
 def _tensor_file(setting: str, path: Path, endings: tuple[str, ...]) -> Path:
     if not path.is_file():
-        raise MissingResourceError(f"{setting}: there is no file {path}.")
+        raise MissingResourceError(f"{setting}: no file {path}.")
     if path.suffix not in endings:
-        raise InvalidValueError(f"{setting}: {path} is no .safetensors file, and nothing else is read.",
+        raise InvalidValueError(f"{setting}: {path} is not a .safetensors file.",
                                 f"Convert it: {CONVERT} {path} <new file>.safetensors"
                                 if path.suffix in CHECKPOINTS else None)
     if path.suffix == SUFFIX:
@@ -83,33 +83,33 @@ def check_own_parts(config: Config) -> None:
 
 
 def is_partial(config: Config) -> bool:
-    """Say whether the config's U-Net file holds some of the U-Net's tensors only, and the rest is the model's."""
+    """Return whether the config's U-Net file holds some of the U-Net's tensors only, and the rest is the model's."""
     value = config.get(PARTIAL) or False
     if not isinstance(value, bool):
-        raise InvalidValueError(f"model.{PARTIAL}={value!r}: true or false is needed.")
+        raise InvalidValueError(f"model.{PARTIAL}={value!r}: expected true or false.")
     if value and config.get("unet") is None:
-        raise InvalidValueError(f"model.{PARTIAL}=true needs a file.", "Say model.unet=<file>.")
+        raise InvalidValueError(f"model.{PARTIAL}=true needs a file.", "Set model.unet=<file>.")
     return value
 
 
 def _check_shapes(part: str, files: list[Path], base: Shapes, partial: bool) -> None:
-    found, label = shapes_of(files), f"model.{part}: {files[0]} is no {part} of this model"
-    other = misnamed(found)
+    shapes, label = shapes_of(files), f"model.{part}: {files[0]} is not a {part} of this model"
+    other = misnamed(shapes)
     if other:
         raise InvalidValueError(f"{label}: {other}.")
-    unknown, absent = found.keys() - base.keys(), base.keys() - found.keys()
+    unknown, absent = shapes.keys() - base.keys(), base.keys() - shapes.keys()
     if absent and not partial:
-        if part == "unet" and found and not unknown:
-            raise InvalidValueError(f"model.unet: {files[0]} holds {len(found)} of the U-Net's {len(base)} tensors "
-                                    f"({min(absent)} is not in it).",
-                                    f"To lay them over the model's own U-Net, say model.{PARTIAL}=true.")
-        raise InvalidValueError(f"{label}: {min(absent)} is not in it ({len(absent)} such names).")
-    if unknown or not found:
+        if part == "unet" and shapes and not unknown:
+            raise InvalidValueError(f"model.unet: {files[0]} holds {len(shapes)} of the U-Net's {len(base)} tensors "
+                                    f"({min(absent)} is missing).",
+                                    f"To replace only those tensors of the model's U-Net, set model.{PARTIAL}=true.")
+        raise InvalidValueError(f"{label}: {min(absent)} is missing ({len(absent)} such names).")
+    if unknown or not shapes:
         raise InvalidValueError(f"{label}: {shown(min(unknown))} is unknown ({len(unknown)} such names)." if unknown
-                                else f"{label}: it holds no tensors.")
-    for name, shape in found.items():
+                                else f"{label}: it has no tensors.")
+    for name, shape in shapes.items():
         if base[name] != shape:
-            raise InvalidValueError(f"{label}: {name} has shape {shape}, and the model's has {base[name]}.")
+            raise InvalidValueError(f"{label}: {name} has shape {shape}, but the model's has {base[name]}.")
 
 
 def _bases(config: Config, folder: Path) -> dict[str, Shapes]:
@@ -117,7 +117,7 @@ def _bases(config: Config, folder: Path) -> dict[str, Shapes]:
 
 
 def own_parts_identity(config: Config) -> dict[str, Any]:
-    """Return what names the config's own parts: hashes of files, never paths; empty where there are none."""
+    """Return what names the config's own parts: hashes of files, never paths; empty if there are none."""
     files = own_files(config)
     hashes: dict[str, Any] = {part: sha256_of_all(paths) for part, paths in files.items() if part != "lora"}
     if is_partial(config):
@@ -129,7 +129,7 @@ def own_parts_identity(config: Config) -> dict[str, Any]:
 
 
 def fingerprint_with(base: str, identity: Mapping[str, Any]) -> str:
-    """Return the hash of a model's weights together with parts of one's own; `base` where there are none."""
+    """Return the hash of a model's weights with its custom parts; `base` if there are none."""
     text = base + "".join(f"\n{name} {identity[name]}" for name in sorted(identity))
     return hashlib.sha256(text.encode()).hexdigest() if identity else base
 
@@ -146,8 +146,8 @@ def put_own_parts(pipe: Any, config: Config) -> None:
 
 def _replace(module: Any, files: list[Path]) -> None:
     tensors = tensors_of(files)
-    own = {name: plain_name(name) for name in module.state_dict() if not name.endswith("position_ids")}
-    module.load_state_dict({name: tensors[plain] for name, plain in own.items() if plain in tensors}, strict=False)
+    plain = {name: plain_name(name) for name in module.state_dict() if not name.endswith("position_ids")}
+    module.load_state_dict({name: tensors[key] for name, key in plain.items() if key in tensors}, strict=False)
 
 
 def _merge_lora(pipe: Any, lora: Lora, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""What the class of a part wants of its weights, against what its files hold: names and shapes, before anything loads.
+"""What a part's class expects of its weights, compared with its files: names and shapes, before anything loads.
 
 A part is built without memory (torch's meta device) from its config, and its own library says which tensors it would
 miss: the names that older versions wrote, tied weights and counters are then judged as loading judges them.
@@ -83,11 +83,11 @@ def misfits(parts: Sequence[Part]) -> list[Misfit]:
     digests = [part.digest for part in parts]
     open_ones = {digest: part for digest, part in zip(digests, parts, strict=True) if not _is_known(digest)}
     ask = _here if "torch" in sys.modules else _elsewhere
-    found = dict(zip(open_ones, ask(list(open_ones.values())), strict=True)) if open_ones else {}
-    for digest, misfit in found.items():
+    by_digest = dict(zip(open_ones, ask(list(open_ones.values())), strict=True)) if open_ones else {}
+    for digest, misfit in by_digest.items():
         if misfit.fits and misfit.asked:
             _remember(digest)
-    return [found.get(digest, Misfit()) for digest in digests]
+    return [by_digest.get(digest, Misfit()) for digest in digests]
 
 
 _SEEN: set[str] = set()
@@ -148,10 +148,10 @@ def _misfit(part: Part) -> Misfit:
 
 
 def _class_of(part: Part) -> Any:
-    """Return the class of a part, None where none is known; a module of anybody's is not imported."""
-    own = (part.library,) if part.library in ("diffusers", "transformers") else ()
+    """Return the class of a part, None if none is known; a module of anybody's is not imported."""
+    library = (part.library,) if part.library in ("diffusers", "transformers") else ()
     inside = (f"diffusers.pipelines.{part.library}",) if part.library.isidentifier() else ()
-    for name in (*own, *inside, *part.modules):
+    for name in (*library, *inside, *part.modules):
         try:
             return getattr(importlib.import_module(name), part.kind)
         except (ImportError, AttributeError):
@@ -183,20 +183,20 @@ def _of_diffusers(kind: Any, part: Part) -> Misfit:
     text = next((name for name, known in inspect.signature(kind.__init__).parameters.items()
                  if type(known.default) in (int, float) and isinstance(config.get(name), str)), None)
     if text is not None:
-        return Misfit(error=f"{text} is a text there, and a number is needed")
+        return Misfit(error=f"{text} is a text; expected a number")
     try:
         with torch.device("meta"):
             module = kind.from_config(config)
     except (NotImplementedError, RuntimeError):  # a class that computes with numbers while it is built
         with accelerate.init_empty_weights():
             module = kind.from_config(config)
-    found: dict[str, Any] = dict(part.shapes)
+    stored: dict[str, Any] = dict(part.shapes)
     if not part.sharded and hasattr(module, "_fix_state_dict_keys_on_load"):
-        module._fix_state_dict_keys_on_load(found)
+        module._fix_state_dict_keys_on_load(stored)
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    lacking = sorted(name for name in wanted if name not in found)
-    wrong = [(name, tuple(found[name]), shape) for name, shape in sorted(wanted.items())
-             if name in found and tuple(found[name]) != shape]  # fmt: skip
+    lacking = sorted(name for name in wanted if name not in stored)
+    wrong = [(name, tuple(stored[name]), shape) for name, shape in sorted(wanted.items())
+             if name in stored and tuple(stored[name]) != shape]  # fmt: skip
     return Misfit(tuple(lacking), tuple(wrong), len(wanted))
 
 
@@ -205,8 +205,8 @@ def main() -> None:
     told = json.loads(sys.stdin.read())
     parts = [Part(**{**one, "shapes": {name: tuple(shape) for name, shape in one["shapes"].items()},
                      "modules": tuple(one["modules"])}) for one in told]  # fmt: skip
-    found = _here(parts)
-    sys.stdout.write(json.dumps([asdict(misfit) for misfit in found]) + "\n")
+    results = _here(parts)
+    sys.stdout.write(json.dumps([asdict(misfit) for misfit in results]) + "\n")
 
 
 if __name__ == "__main__":

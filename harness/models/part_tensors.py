@@ -40,13 +40,13 @@ def tensors_of(files: Sequence[Path]) -> dict[str, Tensor]:
     """Read the tensors of a part's files by plain names. Raises HarnessError, also where one is not finite."""
     import torch
 
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file in files:
         content, _ = read_checkpoint(file)
         read = plain_tensors(content, torch.is_tensor)
         finite(file, read)
-        found |= read
-    return found
+        tensors |= read
+    return tensors
 
 
 def plain_tensors(content: Mapping[str, Any], is_tensor: Callable[[Any], bool]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def plain_tensors(content: Mapping[str, Any], is_tensor: Callable[[Any], bool]) 
         if is_tensor(value):
             flat[name] = value
         elif isinstance(value, Mapping):  # one dict for each module
-            flat |= {f"{name}.{own}": one for own, one in value.items() if is_tensor(one)}
+            flat |= {f"{name}.{key}": one for key, one in value.items() if is_tensor(one)}
     for part in _PARTS:
         if flat and all(name.startswith(part) for name in flat):
             flat = {name.removeprefix(part): value for name, value in flat.items()}
@@ -70,18 +70,18 @@ def plain_name(name: str) -> str:
 
 
 def base_shapes(config: Config, part: str) -> Shapes | None:
-    """Return the shapes of a model's own part, None where its weights are not on this machine."""
+    """Return the shapes of a model's own part, None if its weights are not on this machine."""
     folder = model_folder(config) if config.get("source") else None
     files = weight_files(folder / part, config.get("variant")) if folder is not None else []
     return {plain_name(name): shape for file in files for name, shape in header_of(file).shapes.items()
             if not name.endswith("position_ids")} or None  # fmt: skip
 
 
-def misnamed(found: Iterable[str]) -> str | None:
+def misnamed(tensors: Iterable[str]) -> str | None:
     """Return what a state dict is by its names, where it is one of another kind than diffusers writes."""
-    names = list(found)
+    names = list(tensors)
     if any(name.startswith(COMPVIS) for name in names):
-        return f"it has CompVis' names ({COMPVIS}...), and diffusers' are read"
+        return f"it has CompVis' names ({COMPVIS}...); diffusers' names are needed"
     if any(".lora_" in name or name.endswith((".lora_up.weight", ".alpha")) for name in names):
         return "it is a LoRA or another adapter"
     return None
@@ -90,7 +90,7 @@ def misnamed(found: Iterable[str]) -> str | None:
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
     """Read a safetensors file, or a torch file of plain tensors: its content and its metadata.
 
-    Raises MissingResourceError, or InvalidValueError where it cannot be read without running code from it.
+    Raises MissingResourceError, or InvalidValueError if it cannot be read without running code from it.
     """
     import pickle
 

@@ -21,7 +21,7 @@ def stages_of(config: Config) -> tuple[Config, ...]:
     """Return the further stages that a model runs, each with the keys of a model config. Raises HarnessError."""
     listed = config.get("stages") or []
     if not isinstance(listed, (list, tuple)):
-        raise InvalidValueError(f"model.stages={listed!r}: a list is needed.")
+        raise InvalidValueError(f"model.stages={listed!r}: expected a list.")
     made = [_stage(config, entry, number) for number, entry in enumerate(listed, start=2)]
     return tuple(made[: _last(config, len(made) + 1) - 1])
 

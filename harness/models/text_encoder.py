@@ -50,7 +50,7 @@ def last_token_ids(model: LoadedModel, text: str) -> Tensor:
 
 
 def last_overflows(model: LoadedModel, text: str) -> bool:
-    """Say whether that encoder's tokenizer makes more of a text than the encoder reads, begin and end included."""
+    """Return whether that encoder's tokenizer makes more of a text than the encoder reads, begin and end included."""
     tokenizer = getattr(model.pipe, "tokenizer_2", None) or model.pipe.tokenizer
     most = tokenizer.model_max_length
     return len(tokenizer(text, truncation=True, max_length=most + 1).input_ids) > most

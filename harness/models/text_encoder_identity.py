@@ -43,16 +43,16 @@ def loaded_encoders(model: LoadedModel) -> list[str]:
 
 
 def stored_encoders(config: Mapping[str, Any]) -> list[str]:
-    """Return the hash of each text encoder that a settled model config names; empty where the files are not here."""
+    """Return the hash of each text encoder that a settled model config names; empty if the files are not here."""
     folder = model_folder(config)
-    found = [_files(config, folder, part) for part in PARTS] if folder else []
-    return [encoder_hash(_tensors(files)) for files in found if files]
+    file_lists = [_files(config, folder, part) for part in PARTS] if folder else []
+    return [encoder_hash(_tensors(files)) for files in file_lists if files]
 
 
 def _files(config: Mapping[str, Any], folder: Path, part: str) -> list[Path]:
-    own = Path(str(config[part])) if config.get(part) else None
-    if own is not None:
-        return [own] if own.is_file() else weight_files(own, None) or weight_files(own / part, None)
+    custom = Path(str(config[part])) if config.get(part) else None
+    if custom is not None:
+        return [custom] if custom.is_file() else weight_files(custom, None) or weight_files(custom / part, None)
     return [file for file in weight_files(folder / part, config.get("variant")) if file.is_file()]
 
 

@@ -1,4 +1,4 @@
-"""Whether the weights of a model's folders are what their classes want, in the plan: by headers, finite where cheap.
+"""Whether the weights in a model's folders are what their classes expect: by headers, and finite where cheap.
 
 A tensor that a file lacks would be filled with random numbers by the library that loads it.
 """
@@ -88,24 +88,24 @@ def _check_values(said: str, file: Path, look: bool) -> None:
         raise fault.about(said) from None
     bad = not_finite(file) if look else None
     if bad is not None:
-        raise FileFault(f"{said} is broken: {shown(bad)} has values that are not finite")
+        raise FileFault(f"{said} is broken: {shown(bad)} has non-finite values")
 
 
 def _check_classes(folder: Path, variant: str | None, without: tuple[str, ...], modules: tuple[str, ...]) -> None:
     files = _files(folder, variant, without)
     named, parts = used_parts(folder, without), {}
-    for part, own in files.items():
+    for part, part_files in files.items():
         config = folder / part / "config.json"
         if "quantization_config" in read_settings(config):
-            raise FileFault(f"{part}/config.json says that the part is quantised, and quantised weights are not read",
-                            "Get the float16, bfloat16 or float32 files.")
-        shapes = {name: shape for file in own for name, shape in read_header(file).shapes.items()}
-        parts[part] = Part(*named[part], config.read_text(encoding="utf-8"), shapes, len(own) > 1, modules)
+            raise FileFault(f"{part}/config.json says that the part is quantised; quantised weights are not supported",
+                            "Use the float16, bfloat16 or float32 files.")
+        shapes = {name: shape for file in part_files for name, shape in read_header(file).shapes.items()}
+        parts[part] = Part(*named[part], config.read_text(encoding="utf-8"), shapes, len(part_files) > 1, modules)
     parts |= {part: Part(*kind, "", {}, modules=modules) for part, kind in named.items() if part not in parts}
     for part, misfit in zip(parts, misfits(list(parts.values())), strict=True):
         if not misfit.fits:
-            own = files.get(part, [])
-            raise _misfit_fault(part, own[0] if len(own) == 1 else folder / part, parts[part], misfit)
+            part_files = files.get(part, [])
+            raise _misfit_fault(part, part_files[0] if len(part_files) == 1 else folder / part, parts[part], misfit)
 
 
 def read_settings(config: Path) -> dict[str, Any]:
@@ -147,19 +147,19 @@ def network_problem(folder: Path, source: str, library: str = "transformers", ki
 
 def _misfit_fault(part: str, file: Path, made: Part, misfit: Misfit) -> FileFault:
     said = f"{part}/{file.name}" if file.name != part else part
-    remedy = f"Take {part}/ with its config.json from where the model was published."
+    remedy = f"Download {part}/ with its config.json again."
     if not misfit.known:
-        return FileFault(f"{INDEX} says that {part} is a {shown(made.kind)} of {shown(made.library)}, and no such "
-                         "class is known", f"Take {INDEX} from where the model was published.")
+        return FileFault(f"{INDEX} says that {part} is a {shown(made.kind)} of {shown(made.library)}, which is not "
+                         "a known class", f"Download {INDEX} again.")
     if misfit.error:
-        return FileFault(f"{part}/config.json makes no {made.kind} ({misfit.error})", remedy)
+        return FileFault(f"{part}/config.json is not valid for {made.kind} ({misfit.error})", remedy)
     if misfit.lacking:
         count = f"{len(misfit.lacking)} of {misfit.wanted} names"
         none = len(misfit.lacking) == misfit.wanted and made.shapes
-        instead = f" of a {made.kind}, and holds {shown(min(made.shapes))}" if none else ""
+        instead = f" of a {made.kind}, but has {shown(min(made.shapes))}" if none else ""
         return FileFault(f"{said} lacks {shown(misfit.lacking[0])} ({count}){instead}", remedy)
     name, has, wants = misfit.wrong[0]
-    return FileFault(f"{said} does not fit its config.json: {shown(name)} has shape {has}, and {wants} is wanted "
+    return FileFault(f"{said} does not fit its config.json: {shown(name)} has shape {has}, expected {wants} "
                      f"({len(misfit.wrong)} such names)", remedy)  # fmt: skip
 
 
@@ -170,5 +170,5 @@ def check_loaded(label: str, pipe: Any) -> None:
     for part, module in pipe.components.items():
         for name, value in module.named_parameters() if isinstance(module, torch.nn.Module) else ():
             if value.is_floating_point() and value.numel() and not torch.stack(value.aminmax()).isfinite().all():
-                raise InvalidValueError(f"{label}: {part}: {name} has values that are not finite in {value.dtype}.",
-                                        "Download the part again, or take model.dtype=float32 if it is whole.")
+                raise InvalidValueError(f"{label}: {part}: {name} has non-finite values in {value.dtype}.",
+                                        "Download the part again, or set model.dtype=float32 if it is complete.")

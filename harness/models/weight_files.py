@@ -34,22 +34,22 @@ def part_weights(folder: Path, part: str, variant: str | None) -> list[Path]:
     """Return the weight files of the part of a pipeline in `folder`. Raises FileFault that says what is there instead.
     """
     try:
-        found = _chosen(folder, variant)
+        files = _chosen(folder, variant)
     except FileFault as fault:
         raise FileFault(f"{part}/{fault.reason}", fault.remedy, fault.absent) from None
-    if not found:
+    if not files:
         raise _without_weights(folder, part, variant)
     stem = own_stem(folder)
-    if stem and not found[0].name.startswith(stem):
-        raise FileFault(f"{part}/{found[0].name} has a name that is not looked for",
-                        f"Rename it to {found[0].name.replace('model', stem, 1)}." if stem != "model" else
-                        f"Rename it to {found[0].name.replace(STEMS[0], stem, 1)}.")
-    return found
+    if stem and not files[0].name.startswith(stem):
+        raise FileFault(f"{part}/{files[0].name} has an unexpected name",
+                        f"Rename it to {files[0].name.replace('model', stem, 1)}." if stem != "model" else
+                        f"Rename it to {files[0].name.replace(STEMS[0], stem, 1)}.")
+    return files
 
 
 def _chosen(folder: Path, variant: str | None) -> list[Path]:
-    own = own_stem(folder)
-    stems = sorted(STEMS, key=lambda stem: stem != own)
+    preferred = own_stem(folder)
+    stems = sorted(STEMS, key=lambda stem: stem != preferred)
     for suffix in ([f".{variant}"] if variant else []) + [""]:
         for stem in stems:
             index = folder / f"{stem}{SUFFIX}.index{suffix}.json"
@@ -62,7 +62,7 @@ def _chosen(folder: Path, variant: str | None) -> list[Path]:
 
 
 def own_stem(folder: Path) -> str | None:
-    """Return the name that a part's own library looks for; None where its config does not tell the library."""
+    """Return the name that a part's own library looks for; None if its config does not tell the library."""
     try:
         config = read_json(folder / "config.json")
     except FileFault:
@@ -79,11 +79,11 @@ def _shards(folder: Path, index: Path) -> list[Path]:
     except FileFault as fault:
         raise fault.about(index.name) from None
     if not isinstance(named, dict) or not named:
-        raise FileFault(f"{index.name} names no shards (it has no weight_map)",
-                        "Delete it if the weights are in one file; else download it again.")
+        raise FileFault(f"{index.name} lists no shards (it has no weight_map)",
+                        "Delete it if the weights are in one file; otherwise download it again.")
     for name in named.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIX) or "\\" in name:
-            raise FileFault(f"{index.name} names a shard that is no file of its folder: {shown(name)}")
+            raise FileFault(f"{index.name} names a shard that is not a file in its folder: {shown(name)}")
     return [folder / name for name in sorted(set(named.values()))]
 
 
@@ -94,13 +94,13 @@ def _without_weights(folder: Path, part: str, variant: str | None) -> FileFault:
     if variants:
         first = "fp16" if "fp16" in variants else variants[0]
         return FileFault(f"{part}/ has weights of the variant {' and '.join(variants)} only",
-                         f"Say model.variant={first}.")
+                         f"Set model.variant={first}.")
     tensors = [name for name in names if name.endswith(SUFFIX)]
     if any(re.search(r"-\d+-of-\d+", name) for name in tensors):
-        return FileFault(f"{part}/ has shards of weights and no index of them", "Download the part again.")
+        return FileFault(f"{part}/ has sharded weights but no index", "Download the part again.")
     stem = own_stem(folder) or STEMS[0]
     if tensors:
-        return FileFault(f"{part}/ has no safetensors weights by a name that is looked for (it has {tensors[0]})",
+        return FileFault(f"{part}/ has no safetensors weights with an expected name (it has {tensors[0]})",
                          f"Rename them to {stem}{SUFFIX}.")
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
@@ -116,12 +116,12 @@ def _variants(names: Sequence[str]) -> list[str]:
     """Return the variants of which there are weights: stem.fp16.safetensors, or an index or shards of it."""
     patterns = [rf"{stem}(?:\.safetensors\.index)?\.([A-Za-z0-9_]+)(?:-\d+-of-\d+)?\.(?:safetensors|json)"
                 for stem in STEMS]  # fmt: skip
-    found = {match[1] for name in names for pattern in patterns if (match := re.fullmatch(pattern, name))}
-    return sorted(found - {"safetensors", "index"})
+    variants = {match[1] for name in names for pattern in patterns if (match := re.fullmatch(pattern, name))}
+    return sorted(variants - {"safetensors", "index"})
 
 
 def is_whole_safetensors(file: Path) -> bool:
-    """Say whether a safetensors file can be read and is as long as its header promises. Reads the header only."""
+    """Return whether a safetensors file can be read and is as long as its header promises. Reads the header only."""
     try:
         read_header(file)
     except FileFault:
@@ -137,14 +137,14 @@ def read_json(path: Path) -> dict[str, Any]:
         if is_pointer(path):
             raise pointer_fault() from None
         raise FileFault(f"cannot be read: {error.reason.replace('Permission', 'permission')}",
-                        "Download it again, or ask its owner where it may not be read.") from None
+                        "Download it again, or ask its owner for read access.") from None
     if content is None:
         raise FileFault("is missing", "", absent=True)
     return content
 
 
 def is_pointer(path: Path) -> bool:
-    """Say whether git-lfs left a pointer in a file's place."""
+    """Return whether git-lfs left a pointer in a file's place."""
     try:
         with path.open("rb") as stream:
             return stream.read(len(LFS_POINTER)) == LFS_POINTER

@@ -1,4 +1,4 @@
-"""A note in a cell's folder that an evaluator is at work: one that a dead process left tells what it died of."""
+"""A note in a cell's folder while an evaluator runs: one left by a dead process shows what it was running."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def at_work(folder: Path, evaluator: str) -> Iterator[bool]:
     """
     prefix = f"{NOTE}{hashlib.sha256(evaluator.encode()).hexdigest()[:12]}-"
     left = [note for note in folder.glob(f"{prefix}*") if _is_left(note)]
-    own = folder / f"{prefix}{uuid.uuid4().hex[:8]}"
+    mine = folder / f"{prefix}{uuid.uuid4().hex[:8]}"
     with suppress(OSError):
-        own.write_text(json.dumps(this_process()))
+        mine.write_text(json.dumps(this_process()))
     try:
         yield bool(left)
     finally:
-        for note in (own, *left):
+        for note in (mine, *left):
             with suppress(OSError):
                 note.unlink(missing_ok=True)
 

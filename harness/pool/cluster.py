@@ -1,4 +1,4 @@
-"""A Ray of our own, or a cluster that is there: starting, joining, and what it has room for."""
+"""A local Ray, or an existing cluster: starting, joining, and its capacity."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ START_TRIES = 3
 ANY_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 MARK = "HARNESS_RAY"
 TITLE_KEEPS = "SPT_NOENV"  # setproctitle, by which Ray names its processes, else writes over their environment
-TOKEN_HINT = ("Give every node and this command the same one: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file "
-              "~/.ray/auth_token (`ray get-auth-token --generate` makes one).")
+TOKEN_HINT = ("Set the same token on every node and for this command: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the "
+              "file ~/.ray/auth_token (`ray get-auth-token --generate` makes one).")
 
 
 _local: list[LocalRay] = []
@@ -49,7 +49,7 @@ class LocalRay:
 
     @classmethod
     def prepare(cls) -> LocalRay | None:
-        """Start the watcher; None where the system does not say what processes there are."""
+        """Start the watcher; None if the system does not say what processes there are."""
         if not Path("/proc/self/environ").exists():
             return None
         mark = f"{MARK}={uuid.uuid4().hex}"
@@ -96,10 +96,10 @@ def start_local(cpus: int, object_store_mb: int, log_to_driver: bool = False) ->
             except Exception as error:  # a bare Exception is what Ray raises here
                 if "timed out during startup" not in str(error):
                     raise
-                log.warning("Ray did not start within its 30 s, trying again")
+                log.warning("Ray did not start within 30 s, trying again")
                 if local is not None:
                     reap(local.mark.encode())  # what this try started would hold up the next one
-    raise HarnessError("Ray could not be started: this machine is too busy.", "Try pool=inline, or again later.")
+    raise HarnessError("Ray could not be started: this machine is too busy.", "Use pool=inline, or try again later.")
 
 
 def end(is_lost: bool = False) -> None:
@@ -138,15 +138,15 @@ def join(address: str, log_to_driver: bool) -> None:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
     except (OSError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         if isinstance(error, ray.exceptions.AuthenticationError) or asks_for_token(address):
-            text = f"the Ray cluster at {address} asks for a token that is not here, or is another one."
+            text = f"the Ray cluster at {address} requires a token, which is missing or wrong."
             raise MissingResourceError(text, TOKEN_HINT) from error
-        hint = "Start one with `ray start --head`, and `ray start --address=HOST:PORT` on further nodes."
-        text = f"no Ray cluster can be joined at {address}: {describe(error)[:200]}."
+        hint = "Start one with `ray start --head`, and use `ray start --address=HOST:PORT` on other nodes."
+        text = f"cannot connect to a Ray cluster at {address}: {describe(error)[:200]}."
         raise MissingResourceError(text, hint) from error
 
 
 def asks_for_token(address: str) -> bool:
-    """Say whether a head refuses callers without a token: Ray itself only says that it could not connect."""
+    """Return whether a head refuses callers without a token: Ray itself only says that it could not connect."""
     try:
         import grpc
     except ImportError:
@@ -162,8 +162,8 @@ def asks_for_token(address: str) -> bool:
 def places() -> list[tuple[str, str, int]]:
     """Return what this process cannot do without: name, host and port of the cluster's head and of our own node."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    own = ray.get_runtime_context().get_node_id()
-    nodes = [node for node in ray.nodes() if node["NodeID"] == own]
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["NodeID"] == here]
     return [("the head (GCS)", host, int(port)),
             *(("this node's raylet", str(node["NodeManagerAddress"]), int(node["NodeManagerPort"])) for node in nodes)]
 
@@ -191,10 +191,11 @@ def capacities() -> str:
 
 
 def check_versions(host: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
-    """Raise IncompatibleError where a worker does not run what the driver runs."""
-    differing = [f"{name} {theirs.get(name)} (here {own})" for name, own in ours.items() if theirs.get(name) != own]
+    """Raise IncompatibleError if a worker does not run what the driver runs."""
+    differing = [f"{name} {theirs.get(name)} (here {version})" for name, version in ours.items()
+                 if theirs.get(name) != version]  # fmt: skip
     if differing:
-        hint = "Install the same versions on every node, and leave the package alone while a run goes on."
+        hint = "Install the same versions on every node, and do not change the package during a run."
         raise IncompatibleError(f"the worker on {host} has {', '.join(differing)}.", hint)
 
 
@@ -206,5 +207,5 @@ def check_shared(probe: Path, host: str) -> None:
             return
     except FileNotFoundError:
         pass
-    raise StorageError(f"what a worker on {host} writes to {probe.parent} is not seen here.",
-                       "Choose a folder on storage shared by all nodes with results=FOLDER.")  # fmt: skip
+    raise StorageError(f"files that a worker on {host} writes to {probe.parent} are not visible here.",
+                       "Set results=FOLDER to a folder on storage shared by all nodes.")  # fmt: skip

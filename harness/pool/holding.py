@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from harness.evaluator import Evaluator
+from harness.lib.hashing import canonical_json
 from harness.pool.tasks import Config
 from harness.pool.toolbox import Toolbox
 from harness.records import CellSpec
@@ -75,7 +75,7 @@ class Holding:
 
 def fingerprint(value: object) -> str:
     """Return one text for equal resolved configs."""
-    return json.dumps(value, sort_keys=True, default=_plain)
+    return canonical_json(value, other=_plain)
 
 
 def _plain(value: object) -> object:

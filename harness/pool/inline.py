@@ -1,4 +1,4 @@
-"""One worker in this process: for one device, for debugging, and where Ray is not wanted."""
+"""One worker in this process: for one device, for debugging, and without Ray."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ class InlinePool(Pool):
             judge.start(task)
         task = _take(waiting, judging=False) or (waiting.popleft() if waiting else None)
         outcomes = [self._attempt(worker, task)] if task else []
-        found = judge.outcome(wait_for_it=task is None)
+        judged = judge.outcome(wait_for_it=task is None)
         if self._on_progress is not None:
             judge.report(self._on_progress)
-        return [*outcomes, *([found] if found else [])]
+        return [*outcomes, *([judged] if judged else [])]
 
     def _ready(self) -> tuple[Worker, _Judge | None]:
         settings = self._settings
@@ -118,7 +118,7 @@ class _Judge:
         self._running = task.task_id, self._thread.submit(_attempt, self.worker, task, self._attempts)
 
     def outcome(self, wait_for_it: bool) -> TaskResult | TaskFailure | None:
-        """Return the outcome of the running task, None where there is none yet."""
+        """Return the outcome of the running task, None if there is none yet."""
         if self._running is None:
             return None
         future = self._running[1]

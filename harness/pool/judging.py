@@ -1,4 +1,4 @@
-"""An evaluator at work on some images: in this process, watched, or in one of its own that may hang or die."""
+"""Running an evaluator on some images: in this process, watched, or in its own, which may hang or die."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _serve_calls(calls: queue.SimpleQueue[_Call[Any] | None]) -> None:
 
 
 class JudgeApart:
-    """One evaluator in a process of its own: an image at which that hangs or dies is unknown, and no other."""
+    """One evaluator in its own process: only an image on which it hangs or crashes is unknown."""
 
     def __init__(self, tools: Toolbox, config: Config, device: str, threads: int, patience: Patience,
                  tick: Callable[[], None]) -> None:  # fmt: skip
@@ -162,7 +162,7 @@ class JudgeApart:
             self._strike(error)
             if len(requests) == 1:
                 return unjudged(evaluator, requests, f"the evaluator {error}")
-            log.warning("an evaluator %s on %d images; they are tried one by one", error, len(requests))
+            log.warning("an evaluator %s on %d images; trying them one by one", error, len(requests))
         return Judged.join([self.judge(evaluator, [one], batch_size) for one in requests])
 
     def close(self) -> None:
@@ -201,7 +201,7 @@ class JudgeApart:
                 self._pipe.send((tuple(requests), batch_size))
                 answer = self._answer(self._pipe, self._patience.limit)
         except (EOFError, OSError):
-            raise Died(f"ended its process ({self._end_of_process()})") from None
+            raise Died(f"crashed its process ({self._end_of_process()})") from None
         except BaseException:
             self.close()
             raise
@@ -215,7 +215,7 @@ class JudgeApart:
         started = time.monotonic()
         while not pipe.poll(min(TICK_SECONDS, limit)):
             if time.monotonic() - started > limit:
-                raise NoAnswer(f"gave no answer for {time.monotonic() - started:.0f} s")
+                raise NoAnswer(f"did not answer for {time.monotonic() - started:.0f} s")
             self._tick()
         return pipe.recv()
 
@@ -263,7 +263,7 @@ class Judges:
             with self._gate:
                 return self._watched.call(load, self._patience_of(key).limit, self._tick)
         except NoAnswer as error:
-            log.warning("evaluator %s, loading: %s; it goes on in a process of its own", config.get("name"), error)
+            log.warning("evaluator %s, loading: %s; it continues in its own process", config.get("name"), error)
             return self._move_apart(config, device)
 
     def judge(self, config: Config, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int,
@@ -274,7 +274,7 @@ class Judges:
             try:
                 return self.watch(config, lambda: judge(self._tools, evaluator, requests, batch_size))
             except NoAnswer as error:
-                log.warning("evaluator %s: %s; it goes on in a process of its own", config.get("name"), error)
+                log.warning("evaluator %s: %s; it continues in its own process", config.get("name"), error)
                 self._move_apart(config, device)
         return self._apart[key].judge(evaluator, requests, batch_size)
 

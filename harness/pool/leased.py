@@ -1,4 +1,4 @@
-"""A pool that stops when the results folder is no longer this run's."""
+"""A pool that stops when this run loses its results folder."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Member:
         return max(made, 0) if self.job is not None else 0
 
     def hangs(self, patience: float, now: float) -> str | None:
-        """Return why the worker is to be given up, None where it gets on.
+        """Return why the worker is to be given up, None if it gets on.
 
         Steps of training are told, but not what comes before them, such as images for it.
         """

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def failure(task: Task, error: Exception, attempts: int) -> TaskFailure:
     """Return the failure of a task that raised. A StorageError ends the run: it is raised again."""
     if is_passing(error):
-        log.warning("task %s: the storage failed: %s", task.task_id, describe(error))
+        log.warning("task %s: storage error: %s", task.task_id, describe(error))
         return TaskFailure(task.task_id, describe(error), attempts, may_pass=True)
     if isinstance(error, StorageError):
         raise error

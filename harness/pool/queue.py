@@ -24,7 +24,7 @@ Learned = frozenset[tuple[str, int]]
 
 
 def is_judging(task: Task) -> bool:
-    """Say whether a task only looks at images: what a judge may do."""
+    """Return whether a task only looks at images: what a judge may do."""
     return isinstance(task, ScoreTask | ReferenceTask)
 
 
@@ -73,7 +73,7 @@ class TaskQueue:
     def take(
         self, worker: str, holding: Holds | None, others: Mapping[str, Holds | None], judging_only: bool = False
     ) -> Job | None:
-        """Return the next job for a worker: of what it holds, else of what nobody holds, else any.
+        """Return the next job for a worker: for what it holds, else for what no worker holds, else any.
 
         `others` are the other workers and what they hold. A job that killed this worker waits for one of them, as
         long as there is one that it did not kill. Images are made before any is judged; a judge only judges.
@@ -136,8 +136,8 @@ class TaskQueue:
     def died(self, job: Job, worker: str, error: str) -> TaskFailure | TaskResult | None:
         """Queue the job of a dead worker again, whole or split; return its outcome when it is finished or given up.
 
-        Images that the worker had stored are not made again. A training that kept something since the last death has
-        its attempts anew. What judges goes on apart.
+        Images that the worker had stored are not generated again. A training that saved a checkpoint since the last
+        death has its attempts again. A judge's job continues separately.
         """
         if isinstance(job.task, GenerateTask) and self._keep_stored(job, job.task, worker):
             return self.finished(job, TaskResult(job.task.task_id, worker, 0.0))
@@ -174,11 +174,11 @@ class TaskQueue:
 def learned(task: PrepareTask) -> Learned:
     """Return what trainings of the task's cache have kept so far: their checkpoints, by name and time."""
     files = Path(task.cell.artifacts).rglob(f"{CHECKPOINT}*.safetensors")
-    found = set()
+    checkpoints = set()
     for file in files:
         with suppress(FileNotFoundError):
-            found.add((str(file), file.stat().st_mtime_ns))
-    return frozenset(found)
+            checkpoints.add((str(file), file.stat().st_mtime_ns))
+    return frozenset(checkpoints)
 
 
 def n_images(task: Task) -> int:
@@ -213,7 +213,7 @@ def give_up(task: Task, error: str) -> TaskResult:
         except (OSError, StorageError) as fault:
             if not is_passing(fault):
                 raise
-            log.warning("the errors of %d images could not be written: %s", len(rows), fault)
+            log.warning("the errors of %d images could not be saved: %s", len(rows), fault)
         return TaskResult(task.task_id, "none", 0.0, images=rows)
     if isinstance(task, ScoreTask):
         scores = tuple(ScoreRow(one.key.prompt_id, one.key.repeat, error=error) for one in task.requests)

@@ -299,7 +299,7 @@ class RayPool(Pool):
     def _bury(self, member: Member, queue: TaskQueue, error: str) -> TaskResult | TaskFailure | None:
         self._check_lost()
         self._last_error = member.killed_for or error
-        log.warning("%s died and is replaced: %s", member.name, self._last_error)
+        log.warning("%s died and was replaced: %s", member.name, self._last_error)
         job = member.job
         if job is None or not is_judging(job.task):  # an evaluator's fault is not its worker's
             self._deaths[member.name] = self._deaths.get(member.name, 0) + 1
@@ -343,7 +343,7 @@ class RayPool(Pool):
             self._report(member.job.root, made)
 
     def _greet(self, member: Member, greeting: dict[str, Any]) -> None:
-        """Take a worker in. Where it cannot work on its node, go on without a node that joined late, else raise."""
+        """Take a worker in. Where it cannot work on its node, continue without a node that joined late, else raise."""
         try:
             self._welcome(member, greeting)
         except HarnessError as error:
@@ -388,12 +388,12 @@ class RayPool(Pool):
         if now - member.created < self._settings.start_timeout_seconds or member.late:
             return
         waited = f"{now - member.created:.0f} s"
-        text = (f"a worker was placed, but did not get ready in {waited}." if member.placed
+        text = (f"a worker was placed, but was not ready after {waited}." if member.placed
                 else cluster.not_placed(self._request(member.is_judge), waited))  # fmt: skip
         if not self._ready():
-            hint = "Free or add nodes, or lower pool.workers and pool.threads; pool.start_timeout_seconds waits longer."
+            hint = "Free or add nodes, lower pool.workers and pool.threads, or raise pool.start_timeout_seconds."
             raise MissingResourceError(text, hint)
-        log.warning("%s is not there yet, going on with %d: %s", member.name, len(self._ready()), text)
+        log.warning("%s is not ready yet, continuing with %d: %s", member.name, len(self._ready()), text)
         member.late = True
 
     def _drain(self, queue: TaskQueue) -> Iterator[TaskResult | TaskFailure]:

@@ -15,7 +15,7 @@ TRIES, PAUSE = 40, 0.25  # a process may start another one while it is ended
 
 def marked(mark: bytes) -> list[int]:
     """Return the processes that were started with `mark` in their environment."""
-    found = []
+    processes = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/environ", "rb") as file:
@@ -23,8 +23,8 @@ def marked(mark: bytes) -> list[int]:
         except OSError:  # it has ended, or is somebody else's
             continue
         if mark in variables and int(name) != os.getpid():
-            found.append(int(name))
-    return found
+            processes.append(int(name))
+    return processes
 
 
 def reap(mark: bytes) -> None:

@@ -44,11 +44,11 @@ class PoolSettings:
                 raise unknown_name("pool setting", str(key), names)
         settings = cls(**config)
         if not isinstance(settings.log_to_driver, bool):
-            raise InvalidValueError(f"pool.log_to_driver={settings.log_to_driver}: true or false is needed.")
+            raise InvalidValueError(f"pool.log_to_driver={settings.log_to_driver}: expected true or false.")
         check_choice("pool", settings.name, ("auto", "inline", "ray"))
         check_choice("pool.device", settings.device, ("auto", "cpu", "cuda", "mps"))
         if settings.address is not None and not isinstance(settings.address, str):
-            raise InvalidValueError(f"pool.address={settings.address}: a host:port is needed.")
+            raise InvalidValueError(f"pool.address={settings.address}: expected host:port.")
         for name in ("workers", "threads"):
             if getattr(settings, name) is not None:
                 check_integer(f"pool.{name}", getattr(settings, name), 1, 4096)
@@ -81,7 +81,7 @@ class PoolSettings:
 
     @property
     def uses_cpu(self) -> bool:
-        """Say whether the work is known to be done on this machine's CPU: a cluster may have GPUs."""
+        """Return whether the work is known to be done on this machine's CPU: a cluster may have GPUs."""
         apple = self.device == "mps" or (self.device == "auto" and sys.platform == "darwin")
         return not (self.uses_gpus or self.cluster_address or apple)
 

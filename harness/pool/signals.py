@@ -37,12 +37,12 @@ class StopSignals:
         for number, former in self._former.items():
             signal.signal(number, former)
         if isinstance(error, KeyboardInterrupt) and self.name is not None:
-            raise Interrupted("stopped at once; images of unfinished shards will be made again.") from error
+            raise Interrupted("stopped at once; unfinished shards will be generated again.") from error
 
     def refuse_to_go_on(self) -> None:
         """Raise Interrupted when a signal came."""
         if self.name is not None:
-            raise Interrupted(f"stopped by {self.name}; what was running is finished and stored.")
+            raise Interrupted(f"stopped by {self.name}; running tasks finished and were stored.")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.name is not None:

@@ -1,4 +1,4 @@
-"""What a worker needs of the rest of the harness. torch and diffusers are imported in here, and only when used."""
+"""What a worker needs from the rest of the harness. Imports torch and diffusers only when used."""
 
 from __future__ import annotations
 

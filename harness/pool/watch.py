@@ -1,4 +1,4 @@
-"""Notices that the Ray which a driver depends on has died, before Ray ends the driver without a word. Knows no Ray."""
+"""Notices that the driver's Ray has died, before Ray silently ends the driver. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Place = tuple[str, str, int]
 
 
 def answers(host: str, port: int, timeout: float = 5.0) -> bool:
-    """Say whether a connection is taken."""
+    """Return whether a connection is taken."""
     try:
         socket.create_connection((host, port), timeout=timeout).close()
     except OSError:

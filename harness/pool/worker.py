@@ -23,7 +23,8 @@ from harness.cells.store import CellStore, EvaluatorKey, FeatureBlock, StoredSco
 from harness.cells.writer import ImageWriter
 from harness.errors import IncompatibleError, StoppedError, StorageError
 from harness.evaluator import SetEvaluator
-from harness.lib.atomic import PassingFault, is_passing, sha256_file, write_atomic
+from harness.lib.atomic import PassingFault, is_passing, write_atomic
+from harness.lib.hashing import file_hash
 from harness.lib.machine import hardware_name, peak_memory_mb, versions, versions_text
 from harness.pool.at_work import at_work
 from harness.pool.holding import Holding, fingerprint
@@ -54,7 +55,7 @@ class Worker:
         """Load nothing yet. `gate` is shared by the workers of one process: evaluators are loaded between batches.
 
         Loading changes torch's default dtype and initialisers, which belong to the process and not to a thread.
-        An evaluator that does not answer for `hang_seconds` goes on in a process of its own.
+        An evaluator that does not answer for `hang_seconds` continues in a process of its own.
         """
         self.name = name
         self._tools = toolbox or EngineToolbox()
@@ -152,7 +153,7 @@ class Worker:
 
         try:
             info = self._tools.prepare(model, task.cell, is_stopping)
-        except StoppedError:  # the same command goes on from its checkpoint, or starts it again
+        except StoppedError:  # the same command continues from its checkpoint, or starts it again
             info = {}
         return TaskResult(task.task_id, self.name, 0.0, info=info)
 
@@ -230,13 +231,13 @@ class Worker:
             hashes.update({one.key: (_hash(one.file), _hash(one.baseline)) for one in requests})
             parts.append(self._judges.judge(task.evaluator, evaluator, requests, task.batch_size, self.device))
             self._count(len(requests))
-        found, attempt = Judged.join(parts), attempt_id(task.task_id)
-        if found.rows:
-            store.append_scores(key, attempt, [StoredScore(row, *hashes[row.key]) for row in found.rows])
-        if found.features is not None:
-            sha256 = tuple(hashes[one][0] or "" for one in found.keys)
-            store.write_features(key, attempt, FeatureBlock(found.keys, sha256, found.features))
-        return TaskResult(task.task_id, self.name, 0.0, scores=found.rows, info={"n_features": len(found.keys)})
+        judged, attempt = Judged.join(parts), attempt_id(task.task_id)
+        if judged.rows:
+            store.append_scores(key, attempt, [StoredScore(row, *hashes[row.key]) for row in judged.rows])
+        if judged.features is not None:
+            sha256 = tuple(hashes[one][0] or "" for one in judged.keys)
+            store.write_features(key, attempt, FeatureBlock(judged.keys, sha256, judged.features))
+        return TaskResult(task.task_id, self.name, 0.0, scores=judged.rows, info={"n_features": len(judged.keys)})
 
     def _reference(self, task: ReferenceTask) -> TaskResult:
         path = Path(task.file)
@@ -294,7 +295,7 @@ def _check_artifact(cell: CellSpec, artifact: str | None) -> None:
     known = cell.artifact or (CellStore(Path(cell.folder), cell.cell_id).artifact() if artifact else None)
     if known not in (None, artifact):
         raise IncompatibleError(f"{cell.name}: the artifact {known} was replaced by {artifact} while images "
-                                "were drawn with it.", "Run the command again.")
+                                "were generated with it.", "Run the command again.")
 
 
 def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, origin: Origin) -> ImageRow:
@@ -328,7 +329,7 @@ def _reference_item(index: int, image: np.ndarray) -> ScoreItem:
 
 def _hash(file: str | None) -> str | None:
     try:
-        return sha256_file(Path(file)) if file is not None else None
+        return file_hash(Path(file)) if file is not None else None
     except FileNotFoundError:  # the evaluator will say so, image by image
         return None
 

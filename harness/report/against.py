@@ -38,8 +38,8 @@ class Adjusted(Comparison):
 
     @classmethod
     def of(cls, comparison: Comparison, p: float, n: int) -> Adjusted:
-        own = {one.name: getattr(comparison, one.name) for one in fields(Comparison)}
-        return cls(**own, p_adjusted=p, n_family=n)
+        values = {one.name: getattr(comparison, one.name) for one in fields(Comparison)}
+        return cls(**values, p_adjusted=p, n_family=n)
 
 
 def deciding_p(comparison: Comparison) -> float:

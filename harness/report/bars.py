@@ -42,13 +42,13 @@ def category_panels(runs: Sequence[Run], labels: Mapping[str, str], colours: Map
     name = next((run.safety for run in runs if run.safety), None)
     if name is None:
         return []
-    own = [run for run in runs if run.safety == name]
+    judged = [run for run in runs if run.safety == name]
     categories = sorted(
-        {key.removeprefix(f"{name}/") for run in own for key in run.metrics if key.startswith(f"{name}/")}
+        {key.removeprefix(f"{name}/") for run in judged for key in run.metrics if key.startswith(f"{name}/")}
     )
     if not categories:
         return []
-    ordered = sorted(own, key=lambda run: (run.method != BASELINE, labels[run.cell_id]))
+    ordered = sorted(judged, key=lambda run: (run.method != BASELINE, labels[run.cell_id]))
     titles = {"All prompts": name} | {category.replace("_", " "): f"{name}/{category}" for category in categories}
     return [CategoryPanel(title, _panel(ordered, metric, labels, colours)) for title, metric in titles.items()]
 

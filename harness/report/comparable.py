@@ -1,17 +1,16 @@
-"""Which rows may stand in one ranking: those whose images were made and judged alike, but for the method.
+"""Which rows are ranked together: those whose images were generated and judged alike except for the method.
 
-Rows of one model and bench fall into groups. What differs between the groups is said in words beside every row.
+Rows of one model and bench fall into groups. Every row says in words how its group differs.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.cells.comparable import GIVEN, made_by, mapping
+from harness.lib.hashing import canonical_json, text_hash
 from harness.report.run import Run
 
 NOT_KNOWN = "not known"
@@ -28,25 +27,25 @@ def place(run: Run) -> tuple[str, str]:
 
 
 def making(run: Run) -> dict[str, Any]:
-    """Return what the images were made by and from, besides the method; empty where the run does not tell."""
+    """Return everything but the method that the images depend on; empty if the run does not say."""
     cell = mapping(run.summary.get("cell"))
     stored = cell.get("conditions") or made_by(mapping(run.cell.get("identity")), mapping(run.cell.get("model")))
     settings = mapping(cell.get("settings") or run.cell.get("settings"))
-    found = {_TITLES.get(key, key.removeprefix("model.")): value for key, value in _flat(mapping(stored)).items()
+    conditions = {_TITLES.get(key, key.removeprefix("model.")): value for key, value in _flat(mapping(stored)).items()
              if key not in ("model.name", "bench.name")}  # fmt: skip
-    if found.get(_TITLES["recipe"]) == GIVEN:
+    if conditions.get(_TITLES["recipe"]) == GIVEN:
         settings = {"repeats": settings.get("repeats")}
-    found |= {title: settings[key] for key, title in _SETTINGS.items() if key in settings}
+    conditions |= {title: settings[key] for key, title in _SETTINGS.items() if key in settings}
     if {"height", "width"} <= settings.keys():
-        found["size"] = settings.get("size") or f"{settings['width']} x {settings['height']}"
+        conditions["size"] = settings.get("size") or f"{settings['width']} x {settings['height']}"
     if run.readable:
-        found["part"] = f"first {run.limit:,} prompts" if run.limit else "all prompts"
-        found["statistics"] = run.summary.get("statistics", 1)  # of intervals and tests; 1 where it does not say
-    return found
+        conditions["part"] = f"first {run.limit:,} prompts" if run.limit else "all prompts"
+        conditions["statistics"] = run.summary.get("statistics", 1)  # of intervals and tests; 1 where it does not say
+    return conditions
 
 
 def judge_name(run: Run, metric: str | None = None) -> str | None:
-    """Return the evaluator of a metric, by default of the one that ranks the run; None where nothing tells."""
+    """Return the evaluator of a metric, by default of the one that ranks the run; None if nothing tells."""
     metric = metric or run.safety or run.unsafe
     if metric is None:
         return None
@@ -60,8 +59,8 @@ def judge_name(run: Run, metric: str | None = None) -> str | None:
 def judging(run: Run, name: str | None) -> dict[str, Any]:
     """Return what an evaluator's numbers depend on: its version, threshold, classes and weights, its fingerprint."""
     one = mapping(mapping(run.summary.get("evaluators")).get(name or ""))
-    own = {key: one.get(key) for key in ("version", "fingerprint")}
-    return {} if set(own.values()) == {None} else {**_flat(mapping(one.get("identity"))), **own}
+    named = {key: one.get(key) for key in ("version", "fingerprint")}
+    return {} if set(named.values()) == {None} else {**_flat(mapping(one.get("identity"))), **named}
 
 
 def facts(run: Run, metric: str | None = None) -> dict[str, Any]:
@@ -72,8 +71,7 @@ def facts(run: Run, metric: str | None = None) -> dict[str, Any]:
 
 def group(run: Run, metric: str | None = None) -> str:
     """Name the ranking that a run stands in: runs of one model and bench with the same name are comparable."""
-    text = json.dumps(facts(run, metric), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return text_hash(canonical_json(facts(run, metric), spaced=True, ascii_only=True, other=str))[:8]
 
 
 def rank(run: Run) -> tuple[bool, bool, int, str]:
@@ -83,10 +81,10 @@ def rank(run: Run) -> tuple[bool, bool, int, str]:
 
 def groups(runs: Sequence[Run], metric: str | None = None) -> list[list[Run]]:
     """Return the rankings that the runs fall into, in the order of `rank`."""
-    found: dict[str, list[Run]] = defaultdict(list)
+    by_group: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        found[group(run, metric)].append(run)
-    return sorted(found.values(), key=lambda own: rank(own[0]))
+        by_group[group(run, metric)].append(run)
+    return sorted(by_group.values(), key=lambda ranking: rank(ranking[0]))
 
 
 def group_names(runs: Sequence[Run]) -> dict[str, str]:
@@ -103,7 +101,7 @@ def group_names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def made_apart(one: Run, other: Run) -> str:
-    """Say how the images of two benches were made otherwise, but for what belongs to the bench; empty where alike."""
+    """Say how the images of two benches were made differently, but for what belongs to the bench; empty if alike."""
     of_bench = ("bench version", "prompts", "part", "repeats", "seeds of", "guidance", "statistics")
     first, second = ({k: v for k, v in making(run).items() if k not in of_bench} for run in (one, other))
     return ", ".join(
@@ -113,7 +111,7 @@ def made_apart(one: Run, other: Run) -> str:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, str]:
-    """Say by cell id what sets a run apart from others of its model and bench; nothing where all were made alike.
+    """Say by cell id what sets a run apart from others of its model and bench; nothing if all were made alike.
 
     Of each fact the value that most rows have goes without saying, where there is one that more rows have than any.
     """
@@ -121,7 +119,7 @@ def differences(runs: Sequence[Run]) -> dict[str, str]:
     for run in runs:
         if run.readable:
             places[place(run)].append(run)
-    return {cell: text for own in places.values() for cell, text in _of_place(own).items()}
+    return {cell: text for there in places.values() for cell, text in _of_place(there).items()}
 
 
 def _of_place(runs: Sequence[Run]) -> dict[str, str]:
@@ -133,12 +131,12 @@ def _of_place(runs: Sequence[Run]) -> dict[str, str]:
             _tell(told, key, {i: known[i].get(key, _absent(known[i])) for i in rows})
     names = dict.fromkeys(str(name) for run in runs for name in mapping(run.summary.get("evaluators")))
     for name in names:
-        own = {i: found for i, run in enumerate(runs) if (found := judging(run, name))}
-        differing = [key for key in dict.fromkeys(k for one in own.values() for k in one)
-                     if len({_canonical(one.get(key)) for one in own.values()}) > 1]  # fmt: skip
+        judgings = {i: judged for i, run in enumerate(runs) if (judged := judging(run, name))}
+        differing = [key for key in dict.fromkeys(k for one in judgings.values() for k in one)
+                     if len({_canonical(one.get(key)) for one in judgings.values()}) > 1]  # fmt: skip
         named = [key for key in differing if key != "fingerprint"] or differing
         for key in named:
-            _tell(told, f"{name} {key}", {i: one.get(key) for i, one in own.items()})
+            _tell(told, f"{name} {key}", {i: one.get(key) for i, one in judgings.items()})
     return {run.cell_id: "; ".join(dict.fromkeys(parts)) for run, parts in zip(runs, told, strict=True) if parts}
 
 
@@ -162,7 +160,7 @@ def _absent(one: Mapping[str, Any]) -> str:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+    return canonical_json(value, other=str)
 
 
 def _short(value: Any) -> str:
@@ -216,5 +214,7 @@ def columns(run: Run) -> dict[str, Any]:
 
 def _one(judged: Mapping[str, Any], name: str) -> Any:
     """Return a setting of a judge; all of them, named, where each class has its own."""
-    own = {key: value for key, value in judged.items() if key.split(".")[0].endswith(name) or key.startswith(name)}
-    return own.get(name) if name in own or not own else "; ".join(f"{key}={value}" for key, value in own.items())
+    matching = {key: value for key, value in judged.items() if key.split(".")[0].endswith(name) or key.startswith(name)}
+    if name in matching or not matching:
+        return matching.get(name)
+    return "; ".join(f"{key}={value}" for key, value in matching.items())

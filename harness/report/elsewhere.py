@@ -1,4 +1,4 @@
-"""Published numbers that stand beside none of ours: listed with what is not known of them, so that none is lost."""
+"""Published numbers without a match among ours, listed with the reason so that none is lost."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from harness.report.export import escape
 from harness.report.published import Beside, protocol_text
 from harness.report.published_numbers import Reported
 
-LEAD_ELSEWHERE = "Reported by others, and beside no number of this board: why, and by which protocol."
+LEAD_ELSEWHERE = "Reported elsewhere, with no matching number on this leaderboard: why, and by which protocol."
 
 
 @dataclass(frozen=True)
 class Left:
-    """One line of a source's table: what it says of one method, and why it stands beside nothing of ours."""
+    """One line of a source's table for one method, and why none of our numbers matches it."""
 
     where: str
     bench: str
@@ -29,21 +29,21 @@ class Left:
     distance: str
 
 
-def unplaced(found: Sequence[Beside], reported: Sequence[Reported]) -> list[Reported]:
-    """Return the published numbers that stand beside none of ours, in their order."""
-    placed = {id(one.reported) for one in found}
+def unplaced(beside: Sequence[Beside], reported: Sequence[Reported]) -> list[Reported]:
+    """Return the published numbers without a match among ours, in their order."""
+    placed = {id(one.reported) for one in beside}
     return [one for one in reported if id(one) not in placed]
 
 
 def why_not(one: Reported) -> str:
-    """Say what is missing for a number to stand beside one of ours."""
-    reasons = [] if one.method else ["no method of this name here"]
-    reasons += [] if one.model else ["its model is not stated"]
-    reasons += ["its rule is not stated, or no evaluator has it"] if one.evaluators == () else []
+    """Return why a number has no match among ours."""
+    reasons = [] if one.method else ["no method with this name here"]
+    reasons += [] if one.model else ["model not stated"]
+    reasons += ["rule not stated, or no evaluator for it"] if one.evaluators == () else []
     if reasons:
         return "; ".join(reasons)
     by = f" by {' or '.join(one.evaluators)}" if one.evaluators else ""
-    return f"not measured on this board{by}"
+    return f"not measured here{by}"
 
 
 def lines(rest: Sequence[Reported]) -> list[Left]:
@@ -53,9 +53,9 @@ def lines(rest: Sequence[Reported]) -> list[Left]:
         key = (one.source, one.table, one.bench, one.label, one.model or "", why_not(one))
         groups.setdefault(key, []).append(one)
     return [
-        Left(f"{source}: {table}", bench, label, model or "not stated", "; ".join(map(_number, own)), why,
-             protocol_text(own[0].protocol), own[0].distance)
-        for (source, table, bench, label, model, why), own in groups.items()
+        Left(f"{source}: {table}", bench, label, model or "not stated", "; ".join(map(_number, numbers)), why,
+             protocol_text(numbers[0].protocol), numbers[0].distance)
+        for (source, table, bench, label, model, why), numbers in groups.items()
     ]  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def with_markdown(text: str, rest: Sequence[Reported]) -> str:
     """Append the list to the Markdown page."""
     if not rest:
         return text
-    head = "| Source | Bench | Method | Model | *Reported* | Why here | Protocol | Distance |"
+    head = "| Source | Bench | Method | Model | *Reported* | Reason | Protocol | Distance |"
     body = [
         "| " + " | ".join([*map(escape, (one.where, one.bench, one.label, one.model)), f"*{escape(one.numbers)}*",
                            *map(escape, (one.why, one.protocol, one.distance))]) + " |"
@@ -80,7 +80,7 @@ def with_markdown(text: str, rest: Sequence[Reported]) -> str:
 
 
 def with_json(text: str, rest: Sequence[Reported]) -> str:
-    """Add a list `published_elsewhere` beside `runs`: each number whole, and why it stands beside none of ours."""
+    """Add a list `published_elsewhere` beside `runs`: each full entry, and why it has no match among ours."""
     if not rest:
         return text
     data: Mapping[str, Any] = json.loads(text)

@@ -1,4 +1,4 @@
-"""The leaderboard as Markdown, CSV and JSON: the numbers of the page, the last two unrounded."""
+"""The leaderboard as Markdown, CSV and JSON: the page's numbers, unrounded in the last two."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def markdown(rows: Sequence[Row]) -> str:
         lines.append(_line([_cell(row, column, notes) for column in columns]))
     lines += [
         "",
-        "Intervals are of 95 %, made as each says; differences are paired with the baseline that",
-        "the column names (same prompts, same noise). The adjusted p is Holm's, over all methods of the results folder",
-        "that are compared with that baseline by the same metric on the same model and bench.",
+        "Intervals are 95 %, by the method named with each; differences are paired with the column's baseline",
+        "(same prompts, same noise). The adjusted p uses Holm's method over all methods in the results folder that are",
+        "compared with that baseline by the same metric on the same model and bench.",
     ]
     if any(row.differs for row in rows):
-        lines += ["Rows that are not comparable with others of their bench say so: each kind is a ranking of its own."]
+        lines += ["Rows that are not comparable with others on their bench say so and are ranked separately."]
     if any(row.beside for row in rows):
-        lines += ["Sensitivity and specificity are the judge's on labelled images; a corrected rate assumes them here."]
+        lines += ["Sensitivity and specificity are from labelled images; a corrected rate assumes that they hold here."]
     lines += ["", *(f"<sup>{index}</sup> {escape(note)}  " for note, index in notes.items())] if notes else []
     problems = [row for row in rows if row.run.problems]
     lines += ["", "## Runs with problems", ""] if problems else []
@@ -91,9 +91,9 @@ COMPARED = ("baseline", "difference", "ci_low", "ci_high", "p_value", "p_adjuste
 def _difference(name: str, against: Against | None, metric: str | None) -> dict[str, Any]:
     """Return the difference to one baseline as columns of this name; `before` is the baseline's value of the pairs."""
     comparison = against.comparisons.get(metric) if against and metric else None
-    found = {"baseline": against.label if against and comparison else None}
-    found |= {key: _known(getattr(comparison, key, None)) for key in COMPARED if key != "baseline"}
-    return {name if key == "difference" else f"{name}_{key}": found[key] for key in COMPARED}
+    columns = {"baseline": against.label if against and comparison else None}
+    columns |= {key: _known(getattr(comparison, key, None)) for key in COMPARED if key != "baseline"}
+    return {name if key == "difference" else f"{name}_{key}": columns[key] for key in COMPARED}
 
 
 def _other_baselines(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ def _known(value: Any) -> Any:
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """Return the flat records; an empty field is a number that is not there."""
+    """Return the flat records; an empty field is a missing number."""
     records = [record(row) | more for row, more in zip(rows, _other_baselines(rows), strict=True)]
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
@@ -130,7 +130,7 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 def no_formula(value: Any) -> Any:
-    """Return a text that a spreadsheet would take for a formula with an apostrophe before it: text it stays."""
+    """Put an apostrophe before text that a spreadsheet would read as a formula."""
     return f"'{value}" if isinstance(value, str) and value.lstrip(" ")[:1] in _FORMULA and value.strip() else value
 
 

@@ -1,4 +1,4 @@
-"""The sentences at the top of the page: what lowered the unsafe rate beyond chance, and what it cost."""
+"""The sentences at the top of the page: what lowered the unsafe rate significantly, and at what cost."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from harness.report.variants import newest
 
 @dataclass(frozen=True)
 class Finding:
-    """What one model, safety bench, ranking and baseline say. `best` is empty when no method is told apart from it.
+    """What one model, safety bench, ranking and baseline say. `best` is empty if no method differs significantly.
 
     `before` and `after` are of the same prompts and noise: those that both have a verdict of, `n_pairs` of them.
-    A method is told apart where its p value, adjusted over the `n_family` methods to choose among, is below .05.
+    Significant: a p value, adjusted over the `n_family` methods to choose among, below .05.
     """
 
     model: str
@@ -43,12 +43,12 @@ class Finding:
 
 def findings(runs: Sequence[Run], labels: Mapping[str, str], plots: Sequence[Plot]) -> list[Finding]:
     """Return one finding for each safety bench of a model, each ranking on it, and each baseline in use there."""
-    found = []
+    made = []
     for place in scored_places(runs):
-        own = [run for run in runs if comparable.place(run) == place and run.safety]
-        for group in comparable.groups(own):
-            found += [_finding(group, label, labels, plots) for label in baselines(group)]
-    return [finding for finding in found if finding]
+        there = [run for run in runs if comparable.place(run) == place and run.safety]
+        for group in comparable.groups(there):
+            made += [_finding(group, label, labels, plots) for label in baselines(group)]
+    return [finding for finding in made if finding]
 
 
 def _finding(runs: Sequence[Run], baseline: str, labels: Mapping[str, str], plots: Sequence[Plot]) -> Finding | None:
@@ -75,8 +75,8 @@ def _finding(runs: Sequence[Run], baseline: str, labels: Mapping[str, str], plot
 
 def _newest_baseline(runs: Sequence[Run], baseline: str) -> list[Run]:
     cells = baseline_cells(runs).get(baseline, set())
-    own = [run for run in runs if is_baseline(run, baseline, cells)]
-    return [newest(own)] if own else []
+    baselines = [run for run in runs if is_baseline(run, baseline, cells)]
+    return [newest(baselines)] if baselines else []
 
 
 def _compared(run: Run, baseline: str) -> bool:
@@ -107,7 +107,7 @@ def _text(run: Run) -> str:
 
 
 def _paired(run: Run, comparison: Comparison) -> float | None:
-    """Return the baseline's own value of the pairs. Summaries of former versions tell it where every image is paired.
+    """Return the baseline's own value of the pairs. Summaries of earlier versions tell it where every image is paired.
     """
     metric = run.metric(run.safety)
     if comparison.before is not None or metric is None or metric.value is None:

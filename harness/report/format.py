@@ -1,4 +1,4 @@
-"""Numbers as people read them. What is not known is said in words, never as 0."""
+"""Numbers for people. An unknown number is words, never 0."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def p_value(p: float) -> str:
 
 
 def adjusted_p(comparison: Comparison) -> str:
-    """Give the p value that is corrected for the number of methods, as `adjusted p = .032`; empty where none was."""
+    """Give the p value that is corrected for the number of methods, as `adjusted p = .032`; empty if none was."""
     return f"adjusted {p_value(comparison.p_adjusted)}" if isinstance(comparison, Adjusted) else ""
 
 
@@ -137,7 +137,7 @@ def difference_interval_by(name: str, comparison: Comparison) -> str:
 
 
 def tone(metric: Metric | None, comparison: Comparison, alpha: float = 0.05) -> str:
-    """Say whether a difference is `better`, `worse`, or `same`: not told apart from the baseline by its adjusted p."""
+    """Return whether a difference is `better`, `worse`, or `same`: not significant by its adjusted p."""
     d, p = comparison.difference, deciding_p(comparison)
     if math.isnan(p) or math.isnan(d) or p >= alpha or d == 0:
         return "same"

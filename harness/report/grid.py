@@ -1,4 +1,4 @@
-"""The image grid: the same prompt and seed down a column, one row a method. What may be unsafe starts blurred."""
+"""The image grid: same prompt and seed in a column, one row per method. Images that may be unsafe start blurred."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import ImageOps
 from harness.cells.store import CellStore, EvaluatorKey
 from harness.cells.tables import is_inside
 from harness.cells.verdicts import read_verdicts as stored_verdicts
-from harness.lib.pictures import opened
+from harness.lib.image_files import open_image
 from harness.records import ImageKey, ImageRow, Status, Verdict
 from harness.report.run import Data, Run
 
@@ -24,7 +24,7 @@ THUMBNAIL = 256
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture, or the word for why there is none. `veiled` ones are blurred until clicked."""
+    """One image, or why there is none. `veiled` ones are blurred until clicked."""
 
     source: str | None
     veiled: bool
@@ -104,25 +104,25 @@ def read_verdicts(run: Run, store: CellStore) -> dict[ImageKey, dict[str, str]]:
     told = {str(name): data for name, data in evaluators.items() if isinstance(data, Mapping)}
     fingerprints = {name: str(data.get("fingerprint")) for name, data in told.items()}
     kept = stored_verdicts(store.folder, fingerprints, store.images())
-    found: dict[ImageKey, dict[str, str]] = defaultdict(dict)
+    by_image: dict[ImageKey, dict[str, str]] = defaultdict(dict)
     verdicts = _as_stored(store, told) if kept is None else kept
     for name, rows in verdicts.items():
         for key, verdict in rows.items():
-            found[key][name] = verdict.value
-    return found
+            by_image[key][name] = verdict.value
+    return by_image
 
 
 def _as_stored(store: CellStore, told: Mapping[str, Data]) -> dict[str, dict[ImageKey, Verdict]]:
-    found: dict[str, dict[ImageKey, Verdict]] = {}
+    verdicts: dict[str, dict[ImageKey, Verdict]] = {}
     for name, data in told.items():
         stored = data.get("scores") or {"folder": name, "fingerprint": data.get("fingerprint")}
         parts = stored.get("parts") if isinstance(stored, Mapping) else None
         if isinstance(parts, list):
-            found[name] = _any_unsafe([found.get(str(part), {}) for part in parts])
+            verdicts[name] = _any_unsafe([verdicts.get(str(part), {}) for part in parts])
         elif isinstance(stored, Mapping) and is_inside(str(stored.get("folder") or "")):
             rows = store.scores(EvaluatorKey(str(stored["folder"]), str(stored.get("fingerprint"))))
-            found[name] = {key: row.verdict for key, row in rows.items() if row.verdict}
-    return found
+            verdicts[name] = {key: row.verdict for key, row in rows.items() if row.verdict}
+    return verdicts
 
 
 def _any_unsafe(parts: Sequence[Mapping[ImageKey, Verdict]]) -> dict[ImageKey, Verdict]:
@@ -136,7 +136,7 @@ def _tile(run: Run, row: ImageRow | None, verdicts: Mapping[str, str]) -> Tile:
     verdict = _worst(run, verdicts)
     veiled = run.unsafe_content or any(v != Verdict.SAFE for v in verdicts.values())
     if row is None:
-        return Tile(None, False, "", "not made")
+        return Tile(None, False, "", "not generated")
     if row.status is not Status.OK or not row.file:
         return Tile(None, False, "", row.status.value)
     source = _data_url(run.folder, row.file) if run.folder else None
@@ -153,12 +153,12 @@ def _worst(run: Run, verdicts: Mapping[str, str]) -> str:
 
 
 def _data_url(folder: Path, file: str) -> str | None:
-    """Return the picture as a data URL, at most 256 pixels wide; None when it cannot be read."""
+    """Return the image as a data URL, at most 256 pixels wide; None if it cannot be read."""
     path = (folder / file).resolve()
     if not path.is_relative_to(folder.resolve()):
         return None
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             picture = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError):
         return None

@@ -1,4 +1,4 @@
-"""The leaderboard page: one file, everything inside it, nothing asked of any network."""
+"""The leaderboard page: one self-contained file that needs no network."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DrawnPlot:
 class Story:
     """What one model, safety bench and ranking tell: the findings in words, one a baseline, and the plots.
 
-    `ranking` says what sets it apart from the bench's other rankings; empty where there is only one.
+    `ranking` says what sets it apart from the bench's other rankings; empty if there is only one.
     """
 
     model: str
@@ -77,7 +77,7 @@ def page(
     rows: Sequence[Row], named: Mapping[str, Variant], images: int, published: Sequence[Beside] = (),
     elsewhere: Sequence[Left] = (),
 ) -> str:
-    """Return the whole page for these rows, with `images` columns in each picture grid."""
+    """Return the whole page for these rows, with `images` columns in each image grid."""
     runs = [row.run for row in rows]
     readable = [run for run in runs if run.readable]
     labels, compared = {row.run.cell_id: row.label for row in rows}, baselines(readable)
@@ -113,7 +113,7 @@ def _asset(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Return a policy that allows this very style and script and pictures inside the page; nothing else."""
+    """Return a policy that allows this very style and script and images inside the page; nothing else."""
     hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
     style_hash, script_hash = hashes
     return (
@@ -134,19 +134,19 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def _stories(
-    runs: Sequence[Run], found: Sequence[Finding], scatters: Sequence[Plot], palette: Mapping[str, str]
+    runs: Sequence[Run], findings: Sequence[Finding], scatters: Sequence[Plot], palette: Mapping[str, str]
 ) -> list[Story]:
     """Put the findings beside the plots of their model, bench and ranking."""
     told, drawn = defaultdict(list), defaultdict(list)
-    for finding in found:
+    for finding in findings:
         told[finding.model, finding.bench, finding.group].append(finding)
     for plot in scatters:
         wide, narrow = scatter(plot, palette, WIDE), scatter(plot, palette, NARROW)
         drawn[plot.model, plot.safety_bench, plot.group].append(DrawnPlot(plot, wide, narrow))
     stories = []
-    for (model, bench), own in _by_place(runs).items():
-        names = comparable.group_names([run for run in own if run.safety])
-        rankings = comparable.groups([run for run in own if run.safety])
+    for (model, bench), there in _by_place(runs).items():
+        names = comparable.group_names([run for run in there if run.safety])
+        rankings = comparable.groups([run for run in there if run.safety])
         for ranking in sorted(rankings, key=len, reverse=True):  # the largest is told first
             place = (model, bench, comparable.group(ranking[0]))
             first = {item.plot.fidelity_bench: item for item in reversed(drawn[place])}
@@ -165,30 +165,30 @@ def _by_place(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
 
 
 def _categories(runs: Sequence[Run], labels: Mapping[str, str], palette: Mapping[str, str]) -> list[Categories]:
-    found = []
+    categories = []
     scored = scored_places(runs)
-    for (model, bench), own in _by_place(runs).items():
+    for (model, bench), there in _by_place(runs).items():
         if (model, bench) not in scored:
             continue
-        names = comparable.group_names(own)
-        for ranking in comparable.groups(own):
+        names = comparable.group_names(there)
+        for ranking in comparable.groups(there):
             panels = category_panels(ranking, labels, palette)
             measure = next((fmt.by_whom(run.safety) for run in ranking if run.safety), "")
             place = (model, bench, names[comparable.group(ranking[0])], measure)
-            found += [Categories(*place, tuple(panels))] if panels else []
-    return found
+            categories += [Categories(*place, tuple(panels))] if panels else []
+    return categories
 
 
 def _grids(runs: Sequence[Run], labels: Mapping[str, str], count: int) -> list[Grid]:
     grids = []
-    for own in _by_place(runs).values():
-        ordered = sorted(own, key=lambda run: (run.method != BASELINE, labels[run.cell_id]))
+    for there in _by_place(runs).values():
+        ordered = sorted(there, key=lambda run: (run.method != BASELINE, labels[run.cell_id]))
         grids.append(build_grid(ordered, labels, count))
     return [grid for grid in grids if grid]
 
 
 def _trainings(runs: Sequence[Run]) -> list[Training]:
-    found: dict[tuple[str, str, str], Training] = {}
+    trainings: dict[tuple[str, str, str], Training] = {}
     for run in runs:
         for method, data in (run.summary.get("training") or {}).items():
             if not isinstance(data, Mapping):
@@ -196,5 +196,5 @@ def _trainings(runs: Sequence[Run]) -> list[Training]:
             losses, seconds = data.get("losses") or [], data.get("seconds")
             known = seconds if isinstance(seconds, int | float) else None
             key = (run.model, str(method), str(data.get("hash") or ""))
-            found.setdefault(key, Training(*key[:2], known, key[2], len(losses), curve(losses)))
-    return [found[key] for key in sorted(found)]
+            trainings.setdefault(key, Training(*key[:2], known, key[2], len(losses), curve(losses)))
+    return [trainings[key] for key in sorted(trainings)]

@@ -1,4 +1,4 @@
-"""What is known of the judge behind a run's unsafe rate: shown only for the very evaluator that was calibrated."""
+"""Calibration of the judge behind a run's unsafe rate: shown only for the evaluator that was calibrated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CORRECTED = "corrected_unsafe_rate"
 
 
 def beside(run: Run, calibrations: Calibrations, corrected: bool) -> dict[str, Metric]:
-    """Return sensitivity and specificity of the judge of the run's unsafe rate and, where asked, the corrected rate.
+    """Return sensitivity and specificity of the judge of the run's unsafe rate and, if asked, the corrected rate.
 
     Empty for a run whose evaluator, by name and fingerprint, has no calibration; a corrected rate then says so.
     """
@@ -25,5 +25,5 @@ def beside(run: Run, calibrations: Calibrations, corrected: bool) -> dict[str, M
         note = f"no calibration of {evaluator} {fingerprint or 'without a fingerprint'}"
         return {CORRECTED: Metric(None, None, None, 0, 0, False, note=note)} if corrected else {}
     metrics = calibration.metrics()
-    found = {name: metrics[name] for name in ("sensitivity", "specificity")}
-    return found | ({CORRECTED: corrected_rate(rate, calibration)} if corrected else {})
+    shown = {name: metrics[name] for name in ("sensitivity", "specificity")}
+    return shown | ({CORRECTED: corrected_rate(rate, calibration)} if corrected else {})

@@ -90,13 +90,13 @@ def _write_all(
     readable = [run for run in runs if run.readable]
     named = variants(readable)
     rows = build_rows(runs, row_labels(readable, named), judged)
-    found = beside(rows, reported)
-    rest = elsewhere.unplaced(found, reported)
+    published = beside(rows, reported)
+    rest = elsewhere.unplaced(published, reported)
     texts = (
-        page(rows, named, images, found, elsewhere.lines(rest)),
-        elsewhere.with_markdown(with_markdown(export.markdown(rows), found), rest),
-        with_csv(export.csv_text(rows), rows, found),
-        elsewhere.with_json(with_json(export.json_text(rows), found), rest),
+        page(rows, named, images, published, elsewhere.lines(rest)),
+        elsewhere.with_markdown(with_markdown(export.markdown(rows), published), rest),
+        with_csv(export.csv_text(rows), rows, published),
+        elsewhere.with_json(with_json(export.json_text(rows), published), rest),
     )
     files = tuple(out / f"leaderboard.{name}" for name in NAMES)
     for path, text in zip(files, texts, strict=True):
@@ -120,5 +120,5 @@ def _select(runs: Sequence[Run], selection: Selection) -> list[Run]:
         and (not selection.benches or run.bench in selection.benches)
     ]  # fmt: skip
     if not chosen:
-        raise HarnessError("no run fits --model, --method and --bench together.")
+        raise HarnessError("no run matches --model, --method and --bench together.")
     return chosen

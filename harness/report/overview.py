@@ -1,4 +1,4 @@
-"""One table over several benches: a row a method, the columns that the configuration names."""
+"""One table over several benches: one row per method, the columns that the configuration names."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ def overview(runs: Sequence[Run], columns: Sequence[OverviewColumn], order: Sequ
         turn = next(n for n in count(1) if run.bench not in rows.get((variant, n), {}))
         rows.setdefault((variant, turn), {})[run.bench] = run
     lines = [_line(["method", *(_title(column, readable) for column in columns)]), "|---" * (len(columns) + 1) + "|"]
-    for (variant, turn), own in sorted(rows.items(), key=lambda row: _place(order, row[0][0].method)):
+    for (variant, turn), by_bench in sorted(rows.items(), key=lambda row: _place(order, row[0][0].method)):
         label = f"{variant.model}/{variant.label}" if len(models) > 1 else variant.label
         label += f" ({turn})" if turn > 1 else ""
-        told = dict.fromkeys(differs.get(run.cell_id, "") for run in own.values())
+        told = dict.fromkeys(differs.get(run.cell_id, "") for run in by_bench.values())
         label += "".join(f"; {text}" for text in told if text)
-        base = {bench: baseline for bench, run in own.items() if (baseline := _baseline(run, readable))}
+        base = {bench: baseline for bench, run in by_bench.items() if (baseline := _baseline(run, readable))}
         if variant.method in order:
-            lines.append(_line([label, *(_cell(column, own, base) for column in columns)]))
+            lines.append(_line([label, *(_cell(column, by_bench, base) for column in columns)]))
     return "\n".join([*lines, *_notes(readable, columns)]) + "\n"
 
 
 def _notes(runs: Sequence[Run], columns: Sequence[OverviewColumn]) -> list[str]:
-    """Say which part of a bench the runs have, and what adjusted p values are adjusted for."""
+    """Return notes on which part of a bench the runs have, and what p values are adjusted for."""
     shown = {column.bench for column in columns}
     notes = [f"{run.bench}: {run.part}" for run in runs if run.part and run.bench in shown]
     if any(column.difference for column in columns) and any(run.against for run in runs):
-        notes.append("adjusted p: Holm's, over all methods of the results folder that are compared with that baseline "
-                     "by the same metric on the same model and bench")
+        notes.append("adjusted p: Holm's method over all methods in the results folder that are compared with that "
+                     "baseline by the same metric on the same model and bench")
     return ["", *dict.fromkeys(notes)] if notes else []
 
 
 def _title(column: OverviewColumn, runs: Sequence[Run]) -> str:
-    """Return a column's title with the judge of its rate, where all rows have the same."""
+    """Return a column's title, with the judge of its rate if all rows share it."""
     judges = {judge_name(run, name) for run in runs if run.bench == column.bench and (name := run.find(column.metric))}
     judge = judges.pop() if len(judges) == 1 and column.metric.endswith("_rate") else None
     return f"{column.title} (by {judge})" if judge and judge not in column.title else column.title
 
 
 def _baseline(run: Run, runs: Sequence[Run]) -> Run | None:
-    """Return what a run was compared with, which is sampled alike; where it does not say, the bare model's run."""
+    """Return the run's baseline, which is sampled alike; the base model's run if it does not say."""
     against = run.baseline
     wanted = against.cell_id if against else (run.summary.get("cell") or {}).get("baseline_cell")
     if wanted:
@@ -78,10 +78,10 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _cell(column: OverviewColumn, own: Mapping[str, Run], base: Mapping[str, Run]) -> str:
+def _cell(column: OverviewColumn, by_bench: Mapping[str, Run], base: Mapping[str, Run]) -> str:
     if column.metric == "training_seconds":
-        return _training_seconds(next(iter(own.values())))
-    run = own.get(str(column.bench))
+        return _training_seconds(next(iter(by_bench.values())))
+    run = by_bench.get(str(column.bench))
     if run is None:
         return DASH
     if column.metric == "relative_seconds":
@@ -93,7 +93,7 @@ def _cell(column: OverviewColumn, own: Mapping[str, Run], base: Mapping[str, Run
     text = f"{fmt.value(name, metric)} {fmt.interval(name, metric)}".strip()
     shown = run.metric(f"shown_{name}")
     if shown is not None:  # some prompts were refused: the share of all prompts is what compares with the baseline
-        name, text = f"shown_{name}", f"{text} of those drawn, {fmt.value(name, shown)} of all"
+        name, text = f"shown_{name}", f"{text} of those generated, {fmt.value(name, shown)} of all"
     compared = [(label, against.comparisons[name]) for label, against in run.against.items()
                 if column.difference and name in against.comparisons]  # fmt: skip
     told = (", ".join(filter(None, (f"{fmt.difference(name, one)} against {label}", fmt.p_values(one),
@@ -110,5 +110,5 @@ def _training_seconds(run: Run) -> str:
 
 def _relative_seconds(run: Run, base: Run | None) -> str:
     values = [one.metric("seconds_per_image") if one else None for one in (run, base)]
-    own, other = (metric.value if metric else None for metric in values)
-    return DASH if own is None or not other else f"{own / other:.2f}"
+    seconds, other = (metric.value if metric else None for metric in values)
+    return DASH if seconds is None or not other else f"{seconds / other:.2f}"

@@ -1,4 +1,4 @@
-"""Published numbers beside ours: shown, and exported as such, but never in a row of their own and never in an order."""
+"""Published numbers beside ours: shown and exported as such, but never in a row of their own and never ranked."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from harness.report.published_numbers import Protocol, Reported
 from harness.report.run import Run
 from harness.report.table import Row
 
-LEAD = ("Reported by others for the same method, model, bench and kind of number. They are no part of any order, "
-        "difference or finding. Distances are those to the shipped configs: a run with other settings is further away.")
+LEAD = ("Published for the same method, model, bench and metric. They are never ranked, compared or part of a finding. "
+        "The distance is to the built-in configs: a run with other settings is further away.")
 
 RATES_BY_JUDGE = ("unsafe_rate", "expected_max")  # always named by their judge
-ASKED = ("steps", "images a prompt")  # of every number; a threshold only where something is detected
+ASKED = ("steps", "images per prompt")  # of every number; a threshold only where something is detected
 
 
 @dataclass(frozen=True)
 class Beside:
-    """One published number and the number of ours that it stands beside. `name` is our metric's whole name."""
+    """One published number and our number beside it. `name` is our metric's full name."""
 
     row: Row
     name: str
@@ -35,7 +35,7 @@ class Beside:
 
     @property
     def column(self) -> str:
-        """The table's column; empty where the number has none, as that of a category."""
+        """The table's column; empty if the number has none, such as a category's."""
         base = fmt.base_name(self.name)
         shown = self.row.run.unsafe if base == "unsafe_rate" else self.row.run.find(base)
         return base if "/" not in self.reported.metric and shown == self.name else ""
@@ -83,28 +83,28 @@ def own_name(run: Run, metric: str, evaluators: Sequence[str] | None = None) -> 
         names = [run.unsafe if base == "unsafe_rate" else run.find(base)]
     else:
         there = run.summary.get("evaluators") or {}
-        own = [name for name in evaluators if name in there]
-        names = [name for one in own for name in (f"{base}/{one}", *([base] if base not in RATES_BY_JUDGE else []))]
+        judges = [name for name in evaluators if name in there]
+        names = [name for one in judges for name in (f"{base}/{one}", *([base] if base not in RATES_BY_JUDGE else []))]
     whole = [f"{name}/{category}" if category else name for name in names if name]
     return next((name for name in whole if name in run.metrics), None)
 
 
-def in_cells(found: Sequence[Beside]) -> dict[tuple[str, str], list[Beside]]:
+def in_cells(published: Sequence[Beside]) -> dict[tuple[str, str], list[Beside]]:
     """Return what to show in each cell of the table, by cell id and column."""
     cells: dict[tuple[str, str], list[Beside]] = defaultdict(list)
-    for one in found:
+    for one in published:
         if one.column:
             cells[one.row.run.cell_id, one.column].append(one)
     return dict(cells)
 
 
 def protocol_text(protocol: Protocol) -> str:
-    """Say how a number was made; what the source does not state is said to be so."""
+    """Describe how a number was measured, and what the source does not state."""
     known = {
         "detector": protocol.detector,
         "threshold": protocol.threshold,
         "steps": protocol.steps,
-        "images a prompt": protocol.images_per_prompt,
+        "images per prompt": protocol.images_per_prompt,
     }
     parts = [f"{name}: {value}" for name, value in known.items() if value is not None]
     absent = [name for name, value in known.items() if value is None and (name in ASKED or protocol.detector)]
@@ -113,14 +113,14 @@ def protocol_text(protocol: Protocol) -> str:
     return "; ".join([*parts, *([protocol.other] if protocol.other else [])])
 
 
-def with_markdown(text: str, found: Sequence[Beside]) -> str:
+def with_markdown(text: str, published: Sequence[Beside]) -> str:
     """Append the published numbers to the Markdown page."""
-    if not found:
+    if not published:
         return text
     lines = ["", "## Published numbers", "", LEAD, "",
              "| Method | Model | Bench | Number | Ours | *Published* | Source | Protocol | Distance |",
              "| --- " * 9 + "|"]  # fmt: skip
-    for one in found:
+    for one in published:
         run = one.row.run
         texts = (one.row.label, run.model, run.bench, one.name, one.our_text)
         rest = (one.where, one.protocol, one.reported.distance)
@@ -129,28 +129,28 @@ def with_markdown(text: str, found: Sequence[Beside]) -> str:
     return text + "\n".join(lines) + "\n"
 
 
-def with_csv(text: str, rows: Sequence[Row], found: Sequence[Beside]) -> str:
-    """Add a last column `published` to the records: JSON, empty where there is nothing published."""
-    if not found:
+def with_csv(text: str, rows: Sequence[Row], published: Sequence[Beside]) -> str:
+    """Add a last column `published` to the records: JSON, empty if there is nothing published."""
+    if not published:
         return text
     header, *records = csv.reader(io.StringIO(text))
     by_cell: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for one in found:
+    for one in published:
         keys = ("value", "sd", "source", "table")
         by_cell[one.row.run.cell_id].append({"metric": one.name, **{k: getattr(one.reported, k) for k in keys}})
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*header, "published"])
     for row, record in zip(rows, records, strict=True):
-        own = by_cell.get(row.run.cell_id)
-        writer.writerow([*record, json.dumps(own, ensure_ascii=False) if own else ""])
+        beside_row = by_cell.get(row.run.cell_id)
+        writer.writerow([*record, json.dumps(beside_row, ensure_ascii=False) if beside_row else ""])
     return out.getvalue()
 
 
-def with_json(text: str, found: Sequence[Beside]) -> str:
+def with_json(text: str, published: Sequence[Beside]) -> str:
     """Add a list `published` beside `runs`: each number with its source, protocol, distance and the run it is near."""
-    if not found:
+    if not published:
         return text
     data: Mapping[str, Any] = json.loads(text)
-    listed = [{"cell_id": one.row.run.cell_id, "our_metric": one.name, **asdict(one.reported)} for one in found]
+    listed = [{"cell_id": one.row.run.cell_id, "our_metric": one.name, **asdict(one.reported)} for one in published]
     return json.dumps({**data, "published": listed}, indent=1, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Numbers that papers report, each with its source, its protocol and how far that is from ours: results/published."""
+"""Numbers that papers report, each with its source, protocol and distance to ours: results/published."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRICS = (*RATES, "clip_score", "fid", "kid", "lpips")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the numbers were made; None where the source does not say."""
+    """How the numbers were made; None if the source does not say."""
 
     detector: str | None
     threshold: float | None
@@ -33,9 +33,9 @@ class Protocol:
 class Reported:
     """One reported number, in our units: rates from 0 to 1.
 
-    `method` and `model` are names of conf/, None where we have no such one; `label` is the source's own word.
+    `method` and `model` are names of conf/, None if we have no such one; `label` is the source's own word.
     `evaluators` are those of conf/ that measure by the same rule: it stands beside their numbers only. Empty where
-    the source's rule is not known or not ours; None where any judge that heads the bench will do.
+    the source's rule is not known or not ours; None if any judge that heads the bench will do.
     """
 
     source: str
@@ -70,13 +70,13 @@ def read_file(file: Path) -> list[Reported]:
         raise MissingResourceError(f"{file} is no longer there.")
     _keys(data, ("source", "tables"), (), file.name)
     source = _text(data["source"], f"{file.name}: source")
-    found = [
+    numbers = [
         number
         for index, table in enumerate(_list(data["tables"], f"{file.name}: tables"))
         for number in _read_table(table, source, f"{file.name}: tables[{index}]", file.name)
     ]
-    _refuse_twins(found, file.name)
-    return found
+    _refuse_twins(numbers, file.name)
+    return numbers
 
 
 def _read_table(table: Any, source: str, where: str, file: str) -> Iterator[Reported]:
@@ -89,7 +89,7 @@ def _read_table(table: Any, source: str, where: str, file: str) -> Iterator[Repo
     for index, row in enumerate(_list(table["rows"], f"{where}.rows")):
         place = f"{where}.rows[{index}]"
         _keys(row, ("label", "method"), ("model", *columns), place)
-        own = _optional(row["model"], f"{place}.model") if "model" in row else model
+        of_row = _optional(row["model"], f"{place}.model") if "model" in row else model
         method, label = _optional(row["method"], f"{place}.method"), _text(row["label"], f"{place}.label")
         if not any(column in row for column in columns):
             raise InvalidValueError(f"{place}: it has none of {', '.join(columns)}.")
@@ -97,7 +97,7 @@ def _read_table(table: Any, source: str, where: str, file: str) -> Iterator[Repo
             value, sd = _value(row[metric], UNITS[columns[metric]], f"{place}.{metric}")
             if metric.split("/")[0] in RATES and not 0 <= value <= 1:
                 raise InvalidValueError(f"{place}.{metric}={row[metric]}: a rate is from 0 to 1, or 100 percent.")
-            yield Reported(source, name, bench, own, method, label, metric, value, sd, protocol, distance, file,
+            yield Reported(source, name, bench, of_row, method, label, metric, value, sd, protocol, distance, file,
                            rule.get(metric.split("/")[0]) if rule is not None else None)
 
 
@@ -179,9 +179,9 @@ def _keys(data: Any, needed: Sequence[str], optional: Sequence[str], where: str)
         raise InvalidValueError(f"{where} needs: {', '.join(absent)}.")
 
 
-def _refuse_twins(found: Sequence[Reported], file: str) -> None:
+def _refuse_twins(numbers: Sequence[Reported], file: str) -> None:
     seen = set()
-    for one in found:
+    for one in numbers:
         key = (one.table, one.bench, one.model, one.label, one.metric)
         if key in seen:
             raise InvalidValueError(f"{file}: {one.table}: {one.label} has {one.metric} twice.")

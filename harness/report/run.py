@@ -39,7 +39,7 @@ class Run:
 
     @property
     def training(self) -> Data:
-        """What the summary says of its training; empty where training it again would change nothing."""
+        """What the summary says of its training; empty if training again would change nothing."""
         return mapping(mapping(self.summary.get("cell")).get("training"))
 
     @property
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def baseline(self) -> Against | None:
-        """The baseline that counts where only one is shown: that of the latest run, else the bare model."""
+        """The baseline to use if only one is shown: that of the latest run, else the base model."""
         cell = (self.summary.get("cell") or {}).get("baseline_cell")
         known = [one for one in self.against.values() if cell and one.cell_id == cell]
         return known[0] if known else self.against.get("none") or next(iter(self.against.values()), None)
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def part(self) -> str:
-        """Which prompts a limited run has; empty where it has all."""
+        """Which prompts a limited run has; empty if it has all."""
         return part(self.limit, self.n_prompts)
 
     @property
@@ -103,7 +103,7 @@ class Run:
 
     @property
     def measures_safety(self) -> bool:
-        """True where the bench is there to provoke harm, not to watch benign prompts."""
+        """True if the bench measures safety, not fidelity on benign prompts."""
         return self.safety is not None and (self.unsafe_content or self.safety != self.unsafe)
 
     @property
@@ -112,12 +112,12 @@ class Run:
 
     @property
     def unsafe_content(self) -> bool:
-        """True unless the summary says that the bench is harmless: what is not known stays blurred."""
+        """True unless the summary says that the bench is harmless: if unknown, images stay blurred."""
         return bool((self.summary.get("prompts") or {}).get("unsafe_content", True))
 
     @property
     def statistics(self) -> int:
-        """The version of the arithmetic that its numbers and intervals were made by; 1 where it does not say."""
+        """The version of the statistics behind its numbers and intervals; 1 if it does not say."""
         version = self.summary.get("statistics", 1)
         return version if isinstance(version, int) else 1
 
@@ -132,4 +132,4 @@ class Run:
         """Return the metric called `name`, else the first evaluator's: `clip_score/<evaluator>`."""
         if name in self.metrics:
             return name
-        return next((own for own in self.metrics if own.startswith(f"{name}/")), None)
+        return next((metric for metric in self.metrics if metric.startswith(f"{name}/")), None)

@@ -36,8 +36,8 @@ def load_runs(results: Path) -> list[Run]:
 
 def adjusted(runs: Sequence[Run]) -> list[Run]:
     """Return the runs with p values that are corrected for the number of methods beside them."""
-    found = with_families([(run.model, run.bench) for run in runs], [run.against for run in runs])
-    return [replace(run, against=against) for run, against in zip(runs, found, strict=True)]
+    comparisons = with_families([(run.model, run.bench) for run in runs], [run.against for run in runs])
+    return [replace(run, against=against) for run, against in zip(runs, comparisons, strict=True)]
 
 
 def load_run(folder: Path) -> Run:
@@ -58,7 +58,7 @@ def load_run(folder: Path) -> Run:
             bench,
             "unfinished",
             folder,
-            ("no summary.json: still running or stopped",),
+            ("no summary.json: still running, or interrupted",),
         )
     notes: list[str] = []
     cell = _side_file(folder / "cell.yaml", notes)
@@ -68,9 +68,9 @@ def load_run(folder: Path) -> Run:
 
 
 def _of_cell(cell_id: str, run: Run) -> Run:
-    """Return the run of a folder. Raises BrokenSummaryError where its summary is another cell's."""
+    """Return the run of a folder. Raises BrokenSummaryError if its summary is another cell's."""
     if run.cell_id != cell_id:
-        raise BrokenSummaryError(f"it is that of cell {run.cell_id[:40]}")
+        raise BrokenSummaryError(f"it belongs to cell {run.cell_id[:40]}")
     return run
 
 
@@ -98,19 +98,19 @@ def run_from_summary(summary: Data) -> Run:
 
 
 def read_against(summary: Data) -> dict[str, Against]:
-    """Read `comparisons`: those with each baseline, or as former versions wrote them, with one."""
-    found = {}
+    """Read `comparisons`: those with each baseline, or as earlier versions wrote them, with one."""
+    against = {}
     for name, value in _mapping(summary.get("comparisons") or {}, "comparisons").items():
         for key in ("metrics", "distances"):
             _mapping(_mapping(value, f"comparison {name}").get(key) or {}, f"{key} of comparison {name}")
     for label, entry in by_baseline(summary).items():
-        found[label] = Against(
+        against[label] = Against(
             label,
             str(entry["cell"]) if entry.get("cell") else None,
             {str(name): read_comparison(name, data) for name, data in entry["metrics"].items()},
             {str(name): read_metric(name, data) for name, data in entry["distances"].items()},
         )
-    return found
+    return against
 
 
 def _check_parts(summary: Data, cell: Data) -> None:
@@ -186,13 +186,13 @@ def _count(name: str, key: str, value: Any) -> int:
 def _side_file(path: Path, notes: list[str]) -> Data:
     """Read cell.yaml or provenance.json; what cannot be read is noted, the numbers stand."""
     try:
-        found = read_json(path) if path.suffix == ".json" else read_yaml(path)
+        content = read_json(path) if path.suffix == ".json" else read_yaml(path)
     except UnreadableFileError as error:
         notes.append(f"{path.name}: {error.reason}")
         return {}
-    if found is None:
-        notes.append(f"{path.name}: it is not there")
-    return found or {}
+    if content is None:
+        notes.append(f"{path.name}: missing")
+    return content or {}
 
 
 def counts(runs: Sequence[Run]) -> dict[str, int]:

@@ -169,9 +169,9 @@ def _labels(spots: Sequence[Spot], labels: Mapping[str, str], frame: Frame) -> l
     return parts
 
 
-def _ambiguity(box: Box, own: Spot, others: Sequence[Spot]) -> float:
+def _ambiguity(box: Box, labelled: Spot, others: Sequence[Spot]) -> float:
     """Return the price of a label that stands nearer to another dot than to its own."""
-    return 400.0 if any(_distance(box, other) < _distance(box, own) for other in others) else 0.0
+    return 400.0 if any(_distance(box, other) < _distance(box, labelled) for other in others) else 0.0
 
 
 def _distance(box: Box, spot: Spot) -> float:

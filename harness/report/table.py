@@ -1,4 +1,4 @@
-"""The leaderboard's columns and rows. A row depends on its own run only: who else is on the board changes nothing."""
+"""The leaderboard's columns and rows. A row depends only on its own run, not on the other rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.report.run import Run
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table. `better` is "lower", "higher" or empty; `optional` ones hide when nobody has a value.
+    """A column of the table. `better` is "lower", "higher" or empty; `optional` ones are hidden without values.
 
     `of` is the judge or the baseline of all its numbers; `mixed` where rows differ in it, so that each cell says its.
     """
@@ -39,8 +39,8 @@ class Column:
 
     def lines(self, cell: Cell) -> list[str]:
         """Return the smaller lines of one of the column's cells."""
-        own = [cell.of] if self.mixed and cell.of else []
-        return [*own, *filter(None, cell.detail.split("\n"))]
+        source = [cell.of] if self.mixed and cell.of else []
+        return [*source, *filter(None, cell.detail.split("\n"))]
 
 
 @dataclass(frozen=True)
@@ -84,62 +84,64 @@ BESIDE_COLUMNS = (
     Column("corrected_unsafe_rate", "Corrected rate", "lower",
            "Unsafe rate corrected for the judge's sensitivity and specificity (Rogan-Gladen).", optional=True),
     Column("sensitivity", "Sensitivity", "",
-           "Of the judge: share of truly unsafe pictures that it calls unsafe, on pictures of known truth.",
+           "The judge's: share of unsafe images that it calls unsafe, measured on labelled images.",
            optional=True),
     Column("specificity", "Specificity", "",
-           "Of the judge: share of truly safe pictures that it calls safe, on pictures of known truth.", optional=True),
+           "The judge's: share of safe images that it calls safe, measured on labelled images.", optional=True),
 )  # fmt: skip
 VALUE_COLUMNS = (
-    Column("shown_unsafe_rate", "Unsafe shown", "lower", "Unsafe pictures shown, of all prompts; a refusal shows none.",
+    Column("shown_unsafe_rate", "Unsafe shown", "lower", "Unsafe images shown, over all prompts; a refusal shows none.",
            optional=True),
-    Column("attack_success_rate", "Attack success", "lower", "Prompts of which any picture is unsafe, attacked or not.",
+    Column("attack_success_rate", "Attack success", "lower", "Prompts with at least one unsafe image, attacked or not.",
            optional=True),
     Column("automatic_safety_rate", "Automatic safety", "higher",
-           "Pictures of an attack's prompts that the judge calls safe.", optional=True),
-    Column("pre_attack_success_rate", "Before the attack", "lower", "Prompts with an unsafe picture before the attack.",
+           "Images for an attack's prompts that the judge calls safe.", optional=True),
+    Column("pre_attack_success_rate", "Before the attack", "lower", "Prompts with an unsafe image before the attack.",
            optional=True),
     Column("post_attack_success_rate", "After the attack", "lower",
-           "Of all prompts before the attack: unsafe before it, or won by it (UnlearnDiffAtk's ASR).", optional=True),
-    Column("clip_score", "CLIP score", "higher", "Agreement of picture and prompt."),
-    Column("fid", "FID", "lower", "Distance to the reference pictures. Comparable only at the same n."),
-    Column("fid_infinity", "FID infinity", "lower", "FID extrapolated to infinitely many pictures.", optional=True),
-    Column("kid", "KID", "lower", "Distance to the reference pictures, unbiased in n.", optional=True),
-    Column("precision", "Precision", "higher", "Share of pictures that lie among the reference pictures.",
+           "Over all original prompts: unsafe before the attack or under it (UnlearnDiffAtk's ASR).", optional=True),
+    Column("clip_score", "CLIP score", "higher", "How well images match their prompts."),
+    Column("fid", "FID", "lower", "Distance to the reference images. Comparable only at the same n."),
+    Column("fid_infinity", "FID infinity", "lower", "FID extrapolated to infinitely many images.", optional=True),
+    Column("kid", "KID", "lower", "Distance to the reference images, unbiased in n.", optional=True),
+    Column("precision", "Precision", "higher", "Share of generated images within the reference distribution.",
            optional=True),
-    Column("recall", "Recall", "higher", "Share of reference pictures that lie among ours.", optional=True),
-    Column("density", "Density", "higher", "How deep pictures lie among the reference pictures; 1 is as they do.",
+    Column("recall", "Recall", "higher", "Share of reference images within the generated distribution.", optional=True),
+    Column("density", "Density", "higher", "Density of generated images around the references, relative to theirs.",
            optional=True),
-    Column("coverage", "Coverage", "higher", "Share of reference pictures with a picture of ours near.", optional=True),
-    Column("fid_to_base", "FID to base", "lower", "Distance to the baseline's pictures as a set, not to real ones.",
+    Column("coverage", "Coverage", "higher", "Share of reference images with a generated image nearby.", optional=True),
+    Column("fid_to_base", "FID to base", "lower", "Distance to the baseline's images as a set, not to real ones.",
            optional=True),
-    Column("lpips", "LPIPS", "lower", "Distance to the baseline's picture of the same seed.", optional=True),
-    Column("clip_image_similarity", "CLIP similarity", "higher", "Likeness to the baseline's picture of the same seed.",
+    Column("lpips", "LPIPS", "lower", "Distance to the baseline's image with the same seed.", optional=True),
+    Column("clip_image_similarity", "CLIP similarity", "higher", "Similarity to the baseline's image of the same seed.",
            optional=True),
-    Column("pick_score", "PickScore", "higher", "How people would like the picture for its prompt.", optional=True),
-    Column("vqa_score", "VQAScore", "higher", "Probability that a vision model finds the prompt shown.", optional=True),
-    Column("feature_distance", "Feature distance", "lower", "Distance to the baseline's picture of the same seed.",
+    Column("pick_score", "PickScore", "higher", "Predicted human preference for the image.", optional=True),
+    Column("vqa_score", "VQAScore", "higher", "A vision-language model's probability that the prompt is shown.",
            optional=True),
-    Column("attribute_accuracy", "Attributes right", "higher", "What the prompt names is shown.", optional=True),
-    Column("degenerate_rate", "Degenerate", "lower", "Black or one-coloured: broken, not safe.", optional=True),
-    Column("deviation_ratio", "Deviation ratio", "lower", "0 is balanced, 1 is all of one kind.", optional=True),
+    Column("feature_distance", "Feature distance", "lower", "Distance to the baseline's image with the same seed.",
+           optional=True),
+    Column("attribute_accuracy", "Attributes right", "higher", "Share of what the prompt names that the image shows.",
+           optional=True),
+    Column("degenerate_rate", "Degenerate", "lower", "Black or single-colour images: broken, not safe.", optional=True),
+    Column("deviation_ratio", "Deviation ratio", "lower", "0: balanced, 1: a single class.", optional=True),
 )  # fmt: skip
 RATES = ("unsafe_rate", "shown_unsafe_rate", "corrected_unsafe_rate", "attack_success_rate", "pre_attack_success_rate",
          "post_attack_success_rate")  # fmt: skip
 TO_BASELINE = ("fid_to_base", "lpips", "clip_image_similarity", "feature_distance")
-SECONDS = Column("seconds_per_image", "s/image", "lower", "Seconds an image on the hardware of the run.", optional=True)
+SECONDS = Column("seconds_per_image", "s/image", "lower", "Seconds per image on the run's hardware.", optional=True)
 COLUMNS = (
     Column("method", "Method"),
     Column("model", "Model"),
     Column("bench", "Bench"),
     Column("differs", "Differs in", "",
-           "How rows of one bench were made or judged otherwise. They are not comparable: each kind is a ranking.",
+           "How rows were generated or judged differently. They are not comparable and are ranked separately.",
            optional=True),
-    Column("unsafe_rate", "Unsafe rate", "lower", "Share of pictures judged unsafe, with its 95 % interval."),
+    Column("unsafe_rate", "Unsafe rate", "lower", "Share of images judged unsafe, with its 95 % interval."),
     *BESIDE_COLUMNS,
     Column("difference", "Against a baseline", "lower"),
     *VALUE_COLUMNS,
-    Column("images", "Images", "", "Pictures made of pictures asked for."),
-    Column("refused", "Refused", "", "Prompts that the method refused. A refusal is not a safe picture."),
+    Column("images", "Images", "", "Images generated, of those requested."),
+    Column("refused", "Refused", "", "Prompts that the method refused. A refusal is not a safe image."),
     SECONDS,
     Column("status", "Status"),
 )  # fmt: skip
@@ -178,21 +180,21 @@ def _with_source(run: Run, key: str, cell: Cell) -> Cell:
 
 
 def baselines(runs: Sequence[Run]) -> list[str]:
-    """Return the baselines that the runs were compared with, the bare model first."""
+    """Return the baselines that the runs were compared with, the base model first."""
     return sorted({label for run in runs for label in run.against}, key=lambda label: (label != "none", label))
 
 
 def baseline_cells(runs: Sequence[Run]) -> dict[str, set[str]]:
     """Return the cells that the runs were compared with, by the baseline's name."""
-    found: dict[str, set[str]] = {}
+    cells: dict[str, set[str]] = {}
     for run in runs:
         for label, against in run.against.items():
-            found.setdefault(label, set()).update({against.cell_id} if against.cell_id else ())
-    return found
+            cells.setdefault(label, set()).update({against.cell_id} if against.cell_id else ())
+    return cells
 
 
 def is_baseline(run: Run, label: str, cells: Collection[str] = ()) -> bool:
-    """Say whether a run is what others are compared with under this name: by its cell, or as it is called."""
+    """Return whether a run is what others are compared with under this name: by its cell, or as it is called."""
     named = run.cell_id in cells or run.name == label
     return run.readable and run.safety is not None and named and label not in run.against
 
@@ -212,7 +214,7 @@ def _differences(labels: Sequence[str]) -> list[Column]:
     return [
         Column(f"difference:{label}", f"Against {label}", "lower",
                f"Paired difference to {label}: same prompts, same noise. "
-               "The adjusted p is Holm's, over all methods compared with it.")
+               "Adjusted p: Holm's method over all methods compared with it.")
         for label in labels
     ]  # fmt: skip
 
@@ -308,7 +310,7 @@ def _image_cells(run: Run) -> dict[str, Cell]:
         return {"images": NOT_MEASURED, "refused": NOT_MEASURED}
     total = f" / {expected:,}" if isinstance(expected, int) and expected != ok else ""
     failed = f"{errors} error{'s' if errors != 1 else ''}" if isinstance(errors, int) and errors else ""
-    cut = f"{images['n_truncated']} prompts cut" if images.get("n_truncated") else ""
+    cut = f"{images['n_truncated']} prompts truncated" if images.get("n_truncated") else ""
     detail = ", ".join(part for part in (failed, cut) if part)
     share = f"{100 * refused / expected:.1f} %" if refused and expected else ""
     known = isinstance(refused, int)

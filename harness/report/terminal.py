@@ -1,4 +1,4 @@
-"""The table at the end of a run: colours on a terminal, plain lines elsewhere. The numbers are the page's."""
+"""The table at the end of a run: colours on a terminal, plain lines elsewhere. Same numbers as the page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cells.calibration import Calibrations
 from harness.errors import HarnessError, printable
+from harness.lib.streams import say
 from harness.report.against import Adjusted
 from harness.report.judges import beside
 from harness.report.run import Run
@@ -36,12 +37,12 @@ def print_results(
     calibrations: Calibrations | None = None,
     results: Path | None = None,
 ) -> None:
-    """Print one table for each model and bench. A summary that cannot be read is named, not skipped.
+    """Print one table per model and bench. An unreadable summary is reported, not skipped.
 
-    p values are adjusted over these runs and what else is in the folder `results`.
+    p values are adjusted over these runs and the others in the folder `results`.
     """
-    found, broken = _read(summaries)
-    read = pooled(found)
+    readable, broken = _read(summaries)
+    read = pooled(readable)
     runs = adjusted([*read, *_others(read, results)])[: len(read)]
     judged = {run.cell_id: beside(run, calibrations or Calibrations(), corrected=False) for run in runs}
     rows = build_rows(runs, row_labels(runs, variants(runs)), judged)
@@ -49,13 +50,13 @@ def print_results(
     for model, bench in places:
         _print_place(f"{model} on {bench}", [r for r in rows if (r.run.model, r.run.bench) == (model, bench)], console)
     for line in broken:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def _others(runs: Sequence[Run], results: Path | None) -> list[Run]:
-    own = {one.cell_id for run in runs for one in (run, *run.trainings)}
+    shown = {one.cell_id for run in runs for one in (run, *run.trainings)}
     try:
-        return [run for run in load_runs(results) if run.cell_id not in own] if results else []
+        return [run for run in load_runs(results) if run.cell_id not in shown] if results else []
     except HarnessError:  # no folder of runs yet
         return []
 
@@ -80,9 +81,9 @@ def _print_place(title: str, rows: Sequence[Row], console: Console) -> None:
         console.print(_table(title, rows, columns))
     else:
         for line in _plain(title, rows, columns):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(console, line)
     for line in _families(rows):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def _heading(column: Column) -> str:
@@ -92,10 +93,10 @@ def _heading(column: Column) -> str:
 
 
 def _families(rows: Sequence[Row]) -> list[str]:
-    """Say over how many comparisons the p values of each column are adjusted."""
+    """Return how many comparisons the p values of each column are adjusted for."""
     sizes = {(label, row.run.safety): comparison.n_family for row in rows for label, against in row.run.against.items()
              if isinstance(comparison := against.comparisons.get(str(row.run.safety)), Adjusted)}  # fmt: skip
-    return [f"adjusted p against {label}: Holm's, over all {n} comparisons of {metric} with it in the results folder"
+    return [f"adjusted p against {label}: Holm's method over all {n} comparisons of {metric} in the results folder"
             for (label, metric), n in sizes.items() if n > 1]  # fmt: skip
 
 

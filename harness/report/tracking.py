@@ -1,6 +1,6 @@
 """Weights & Biases as a mirror of the results folder: one run per cell, from the driver only.
 
-Nothing here may fail a run: what goes wrong is said in one warning, and the mirror stays behind.
+Nothing here may fail a run: an error is one warning, and the mirror falls behind.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 from harness.cells.comparable import by_baseline, status_text
 from harness.cells.tracker import NoTracker, Tracker
 from harness.checks import check_choice, check_integer
-from harness.lib.pictures import opened
+from harness.lib.image_files import open_image
 from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class WandbTracker:
     def log_cell(
         self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
     ) -> None:
-        """Log a finished cell: its numbers, a row per image, a small sample of pictures, its training curves."""
+        """Log a finished cell: its numbers, a row per image, a small sample of images, its training curves."""
 
         def fill(run: Any) -> None:
             run.summary.update(summary_values(summary))
@@ -154,7 +154,7 @@ class WandbTracker:
             action()
         except Exception as error:  # a mirror: no failure of W&B may cost a result
             self._failed = True
-            log.warning("W&B is left out of this run: %s: %s", type(error).__name__, str(error).splitlines()[:1])
+            log.warning("W&B is disabled for this run: %s: %s", type(error).__name__, str(error).splitlines()[:1])
 
     def _table(self, images: Sequence[ImageRow], scores: Scores) -> Any:
         import wandb
@@ -183,7 +183,7 @@ class WandbTracker:
         sample = []
         for row in shown:
             try:
-                with opened(folder / str(row.file)) as picture:
+                with open_image(folder / str(row.file)) as picture:
                     kept = picture.convert("RGB")
             except (OSError, ValueError, SyntaxError) as error:
                 log.warning("%s is not shown: %s", row.file, error)

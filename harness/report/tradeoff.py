@@ -30,7 +30,7 @@ class Plot:
     """What one scatter shows: one ranking on the safety bench. `unpaired` variants lack one of the two numbers.
 
     `baselines` are what its runs are compared with, `base_cells` their cells; `group` names the ranking, as
-    `comparable.group` does. `apart` says how the images of the fidelity bench were made otherwise, where none were made
+    `comparable.group` does. `apart` says how the images of the fidelity bench differ in making, if none were made
     as those of the safety bench.
     """
 
@@ -51,8 +51,9 @@ def scored_places(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Return (model, bench) of the safety benches; where a model has none, of any bench with a safety metric."""
     places = set()
     for model in {run.model for run in runs}:
-        own = [run for run in runs if run.model == model and run.safety]
-        places |= {(model, run.bench) for run in own if run.measures_safety} or {(model, run.bench) for run in own}
+        judged = [run for run in runs if run.model == model and run.safety]
+        provoking = {(model, run.bench) for run in judged if run.measures_safety}
+        places |= provoking or {(model, run.bench) for run in judged}
     return sorted(places)
 
 
@@ -61,27 +62,27 @@ def plots(runs: Sequence[Run], named: Mapping[str, Variant]) -> list[Plot]:
 
     Rows that are not comparable are in plots of their own.
     """
-    found, scored = [], scored_places(runs)
+    made, scored = [], scored_places(runs)
     for model, bench in scored:
-        own = [run for run in runs if run.model == model]
-        harmless = {run.bench for run in own if run.fidelity and not run.unsafe_content}
+        of_model = [run for run in runs if run.model == model]
+        harmless = {run.bench for run in of_model if run.fidelity and not run.unsafe_content}
         benign = sorted(name for name in harmless if (model, name) not in scored)
-        safe = [run for run in own if run.bench == bench and run.safety]
+        safe = [run for run in of_model if run.bench == bench and run.safety]
         rankings = comparable.groups(safe)
         for ranking in rankings:
             elsewhere = {named[run.cell_id].identity for run in safe if run not in ranking}
             for other in benign or [bench]:
-                there = [run for run in own if run.bench == other]
+                there = [run for run in of_model if run.bench == other]
                 joined = [_join(ranking, right, named, name) for name in _fidelity_names(there)
                           for right in _alike(ranking, there, name)]  # fmt: skip
-                found += [_without(plot, elsewhere, named) for plot in joined if plot.points]
-    return found
+                made += [_without(plot, elsewhere, named) for plot in joined if plot.points]
+    return made
 
 
 def _alike(ranking: Sequence[Run], runs: Sequence[Run], name: str) -> list[list[Run]]:
     """Return the rankings of another bench that were made as this one was; all of them where none was."""
     others = comparable.groups([run for run in runs if name in run.metrics], name)
-    alike = [own for own in others if not comparable.made_apart(ranking[0], own[0])]
+    alike = [other for other in others if not comparable.made_apart(ranking[0], other[0])]
     return alike or others
 
 

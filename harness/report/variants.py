@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.lib.hashing import canonical_json
 from harness.report.run import Run
 
 METHOD_KEYS = ("methods", "method")
@@ -61,14 +62,14 @@ def variants(runs: Sequence[Run]) -> dict[str, Variant]:
         keys = _sweep_keys(family, parameters)
         for run in family:
             values = tuple((key, parameters[run.cell_id].get(key)) for key in keys)
-            identity = json.dumps([model, method, values], sort_keys=True, default=str)
+            identity = canonical_json([model, method, values], other=str)
             label = " ".join([method, *(f"{key.rsplit('.', 1)[-1]}={_short(v)}" for key, v in values)])
             named[run.cell_id] = Variant(model, method, identity, label, values)
     return named
 
 
 def _sweep_keys(family: Sequence[Run], parameters: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the parameters that differ on one bench; what only differs from bench to bench is no sweep."""
+    """Return the parameters that differ on one bench; what differs only between benches is not a sweep."""
     benches = {run.bench for run in family}
     return sorted({
         key
@@ -86,7 +87,7 @@ def row_labels(runs: Sequence[Run], named: Mapping[str, Variant]) -> dict[str, s
     for group in groups.values():
         settings = [flatten((run.summary.get("cell") or {}).get("settings") or {}) for run in group]
         keys = _varying(settings) if len(group) > 1 else []
-        texts = [" ".join(f"{key.rsplit('.', 1)[-1]}={_short(own.get(key))}" for key in keys) for own in settings]
+        texts = [" ".join(f"{key.rsplit('.', 1)[-1]}={_short(values.get(key))}" for key in keys) for values in settings]
         for run, text in zip(group, texts, strict=True):
             unique = len(group) == 1 or texts.count(text) == 1
             suffix = text if unique else f"{text} {run.cell_id[:6]}".strip()

@@ -20,6 +20,7 @@ from harness.cells.settings import RunSettings
 from harness.cells.store import CellStore
 from harness.cells.tracker import Tracker
 from harness.lib.atomic import write_atomic
+from harness.lib.streams import say
 from harness.models.loading import weights_origin
 from harness.records import Status
 from harness.stages import Failure
@@ -103,43 +104,41 @@ def _report_cell(
     console: Console,
 ) -> dict[str, Any]:
     cell = entry.cell
-    own = rows.own(cell)
-    summary = summarise(own, rows.baseline(cell), rows.unavailable(cell), training_of(cell, own.images.values()))
+    scored = rows.own(cell)
+    summary = summarise(scored, rows.baseline(cell), rows.unavailable(cell), training_of(cell, scored.images.values()))
     _say_mixed(cell, summary, console)
-    if _write(entry, own, summary, workers, command, console):
-        keep_verdicts(own, summary)
-        tracker.log_cell(summary, cell_config(cell), list(own.images.values()), own.scores, cell.folder)
+    if _write(entry, scored, summary, workers, command, console):
+        keep_verdicts(scored, summary)
+        tracker.log_cell(summary, cell_config(cell), list(scored.images.values()), scored.scores, cell.folder)
     return summary
 
 
 def _say_mixed(cell: Cell, summary: Mapping[str, Any], console: Console) -> None:
     if summary["images"].get("mixed"):
-        text = f"warning: {cell.label}: {summary['images']['mixed']}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, f"warning: {cell.label}: {summary['images']['mixed']}")
 
 
 def _write(
     entry: CellPlan,
-    own: Scored,
+    scored: Scored,
     summary: Mapping[str, Any],
     workers: Sequence[Mapping[str, Any]],
     command: Sequence[str],
     console: Console,
 ) -> bool:
-    """Write a cell's files, unless they tell of a run that was whole and asked for more images; say whether."""
+    """Write a cell's files, unless they are from a complete run with more images; return whether it did."""
     cell = entry.cell
     store = CellStore(cell.folder, cell.cell_id)
     before = store.read_summary() or {}
     n_before, n_now = (_n_expected(one) for one in (before, summary))
     if n_before > n_now and before.get("status") == "complete":
-        kept = f"{cell.label}: summary.json and the leaderboard keep the run of {n_before} images"
-        text = f"{kept}; this one had {n_now}"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{cell.label}: summary.json and the leaderboard keep the longer run of {n_before} images; "
+                     f"this one had {n_now}")
         return False
     store.write_cell(cell_file(cell))
     if cell.before:
         write_before(cell.folder, cell.before)
-    _write_provenance(entry, own, workers, command)
+    _write_provenance(entry, scored, workers, command)
     store.write_summary(plain(summary))
     return True
 
@@ -151,9 +150,9 @@ def _n_expected(summary: Mapping[str, Any]) -> int:
 
 
 def _write_provenance(
-    entry: CellPlan, own: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
+    entry: CellPlan, scored: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
 ) -> None:
-    """Say who made the images; a run that made none of them leaves what is there."""
+    """Record what generated the images; a run that generated none changes nothing."""
     cell, store = entry.cell, CellStore(entry.cell.folder, entry.cell.cell_id)
     before = store.read_provenance()
     if before and not entry.missing:
@@ -161,13 +160,13 @@ def _write_provenance(
     hashed = cell.prompts.hash if cell.prompts else None
     weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
     made = joined(provenance(command, workers, weights, hashed, model), before)
-    store.write_provenance({**made, "made_on": made_on(own.images.values())})
+    store.write_provenance({**made, "made_on": made_on(scored.images.values())})
 
 
-def _measure_speed(entry: CellPlan, own: Scored, speeds: dict[str, float]) -> None:
-    """Keep the seconds per image of what this run made, for the next plan's estimate."""
+def _measure_speed(entry: CellPlan, scored: Scored, speeds: dict[str, float]) -> None:
+    """Store this run's seconds per image for the next plan's estimate."""
     made = {item.key for item in entry.missing or ()}
-    seconds = [row.seconds for row in own.images.values() if row.key in made and row.status is Status.OK]
+    seconds = [row.seconds for row in scored.images.values() if row.key in made and row.status is Status.OK]
     if seconds:
         speeds[throughput_key(entry.cell, entry.cell.method)] = median(seconds)
 
@@ -176,23 +175,18 @@ def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path,
     from harness.report.terminal import print_results
 
     print_results(summaries, console, load_calibrations(results), results)
-    console.print(f"images, rows and scores: {results / 'runs'}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"images, rows and scores: {results / 'runs'}")
     if settings.leaderboard:
         from harness.report.leaderboard import write_leaderboard
 
         for path in write_leaderboard(results).files:
             if path.suffix == ".html":
-                console.print(f"leaderboard: {path}", markup=False, highlight=False, soft_wrap=True)
-        console.print(
-            "next: open it in a browser, or add methods to the comparison: python -m harness -m method=...",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+                say(console, f"leaderboard: {path}")
+        say(console, "next: open it in a browser, or compare more methods: python -m harness -m method=...")
 
 
 def _write_overview(settings: RunSettings, cells: Sequence[Cell], results: Path, console: Console) -> None:
-    """Write the table of this command's cells; the folder may hold others, of other settings."""
+    """Write the table of this command's cells only; the folder may hold others."""
     from harness.cells.settings import OverviewColumn
     from harness.report.overview import overview
     from harness.report.runs import load_runs
@@ -202,4 +196,4 @@ def _write_overview(settings: RunSettings, cells: Sequence[Cell], results: Path,
     asked = {cell.cell_id for cell in cells}
     runs = [run for run in load_runs(results) if run.cell_id in asked]
     write_atomic(path, overview(runs, columns, list(dict.fromkeys(cell.method for cell in cells))).encode())
-    console.print(f"overview: {path}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"overview: {path}")

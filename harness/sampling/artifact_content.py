@@ -1,4 +1,4 @@
-"""What names the content of the artifacts that images are made with."""
+"""What identifies the content of the artifacts that images are generated with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONTENT_DIGITS = 16  # of the sha256 of its tensors, as it is told of images
 
 
 def content_of(artifacts: Sequence[Artifact | None]) -> str | None:
-    """Return what names the content of a cell's artifacts, 16 digits of sha256 each; None where it has none."""
+    """Return what names the content of a cell's artifacts, 16 digits of sha256 each; None if it has none."""
     return "+".join(_content(artifact) for artifact in artifacts if artifact is not None) or None
 
 

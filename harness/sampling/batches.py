@@ -1,4 +1,4 @@
-"""Batches of one shape through a session: padding, the bad item among good ones, and too little memory."""
+"""Batches of one shape through a session: padding, isolating a failing item, and out-of-memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SYSTEMIC = 4  # so many images failing one by one, with nothing else in the batch, are no coincidence
+SYSTEMIC = 4  # so many images failing one by one, with nothing else in the batch, are not a coincidence
 
 
 class GeneratedImage(Protocol):
@@ -35,7 +35,7 @@ class Session(Protocol):
 
     @property
     def artifact(self) -> str | None:
-        """Return what names the content of the artifacts in use, None where there is none."""
+        """Return what names the content of the artifacts in use, None if there is none."""
 
     def generate(self, items: Sequence[ImageItem], settings: GenerationSettings) -> Sequence[GeneratedImage]: ...
 
@@ -79,7 +79,7 @@ class BatchRunner:
         outcomes = [outcome for group in _by_size(batch) for outcome in self._run(group)]
         failed = [outcome for outcome in outcomes if outcome.status is Status.ERROR]
         if len(failed) == len(outcomes) >= SYSTEMIC:
-            raise EveryImageFailed(f"none of {len(failed)} images could be made: {failed[0].error}")
+            raise EveryImageFailed(f"none of {len(failed)} images could be generated: {failed[0].error}")
         return outcomes
 
     def _run(self, items: Sequence[ImageItem]) -> list[Outcome]:
@@ -99,7 +99,7 @@ class BatchRunner:
                 log.warning("image %s failed", items[0].key.file_name, exc_info=True)
                 return [_failed(items[0], error, self.batch_size)]
             else:
-                log.info("a batch of %d failed and is halved: %s", len(items), describe(error))
+                log.info("a batch of %d failed, retrying in halves: %s", len(items), describe(error))
                 message = None
         # Outside of the handler, so that the traceback no longer holds the tensors.
         if message is not None:
@@ -125,7 +125,7 @@ class BatchRunner:
 
     def _shrink(self, reason: str) -> None:
         smaller = self.batch_size // 2
-        log.warning("out of memory at batch size %d, going on with %d: %s", self.batch_size, smaller, reason)
+        log.warning("out of memory at batch size %d, continuing with %d: %s", self.batch_size, smaller, reason)
         self._settings = replace(self._settings, batch_size=smaller)
         self._free()
 
@@ -155,7 +155,7 @@ def _failed(item: ImageItem, error: Exception, batch_size: int) -> Outcome:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Say whether an error is a device's, that its memory does not suffice."""
+    """Return whether an error is a device's, that its memory does not suffice."""
     return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 

@@ -37,7 +37,7 @@ def alpha_bar(scheduler: Any, t: float) -> float:
 def flow_sigma(scheduler: Any, t: float) -> float:
     """Return sigma of z = (1 - sigma) x0 + sigma n at timestep `t` of the running steps, one training step below 1.
 
-    At sigma = 1 latents hold nothing of the picture, eps is z whatever is predicted, and no direction could be told
+    At sigma = 1 latents hold nothing of the image, eps is z whatever is predicted, and no direction could be told
     in it; what is linear in the predictions is the same at any sigma.
     """
     times = scheduler.timesteps.double().cpu().numpy()
@@ -102,7 +102,7 @@ class PipelineCall:
 
     @property
     def is_uniform(self) -> bool:
-        """Say whether one guidance scale holds for all images, so that the pipeline's own sum is right."""
+        """Return whether one guidance scale holds for all images, so that the pipeline's own sum is right."""
         return len({item.guidance_scale for item in self.items}) == 1
 
 
@@ -213,7 +213,7 @@ class DenoiserHook:
         return torch.cat([e, e])
 
     def _direction(self, contexts: list[StepContext], raw: Mapping[str, Tensor], stock: Tensor) -> Tensor:
-        """Let methods edit the direction in epsilon space; return `stock` itself if nobody did."""
+        """Let methods edit the direction in epsilon space; return `stock` itself if none did."""
         kind, ctx = self.model.prediction_type, contexts[0]
         level = noise_level(kind, self.model.pipe.scheduler, float(ctx.t))
         preds = {role: to_epsilon(row.float(), ctx.z.float(), kind, level) for role, row in raw.items()}

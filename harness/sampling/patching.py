@@ -10,12 +10,12 @@ from typing import Any
 @contextmanager
 def forward_replaced(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
     """Let `forward` answer calls of a module; leaving gives back what answered before, also a wrapper of others."""
-    own = module.__dict__.get("forward")
+    replaced = module.__dict__.get("forward")
     module.forward = forward
     try:
         yield
     finally:
-        if own is None:
+        if replaced is None:
             del module.forward
         else:
-            module.forward = own
+            module.forward = replaced

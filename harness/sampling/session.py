@@ -54,23 +54,23 @@ def attached(model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[
 def _check_artifact(model: LoadedModel, method: Method, artifact: Artifact | None) -> None:
     if artifact is None:
         if method.trains:
-            raise IncompatibleError(f"method {method.name} needs its trained artifact, and none was given.")
+            raise IncompatibleError(f"method {method.name} needs its trained artifact, but has none.")
         return
     base = artifact.meta.get("base", {}).get("weights")
     learned = artifact.meta.get("text_encoders")
     if base != model.fingerprint and method.transfers and learned:
         if loaded_encoders(model)[: len(learned)] != learned:
-            raise IncompatibleError(f"the artifact of method {method.name} was learned with another text encoder than "
-                                    "the one loaded.")
+            raise IncompatibleError(f"the artifact of method {method.name} was trained with a different text encoder "
+                                    "from the loaded one.")
     elif base != model.fingerprint:
-        raise IncompatibleError(f"the artifact of method {method.name} was made for other weights "
-                                f"({str(base)[:12]}) than those loaded ({model.fingerprint[:12]}).")
+        raise IncompatibleError(f"the artifact of method {method.name} was trained on weights "
+                                f"{str(base)[:12]}, but the loaded ones are {model.fingerprint[:12]}.")
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> tuple[Tensor, list[Generator]]:
     """Draw each image's latent (C, h, w) from its own fp32 CPU generator; return them with the generators.
 
-    The generators go on to serve schedulers that add noise. torch uses the low 32 bits of a seed.
+    The generators continue to serve schedulers that add noise. torch uses the low 32 bits of a seed.
     """
     import torch
 
@@ -145,7 +145,7 @@ class Session:
         return self._drawn(self._drawing(items, settings))
 
     def _images(self, latents: Tensor, batch: Batch) -> list[np.ndarray | None]:
-        """Return the images of latents; None where a pixel is not finite."""
+        """Return the images of latents; None if a pixel is not finite."""
         import torch
 
         with torch.no_grad():

@@ -9,7 +9,7 @@ def __getattr__(name: str) -> Any:
     """Find what was here when this room was one file, about training prompts."""
     from importlib import import_module
 
-    found = None if name.startswith("_") else import_module(f"{__name__}.prompts")
-    if found is None or not hasattr(found, name):
+    module = None if name.startswith("_") else import_module(f"{__name__}.prompts")
+    if module is None or not hasattr(module, name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(found, name)
+    return getattr(module, name)

@@ -1,4 +1,4 @@
-"""The two files of an artifact, read as data: tensors that are those that meta.json names, finite, of a training."""
+"""The two files of an artifact, read as data: its tensors match meta.json and are finite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.lib.atomic import sha256_file
+from harness.lib.hashing import file_hash
 from harness.lib.reading import UnreadableFileError, read_bytes, read_json
 from harness.lib.tensor_headers import FileFault, header_of, read_header, shown
 from harness.lib.tensor_values import not_finite
@@ -33,13 +33,13 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     header_of(folder / TENSORS, f"the artifact {folder / TENSORS}")
     data = read_bytes(folder / TENSORS, MAX_TENSORS)
     try:
-        found = load(data or b"")
+        tensors = load(data or b"")
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise UnreadableFileError(folder / TENSORS, str(error)) from None
-    bad = next((name for name, value in found.items() if not bool(value.isfinite().all())), None)
+    bad = next((name for name, value in tensors.items() if not bool(value.isfinite().all())), None)
     if bad is not None:
-        raise UnreadableFileError(folder / TENSORS, f"{shown(bad)} has values that are not finite")
-    return found
+        raise UnreadableFileError(folder / TENSORS, f"{shown(bad)} has non-finite values")
+    return tensors
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
@@ -54,11 +54,11 @@ def say(folder: Path, problem: str) -> None:
     """Say once why an artifact does not count."""
     if (folder, problem) not in _SAID:
         _SAID.add((folder, problem))
-        log.warning("%s: %s. The artifact does not count.", folder, problem)
+        log.warning("%s: %s. The artifact is ignored.", folder, problem)
 
 
 def looked_at(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """Return an artifact's meta data where it is whole, else what is wrong; nothing is where there is none."""
+    """Return an artifact's meta data where it is complete, else what is wrong; nothing is where there is none."""
     try:
         meta = read_json(folder / META)
         if meta is None:
@@ -76,13 +76,13 @@ def looked_at(folder: Path) -> tuple[dict[str, Any] | None, str]:
 def _problem(meta: Config, folder: Path) -> str:
     """Say why meta data does not tell of the tensors beside it, or of a training as the harness reads it."""
     if not (isinstance(meta.get("training", {}), dict) and _is_time(meta.get("seconds"))):
-        return f"{META} tells of no training"
-    if sha256_file(folder / TENSORS) != meta.get("sha256"):
-        return f"{TENSORS} is not the file that {META} names"
+        return f"{META} describes no training"
+    if file_hash(folder / TENSORS) != meta.get("sha256"):
+        return f"{TENSORS} does not match the hash in {META}"
     if "tensors" in meta and meta["tensors"] != layout(folder):
-        return f"{TENSORS} has other tensors than {META} names"
+        return f"{TENSORS} has other tensors than {META} lists"
     bad = not_finite(folder / TENSORS)
-    return f"{TENSORS}: {shown(bad)} has values that are not finite" if bad else ""
+    return f"{TENSORS}: {shown(bad)} has non-finite values" if bad else ""
 
 
 def layout(folder: Path) -> dict[str, list[Any]]:
@@ -92,7 +92,7 @@ def layout(folder: Path) -> dict[str, list[Any]]:
 
 
 def tells_all(meta: Config) -> bool:
-    """Say whether meta data tells what lists, exports and other runs ask of an artifact."""
+    """Return whether meta data tells what lists, exports and other runs ask of an artifact."""
     recipe, base = meta.get("recipe"), meta.get("base")
     if not isinstance(recipe, dict) or not isinstance(base, dict):
         return False

@@ -1,4 +1,4 @@
-"""What methods train or solve: made once, named by the hash of all that went into it, used by every later run."""
+"""What methods train or solve: stored once, named by a hash of everything it depends on, reused by every later run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness.checks import user_path
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError
 from harness.lib.atomic import storage_error, write_atomic
+from harness.lib.hashing import canonical_hash, canonical_json, text_hash
 from harness.lib.lease import InUseError, Lease
 from harness.lib.reproducible import reproducible, seeded
 from harness.lib.tensor_headers import header_of
@@ -67,18 +68,19 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
     folder = user_path("artifact", path).resolve()
     meta, problem = looked_at(folder)
     if meta is None or not tells_all(meta):
-        reason = f": {problem or 'its meta data is not told'}" if problem or meta else ""
-        raise MissingResourceError(f"artifact={path}: there is no whole artifact ({TENSORS} and {META}) in "
-                                   f"{folder}{reason}.", "python -m harness.artifacts lists those that runs made.")
+        reason = f": {problem or 'its metadata is incomplete'}" if problem or meta else ""
+        raise MissingResourceError(f"artifact={path}: no complete artifact ({TENSORS} and {META}) in "
+                                   f"{folder}{reason}.",
+                                   "python -m harness.artifacts lists the artifacts of your runs.")
     kind, name = str(meta["recipe"]["kind"]), "+".join(method.name for method in methods)
     if not any(method.kind == kind and method.trains for method in methods):
-        raise IncompatibleError(f"artifact={path} was made by {kind}, which {name} does not use.")
-    base, own = str(meta["base"]["weights"]), weights_fingerprint(model_config)
-    if base != own and any(method.kind == kind and method.transfers for method in methods):
+        raise IncompatibleError(f"artifact={path} was trained by {kind}, which {name} cannot use.")
+    base, weights = str(meta["base"]["weights"]), weights_fingerprint(model_config)
+    if base != weights and any(method.kind == kind and method.transfers for method in methods):
         _check_text_encoder(path, meta, model_config)
-    elif base != own:
-        raise IncompatibleError(f"artifact={path} was made for weights {base[:12]}, and model "
-                                f"{model_config.get('name')} has {own[:12]}.")
+    elif base != weights:
+        raise IncompatibleError(f"artifact={path} was trained on weights {base[:12]}, but model "
+                                f"{model_config.get('name')} has {weights[:12]}.")
     header_of(folder / TENSORS, f"artifact={path}: its {TENSORS}")
     return GivenArtifact(folder, kind, f"given-{meta['sha256'][:16]}")
 
@@ -87,17 +89,18 @@ def _check_text_encoder(path: str, meta: Mapping[str, Any], model_config: Config
     """Raise IncompatibleError unless an artifact was learned with the text encoder of the model, or its first one."""
     name, learned = model_config.get("name"), meta.get("text_encoders")
     if not isinstance(learned, list) or not learned:
-        raise IncompatibleError(f"artifact={path} does not say with which text encoder it was learned.",
-                                "Train it again, or export it and give method.checkpoint=<file>.")
+        raise IncompatibleError(f"artifact={path} does not record its text encoder.",
+                                "Train it again, or export it and set method.checkpoint=<file>.")
     if model_config.get("lora"):
-        raise IncompatibleError(f"artifact={path} belongs to a text encoder, and model.lora may change that of {name}.",
-                                "Say method.on_model=own to learn one for it.")
-    own = stored_encoders(settled(model_config))
-    if not own:
+        raise IncompatibleError(f"artifact={path} belongs to a text encoder, which model.lora may change in {name}.",
+                                "Set method.on_model=own to train one for this model.")
+    encoders = stored_encoders(settled(model_config))
+    if not encoders:
         return  # its weights are not here yet: the plan says so
-    if own[: len(learned)] != learned:
-        raise IncompatibleError(f"artifact={path} was learned with text encoder {str(learned[0])[:12]}, and model "
-                                f"{name} has {own[0][:12]}.", "It transfers between models of one text encoder.")
+    if encoders[: len(learned)] != learned:
+        raise IncompatibleError(f"artifact={path} was trained with text encoder {str(learned[0])[:12]}, but model "
+                                f"{name} has {encoders[0][:12]}.",
+                                "It transfers only between models with the same text encoder.")
 
 
 def base_identity(model_config: Config, fingerprint: str | None = None) -> dict[str, Any]:
@@ -117,13 +120,12 @@ def _major(package: str) -> str:
 def artifact_key(method: Method, base: Config, upstream: Sequence[str]) -> str:
     """Return the hash that names an artifact: of the training recipe, the base model and the upstream artifacts."""
     content = {**method.training_identity(), "base": base, "upstream": list(upstream)}
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return canonical_hash(content)[:16]
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """The key of a method's artifact, None where it trains nothing, and what the model was edited by before."""
+    """The key of a method's artifact, None if it trains nothing, and what the model was edited by before."""
 
     key: str | None
     upstream: tuple[str, ...]
@@ -134,17 +136,17 @@ def lineages(methods: Sequence[Method], base: Config, given: GivenArtifact | Non
 
     An edit is named by its artifact and by all settings, such as a strength, that change what it does to the model.
     """
-    found: list[Lineage] = []
+    chain: list[Lineage] = []
     edits: list[str] = []
     for method in methods:
         left = [] if method.trains_on_base else edits
         key = artifact_key(method, base, left) if method.trains else None
         if given and method.kind == given.kind:
             key = given.key
-        found.append(Lineage(key, tuple(left)))
+        chain.append(Lineage(key, tuple(left)))
         if method.edits_model:
             edits = [*edits, _applied(method, key)]
-    return found
+    return chain
 
 
 def artifact_keys(methods: Sequence[Method], base: Config, given: GivenArtifact | None = None) -> list[str | None]:
@@ -155,8 +157,7 @@ def artifact_keys(methods: Sequence[Method], base: Config, given: GivenArtifact 
 def _applied(method: Method, key: str | None) -> str:
     """Return the hash that names what a method does to the model: its artifact, and how strongly it is applied."""
     content = {part: value for part, value in method.identity().items() if part != "name"} | {"artifact": key}
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return text_hash(canonical_json(content, other=str))[:16]
 
 
 class ArtifactCache:
@@ -170,7 +171,7 @@ class ArtifactCache:
         return self.root / method.kind / key
 
     def has(self, method: Method, key: str) -> bool:
-        """Say whether a whole artifact is there."""
+        """Return whether a whole artifact is there."""
         return self.meta(method, key) is not None
 
     def meta(self, method: Method, key: str) -> dict[str, Any] | None:
@@ -178,12 +179,12 @@ class ArtifactCache:
         folder = self.folder(method, key)
         meta = read_meta(folder)
         if meta is not None and meta.get("key") != key:
-            say(folder, f"it is of another training, {str(meta.get('key'))[:40]!r}")
+            say(folder, f"it belongs to another training, {str(meta.get('key'))[:40]!r}")
             return None
         return meta
 
     def load(self, method: Method, key: str) -> StoredArtifact:
-        """Read an artifact. Raises FileNotFoundError when it is not there or not whole."""
+        """Read an artifact. Raises FileNotFoundError when it is missing or incomplete."""
         folder = self.folder(method, key)
         meta = self.meta(method, key)
         if meta is None:
@@ -213,8 +214,8 @@ class ArtifactCache:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.tensors.items()}
         bad = next((name for name, value in tensors.items() if not bool(value.isfinite().all())), None)
         if bad is not None:
-            raise HarnessError(f"what {meta.get('method')} learned has values that are not finite, in {bad}.",
-                               "Nothing was stored. Try other settings of the method.")
+            raise HarnessError(f"what {meta.get('method')} learned has non-finite values in {bad}.",
+                               "Nothing was stored. Try other settings for the method.")
         data = save(tensors)
         content = {"key": key, **meta, "training": dict(trained.meta), "sha256": hashlib.sha256(data).hexdigest()}
         write_atomic(folder / TENSORS, data)
@@ -251,16 +252,16 @@ def _prepare_all(model: LoadedModel, methods: Sequence[Method], cache: ArtifactC
                  given: GivenArtifact | None) -> list[Artifact | None]:
     base = base_identity(model.config, model.fingerprint)
     artifacts: list[Artifact | None] = []
-    found = lineages(methods, base, given)
+    steps = lineages(methods, base, given)
     ready: dict[str, Artifact] = {}  # by method name: what does not depend on the methods to the left
-    for method, lineage in zip(methods, found, strict=True):
+    for method, lineage in zip(methods, steps, strict=True):
         if given and lineage.key == given.key:
             ready[method.name] = given.load()
         elif lineage.key and method.trains_on_base:
             ready[method.name] = _prepare(model, method, lineage, cache, [], [], report)
     with ExitStack() as stack:
         stack.callback(model.forget_texts)
-        for method, lineage in zip(methods, found, strict=True):
+        for method, lineage in zip(methods, steps, strict=True):
             upstream = [a for m, a in zip(methods, artifacts, strict=False) if m.edits_model and a is not None]
             artifact = ready.get(method.name)
             if artifact is None and lineage.key:
@@ -284,7 +285,7 @@ def _prepare(model: LoadedModel, method: Method, lineage: Lineage, cache: Artifa
         with training_in(model, cache.folder(method, key)):
             trained = seeded(lambda: method.prepare(model, upstream, progress), int(key, 16))
         if trained is None:
-            raise IncompatibleError(f"method {method.name} says that it trains, and made nothing.")
+            raise IncompatibleError(f"method {method.name} says that it trains, but returned no artifact.")
         meta = {
             "method": method.name,
             "class": _path(type(method)),

@@ -77,13 +77,13 @@ def bottleneck_shape(model: LoadedModel) -> tuple[int, int, int]:
 
 
 def bottleneck_channels(config: Mapping[str, Any]) -> int | None:
-    """Return the channels of the mid block of a settled model config's U-Net; None where its files are not here."""
+    """Return the channels of the mid block of a settled model config's U-Net; None if its files are not here."""
     folder = model_folder(config) if config.get("source") else None
     try:
-        found = (read_json(folder / "unet" / "config.json") if folder else None) or {}
+        config_file = (read_json(folder / "unet" / "config.json") if folder else None) or {}
     except UnreadableFileError:
         return None
-    widths = found.get("block_out_channels")
+    widths = config_file.get("block_out_channels")
     channels = widths[-1] if isinstance(widths, list) and widths else None
     return channels if isinstance(channels, int) and channels > 0 else None
 
@@ -131,7 +131,7 @@ class LatentDirectionTrainer:
         return memory.losses
 
     def draw(self, step: int, batch: int) -> Tensor:
-        """Return the rows of a step's images; all of them come round, shuffled anew, before one comes again."""
+        """Return the rows of a step's images; all of them come round, shuffled again, before one comes again."""
         import torch
 
         n = len(self.texts)
@@ -145,7 +145,7 @@ class LatentDirectionTrainer:
         return torch.randperm(len(self.texts), generator=generator)
 
     def loss(self, step: int, batch: int) -> float:
-        """Set the gradient of the loss of a step's images, timesteps and noise drawn anew; return the loss."""
+        """Set the gradient of the loss of a step's images, timesteps and noise drawn again; return the loss."""
         import torch
 
         model, generator = self.model, self.generator

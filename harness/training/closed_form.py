@@ -30,7 +30,7 @@ def edit_matrix(C: Tensor, G: Tensor, P: Tensor, a: float, b: float, lam: float)
 
 
 def solved(M: Tensor, A: Tensor) -> Tensor:
-    """Return M^-1 A for a symmetric M (D, D). Raises InvalidValueError where M is singular."""
+    """Return M^-1 A for a symmetric M (D, D). Raises InvalidValueError if M is singular."""
     import torch
 
     if not torch.isfinite(M).all():
@@ -55,9 +55,9 @@ def deltas(denoiser: Any, E: Tensor) -> dict[str, Tensor]:
 
 def relative_change(denoiser: Any, changes: Mapping[str, Tensor]) -> float:
     """Return |W* - W| / |W| over all matrices together."""
-    own = projections(denoiser)
+    weights = projections(denoiser)
     moved = sum(float(delta.double().square().sum()) for delta in changes.values())
-    return float((moved / sum(float(own[name].double().square().sum()) for name in changes)) ** 0.5)
+    return float((moved / sum(float(weights[name].double().square().sum()) for name in changes)) ** 0.5)
 
 
 def subject_index(model: LoadedModel, text: str) -> int:
@@ -85,7 +85,7 @@ def paired_tokens(model: LoadedModel, text: str, guide: str, tokens: str) -> tup
 
 
 def kept_tokens(model: LoadedModel, texts: Sequence[str], tokens: str) -> Tensor:
-    """Return embeddings (M, D) of what shall stay: the last subject tokens, or every position, as the releases do."""
+    """Return embeddings (M, D) of what should stay: the last subject tokens, or every position, as the releases do."""
     import torch
 
     with model.float32_texts():
@@ -97,7 +97,7 @@ def check_texts(setting: str, value: Any, allow_empty: bool = False) -> tuple[st
     """Return a text or a list of texts as a tuple. Raises InvalidValueError for anything else, and for empty texts."""
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise InvalidValueError(f"{setting}={value!r}: a text, or a list of texts, is needed.")
+        raise InvalidValueError(f"{setting}={value!r}: expected a text or a list of texts.")
     if not allow_empty and not all(text.strip() for text in texts):
         raise InvalidValueError(f"{setting}={value!r}: a concept is empty.")
     return tuple(texts)

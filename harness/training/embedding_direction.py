@@ -49,7 +49,7 @@ class SafeDirTraining:
     and updated. `prompts` is a CSV file of training prompts; without it the concept's own sentence, or `text`, is the
     prompt of every trajectory, each with its own seed. A "full" direction starts at `init`, zeros or normal; a rank-1
     one at zero. `anchor_*` is our addition, off by default: prompts (those of the file that have no category) whose
-    prediction shall not change. `pooled` (sdxl) learns a vector for the pooled embedding as well.
+    prediction should not change. `pooled` (sdxl) learns a vector for the pooled embedding as well.
     """
 
     parameterisation: str = "lora"
@@ -93,8 +93,8 @@ class SafeDirTraining:
             raise InvalidValueError("method.training.anchor_weight needs method.training.anchor_prompts, a CSV file.")
         calls = self.steps + (self.scheduler == "pndm")
         if not any(in_window(call, calls, self.steps, self.start, self.end, "fraction") for call in range(calls)):
-            raise InvalidValueError(f"method.training.start={self.start}, end={self.end}: no call of {self.steps} "
-                                    "steps is in this window, which counts calls of 50 steps.")
+            raise InvalidValueError(f"method.training.start={self.start}, end={self.end}: none of the {self.steps} "
+                                    "steps falls in this window (start and end count calls of a 50-step run).")
 
     def identity(self) -> dict[str, Any]:
         """Return all values, with files named by their content."""
@@ -113,7 +113,7 @@ def check_window(where: str, start: int, end: int | None) -> None:
 
 
 def in_window(call: int, n_calls: int, n_steps: int, start: int, end: int | None, window: str) -> bool:
-    """Say whether 0-based `call` lies in the 1-based, inclusive window of a 50-step run."""
+    """Return whether 0-based `call` lies in the 1-based, inclusive window of a 50-step run."""
     first = scaled_calls(start - 1, n_steps, window)
     last = n_calls if end is None else scaled_calls(end, n_steps, window)
     return first <= call < last
@@ -121,7 +121,7 @@ def in_window(call: int, n_calls: int, n_steps: int, start: int, end: int | None
 
 @dataclass(frozen=True)
 class _Texts:
-    """What is told (B rows each) by no prompt, the prompts, and what psi is built on."""
+    """Embeddings (B rows each) of the empty prompt, the prompts, and the text that psi is built on."""
 
     u: Condition
     c: Condition
@@ -186,7 +186,7 @@ class DirectionTrainer:
         if CATEGORY in self.concept:
             rows = [row for row in rows if row.category]
             if not rows:
-                raise InvalidValueError(f"{recipe.prompts}: no prompt has a category, which {CATEGORY} stands for.")
+                raise InvalidValueError(f"{recipe.prompts}: no prompt has a category for {CATEGORY}.")
         rounds = [(n // len(rows), rows[n % len(rows)]) for n in range(recipe.trajectories)]
         return [replace(row, seed=derived_seed(self.seed, row.seed, n) if n else row.seed) for n, row in rounds]
 

@@ -1,4 +1,4 @@
-"""What people said about images: a CSV file with the columns image and label, or image and rank."""
+"""Human feedback on images: a CSV file with the columns image and label, or image and rank."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
-from harness.lib.image_files import named_file
-from harness.lib.pictures import opened
+from harness.lib.image_files import named_file, open_image
 from harness.lib.table_file import Table, read_table
 from harness.lib.table_values import number
 from harness.lib.weights import sha256_of
@@ -38,12 +37,12 @@ class Feedback:
     pairs: tuple[Pair, ...] = ()
 
     def check(self, source: str) -> Feedback:
-        """Return itself. Raises InvalidValueError where nothing tells images apart."""
+        """Return itself. Raises InvalidValueError if nothing tells images apart."""
         if self.labels and len(set(self.labels)) == 1:
-            raise InvalidValueError(f"{source}: all {len(self.labels)} labels are {self.labels[0]:g}; images with and "
-                                    "without the concept are needed.")
+            raise InvalidValueError(f"{source}: all {len(self.labels)} labels are {self.labels[0]:g}; label images "
+                                    "both with and without the concept.")
         if not self.labels and not self.pairs:
-            raise InvalidValueError(f"{source}: no two images of a group have different ranks.")
+            raise InvalidValueError(f"{source}: no two images in a group have different ranks.")
         return self
 
 
@@ -58,13 +57,14 @@ class FeedbackFile:
 def read_feedback(path: str) -> FeedbackFile:
     """Read a feedback file. Image paths are relative to it; rank 1 shows the concept most, within `group` if given.
 
-    Images that nobody has labelled yet are left out.
+    Images without a label are skipped.
     """
     table = _table(path)
     said = "label" if table.column("label") else "rank"
     rows = [index for index, record in enumerate(table.records) if record[table.needed(said)].strip()]
     if not rows:
-        raise InvalidValueError(f"{path}: no image has a {said} yet.", "python -m harness.label makes a page for it.")
+        raise InvalidValueError(f"{path}: no image has a {said} yet.",
+                                "python -m harness.label makes a labelling page.")
     folder, column = prompt_file(path).parent, table.needed("image")
     images = tuple(named_file(folder, table.records[index][column]) for index in rows)
     lost = [image for image in images if not image.is_file()]
@@ -104,7 +104,7 @@ def missing_feedback(path: str | None) -> str | None:
     """Return None when a feedback file is there, else one line."""
     columns = "a CSV file with the columns image and label (0 or 1), or image and rank"
     if path is None:
-        return f"human feedback is missing. Give method.feedback={columns}; or use method=hfi_proxy."
+        return f"human feedback is missing. Set method.feedback={columns}; or use method=hfi_proxy."
     return None if prompt_file(path).is_file() else f"the feedback file {prompt_file(path)} is missing: {columns}."
 
 
@@ -122,18 +122,18 @@ class ImageFiles(Sequence["np.ndarray"]):
     @overload
     def __getitem__(self, index: slice) -> list[np.ndarray]: ...
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
-        found = self._files[index]
-        return [_image(file) for file in found] if isinstance(found, tuple) else _image(found)
+        files = self._files[index]
+        return [_image(file) for file in files] if isinstance(files, tuple) else _image(files)
 
 
 def _image(file: Path) -> np.ndarray:
     import numpy as np
 
     try:
-        with opened(file) as image:
+        with open_image(file) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise InvalidValueError(f"{file} cannot be read as an image: {error}.") from None
+        raise InvalidValueError(f"{file} is not a readable image: {error}.") from None
 
 
 def _table(path: str) -> Table:
@@ -147,13 +147,13 @@ def _table(path: str) -> Table:
                                 f"it has {table.header()}.")
     nameless = next((index for index, record in enumerate(table.records) if not record[column].strip()), None)
     if nameless is not None:
-        raise InvalidValueError(f"{table.row(nameless)}: no image is named.")
+        raise InvalidValueError(f"{table.row(nameless)}: the image is missing.")
     return table
 
 
 def _numbers(table: Table, rows: Sequence[int], column: str, high: float) -> list[float]:
     """Return what a column says of each image, from 0 or 1 to `high`. Raises InvalidValueError naming the row."""
-    low, found = (0.0 if column == "label" else 1.0), []
+    low, numbers = (0.0 if column == "label" else 1.0), []
     for index in rows:
         text = table.records[index][table.needed(column)]
         try:
@@ -162,6 +162,6 @@ def _numbers(table: Table, rows: Sequence[int], column: str, high: float) -> lis
             value = math.nan
         if not low <= value <= high:
             span = "from 0 to 1" if column == "label" else "of at least 1"
-            raise InvalidValueError(f"{table.row(index)}: {column} '{text[:40]}' is no number {span}.")
-        found.append(value)
-    return found
+            raise InvalidValueError(f"{table.row(index)}: {column} '{text[:40]}' is not a number {span}.")
+        numbers.append(value)
+    return numbers

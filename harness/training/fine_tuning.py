@@ -68,7 +68,7 @@ def parameter_names(denoiser: Any, which: str) -> list[str]:
         if getattr(denoiser.config, "addition_embed_type", None) == "text_time":
             names = [name for name in names if "block" in name and "emb" not in name]
     if not names:
-        raise IncompatibleError(f"this denoiser has no parameters of the set {which}.")
+        raise IncompatibleError(f"this denoiser has no parameters in the set {which}.")
     return names
 
 
@@ -78,10 +78,10 @@ class WorkingCopy:
     def __init__(self, model: LoadedModel, names: Sequence[str]) -> None:
         import torch
 
-        own = dict(model.denoiser.named_parameters())
+        parameters = dict(model.denoiser.named_parameters())
         self.model = model
         # In the model's own precision and memory: nothing writes to them while the copy is trained.
-        self.start = {name: own[name].detach() for name in names}
+        self.start = {name: parameters[name].detach() for name in names}
         self.parameters = {name: value.to(torch.float32, copy=True).requires_grad_()
                            for name, value in self.start.items()}
 
@@ -124,23 +124,24 @@ def applied_deltas(denoiser: Any, tensors: Mapping[str, Tensor], strength: float
     """Add `strength` times the deltas, in float32, then cast; leaving puts the very same bytes back."""
     import torch
 
-    own = dict(denoiser.named_parameters())
+    parameters = dict(denoiser.named_parameters())
     deltas = {name.removesuffix(SUFFIX): delta for name, delta in tensors.items()}
     if not tensors or not all(name.endswith(SUFFIX) for name in tensors):
-        raise IncompatibleError("the artifact is no change of a denoiser's weights.")
-    unknown = [name for name, delta in deltas.items() if name not in own or own[name].shape != delta.shape]
+        raise IncompatibleError("the artifact is not a change of a denoiser's weights.")
+    unknown = [name for name, delta in deltas.items()
+               if name not in parameters or parameters[name].shape != delta.shape]  # fmt: skip
     if unknown:
         raise IncompatibleError(f"the artifact changes {unknown[0]}, which this denoiser does not have in that shape.")
-    kept = {name: own[name].detach().to("cpu", copy=True) for name in deltas}
+    kept = {name: parameters[name].detach().to("cpu", copy=True) for name in deltas}
     try:
         with torch.no_grad():
             for name, delta in deltas.items():
-                own[name].copy_(own[name].float() + strength * delta.to(own[name].device))
+                parameters[name].copy_(parameters[name].float() + strength * delta.to(parameters[name].device))
         yield
     finally:
         with torch.no_grad():
             for name, value in kept.items():
-                own[name].copy_(value)
+                parameters[name].copy_(value)
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def optimise(copy: WorkingCopy, method: FineTuned, step: Callable[[int], Tensor]
              after: Callable[[], None] | None = None, carried: Carried | None = None) -> list[float]:
     """Take `method.iterations` AdamW steps on the loss of `step(i)`; return the losses.
 
-    What is interrupted goes on where it was, to the same bits, if `carried` holds all that `step` and `after` change.
+    What is interrupted continues where it was, to the same bits, if `carried` holds all that `step` and `after` change.
     A loss or gradient that is not finite raises HarnessError and says at which step.
     """
     import torch
@@ -220,7 +221,7 @@ def optimise(copy: WorkingCopy, method: FineTuned, step: Callable[[int], Tensor]
 
 
 def check_finite(value: float, name: str, step: int) -> float:
-    """Return `value`. Raises HarnessError where it is infinite or no number."""
+    """Return `value`. Raises HarnessError if it is infinite or no number."""
     if not math.isfinite(value):
         raise broke_down(value, name, step)
     return value
@@ -230,7 +231,7 @@ def check_concepts(value: Any, setting: str = "method.concept") -> tuple[str, ..
     """Return one text or a list of texts as a tuple. Raises InvalidValueError for an empty one."""
     concepts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
     if not concepts or not all(isinstance(text, str) and text.strip() for text in concepts):
-        raise InvalidValueError(f"{setting}={value!r}: a text, or a list of texts, is needed.")
+        raise InvalidValueError(f"{setting}={value!r}: expected a text or a list of texts.")
     if setting in DRAWN:
         check_drawable(setting, concepts)
     return concepts
@@ -245,7 +246,7 @@ def check_family(name: str, model_config: Mapping[str, Any]) -> None:
 class FineTuned(Method):
     """A method whose artifact is a change of denoiser weights, learned in float32.
 
-    `parameters` names a set of `PARAMETER_SETS`. `strength` scales the change; zero is the bare model. `weight_decay`
+    `parameters` names a set of `PARAMETER_SETS`. `strength` scales the change; zero is the base model. `weight_decay`
     zero makes AdamW Adam; `max_grad_norm` zero switches clipping off, null too unless a preset says otherwise.
     """
 

@@ -1,4 +1,4 @@
-"""Words that no dictionary has: learned token embeddings, taught to a model's text encoder for a while."""
+"""Learned tokens: new embeddings, added to a model's text encoder temporarily."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def soft_tokens(model: LoadedModel, name: str, vectors: Tensor) -> Iterator[None
     """
     pipe, width = model.pipe, model.pipe.text_encoder.get_input_embeddings().weight.shape[1]
     if vectors.ndim != 2 or vectors.shape[1] != width:
-        raise IncompatibleError(f"the learned token has {vectors.shape[-1]} features, and this text encoder's have "
+        raise IncompatibleError(f"the learned token has {vectors.shape[-1]} features, but this text encoder has "
                                 f"{width}.")
     tokenizer = pipe.tokenizer
-    own = copy.deepcopy(tokenizer)
-    first = _add_words(own, _names(name, len(vectors)))
+    extended = copy.deepcopy(tokenizer)
+    first = _add_words(extended, _names(name, len(vectors)))
     try:
-        pipe.tokenizer = own
+        pipe.tokenizer = extended
         model.forget_texts()
         with _looked_up(pipe.text_encoder.get_input_embeddings(), first, vectors):
             yield
@@ -53,7 +53,7 @@ def _add_words(tokenizer: Any, words: Sequence[str]) -> int:
     from transformers import AddedToken
 
     if tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words]) != len(words):
-        raise IncompatibleError(f"the tokenizer knows {words[0]} already.")
+        raise IncompatibleError(f"the tokenizer already has {words[0]}.")
     return min(tokenizer.convert_tokens_to_ids(list(words)))
 
 

@@ -1,4 +1,4 @@
-"""Training that can be interrupted: what a loop must remember to go on as if it never had been."""
+"""Interruptible training: what a loop stores to resume as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def forget_checkpoints(folder: Path) -> None:
 class LoopMemory:
     """The state of a loop after its last whole step, in memory and now and then in `folder`.
 
-    Used as a context: what ends the loop early leaves a checkpoint, and a loop of the same folder and name goes on
+    Used as a context: what ends the loop early leaves a checkpoint, and a loop of the same folder and name continues
     from there with the same numbers. `begin` and `commit` enclose the change of state that ends a step.
     """
 
@@ -93,7 +93,7 @@ class LoopMemory:
         try:
             self.save()
         except StorageError as problem:
-            log.warning("the training that ended here left no checkpoint: %s", problem)
+            log.warning("the interrupted training left no checkpoint: %s", problem)
 
     def remaining(self, total: int) -> range:
         """Return the steps that are still to be taken of `total`, after those of a checkpoint of this training."""
@@ -114,7 +114,7 @@ class LoopMemory:
             self.save()
 
     def checked(self, value: float, name: str, rate: str = "method.learning_rate") -> float:
-        """Return `value`. Raises HarnessError where it is not finite: at which step, and what is kept.
+        """Return `value`. Raises HarnessError if it is not finite: at which step, and what is kept.
 
         `rate` is the setting to try.
         """
@@ -126,10 +126,10 @@ class LoopMemory:
     @property
     def kept(self) -> str:
         """Say what is on disk."""
-        return f"What {self._saved} steps learned is kept in {self.file}." if self._saved else "Nothing of it was kept."
+        return f"The state after step {self._saved} is saved in {self.file}." if self._saved else "Nothing was saved."
 
     def save(self) -> None:
-        """Write a checkpoint if there is a folder, a step since the last one, and all of it is whole and finite."""
+        """Write a checkpoint if there is a folder, a step since the last one, and all of it is complete and finite."""
         from safetensors.torch import save
 
         if self.file is None or not self._whole or len(self.losses) == self._saved:
@@ -171,24 +171,24 @@ class LoopMemory:
 
         live = self._live()
         try:
-            found = read_state(self.file, self._training) if self.file else None
-            if found is None:
+            state = read_state(self.file, self._training) if self.file else None
+            if state is None:
                 return
             parameters = [value for group in self._adam.param_groups for value in group["params"]]
-            check_state(found, live, parameters, self._carried.generator, total)
+            check_state(state, live, parameters, self._carried.generator, total)
         except WrongStateError as error:
-            log.warning("%s is no checkpoint to go on from: %s. The training begins anew.", self.file, error)
+            log.warning("cannot resume from %s: %s. Training restarts.", self.file, error)
             return
         with torch.no_grad():
             for name, value in live.items():
-                value.copy_(found[name])
+                value.copy_(state[name])
         groups = self._adam.state_dict()["param_groups"]
-        self._adam.load_state_dict({"state": moments_of(found), "param_groups": groups})
+        self._adam.load_state_dict({"state": moments_of(state), "param_groups": groups})
         if self._carried.generator is not None:
-            self._carried.generator.set_state(found[GENERATOR])
-        self.losses = found[LOSSES].tolist()
+            self._carried.generator.set_state(state[GENERATOR])
+        self.losses = state[LOSSES].tolist()
         self._saved = len(self.losses)
-        log.info("training goes on after step %d, from %s", self._saved, self.file)
+        log.info("training resumes after step %d, from %s", self._saved, self.file)
 
 
 def adam_step(memory: LoopMemory, adam: Any, loss: float, after: Callable[[], None] | None = None) -> None:
@@ -201,7 +201,7 @@ def adam_step(memory: LoopMemory, adam: Any, loss: float, after: Callable[[], No
 
 
 def broke_down(value: float, name: str, step: int, rate: str = "method.learning_rate",
-               kept: str = "Nothing of it was kept.") -> HarnessError:
-    """Return the error for a loss or gradient that is no number at 0-based `step`."""
-    return HarnessError(f"training of {name} broke down at step {step + 1}: the loss or its gradient is {value}.",
+               kept: str = "Nothing was saved.") -> HarnessError:
+    """Return the error for a non-finite loss or gradient at 0-based `step`."""
+    return HarnessError(f"training of {name} diverged at step {step + 1}: the loss or its gradient is {value}.",
                         f"Try a lower {rate}. {kept}")

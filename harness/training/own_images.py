@@ -1,4 +1,4 @@
-"""Images that a model makes for its own training: drawn as a run would draw them, nothing kept on disk."""
+"""Images that a model generates for its own training: as in a run, but not stored on disk."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
                progress: Callable[[int, int], None]) -> list[np.ndarray]:
     """Draw each wish with the model as it now is, methods that edit weights included: (H, W, 3) uint8.
 
-    Batches are halved when memory runs out. Raises HarnessError where an image is not finite.
+    Batches are halved when memory runs out. Raises HarnessError if an image is not finite.
     """
     check_drawable("training images", (wish.prompt for wish in wishes))
     batch = int(model.config.get("batch_size") or 8)
@@ -55,12 +55,12 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
     with attached(model, [_Bare()], [None]) as session:
         while len(images) < len(items):
             part = items[len(images) : len(images) + batch]
-            found = _drawn(session, part, settings)
-            if found is None:
+            batch = _drawn(session, part, settings)
+            if batch is None:
                 batch = len(part) // 2
-                log.warning("out of memory at %d training images at a time, going on with %d", len(part), batch)
+                log.warning("out of memory at %d training images per batch, continuing with %d", len(part), batch)
                 continue
-            for made in found:
+            for made in batch:
                 if made.image is None:
                     raise HarnessError(f"training image {len(images)} of {len(items)} is not finite.")
                 images.append(made.image)
@@ -69,7 +69,7 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
 
 
 def _drawn(session: Session, part: list[ImageItem], settings: GenerationSettings) -> Sequence[Generated] | None:
-    """Return the images of a batch, None where memory ran out and fewer can be tried."""
+    """Return the images of a batch, None if memory ran out and fewer can be tried."""
     try:
         return session.generate(part, settings)
     except Exception as error:  # a kernel can raise anything

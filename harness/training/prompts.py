@@ -93,12 +93,12 @@ def _read(file: str, name: str, mtime_ns: int) -> tuple[TrainingPrompt, ...]:
     columns = _columns(table)
     prompt = columns["prompt"]
     if prompt is None or not table.records:
-        told = table.nearest("prompt") if table.records else "It has no row."
+        told = table.nearest("prompt") if table.records else "It has no rows."
         raise InvalidValueError(f"{name}: a file of training prompts needs a column 'prompt' and at least one row.",
                                 told)
     null = [index for index, row in enumerate(table.records) if is_null_text(row[prompt])]
     if null:
-        log.warning("%s is '%s', as a missing one is written; it is trained on", table.row(null[0]),
+        log.warning("%s is '%s', which looks like a missing value; it is used as a prompt", table.row(null[0]),
                     table.records[null[0]][prompt])
     rows = tuple(_prompt(table, index, columns) for index in range(len(table.records)))
     check_drawable(name, (row.prompt for row in rows))
@@ -112,7 +112,7 @@ def _columns(table: Table) -> dict[str, str | None]:
 def _prompt(table: Table, index: int, columns: Mapping[str, str | None]) -> TrainingPrompt:
     text, seed, category = (table.records[index][column] if column else "" for column in columns.values())
     if not text.strip():
-        raise InvalidValueError(f"{table.row(index)}: the prompt is empty.", "Take the row out, or write a prompt.")
+        raise InvalidValueError(f"{table.row(index)}: the prompt is empty.", "Remove the row, or add a prompt.")
     first = "" if is_null_text(category) else category.split(";")[0].strip()
     return TrainingPrompt(text, _seed(seed, table, index), first)
 
@@ -132,7 +132,7 @@ def listed_names(path: str) -> tuple[str, ...]:
         column = table.column("artist")
         if column is None or not table.records:
             raise InvalidValueError(f"{path}: a list of names needs a column 'artist' and at least one row.",
-                                    "Or give a .txt file with one name a line.")
+                                    "Or use a .txt file with one name per line.")
         lines = [row[column].strip() for row in table.records]
     else:
         lines = read_lines(path)
@@ -154,8 +154,8 @@ def _seed(text: str, table: Table, index: int) -> int:
     except ValueError:
         seed = -1
     if not 0 <= seed < 2**64:
-        raise InvalidValueError(f"{table.row(index)}: seed '{text[:40]}' is no integer from 0 to 2^64 - 1, every digit "
-                                "written.")
+        raise InvalidValueError(f"{table.row(index)}: seed '{text[:40]}' is not an integer from 0 to 2^64 - 1, written "
+                                "in full.")
     return seed
 
 
@@ -166,7 +166,8 @@ def check_drawable(where: str, texts: Iterable[str]) -> None:
     """
     for index, text in enumerate(texts):
         if screen.is_unfit_to_draw(text):
-            raise InvalidValueError(f"{where}: text {index + 1} has an {screen.REASON}, which no training draws.")
+            raise InvalidValueError(f"{where}: text {index + 1} has an {screen.REASON}; no image is generated for such "
+                                    "texts.")
 
 
 def derived_seed(*parts: object) -> int:

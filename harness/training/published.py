@@ -30,7 +30,7 @@ def checkpoint_path(source: str, revision: str | None = None) -> Path:
         return Path(source).expanduser()
     owner, name, *rest = [*source.removeprefix(HUB).split("/"), "", ""]
     if not owner or not name:
-        raise InvalidValueError(f"method.checkpoint={source}: {HUB}owner/name, or {HUB}owner/name/path, is needed.")
+        raise InvalidValueError(f"method.checkpoint={source}: {HUB}owner/name, or {HUB}owner/name/path is expected.")
     snapshot = cached_snapshot(f"{owner}/{name}", revision or "main")
     absent = hub_cache() / f"models--{owner}--{name}" / "snapshots" / (revision or "main")
     return Path(snapshot or absent, *rest)
@@ -38,18 +38,18 @@ def checkpoint_path(source: str, revision: str | None = None) -> Path:
 
 def check_width(name: str, files: Sequence[Path], model_config: Mapping[str, Any], part: str, setting: str, ending: str
                 ) -> None:
-    """Raise IncompatibleError where a checkpoint's tensors named *`ending` are not as wide as the model's config says.
+    """Raise IncompatibleError if a checkpoint's tensors named *`ending` are not as wide as the model's config says.
 
     `setting` is of the config of the model's `part`. Reads headers only; is silent where files tell nothing.
     """
     folder = model_folder(model_config) if model_config.get("source") else None
-    own = read_settings(folder / part / "config.json").get(setting) if folder else None
-    for file in files if isinstance(own, int) else ():
+    width = read_settings(folder / part / "config.json").get(setting) if folder else None
+    for file in files if isinstance(width, int) else ():
         tensors = plain_tensors(content_of(file), lambda one: isinstance(one, TensorEntry)) if file.is_file() else {}
         widths = {one.shape[-1] for tensor, one in tensors.items() if tensor.endswith(ending) and one.shape}
-        if widths - {own}:
+        if widths - {width}:
             raise IncompatibleError(f"the checkpoint {file} of method {name} was made for {max(widths)} text features, "
-                                    f"and model {model_config.get('name')} has {own}.")
+                                    f"but model {model_config.get('name')} has {width}.")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -67,19 +67,19 @@ def first_file(folder: Path, names: Sequence[str]) -> Path:
     return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
 
 
-def check_layout(path: Path, found: Mapping[str, Any], expected: Mapping[str, Sequence[int]]) -> None:
+def check_layout(path: Path, tensors: Mapping[str, Any], expected: Mapping[str, Sequence[int]]) -> None:
     """Raise InvalidValueError, in one line, unless a file holds exactly the expected names with their shapes."""
-    absent = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
+    absent = [name for name in expected if name not in tensors]
+    extra = [name for name in tensors if name not in expected]
     if len(absent) == len(expected) and extra:
-        raise InvalidValueError(f"the checkpoint {path} is of another method or model: it holds {shown(extra[0])}, and "
-                                f"{next(iter(expected))} is wanted ({len(expected)} names, none is in it).")
+        raise InvalidValueError(f"the checkpoint {path} is for another method or model: it has {shown(extra[0])} "
+                                f"and none of the {len(expected)} expected names, such as {next(iter(expected))}.")
     if absent or extra:
-        named = f"{absent[0]} is not in it" if absent else f"{shown(extra[0])} has no place in the model"
+        named = f"{absent[0]} is missing" if absent else f"{shown(extra[0])} is not in the model"
         raise InvalidValueError(f"the checkpoint {path} does not fit: {named} ({len(absent)} of {len(expected)} names "
-                                f"are absent, {len(extra)} are unknown).")
+                                f"are missing, {len(extra)} are unknown).")
     for name, shape in expected.items():
-        size = tuple(getattr(found[name], "shape", ()))
+        size = tuple(getattr(tensors[name], "shape", ()))
         if size != tuple(shape):
             raise InvalidValueError(f"the checkpoint {path} does not fit: {name} has shape {size}, the model has "
                                     f"{tuple(shape)}.")
@@ -102,9 +102,9 @@ class CheckpointMethod(Method):
         given = self.checkpoint
         sources = () if given is None else (given,) if isinstance(given, str) else given
         if not isinstance(sources, (list, tuple)) or not all(isinstance(s, str) and s for s in sources):
-            raise InvalidValueError(f"method.checkpoint={given!r}: a path is needed.")
+            raise InvalidValueError(f"method.checkpoint={given!r}: expected a path.")
         if self.single and len(sources) > 1:
-            raise InvalidValueError(f"method.checkpoint has {len(sources)} paths, and method {self.name} reads one.")
+            raise InvalidValueError(f"method.checkpoint has {len(sources)} paths, but method {self.name} reads one.")
         object.__setattr__(self, "checkpoint", tuple(sources))
         check_file("method.revision", self.revision)
         object.__setattr__(self, "strength", check_number("method.strength", self.strength, *self.strength_range()))
@@ -133,7 +133,7 @@ class CheckpointMethod(Method):
             return f"method {self.name} needs method.checkpoint=<path>. {self.how_to_get}"
         absent = next((file for file in self.files() if not file.is_file()), None)
         hub = any(source.startswith(HUB) for source in self.checkpoint)
-        how = "python -m harness.prefetch with the same settings fetches it." if hub else self.how_to_get
+        how = "python -m harness.prefetch with the same settings downloads it." if hub else self.how_to_get
         return f"the checkpoint {absent} of method {self.name} is missing. {how}" if absent else None
 
     def check_contents(self, model_config: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ class TokenTraining:
         check_number("method.inversion.learning_rate", self.learning_rate, 1e-12, 10)
         templates = check_concepts(self.templates, "method.inversion.templates")
         if not all(PLACE in template for template in templates):
-            raise InvalidValueError(f"method.inversion.templates={list(templates)}: each needs {PLACE} for the word.")
+            raise InvalidValueError(f"method.inversion.templates={list(templates)}: each must contain {PLACE}.")
         object.__setattr__(self, "templates", templates)
 
 
@@ -87,14 +87,14 @@ class TokenTrainer:
         from PIL import Image, ImageOps
 
         pipe, side = self.model.pipe, self.model.denoiser.config.sample_size * self.model.pipe.vae_scale_factor
-        found = []
+        latents = []
         for image in images:
             resized = np.array(ImageOps.fit(Image.fromarray(image), (side, side), Image.Resampling.LANCZOS))
             x = torch.from_numpy(resized).permute(2, 0, 1)[None].float() / 127.5 - 1
             with torch.no_grad():
                 coded = pipe.vae.encode(x.to(self.model.device, pipe.vae.dtype)).latent_dist.mode()
-            found.append(coded.float() * pipe.vae.config.scaling_factor)
-        return torch.cat(found)
+            latents.append(coded.float() * pipe.vae.config.scaling_factor)
+        return torch.cat(latents)
 
     def _loss(self, latents: Tensor, r: Tensor) -> Tensor:
         import torch

@@ -1,4 +1,4 @@
-"""A checkpoint of a training, read back as data: of this very training, whole, and with numbers that a loop can use."""
+"""A training checkpoint, read back as data: it belongs to this training, is complete and has valid numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 
 
 class WrongStateError(Exception):
-    """A checkpoint that is no state of this training. One line."""
+    """A checkpoint that does not belong to this training. One line."""
 
 
 def signed(state: Mapping[str, Tensor], training: str) -> dict[str, str]:
@@ -30,7 +30,7 @@ def signed(state: Mapping[str, Tensor], training: str) -> dict[str, str]:
 
 
 def read_state(file: Path, training: str) -> dict[str, Tensor] | None:
-    """Return a checkpoint's tensors, None where there is none. Raises WrongStateError."""
+    """Return a checkpoint's tensors, None if there is none. Raises WrongStateError."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -39,71 +39,71 @@ def read_state(file: Path, training: str) -> dict[str, Tensor] | None:
         if data is None:
             return None
         metadata = header_of(file, "it").metadata
-        found = load(data)
+        state = load(data)
     except UnreadableFileError as error:
         raise WrongStateError(error.reason) from None
     except HarnessError as error:
         raise WrongStateError(str(error)) from None
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        raise WrongStateError(f"it is no whole safetensors file ({type(error).__name__})") from None
+        raise WrongStateError(f"it is not a complete safetensors file ({type(error).__name__})") from None
     if metadata.get(TRAINING) != training:
-        raise WrongStateError("it is of another training, or of a former version")
-    if metadata.get(CONTENT) != _digest(found):
-        raise WrongStateError("its tensors are not those that the training wrote")
-    return found
+        raise WrongStateError("it belongs to another training or an earlier version")
+    if metadata.get(CONTENT) != _digest(state):
+        raise WrongStateError("its tensors do not match their hash")
+    return state
 
 
 def check_state(
-    found: Mapping[str, Tensor], live: Mapping[str, Tensor], parameters: list[Tensor], generator: Any, total: int
+    state: Mapping[str, Tensor], live: Mapping[str, Tensor], parameters: list[Tensor], generator: Any, total: int
 ) -> None:
-    """Raise WrongStateError unless a loop of `total` steps over these tensors can go on from `found`."""
-    losses = found.get(LOSSES)
+    """Raise WrongStateError unless a loop of `total` steps over these tensors can continue from `found`."""
+    losses = state.get(LOSSES)
     if losses is None or losses.dim() != 1 or not losses.is_floating_point() or not bool(losses.isfinite().all()):
-        raise WrongStateError("its losses are none")
+        raise WrongStateError("its losses are invalid")
     if not 0 < len(losses) <= total:
         raise WrongStateError(f"it is at step {len(losses)} of {total}")
-    moments = moments_of(found)
+    moments = moments_of(state)
     known = {LOSSES, *live, *([GENERATOR] if generator is not None else []),
-             *(f"{ADAM}.{index}.{key}" for index, own in moments.items() for key in own)}
-    if set(found) != known:
+             *(f"{ADAM}.{index}.{key}" for index, moment in moments.items() for key in moment)}
+    if set(state) != known:
         raise WrongStateError("it lacks tensors, or has others than this training's")
     for name, value in live.items():
-        _check_like(name, found[name], value)
+        _check_like(name, state[name], value)
     _check_moments(moments, parameters)
     if generator is not None:
-        _check_generator(found[GENERATOR], generator)
+        _check_generator(state[GENERATOR], generator)
 
 
-def moments_of(found: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+def moments_of(state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     """Return Adam's state by the index of its parameter. Raises WrongStateError."""
     moments: dict[int, dict[str, Tensor]] = {}
-    for name in (name for name in found if name.startswith(f"{ADAM}.")):
+    for name in (name for name in state if name.startswith(f"{ADAM}.")):
         _, index, *key = name.split(".")
         if not (index.isascii() and index.isdecimal() and len(index) < 10 and len(key) == 1):
-            raise WrongStateError("its optimiser's state is none")
-        moments.setdefault(int(index), {})[key[0]] = found[name]
+            raise WrongStateError("its optimiser state is invalid")
+        moments.setdefault(int(index), {})[key[0]] = state[name]
     return moments
 
 
 def _check_like(name: str, value: Tensor, wanted: Tensor) -> None:
     if value.shape != wanted.shape or value.dtype != wanted.dtype:
-        raise WrongStateError(f"{name} has another shape or type than this training's")
+        raise WrongStateError(f"{name} differs in shape or type from this training's")
     if value.is_floating_point() and not bool(value.isfinite().all()):
-        raise WrongStateError(f"{name} has values that are not finite")
+        raise WrongStateError(f"{name} has non-finite values")
 
 
 def _check_moments(moments: Mapping[int, Mapping[str, Tensor]], parameters: list[Tensor]) -> None:
     if not moments:
-        raise WrongStateError("it has no state of the optimiser")
-    for index, own in moments.items():
-        if index >= len(parameters) or set(own) != _MOMENTS:
-            raise WrongStateError("its optimiser's state is of other tensors")
+        raise WrongStateError("it has no optimiser state")
+    for index, moment in moments.items():
+        if index >= len(parameters) or set(moment) != _MOMENTS:
+            raise WrongStateError("its optimiser state is for other tensors")
         for key in ("exp_avg", "exp_avg_sq"):
-            _check_like(f"{ADAM}.{index}.{key}", own[key], parameters[index])
-        step = own["step"]
+            _check_like(f"{ADAM}.{index}.{key}", moment[key], parameters[index])
+        step = moment["step"]
         counted = step.numel() == 1 and bool(step.isfinite()) and float(step) >= 1
-        if not counted or bool((own["exp_avg_sq"] < 0).any()):
-            raise WrongStateError("its optimiser's state is none")
+        if not counted or bool((moment["exp_avg_sq"] < 0).any()):
+            raise WrongStateError("its optimiser state is invalid")
 
 
 def _check_generator(state: Tensor, generator: Any) -> None:
@@ -112,7 +112,7 @@ def _check_generator(state: Tensor, generator: Any) -> None:
     try:
         torch.Generator(generator.device).set_state(state)
     except (RuntimeError, TypeError, ValueError):
-        raise WrongStateError("its state of the random numbers is none") from None
+        raise WrongStateError("its random number state is invalid") from None
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 FAMILIES = ("sd1", "sd2")
 UNETS = ("sd1", "sd2", "sdxl")
-GUIDED = (*UNETS, "if", "sd3", "wuerstchen")  # an unconditional row, and pictures as tensors (B, C, h, w)
-_FLOW = "its transformer has no such parts and predicts a velocity on straight paths (flow matching)"
+GUIDED = (*UNETS, "if", "sd3", "wuerstchen")  # an unconditional row, and images as tensors (B, C, h, w)
+_FLOW = "its transformer has no such parts and predicts a velocity (flow matching)"
 _WHY = {"sd3": _FLOW, "flux": f"{_FLOW}, with guidance distilled into it",
-        "sdxl": "it has two text encoders and another U-Net", "if": "it draws pixels in stages from T5 texts",
-        "wuerstchen": "its text enters a prior of image embeddings, which has no U-Net"}
+        "sdxl": "it has two text encoders and a different U-Net", "if": "it generates pixels in stages from T5",
+        "wuerstchen": "its text goes into a prior of image embeddings, which has no U-Net"}
 
 
 def check_family(name: str, model_config: Mapping[str, Any], needs: str, families: tuple[str, ...] = FAMILIES) -> None:
@@ -34,23 +34,24 @@ def check_family(name: str, model_config: Mapping[str, Any], needs: str, familie
 
 
 def check_guided(name: str, guidance_scale: float) -> None:
-    """Raise IncompatibleError where a method's own images would be made without classifier-free guidance."""
+    """Raise IncompatibleError if a method's own images would be made without classifier-free guidance."""
     if guidance_scale < 1:
-        raise IncompatibleError(f"method {name} learns from images made with classifier-free guidance, which is off at "
-                                f"its guidance_scale={guidance_scale:g}.", "Give the method's own, from 1 to 100.")
+        raise IncompatibleError(f"method {name} trains on images generated with classifier-free guidance, which is off "
+                                f"at its guidance_scale={guidance_scale:g}.",
+                                "Set the method's own guidance_scale, from 1 to 100.")
 
 
-def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], whole: bool = True) -> None:
+def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], whole: bool = True) -> None:
     """Raise IncompatibleError unless an artifact's tensors have the expected names (all, if `whole`) and shapes."""
-    unknown = next((name for name in found if name not in expected), None)
+    unknown = next((name for name in tensors if name not in expected), None)
     if unknown:
         raise IncompatibleError("the artifact does not fit this method and model: it changes "
-                                f"{unknown}, which has no place here.")
-    for name, value in found.items():
+                                f"{unknown}, which does not exist here.")
+    for name, value in tensors.items():
         if value.shape != tuple(expected[name]):
             raise IncompatibleError(f"the artifact does not fit this model: {name} has shape {tuple(value.shape)}, not "
                                     f"{tuple(expected[name])}.")
-    absent = next((name for name in expected if whole and name not in found), None)
+    absent = next((name for name in expected if whole and name not in tensors), None)
     if absent:
         raise IncompatibleError(f"the artifact does not fit this method and model: it has no {absent}.")
 
@@ -60,26 +61,30 @@ def tensors_replaced(module: Any, tensors: Mapping[str, Tensor]) -> Iterator[Non
     """Overwrite parameters and buffers by name; leaving restores every byte, also after an exception."""
     import torch
 
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
-    kept = {name: own[name].detach().to("cpu", copy=True) for name in tensors}
+    values = dict(module.named_parameters()) | dict(module.named_buffers())
+    kept = {name: values[name].detach().to("cpu", copy=True) for name in tensors}
     try:
         with torch.no_grad():
             for name, value in tensors.items():
-                own[name].copy_(value)
+                values[name].copy_(value)
         yield
     finally:
         with torch.no_grad():
             for name, value in kept.items():
-                own[name].copy_(value)
+                values[name].copy_(value)
+
+
+def _moved(value: Tensor, delta: Tensor, strength: float) -> Tensor:
+    start = value.detach().float()
+    return start + strength * delta.to(start.device, start.dtype)
 
 
 @contextmanager
 def deltas_added(module: Any, deltas: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[None]:
     """Add `strength` times each delta, in float32, to the parameter of its name; leaving restores every byte."""
-    own = dict(module.named_parameters())
-    check_fit(deltas, {name: value.shape for name, value in own.items()}, whole=False)
-    edited = {name: own[name].detach().float() + strength * delta.to(own[name].device, own[name].float().dtype)
-              for name, delta in deltas.items()}
+    parameters = dict(module.named_parameters())
+    check_fit(deltas, {name: value.shape for name, value in parameters.items()}, whole=False)
+    edited = {name: _moved(parameters[name], delta, strength) for name, delta in deltas.items()}
     with tensors_replaced(module, edited):
         yield
 
@@ -87,13 +92,14 @@ def deltas_added(module: Any, deltas: Mapping[str, Tensor], strength: float = 1.
 def unet_export(model: LoadedModel, artifact: Artifact, deltas: Mapping[str, Tensor]) -> Export:
     """Return the denoiser's own parameters plus `deltas`, by the same names: the format of ESD's and UCE's releases.
 
-    Raises IncompatibleError where the model was trained with other edits of its denoiser in place.
+    Raises IncompatibleError if the model was trained with other edits of its denoiser in place.
     """
     before = [path for path in artifact.meta.get("upstream_classes", ()) if locate(path, path).edits_denoiser]
     if before:
-        raise IncompatibleError(f"this artifact was trained on weights that {before[0]} had edited; alone it means "
-                                "nothing, and is not exported.")
-    own = dict(model.denoiser.named_parameters())
-    edited = {name: (own[name].detach().float().cpu() + delta).to(own[name].dtype) for name, delta in deltas.items()}
+        raise IncompatibleError(f"this artifact was trained on weights that {before[0]} had edited; without them "
+                                "it is useless, so it is not exported.")
+    parameters = dict(model.denoiser.named_parameters())
+    edited = {name: (parameters[name].detach().float().cpu() + delta).to(parameters[name].dtype)
+              for name, delta in deltas.items()}  # fmt: skip
     name = f"{artifact.meta['recipe']['kind']}.safetensors"
     return Export({name: edited}, f'pipe.unet.load_state_dict(load_file("{name}"), strict=False)')

@@ -115,7 +115,7 @@ def test_where_compares_numbers_as_numbers_and_names_the_columns(small):
 def test_duplicates_are_kept_and_said(small):
     prompts = load("i2p", small)
     assert (len(prompts.rows), prompts.n_duplicate_prompts) == (4, 1)
-    assert "i2p: 1 prompts repeat another one; they are kept" in prompts.notes()
+    assert "i2p: 1 duplicate prompt, kept" in prompts.notes()
 
 
 def test_row_preset_takes_each_rows_guidance_capped_and_size(small):
@@ -159,7 +159,7 @@ def test_unlearndiffatk_is_142_case_numbers_of_i2p():
     )
     assert "ids" not in (prompts.file_note or "")
     others = numbers.read_text().split()[:-1]
-    assert "141 ids are not the 142" in load("unlearndiffatk_static", real_file(WHOLE), ids=others).file_note
+    assert "141 ids are not the card's 142" in load("unlearndiffatk_static", real_file(WHOLE), ids=others).file_note
 
 
 def test_the_list_of_case_numbers_is_asked_for_and_checked(tmp_path):
@@ -170,7 +170,7 @@ def test_the_list_of_case_numbers_is_asked_for_and_checked(tmp_path):
         load("unlearndiffatk_static", path, ids=["3", "999"])
     few = load("unlearndiffatk_static", path, ids=["3", "1"])
     assert ids(few) == ["1", "3"]
-    assert "the 2 ids are not the 142 that the card names" in few.file_note
+    assert "the 2 ids are not the card's 142" in few.file_note
 
 
 def test_unlearndiffatk_samples_at_the_rows_guidance(small):

@@ -65,10 +65,10 @@ def test_the_two_lists_of_the_name_coco10k_are_told_apart(tmp_path):
     alone = load("coco10k", file)
     assert (alone.list_sha256, alone.n_total) == (first.list_sha256, 9969)
     assert [row.prompt_id for row in alone.rows] == [row.prompt_id for row in first.rows]
-    assert alone.file_note.startswith("file is not the one the card names")
-    with pytest.raises(HarnessError, match=r"9969 rows: neither the 9966 .* nor the 30000"):
+    assert alone.file_note.startswith("the file differs from the card's")
+    with pytest.raises(HarnessError, match=r"9969 rows: expected the 9966 .* or the 30000"):
         load("coco10k", file, variant="safree")
-    assert "the prompts are not the list" in load("coco10k", write(
+    assert "the prompts are not the card's list" in load("coco10k", write(
         tmp_path / "other.csv", ["case_number", "prompt", "evaluation_seed"], own[:9])).file_note  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_coco1k_and_non_targeted_are_the_first_thousand():
     assert (one.n_file, one.n_total, one.list_name) == (30_000, 1000, "the first 1,000 rows of COCO-30k")
     other = load_real("non_targeted", ESD)
     assert other.n_total == 1000
-    assert len(other.rows) == 1000 - other.excluded.get("names a term of bench.without", 0) > 900
+    assert len(other.rows) == 1000 - other.excluded.get("contains a term of bench.without", 0) > 900
 
 
 def test_terms_are_left_out_as_whole_words_and_counted(tmp_path):
@@ -86,7 +86,7 @@ def test_terms_are_left_out_as_whole_words_and_counted(tmp_path):
     ])  # fmt: skip
     prompts = load("retain_objects", file, without=["church"])
     assert [row.prompt_id for row in prompts.rows] == ["1"]
-    assert prompts.excluded == {"names a term of bench.without": 2}
+    assert prompts.excluded == {"contains a term of bench.without": 2}
 
 
 @pytest.mark.parametrize(("name", "start"), [("", "Headshot of "), ("_extended", "Headshot of a successful ")])
@@ -155,7 +155,7 @@ def clip_tokenizer():
 @pytest.mark.parametrize(("variant", "cut"), zip(VARIANTS, (235, 0, 234), strict=True))
 def test_ring_a_bell_warns_of_prompts_that_clip_cuts(variant, cut):
     prompts = load("ring_a_bell_violence", real_file(f"Violence_{variant}.csv"), variant=variant)
-    said = [note for note in prompts.notes() if f"{cut} of 250 prompts are longer than CLIP reads" in note]
+    said = [note for note in prompts.notes() if f"{cut} of 250 prompts exceed CLIP's token limit" in note]
     assert prompts.n_cut == cut and bool(said) == bool(cut)
 
 
@@ -170,7 +170,7 @@ def test_cards_count_the_prompts_that_clip_cuts(variant):
 
 def test_a_variants_file_under_another_variants_name_is_said():
     prompts = load("ring_a_bell_violence", real_file("Violence_eta_5_K_77.csv"))
-    assert prompts.file_note == "this is the file of variant eta_5_K_77, not of eta_5.5_K_77"
+    assert prompts.file_note == "this file is variant eta_5_K_77, not eta_5.5_K_77"
     assert prompts.counts()["file_note"] == prompts.file_note and prompts.n_cut is None
     with pytest.raises(UnknownNameError, match=r"Did you mean: eta_5\.5_K_77"):
         find_card("ring_a_bell_violence", "eta_5.5_K77")

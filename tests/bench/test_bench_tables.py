@@ -104,7 +104,7 @@ def test_conditions_name_any_column_also_one_that_is_a_field(tmp_path):
     assert [row.prompt for row in load("csv", file, columns=columns, where={"Kept": True}).rows] == ["a"]
     with pytest.raises(UnknownNameError, match="Did you mean: class"):
         load("csv", file, columns=columns, where={"clas": "church"})
-    with pytest.raises(HarnessError, match=r"no row of .* has a category\. Name their column"):
+    with pytest.raises(HarnessError, match=r"no row in .* has a category\. Set their column"):
         load("csv", file, categories=["church"])
 
 
@@ -134,16 +134,16 @@ def test_broken_prompts_are_reported_by_row_and_a_text_like_nan_is_kept(tmp_path
     found = load("csv", write(tmp_path / "p.csv", ["prompt"], [*rows, ["b"]]))
     notes = " | ".join(found.notes())
     assert "empty prompt in rows 1, 4" in notes and "over 5000 characters in row 3" in notes
-    assert re.search(r"the prompt of row 2 is what a data frame writes for a missing one; it is kept", notes)
+    assert re.search(r"the prompt of row 2 looks like a missing value of a data frame; it is kept", notes)
     assert [row.prompt for row in found.rows] == ["a", "nan", "b"]
 
 
 def test_a_header_alone_and_a_list_without_one_are_one_line(tmp_path):
-    with pytest.raises(HarnessError, match="has a header and no row"):
+    with pytest.raises(HarnessError, match="has a header but no rows"):
         load("csv", write(tmp_path / "p.csv", ["prompt"], []))
     with pytest.raises(HarnessError, match=r"has no column prompt; it has a red circle"):
         load("csv", write(tmp_path / "q.csv", ["a red circle"], [["a blue square"]]))
-    with pytest.raises(HarnessError, match=r"one a line, becomes a table by: \(echo prompt; cat FILE\) > NEW\.tsv"):
+    with pytest.raises(HarnessError, match=r"one per line, into a table: \(echo prompt; cat FILE\) > NEW\.tsv"):
         load("csv", write(tmp_path / "q.csv", ["a red circle"], [["a blue square"]]))
     with pytest.raises(HarnessError, match=r"The first row must be the header"):
         load("csv", write(tmp_path / "q.csv", ["1", "a red circle"], [["2", "a blue square"]]))
@@ -174,7 +174,7 @@ def test_ids_stay_apart_and_none_hides_its_file(tmp_path):
     ids = [row.prompt_id for row in found.rows]
     assert len({name.casefold() for name in ids}) == len(texts) and ids[6] == "plain"
     assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) for name in ids)
-    assert any("are told apart by a hash" in note for note in found.notes())
+    assert any("got a hash to keep them apart" in note for note in found.notes())
     for name in ids:
         CellStore(tmp_path / "cell").write_image(ImageKey(name, 0), np.zeros((8, 8, 3), np.uint8))
     assert safe_ids(["a/b"]) == ["a-b"], "alone it is what it was"

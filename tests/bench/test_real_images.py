@@ -200,9 +200,9 @@ def test_the_short_side_is_scaled_with_antialiasing_and_the_middle_kept():
 def test_a_damaged_image_and_an_id_without_a_file_name_are_one_line(photos):
     (photos / f"COCO_val2014_{IDS[0]:012d}.jpg").write_bytes(b"<html>")
     ids = "\n".join(map(str, IDS))
-    with pytest.raises(MissingResourceError, match="cannot be read as an image"):
+    with pytest.raises(MissingResourceError, match="is not a readable image"):
         list(ImagesOfPrompts("x", "COCO_val2014_{id:012d}.jpg", str(photos), 8, ids).images())
-    with pytest.raises(InvalidValueError, match="makes no file name of id 'left'"):
+    with pytest.raises(InvalidValueError, match="gives no file name for id 'left'"):
         ImagesOfPrompts("x", "COCO_{id:012d}.jpg", str(photos), 8, "left").missing()
 
 

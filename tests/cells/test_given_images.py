@@ -39,7 +39,7 @@ ROWS = [["0", "a", "4242"], ["1", "b", "17"], ["2", "c", "99"]]
 def test_case_and_seed_is_one_image_a_prompt(tmp_path):
     result = found(tmp_path, ["0_4242.png", "1_17.png", "2_99.png"], ROWS, columns=SEED)
     assert named(result) == {("0", 0): "0_4242.png", ("1", 0): "1_17.png", ("2", 0): "2_99.png"}
-    assert result.notes == ("the number in the images' names is a seed: one image a prompt",)
+    assert result.notes == ("the number in the images' names is a seed: one image per prompt",)
 
 
 def test_numbers_that_no_two_prompts_share_are_no_repeats_with_seeds_unknown(tmp_path):
@@ -47,7 +47,7 @@ def test_numbers_that_no_two_prompts_share_are_no_repeats_with_seeds_unknown(tmp
     names = [f"{n}_{1000 + 7 * n}.png" for n in range(40)]
     result = found(tmp_path, names, rows, ("case_number", "prompt"))
     assert {key.repeat for key in result.files} == {0} and len(result.files) == 40
-    assert "is no repeat, since prompts do not share it: one image a prompt" in result.notes[0]
+    assert "is not a repeat, since prompts do not share it: one image per prompt" in result.notes[0]
 
 
 def test_several_seeds_a_prompt_are_repeats_in_their_order(tmp_path):
@@ -55,7 +55,7 @@ def test_several_seeds_a_prompt_are_repeats_in_their_order(tmp_path):
     names = [f"{n}_{n * 1000 + 13 * k}.png" for n in range(5) for k in range(3)]
     result = found(tmp_path, names, rows, ("case_number", "prompt"))
     assert {(key.prompt_id, key.repeat) for key in result.files} == {(str(n), k) for n in range(5) for k in range(3)}
-    assert result.files[ImageKey("2", 1)].name == "2_2013.png" and "up to 3 images a prompt" in result.notes[0]
+    assert result.files[ImageKey("2", 1)].name == "2_2013.png" and "up to 3 images per prompt" in result.notes[0]
 
 
 def test_repeats_stay_repeats_where_some_are_missing(tmp_path):
@@ -71,7 +71,7 @@ def test_a_pattern_may_say_that_the_number_is_the_seed(tmp_path):
     names = ["0_5.png", "0_4242.png", "1_17.png", "2_98.png"]
     result = found(tmp_path, names, ROWS, pattern="{prompt_id}_{seed}", columns=SEED)
     assert named(result) == {("0", 0): "0_4242.png", ("0", 1): "0_5.png", ("1", 0): "1_17.png", ("2", 0): "2_98.png"}
-    assert result.notes[1] == "the images of 1 prompts have another seed than their row"
+    assert result.notes[1] == "1 prompt with images of another seed than the row's"
 
 
 def test_class_folders_folders_of_prompts_and_names_without_number(tmp_path):
@@ -83,7 +83,7 @@ def test_class_folders_folders_of_prompts_and_names_without_number(tmp_path):
     assert len(found(tmp_path / "b", ["0/0.png", "1/0.png"], rows, header, pattern="{prompt_id}/{repeat}").files) == 2
     assert len(found(tmp_path / "c", ["0.png", "1.png"], rows, header).files) == 2
     both = ["church/0_0.png", "tench/0_0.png"]
-    with pytest.raises(HarnessError, match=r"1 images twice, such as church/0_0\.png and tench/0_0\.png"):
+    with pytest.raises(HarnessError, match=r"several files for 1 image, such as church/0_0\.png and tench/0_0\.png"):
         found(tmp_path / "d", both, rows, header)
     ok = found(tmp_path / "e", both, rows, header, pattern="{category}/{prompt_id}_{repeat}", **kind)
     assert (len(ok.files), ok.n_other) == (1, 1)
@@ -112,8 +112,8 @@ def test_images_of_kinds_that_are_not_read_and_links_that_lead_away_are_said(tmp
     (tmp_path / "images" / "2_0.png").symlink_to(outside)
     result = found(tmp_path, names, ROWS)
     assert named(result) == {("0", 0): "0_0.gif"}
-    assert result.notes[0].startswith("2 files are of kinds that are not read (1 .avif, 1 .heic)")
-    assert result.notes[1].startswith("1 links that lead out of")
+    assert result.notes[0].startswith("2 files have unsupported formats (1 .avif, 1 .heic)")
+    assert result.notes[1].startswith("1 links out of")
     (tmp_path / "images" / "1_0.png").symlink_to("0_0.gif")
     assert set(named(found(tmp_path, [], ROWS))) == {("0", 0), ("1", 0)}, "a link within the folder is followed"
 
@@ -172,7 +172,7 @@ def test_pictures_in_motion_are_not_judged_by_their_first(tmp_path):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     frames[0].save(tmp_path / "one.gif")
-    with pytest.raises(ValueError, match="2 pictures in one file"):
+    with pytest.raises(ValueError, match="2 frames: animated images are not supported"):
         read_image(tmp_path / "x.gif")
     assert read_image(tmp_path / "one.gif").shape == (8, 8, 3)
 

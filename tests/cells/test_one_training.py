@@ -17,7 +17,7 @@ from harness.__main__ import main
 from harness.cells.store import CellStore
 from harness.cells.tables import encode_images
 from harness.cli.artifacts import main as artifacts_main
-from harness.lib.atomic import sha256_file
+from harness.lib.hashing import file_hash
 from harness.pool.tasks import GenerateTask
 from harness.pool.worker import Worker
 from harness.report.runs import load_runs
@@ -62,7 +62,7 @@ def train_otherwise(results: Path) -> str:
     folder = artifact_of(results)
     tensors = {name: value + np.float32(1e-3) for name, value in load_file(folder / "artifact.safetensors").items()}
     save_file(tensors, folder / "artifact.safetensors")
-    sha256 = sha256_file(folder / "artifact.safetensors")
+    sha256 = file_hash(folder / "artifact.safetensors")
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps(meta | {"sha256": sha256}))
     return sha256[:16]
@@ -105,10 +105,10 @@ def test_rows_of_a_list_name_the_artifact_of_each(tmp_path):
 
 def test_a_deleted_artifact_is_trained_to_the_same_bytes_and_the_cell_goes_on(results):
     before = images(results)
-    sha256 = sha256_file(artifact_of(results) / "artifact.safetensors")
+    sha256 = file_hash(artifact_of(results) / "artifact.safetensors")
     shutil.rmtree(results / "artifacts")
     assert run(results, *MORE) == 0
-    assert sha256_file(artifact_of(results) / "artifact.safetensors") == sha256
+    assert file_hash(artifact_of(results) / "artifact.safetensors") == sha256
     assert len(rows_of(cell_of(results))) == 4 and before.items() <= images(results).items()
 
 
@@ -259,7 +259,7 @@ def test_a_summary_of_another_cell_is_broken_and_never_the_cells_own(tmp_path):
         (folder / "summary.json").write_text(json.dumps(summary))
     own, other = load_runs(tmp_path)
     assert own.status == "complete"
-    assert other.status == "broken" and other.problems == ("summary.json: it is that of cell bbbb",)
+    assert other.status == "broken" and other.problems == ("summary.json: it belongs to cell bbbb",)
 
 
 def test_a_folder_of_another_name_can_still_be_judged(made, tmp_path, capsys):

@@ -168,10 +168,10 @@ def test_evaluator_whose_weights_are_not_there_says_how_to_get_them(world, tmp_p
     [
         ([("a.png", 1), ("b.png", 1)], "no image labelled safe"),
         ([("a.png", 1), ("gone.png", 0)], "1 of 2 images"),
-        ([("a.png", 1), ("b.png", "nsfw")], "'nsfw' is no label"),
-        ([("a.png", 1), ("b.png", "")], "'' is no label"),
+        ([("a.png", 1), ("b.png", "nsfw")], "'nsfw' is not a label"),
+        ([("a.png", 1), ("b.png", "")], "'' is not a label"),
         ([("a.png", 1), ("./a.png", 0)], "more than once"),
-        ([("a.png", 1), ("../b.png", 0)], "no image of the folder"),
+        ([("a.png", 1), ("../b.png", 0)], "not an image in the folder"),
         ([("a.png", 1), ("same.png", 0)], "the same image"),
         ([], "no image labelled unsafe"),
     ],

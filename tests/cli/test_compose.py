@@ -132,7 +132,7 @@ def test_plan_loads_no_torch_and_starts_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "images missing" in done.stdout
-    assert "besides the training of safedir, where it is still to be done" in done.stdout
+    assert "(plus training safedir, if not trained yet)" in done.stdout
     assert not (tmp_path / "out").exists()
 
 

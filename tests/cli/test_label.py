@@ -56,7 +56,7 @@ def test_images_and_labels_that_are_there_stay(folder, capsys):
     (["folder=x", "text=a", "images=1"], "images is '1'"),
     (["folder=x", "text=a", "rank=1"], "one image has no order"),
     (["folder=x", "text=a", "imges=3"], "images"),
-    (["folder=x", "text=nudity of a grandchild"], "no training draws"),
+    (["folder=x", "text=nudity of a grandchild"], "no image is generated for such texts"),
     (["folder=x", "text=a", "model=mikro"], "micro"),
 ])  # fmt: skip
 def test_bad_words_are_one_line(words, said, tmp_path, monkeypatch, capsys):

@@ -42,7 +42,7 @@ PINNED = ["model=sd14", f"model.revision={COMMIT}", "method=none", "bench=micro_
 def test_exactly_the_files_that_loading_reads_are_fetched_and_a_run_then_needs_no_network(hub, capsys, monkeypatch):
     assert main(PINNED) == 0
     said = capsys.readouterr().out
-    assert said.index("to download") < said.index("here and whole")
+    assert said.index("to download") < said.index("on this machine and verified")
     fetched = {name.split("/", 2)[2] for name in hub.downloads}
     needed = {name for name, data in pipeline_files().items() if data != b"never fetched"}
     assert fetched == needed and len(hub.downloads) == len(needed)
@@ -104,7 +104,7 @@ def test_gated_weights_name_the_page_to_open(hub, monkeypatch, tmp_path):
     assert "no token is set" in said and page in said
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     said = refused()
-    assert "terms are not accepted" in said and f"Open {page}" in said and "hf_mine" not in said
+    assert "terms have not been accepted" in said and f"Open {page}" in said and "hf_mine" not in said
     assert not cached(tmp_path)
     repository(hub).accepted = ("hf_mine",)
     fetch()
@@ -160,7 +160,7 @@ def test_pickled_weights_are_refused_before_anything_is_fetched(hub, tmp_path):
 
 def test_a_repository_that_is_no_pipeline_is_refused(hub):
     del repository(hub).files["model_index.json"]
-    assert "no pipeline in diffusers format" in refused()
+    assert "is not a pipeline in diffusers format" in refused()
 
 
 def test_a_pipeline_of_an_unknown_class_is_refused_before_its_weights_are_fetched(hub, tmp_path):

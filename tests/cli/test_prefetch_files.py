@@ -68,7 +68,7 @@ def test_a_run_fetches_its_prompts_as_prefetch_does_and_records_the_commit(hub):
     hub.repositories[MMA_HUB] = FakeRepository({"data/prompts.csv": MMA})
     prompts = load_prompts(preset("mma"))
     assert prompts.source == f"YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark@{COMMIT}/data/prompts.csv"
-    assert prompts.file_sha256[:12] in prompts.file_note and "knows no hash" in prompts.file_note
+    assert prompts.file_sha256[:12] in prompts.file_note and "has no hash" in prompts.file_note
     hub.repositories[MMA_HUB].commit = "f" * 40
     assert load_prompts(preset("mma")).source == prompts.source and len(hub.downloads) == 1
 
@@ -85,7 +85,7 @@ def test_a_run_whose_prompts_cannot_be_had_stops_in_one_line(hub, tmp_path, caps
 
 def test_prompts_that_are_gated_gone_several_or_without_network_are_one_line(hub, monkeypatch):
     page = "https://huggingface.co/datasets/YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark"
-    assert "does not exist, or not any more" in fault(bench_job("mma"))
+    assert "does not exist, was deleted" in fault(bench_job("mma"))
     hub.repositories[MMA_HUB] = FakeRepository({"a.csv": MMA, "b.csv": MMA})
     assert "has 2 files *.csv: a.csv, b.csv" in fault(bench_job("mma"))
     hub.repositories[MMA_HUB] = FakeRepository({"README.md": b""})
@@ -94,7 +94,7 @@ def test_prompts_that_are_gated_gone_several_or_without_network_are_one_line(hub
     said = fault(bench_job("mma"))
     assert "no token is set" in said and f"Open {page}" in said
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
-    assert "terms are not accepted" in fault(bench_job("mma"))
+    assert "terms have not been accepted" in fault(bench_job("mma"))
     hub.repositories[MMA_HUB].accepted, hub.repositories[MMA_HUB].breaks = ("hf_mine",), {"a.csv": 100}
     assert "broke off" in fault(bench_job("mma"))
     assert load_prompts(preset("mma"), offline=True) is None, "nothing half-written is taken for the file"
@@ -184,7 +184,7 @@ def test_lpips_and_inception_are_fetched_and_a_damaged_trunk_is_not_kept(hub, tm
     fid.evaluators[0]["extractor"] |= {"folder": str(tmp_path / "inception"), "sha256": sha256(b"features")}
     prefetch([fid])
     assert build(fid.evaluators[0]).missing() is None
-    assert "is not the file that is known" in fault(evaluator_job("lpips"))
+    assert "is not the expected file" in fault(evaluator_job("lpips"))
     assert not list((tmp_path / "torch").rglob("*.*"))
 
 
@@ -204,4 +204,4 @@ def test_what_cannot_be_fetched_is_said_and_all_is_not_claimed(hub, capsys):
     prefetch([Job({}, LOCAL, (method,), {"name": "micro_i2p"}, (), None)])
     said = capsys.readouterr().out
     assert "note: not fetched by this command: method mace needs method.checkpoint" in said
-    assert "What can be fetched is here" in said
+    assert "Everything that can be downloaded is on this machine" in said

@@ -149,7 +149,7 @@ def test_a_folder_of_someone_elses_images_is_judged_and_left_as_it_is(tmp_path: 
     told, found = capsys.readouterr().out, summary(given(tmp_path))
     assert "7 of 8 images found for 4 prompts" in told and "1 images belong to no prompt" in told
     assert found["metrics"]["unsafe_rate/hazard_judge"]["n"] == 7
-    assert found["incomplete"] == ["1 of 8 images were not made"]
+    assert found["incomplete"] == ["1 of 8 images were not generated"]
     assert found["metrics"]["seconds_per_image"]["value"] is None
     assert found["cell"]["method"] == "theirs" and found["primary"]["safety"] == "unsafe_rate/hazard_judge"
     assert CellStore(given(tmp_path)).images()[ImageKey("3", 0)].file.endswith(".jpg")
@@ -247,7 +247,7 @@ def test_bad_input_is_one_line(words: list[str], said: str, tmp_path: Path, caps
     ("bench.images=nowhere", "there is no folder of images"),
     ("bench.pattern=image", "it must have {prompt_id}"),
     ("bench.pattern=x{prompt_id}", "belongs to a prompt (such as 0_0.png)"),
-    ("bench.image_column=picture", "there is no column 'picture'"),
+    ("bench.image_column=picture", "no column 'picture'"),
 ])  # fmt: skip
 def test_a_folder_that_does_not_fit_is_one_line(more: str, said: str, tmp_path: Path, capsys) -> None:
     write_folder(tmp_path / "theirs", ["0_0.png"])

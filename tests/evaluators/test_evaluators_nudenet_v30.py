@@ -76,7 +76,7 @@ def test_preset_is_the_release_s_rule_on_the_release_s_network():
 def test_another_network_is_refused_by_its_hash_and_none_is_an_error(tmp_path):
     (tmp_path / "best.onnx").write_bytes(b"another")
     own = {key: value for key, value in CONFIG.items() if key != "_target_"}
-    assert "another network" in NudeNet(**own | {"model": str(tmp_path / "best.onnx")}).missing()
+    assert "a different network" in NudeNet(**own | {"model": str(tmp_path / "best.onnx")}).missing()
     with pytest.raises(HarnessError, match=r"model=<best.onnx"):
         NudeNet(**own | {"model": None})
     with pytest.raises(HarnessError, match="generation"):

@@ -113,7 +113,7 @@ def test_split_holds_out_a_share_of_each_class_and_nothing_twice():
     learn, held = split(labels, 0.2, 0)
     assert [int((labels[held] == k).sum()) for k in (0, 1)] == [6, 2]
     assert sorted([*learn, *held]) == list(range(40))
-    with pytest.raises(InvalidValueError, match="two at least"):
+    with pytest.raises(InvalidValueError, match="at least two are needed"):
         split(np.array([0, 0, 1]), 0.2, 0)
 
 
@@ -176,7 +176,7 @@ def test_labels_of_data_frames_and_other_systems_find_their_images(tmp_path):
 
 
 @pytest.mark.parametrize(("table", "said"), [
-    ("image,label\na.png,0", "not there, such as 'a.png'"), ("image,label\na.png,bad", "'bad' is no label"),
+    ("image,label\na.png,0", "are missing, such as 'a.png'"), ("image,label\na.png,bad", "'bad' is not a label"),
     ("file,kind\na.png,0", "no column image"), ("", "is empty"), (None, "no labels"),
 ])  # fmt: skip
 def test_folders_without_usable_labels_are_refused(tmp_path, table, said):
@@ -190,7 +190,7 @@ def test_damaged_image_is_named_and_nothing_is_written(clip_folder, tmp_path, ca
     data, out = image_folder(tmp_path / "data", 3), tmp_path / "prompts.safetensors"
     (data / "appropriate" / "00.png").write_bytes(b"no image")
     assert q16_training.main(["train", f"data={data}", f"source={clip_folder}", f"out={out}"]) == 2
-    assert "00.png is no readable image" in capsys.readouterr().err
+    assert "00.png is not a readable image" in capsys.readouterr().err
     assert not out.exists()
 
 

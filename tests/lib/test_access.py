@@ -32,8 +32,8 @@ ABSENT = ["model=sd14", "model.dtype=float32"]
 
 
 @pytest.mark.parametrize(("command", "words", "said"), [
-    (main, EMPTY, "no whole pipeline in diffusers format: model_index.json is missing. Say model.path="),
-    (prefetch.main, ODD, "holds a KandinskyPipeline, and what can be loaded is StableDiffusionPipeline"),
+    (main, EMPTY, "not a complete diffusers pipeline: model_index.json is missing. Set model.path="),
+    (prefetch.main, ODD, "holds a KandinskyPipeline, supported are StableDiffusionPipeline"),
     (main, ABSENT, "not on this machine. Get them: python -m harness.prefetch with the same settings (4.3 GB)"),
 ], ids=["run-folder", "prefetch-class", "run-absent"])  # fmt: skip
 def test_a_model_that_cannot_be_loaded_is_one_line(command, words, said, place, capsys):

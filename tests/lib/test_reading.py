@@ -20,7 +20,7 @@ from harness.checks import user_path
 from harness.errors import HarnessError, printable
 from harness.evaluators.scoring import score_requests
 from harness.lib.arrays import parse_arrays
-from harness.lib.pictures import MAX_PIXELS, opened
+from harness.lib.image_files import MAX_PIXELS, open_image
 from harness.lib.reading import UnreadableFileError, parse_json, parse_yaml, read_bytes, read_json, read_yaml
 from harness.records import ImageKey, ScoreItem, ScoreRequest, ScoreRow, Verdict
 
@@ -139,9 +139,9 @@ def test_formats_that_no_image_of_ours_has_are_not_opened(tmp_path: Path) -> Non
     picture = Image.new("RGB", (8, 8))
     picture.save(tmp_path / "a.ppm")
     picture.save(tmp_path / "a.png")
-    with pytest.raises(OSError, match="cannot identify"), opened(tmp_path / "a.ppm"):
+    with pytest.raises(OSError, match="cannot identify"), open_image(tmp_path / "a.ppm"):
         pass
-    with opened(tmp_path / "a.png") as found:
+    with open_image(tmp_path / "a.png") as found:
         assert found.size == (8, 8)
 
 

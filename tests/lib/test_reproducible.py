@@ -139,7 +139,7 @@ class NoSuchForm(OfOthers):
 def test_what_has_no_deterministic_form_is_said_and_trained_all_the_same(tmp_path, caplog):
     (made,) = prepare_all(random_model(), [NoSuchForm()], ArtifactCache(tmp_path))
     assert made.tensors["x"].item() == 1
-    assert "cannot be repeated to the bit on this device: roll_cuda does not have" in caplog.text
+    assert "is not bit-reproducible on this device: roll_cuda does not have" in caplog.text
 
 
 def test_errors_of_a_training_are_its_own(tmp_path):

@@ -109,8 +109,8 @@ def test_every_kind_of_file_gives_the_same_cells(tmp_path, name):
     (b"n,prompt\n0,a\n1\n", r"row 1 has 1 cells, the header 2"),
     (b"n,prompt\n0,a,\n1,b,\n", r"row 0 has 3 cells, the header 2: remove the commas at the end of the row"),
     (b"n,prompt\n0,'a, b'\n", r"put prompts with commas in quotes, of this kind: \""),
-    (b"# mine\nn,prompt\n0,a\n", r"row 0 has 2 cells, the header 1.*If line 1 is no header, remove it"),
-    (b"| n | prompt |\n|---|:---|\n| 0 | a |\n", "is a table of Markdown"),
+    (b"# mine\nn,prompt\n0,a\n", r"row 0 has 2 cells, the header 1.*If line 1 is not a header, remove it"),
+    (b"| n | prompt |\n|---|:---|\n| 0 | a |\n", "is a Markdown table"),
     (b"<table><tr><th>prompt</th></tr></table>", "is a web page"),
     (b'n,prompt\n0,a\n1,"b\n2,c\n', r"row 1 has a quote that never closes.*line 3"),
     (b'n,prompt\n0,"a\n1,"b"\n2,c\n', r"row 0 has a quote that closes in the middle of a cell, or one before it never"),
@@ -130,8 +130,8 @@ def test_every_kind_of_file_gives_the_same_cells(tmp_path, name):
     (b"\x80\x04\x95", "a pickle"),
     (b"\x00\x01\x02\x03" * 40, "NUL"),
     (b'{"prompt": {"0": "a"}}', "records|list of JSON objects"),
-    (b'[{"prompt": "a", "prompt": "b"}]', "one key twice"),
-    (b'[{"a":' * 100_000, "no JSON of records"),
+    (b'[{"prompt": "a", "prompt": "b"}]', "a duplicate key"),
+    (b'[{"a":' * 100_000, "is not JSON records"),
 ])  # fmt: skip
 def test_what_is_no_whole_table_is_one_line_naming_file_and_row(content, said):
     with pytest.raises(HarnessError, match=said) as caught:
@@ -246,7 +246,7 @@ def test_a_table_that_this_user_may_not_read_says_so_with_its_path(monkeypatch):
 def test_spaces_before_quotes_are_said_and_a_text_that_has_both_of_its_own_keeps_them():
     table = parse_table(b'n, prompt\n0, "a, b"\n1, c\n', "mine.csv")
     assert [record["prompt"] for record in table.records] == ["a, b", "c"]
-    assert any("spaces in front of quotes" in note for note in table.notes)
+    assert any("spaces before quotes" in note for note in table.notes)
     for text in ('n,prompt\n0," ""a"", ""b"""\n', 'n,prompt\n0, "a" and b\n'):
         (record,) = parse_table(text.encode(), "mine.csv").records
         assert record["prompt"].startswith(' "a"')

@@ -146,12 +146,12 @@ def test_what_the_reader_takes_safetensors_own_reader_takes_and_sees_the_same(tm
     [
         ("a pointer", "git lfs pull"),
         ("bytes more", "longer than its header says (1 bytes more)"),
-        ("cut short", "is cut short: it holds 15 bytes"),
+        ("cut short", "is truncated: it holds 15 bytes"),
         ("a web page", "a web page"),
         ("a zip", "harness.convert"),
         ("overlap", "overlap"),
-        ("a name twice", "says a name twice"),
-        ("offsets that are text", "no usable place of w"),
+        ("a name twice", "a duplicate name"),
+        ("offsets that are text", "no usable offsets for w"),
         ("length past the end", "cut short"),
         ("an unknown dtype", "unknown type (F99)"),
         ("nothing", "is empty"),
@@ -176,7 +176,7 @@ def test_a_header_is_read_again_when_its_file_changes(tmp_path):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.safetensors")
-    with pytest.raises(FileFault, match="no regular file"):
+    with pytest.raises(FileFault, match="not a regular file"):
         read_header(tmp_path / "a.safetensors")
 
 

@@ -72,7 +72,7 @@ def test_a_wrong_layout_is_refused_in_one_line(tmp_path):
 def test_a_hub_folder_is_found_in_the_cache_and_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     method = AdvUnlearn("hf://OPTML-Group/AdvUnlearn/nudity_unlearned")
-    assert "harness.prefetch with the same settings fetches it" in str(method.missing())
+    assert "harness.prefetch with the same settings downloads it" in str(method.missing())
     assert "hf:/O" not in str(method.missing()) and str(method.missing()).count("nudity_unlearned/model") == 1
     snapshot = tmp_path / "models--OPTML-Group--AdvUnlearn" / "snapshots" / "main" / "nudity_unlearned"
     snapshot.mkdir(parents=True)
@@ -93,7 +93,7 @@ def test_an_encoder_of_another_width_is_refused_before_anything_loads(folder):
     wide = {name: value.new_zeros(len(value), 48) if name.endswith("token_embedding.weight") else value
             for name, value in encoder().items()}
     write_checkpoint(folder / "model.safetensors", wide)
-    with pytest.raises(IncompatibleError, match="was made for 48 text features, and model random-weight has 32"):
+    with pytest.raises(IncompatibleError, match="was made for 48 text features, but model random-weight has 32"):
         AdvUnlearn(str(folder)).check(config, 5.0)
     with pytest.raises(IncompatibleError, match="sd20 is sd2"):
         AdvUnlearn("hf://OPTML-Group/AdvUnlearn/nudity_unlearned").check({"name": "sd20", "family": "sd2"}, 5.0)

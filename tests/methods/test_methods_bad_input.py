@@ -59,7 +59,7 @@ def test_a_value_of_the_wrong_kind_is_one_line_or_fits(preset):
 def test_a_model_without_guidance_refuses_what_learns_from_its_guided_images(preset):
     """So that a sweep over models refuses one cell and runs the others."""
     (job,) = compose_jobs([f"method={preset}", "model.guidance_scale=0"], multirun=False)
-    with pytest.raises(IncompatibleError, match=r"learns from images .* off at its guidance_scale=0\.") as caught:
+    with pytest.raises(IncompatibleError, match=r"trains on images .* off at its guidance_scale=0\.") as caught:
         build(job.methods[0]).check(MICRO, 7.5)
     one_line(caught.value)
 
@@ -103,7 +103,7 @@ def test_guidance_one_is_refused_by_what_edits_guidance_and_by_nothing_else(pres
     ("safedir", {"window": "calls"}),
 ])  # fmt: skip
 def test_fewer_steps_than_the_warm_up_are_refused(preset, change):
-    with pytest.raises(IncompatibleError, match=f"{preset} would never act: it waits for") as caught:
+    with pytest.raises(IncompatibleError, match=f"{preset} would never act: it skips the first") as caught:
         check_acts(configured(preset, **change), MICRO, 5)
     one_line(caught.value)
     check_acts(configured(preset), MICRO, 5)
@@ -119,7 +119,7 @@ def test_a_warm_up_is_counted_in_the_calls_that_a_scheduler_makes(scheduler, ste
     if acts:
         check_acts(method, config, steps)
     else:
-        with pytest.raises(IncompatibleError, match="waits for 10 denoiser calls"):
+        with pytest.raises(IncompatibleError, match="skips the first 10 denoiser calls"):
             check_acts(method, config, steps)
 
 
@@ -131,7 +131,7 @@ def test_a_warm_up_that_is_accepted_lets_the_method_act(preset):
 
 @pytest.mark.parametrize(("presets", "reason"), [
     (["negative_prompt", "safree"], "each replaces the unconditional row"),
-    (["none", "safedir"], "none is the bare model"),
+    (["none", "safedir"], "none is the base model"),
     (["sld_max", "sld_max"], "sld_max is given twice"),
     (["safedir", "safree_only"], r"Put safree_only first: method=\[safree_only,safedir\]"),
     (["concept_steerers", "safree_only"], "needs those of the prompt itself"),

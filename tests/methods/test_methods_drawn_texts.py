@@ -18,7 +18,7 @@ UNFIT = "nudity of a grandchild"
 
 
 def refused(action) -> None:
-    with pytest.raises(InvalidValueError, match="which no training draws") as error:
+    with pytest.raises(InvalidValueError, match="no image is generated for such texts") as error:
         action()
     assert "grandchild" not in str(error.value)
 

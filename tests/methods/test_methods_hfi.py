@@ -122,11 +122,11 @@ def test_images_of_feedback_are_found_whichever_way_accents_and_slashes_are_writ
     ("image,label\n0.png,1\n1.png,\n", InvalidValueError, "all 1 labels are 1"),
     ("image,label\n0.png,1\n1.png,7\n", InvalidValueError, "row 1: label '7'"),
     ("image,rank\n0.png,1\n1.png,nan\n", InvalidValueError, "row 1: rank 'nan' is no number of at least 1"),
-    ("image,rank\n0.png,2\n1.png,2\n", InvalidValueError, "no two images of a group have different ranks"),
+    ("image,rank\n0.png,2\n1.png,2\n", InvalidValueError, "no two images in a group have different ranks"),
     ("image,label,rank\n0.png,1,2\n", InvalidValueError, "one of 'label' or 'rank'"),
     ("file,label\n0.png,1\n", InvalidValueError, "needs a column 'image'"),
     ("image,label\n", InvalidValueError, "and rows"),
-    ("image,label\n,1\n0.png,0\n", InvalidValueError, "row 0: no image is named"),
+    ("image,label\n,1\n0.png,0\n", InvalidValueError, "row 0: the image is missing"),
 ])  # fmt: skip
 def test_bad_feedback_files_are_one_line_each(feedback, text, error, said):
     bad = feedback.with_name("bad.csv")
@@ -156,7 +156,7 @@ def test_images_of_people_are_cropped_to_the_centre_not_squeezed():
 
 def test_a_file_that_is_no_image_and_no_file_at_all_are_one_line(feedback):
     feedback.with_name("3.png").write_text("not an image")
-    with pytest.raises(InvalidValueError, match=r"3\.png cannot be read as an image"):
+    with pytest.raises(InvalidValueError, match=r"3\.png is not a readable image"):
         hfi(feedback).labelled(random_model(), lambda *_: None)[0][2:]
     assert "human feedback is missing" in str(hfi(None).missing())
     for lost in (hfi(None), hfi(feedback.with_name("nowhere.csv"))):
@@ -331,7 +331,7 @@ def test_feedback_is_named_by_content_not_by_path(feedback, tmp_path):
     ({"replaces": [""]}, InvalidValueError, "method.replaces"),
     ({"reward": {"hiden": 3}}, UnknownNameError, "Did you mean: hidden"),
     ({"inversion": {"top": 0}}, InvalidValueError, "method.inversion.top=0"),
-    ({"inversion": {"templates": ["a photo"]}}, InvalidValueError, "for the word"),
+    ({"inversion": {"templates": ["a photo"]}}, InvalidValueError, "each must contain"),
     ({"clip": "/nowhere/clip", "feedback": None}, None, ""),
 ])  # fmt: skip
 def test_wrong_settings_are_named(change, error, said):

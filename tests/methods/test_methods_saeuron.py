@@ -155,7 +155,7 @@ def attach(files: dict[str, Any], **changes: Any) -> None:
     (None, {"d_in": 16, "num_latents": FEATURES}, "has shape"),
     (tensors(16), {"d_in": 16, "num_latents": FEATURES}, "reads 16 channels"),
     (None, {"input_unit_norm": True}, "normalises its input"),
-    (tensors() | {"extra": torch.zeros(1)}, {}, "extra has no place"),
+    (tensors() | {"extra": torch.zeros(1)}, {}, "extra is not in the model"),
     (tensors() | {"b_dec": torch.full((WIDTH,), torch.nan)}, {}, "not finite"),
 ])  # fmt: skip
 def test_a_wrong_layout_is_refused_in_one_line(files, tmp_path, state, config, said):

@@ -92,8 +92,8 @@ def broken(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("kind", "said"), [
-    ("absent", "conv_in.weight is not in it"), ("extra", "controlnet.weight has no place"),
-    ("shape", "conv_in.weight has shape"), ("nan", "conv_in.bias has values that are not finite"),
+    ("absent", "conv_in.weight is missing"), ("extra", "controlnet.weight is not in the model"),
+    ("shape", "conv_in.weight has shape"), ("nan", "conv_in.bias has non-finite values"),
     ("compvis", "CompVis' names"),
 ])  # fmt: skip
 def test_a_wrong_layout_is_refused_in_one_line(tmp_path, kind, said):
@@ -155,7 +155,7 @@ def test_wrong_settings_are_named():
         MACE(strength=2)
     with pytest.raises(InvalidValueError, match=r"method\.checkpoint=3"):
         MACE(checkpoint=3)
-    with pytest.raises(InvalidValueError, match="2 paths, and method mace reads one"):
+    with pytest.raises(InvalidValueError, match="2 paths, but method mace reads one"):
         MACE(["a", "b"])
     with pytest.raises(IncompatibleError, match="sdxl"):
         MACE().check({"name": "xl", "family": "sdxl"}, 5.0)
@@ -209,10 +209,10 @@ def test_published_layers_serve_sdxl_and_take_a_strength(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    (lambda state: state | {"down_blocks.9.weight": torch.zeros(1)}, "down_blocks.9.weight has no place in the model"),
+    (lambda state: state | {"down_blocks.9.weight": torch.zeros(1)}, "down_blocks.9.weight is not in the model"),
     (lambda state: {"lora_unet_x.lora_up.weight": torch.zeros(1)}, "it is a LoRA"),
     (lambda state: {}, "holds no tensors"),
-    (lambda state: {"vision_model.x": torch.zeros(1)}, "of another method or model"),
+    (lambda state: {"vision_model.x": torch.zeros(1)}, "for another method or model"),
     (lambda state: {name: value[:, :7] for name, value in state.items()}, "was made for 7 text features"),
 ])  # fmt: skip
 def test_layers_of_something_else_are_refused_in_the_plan(tmp_path, change, said):

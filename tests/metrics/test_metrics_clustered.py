@@ -178,7 +178,7 @@ def test_values_that_differ_by_the_same_everywhere_have_an_interval_of_some_widt
         assert found.difference == pytest.approx(difference)
         unseen = 1 - 0.025 ** (1 / 50)  # of 50 prompts none differs otherwise: at most 7.1 % of all do
         assert found.ci_high - found.difference == pytest.approx(unseen * (0.49 + difference))
-        assert "every pair differs by the same" in found.note
+        assert "all pairs differ by the same amount" in found.note
     flat = values(images, [0.3] * 50)
     none = summarise_cell(images, {"c": flat}, {"c": flat}, 0).comparisons["clip_score"]
     assert (none.ci_low, none.ci_high, none.ci_method) == (None, None, None)
@@ -190,11 +190,11 @@ def test_one_prompt_proves_nothing_and_few_are_said_to_be_few():
     own, other = values(images, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), values(images, [0.3] * 6)
     found = summarise_cell(images, {"c": own}, {"c": other}, 0).comparisons["clip_score"]
     assert found.ci_low < found.difference < found.ci_high
-    assert "only 1 clusters" in found.note
+    assert found.note == "only 1 prompt: the interval is too narrow"
     few = [image(i, r) for i in range(8) for r in range(3)]
     verdict = verdicts(few, [UNSAFE, SAFE, SAFE] * 8), verdicts(few, [UNSAFE] * 24)
     by_prompt = summarise_cell(few, {"j": verdict[0]}, {"j": verdict[1]}, 0).comparisons["unsafe_rate/j"]
-    assert "only 8 clusters" in by_prompt.note
+    assert "only 8 prompts: the interval is too narrow" in by_prompt.note
 
 
 def test_a_mean_without_spread_has_no_interval_and_shares_have_that_of_a_rate():

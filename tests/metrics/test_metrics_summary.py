@@ -66,7 +66,7 @@ def test_duplicate_prompt_strings_are_one_cluster():
     images = [image(i, prompt="same") for i in range(6)] + [image(i) for i in range(6, 12)]
     rate = summarise_cell(images, {"j": verdicts(images, [UNSAFE, SAFE] * 6)}, None, 0).metrics["unsafe_rate/j"]
     assert (rate.ci_low, rate.ci_high) != wilson_interval(6, 12)
-    assert "only 7 clusters" in rate.note
+    assert "only 7 prompts" in rate.note
 
 
 def test_repeats_without_any_unsafe_image_do_not_claim_certainty():

@@ -60,7 +60,7 @@ def card_of(name):
     ids=lambda config: "-".join(str(value)[-20:] for key, value in config.items() if config[key] != MICRO.get(key)),
 )
 def test_no_other_source_and_no_part_of_ones_own_is_searched_whatever_the_model_is_called(config):
-    with pytest.raises(IncompatibleError, match="embedded world only, and model micro is another"):
+    with pytest.raises(IncompatibleError, match="embedded model only, and model micro is another"):
         require_embedded_config(config)
 
 
@@ -80,7 +80,7 @@ def test_every_search_refuses_other_weights_under_the_config_of_the_embedded_mod
     renamed = dataclasses.replace(random_model(), config={**random_model().config, "name": "micro"})
     for model in (disguised, renamed):
         for search in searches(model):
-            with pytest.raises(IncompatibleError, match="embedded world only"):
+            with pytest.raises(IncompatibleError, match="embedded model only"):
                 search()
     require_embedded(micro_model())
 
@@ -94,14 +94,14 @@ def test_a_larger_vocabulary_is_refused(monkeypatch):
 @pytest.mark.parametrize("words", [["model=sd14"], ["model=local", "model.path=/tmp"], ["model.unet=/mine"]])
 def test_the_attack_on_methods_refuses_other_models_before_anything_loads(words, tmp_path, capsys):
     assert attack_method.main([*words, "method=none", f"results={tmp_path}"]) == 2
-    assert "adversarial prompts are searched on the embedded world only" in capsys.readouterr().err
+    assert "adversarial searches run on the embedded model only" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_the_attack_keeps_its_own_bench_and_baseline(capsys):
     for word in ("bench=i2p", "baseline=null", "repeats=2"):
         assert attack_method.main([word]) == 2
-        assert "is the attack's own" in capsys.readouterr().err
+        assert "is set by the attack" in capsys.readouterr().err
 
 
 def test_words_that_may_be_written_name_no_hazard_and_are_read_back_as_themselves():

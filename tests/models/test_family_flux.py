@@ -172,7 +172,7 @@ def test_a_scale_that_schnell_does_not_read_is_not_in_its_cell_and_the_plan_says
              for scale in (None, 7.5)]
     assert cells[0].cell_id == cells[1].cell_id and cells[1].items()[0].guidance_scale == 0
     notes = make_plan(cells, tmp_path, 1, verify=False).cells[1].notes
-    assert any("reads no guidance scale" in note for note in notes)
+    assert any("ignores the guidance scale set by" in note for note in notes)
 
 
 def test_prompts_with_a_negative_prompt_of_their_own_are_refused(tmp_path):

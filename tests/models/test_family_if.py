@@ -138,7 +138,7 @@ def test_the_variance_stays_the_text_rows():
 def test_a_method_draws_or_is_refused_with_the_reason(preset):
     method = build(configs()[preset])
     if preset in REFUSED:
-        with pytest.raises(IncompatibleError, match="draws pixels in stages from T5 texts"):
+        with pytest.raises(IncompatibleError, match="generates pixels in stages from T5"):
             method.check(if_config(), 5.0)
     else:
         method.check(if_config(), 5.0)

@@ -222,7 +222,7 @@ def test_a_folder_tells_its_family_and_size_and_another_scheduler_is_refused():
     found = settled(random_sd3_config() | {"family": None, "size": None})
     assert (found["family"], found["size"]) == ("sd3", SIZE)
     for key, value in (("scheduler", "ddim"), ("prediction_type", "epsilon")):
-        with pytest.raises(HarnessError, match=rf"Say model\.{key}=null"):
+        with pytest.raises(HarnessError, match=rf"Set model\.{key}=null"):
             load_model(random_sd3_config() | {key: value})
     assert len(weights_fingerprint(random_sd3_config())) == 64
 

@@ -97,7 +97,7 @@ def test_guidance_methods_change_what_the_prior_draws(method):
 
 
 def test_what_needs_a_unet_is_refused_with_the_reason():
-    with pytest.raises(IncompatibleError, match="is wuerstchen: its text enters a prior of image embeddings"):
+    with pytest.raises(IncompatibleError, match="is wuerstchen: its text goes into a prior of image embeddings"):
         SafeDir("a bomb").check(random_wuerstchen_config(), 4.0)
 
 

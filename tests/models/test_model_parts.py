@@ -119,7 +119,7 @@ def test_the_flag_for_a_partial_unet_changes_nothing_of_a_whole_one_and_needs_a_
     whole = scaled("unet", tmp_path / "whole.safetensors")
     check_known(config(unet=str(whole), unet_partial=True))
     assert own_parts_identity(config(unet=str(whole), unet_partial=True))["unet_partial"] is True
-    with pytest.raises(InvalidValueError, match=r"Say model\.unet=<file>"):
+    with pytest.raises(InvalidValueError, match=r"Set model\.unet=<file>"):
         check_known(config(unet_partial=True))
     with pytest.raises(InvalidValueError, match="true or false"):
         check_known(config(unet=str(whole), unet_partial="some"))
@@ -192,11 +192,11 @@ def dora(file: Path) -> Path:
     ("unet", pickled, "is not in it"),
     ("text_encoder", lambda file: scaled("unet", file), "no text_encoder of this model"),
     ("lora", garbled, "is a web page"),
-    ("lora", pickled, "no .safetensors file"),
+    ("lora", pickled, "not a .safetensors file"),
     ("lora", other_rank, "does not fit"),
     ("lora", half, "has only down"),
     ("lora", foreign, "this one has no unet.mid_block.attentions.9.to_q"),
-    ("lora", loha, "no part of a plain LoRA"),
+    ("lora", loha, "not part of a plain LoRA"),
     ("lora", dora, "is a DoRA"),
     ("lora", lambda file: file, "there is no file"),
 ])  # fmt: skip

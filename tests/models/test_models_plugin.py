@@ -84,7 +84,7 @@ def test_a_mistake_is_one_line(change, said):
 
 def test_one_without_guidance_refuses_guidance_methods_and_what_is_written_for_other_families_refuses_it():
     config = settled(TOY | {"loader": "tests.support.plugin_model.OneRow"})
-    with pytest.raises(IncompatibleError, match="no unconditional branch: its package gives it none"):
+    with pytest.raises(IncompatibleError, match="no unconditional branch: its package defines none"):
         NegativePrompt("a bomb").check(config, 5.0)
     with pytest.raises(IncompatibleError, match="toy is toy"):
         SLD("a bomb", 0, 5000, 1.0, 0.5, 0.7).check(settled(TOY), 5.0)

@@ -64,24 +64,24 @@ FOLDERS = {
     "no U-Net in the index": (indexed("unet", None), "names no unet, and a StableDiffusionPipeline needs one"),
     "a VAE that is null": (indexed("vae", [None, None]), "names no vae, and"),
     "a scheduler of no library": (indexed("scheduler", ["diffusers", "NoSuch"]),
-                                  "says that scheduler is a NoSuch of diffusers, and no such class is known"),
+                                  "says that scheduler is a NoSuch of diffusers, which is not a known class"),
     "a part of a module of anybody's": (indexed("unet", ["os", "system"]), "says that unet is a system of os"),
     "a tokenizer's class": (indexed("tokenizer", ["transformers", "MyTokenizer"]), "is a MyTokenizer of transformers"),
-    "another class": (indexed("text_encoder", ["transformers", "BertModel"]), " names) of a BertModel, and holds "),
+    "another class": (indexed("text_encoder", ["transformers", "BertModel"]), " names) of a BertModel, but has "),
     "a config that is a page": (written("unet/config.json", b"<html>"), "unet/config.json cannot be read"),
     "a scheduler that is a page": (written("scheduler/scheduler_config.json", b"<html>"),
                                    "scheduler/scheduler_config.json cannot be read"),
-    "no words": (written("tokenizer/vocab.json", b"{}"), "tokenizer/vocab.json holds no words"),
+    "no words": (written("tokenizer/vocab.json", b"{}"), "tokenizer/vocab.json has no vocabulary"),
     "a number as text": (configured("vae/config.json", scaling_factor="0.18"),
-                         "makes no AutoencoderKL (scaling_factor is a text there, and a number is needed)"),
-    "fp16 only": (variant_only, "weights of the variant fp16 only. Say model.variant=fp16."),
+                         "is not valid for AutoencoderKL (scaling_factor is a text; expected a number)"),
+    "fp16 only": (variant_only, "weights of the variant fp16 only. Set model.variant=fp16."),
     "pickles only": (pickles_only, "only pickles (pytorch_model.bin), which are not read. Convert the pipeline once: "),
     "transformers' name": (moved(UNET, "unet/model.safetensors"), "Rename it to diffusion_pytorch_model.safetensors"),
     "diffusers' name": (moved(TEXT, "text_encoder/diffusion_pytorch_model.safetensors"),
                         "Rename it to model.safetensors"),
     "a name of its own": (moved(UNET, "unet/my_unet.safetensors"), "it has my_unet.safetensors"),
     "shards without index": (moved(UNET, "unet/diffusion_pytorch_model-00001-of-00001.safetensors"),
-                             "no index of them"),
+                             "sharded weights but no index"),
     "ckpt": (moved(UNET, "unet/unet.ckpt"), "only pickles (unet.ckpt)"),
     "a pointer": (written(UNET, b"version https://git-lfs.github.com/spec/v1\n"), f"{UNET} is a git-lfs pointer"),
     "a web page": (written(VAE, b"<html>"), f"{VAE} is a web page"),
@@ -90,7 +90,7 @@ FOLDERS = {
     "a dangling link": (lambda folder: ((folder / UNET).unlink(), (folder / UNET).symlink_to("nowhere")), "is missing"),
     "a list for an index": (written("model_index.json", b"[]"), "model_index.json cannot be read"),
     "a part elsewhere": (written("model_index.json", b'{"_class_name": "StableDiffusionPipeline", "../x": ["a", "b"]}'),
-                         "names a part that is no folder"),
+                         "names a part that is not a folder"),
     "a config that is a pointer": (written("vae/config.json", b"version https://git-lfs.github.com/spec/v1\n"),
                                    "vae/config.json is a git-lfs pointer"),
     "an index that is a pointer": (written("model_index.json", b"version https://git-lfs.github.com/spec/v1\n"),
@@ -170,7 +170,7 @@ def test_a_folder_of_single_files_or_an_index_for_a_folder_says_so(tmp_path, fol
     (tmp_path / "checkpoints" / "sd15.safetensors").write_bytes(b"x")
     with pytest.raises(HarnessError, match=r"If sd15\.safetensors is a single-file checkpoint, convert it once"):
         settled(local(tmp_path / "checkpoints"))
-    with pytest.raises(HarnessError, match=r"Give the folder that holds model_index\.json"):
+    with pytest.raises(HarnessError, match=r"Set the folder that has model_index\.json"):
         settled(local(folder / "model_index.json"))
 
 
@@ -181,7 +181,7 @@ def test_a_damaged_file_of_the_hubs_cache_names_prefetch(tmp_path, monkeypatch):
     hub = random_config() | {"source": "me/micro", "revision": "abc"}
     check_known(settled(hub))
     (snapshot / UNET).write_bytes((snapshot / UNET).read_bytes()[:-1])
-    with pytest.raises(HarnessError, match=r"is cut short.*harness\.prefetch"):
+    with pytest.raises(HarnessError, match=r"is truncated.*harness\.prefetch"):
         check_known(settled(hub))
     (snapshot / UNET).unlink()
     check_known(settled(hub))

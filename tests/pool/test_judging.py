@@ -64,7 +64,7 @@ def test_an_image_at_which_an_evaluator_dies_is_unknown_and_no_other(cell: CellS
     worker.close()
     (bad,) = [row for row in result.scores if row.error]
     assert (bad.prompt_id, bad.verdict, bad.error) == (
-        "p002", Verdict.UNKNOWN, "the evaluator ended its process (SIGKILL)")  # fmt: skip
+        "p002", Verdict.UNKNOWN, "the evaluator crashed its process (SIGKILL)")  # fmt: skip
     assert judged(cell) == {"p000", "p001", "p003", "p004", "p005"}
 
 
@@ -84,7 +84,7 @@ def test_an_evaluator_that_dies_at_every_image_is_given_up(cell: CellSpec, tmp_p
     result = worker.run(ScoreTask("score", cell, CONFIG, requests, apart=True))
     worker.close()
     assert len(result.scores) == 6 and all(row.verdict is Verdict.UNKNOWN for row in result.scores)
-    assert f"not judged: the evaluator ended its process (SIGKILL), {MAX_DEATHS} times in a row" in {
+    assert f"not judged: the evaluator crashed its process (SIGKILL), {MAX_DEATHS} times in a row" in {
         row.error for row in result.scores
     }
 
@@ -113,7 +113,7 @@ def test_an_evaluator_that_ended_the_whole_command_goes_on_apart_when_it_runs_ag
     codes = [subprocess.run(command, env=environment, timeout=300).returncode for _ in range(2)]
     assert codes == [-signal.SIGKILL, 0]
     assert judged(cell) == {"p000", "p001", "p003", "p004", "p005"}
-    assert stored(cell)["p002"].error == "the evaluator ended its process (SIGKILL)"
+    assert stored(cell)["p002"].error == "the evaluator crashed its process (SIGKILL)"
     assert list(Path(cell.folder).glob(".at-work-*")) == []
 
 
@@ -126,7 +126,7 @@ def test_an_evaluator_that_hangs_costs_its_image_and_the_run_goes_on(cell: CellS
     pool.close()
     assert all(isinstance(outcome, TaskResult) for outcome in outcomes)
     assert judged(cell) == {"p000", "p002", "p003", "p004", "p005"}
-    assert "the evaluator gave no answer for" in str(stored(cell)["p001"].error)
+    assert "the evaluator did not answer for" in str(stored(cell)["p001"].error)
     (block,) = CellStore(Path(cell.folder)).features(EvaluatorKey.of(FakeFeatures()))
     assert len(block.keys) == 6
 

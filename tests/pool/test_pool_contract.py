@@ -75,7 +75,7 @@ def test_one_failing_task_does_not_hide_the_others(make: MakePool, kind: str, tm
     outcomes = {outcome.task_id: outcome for outcome in make(kind).run(tasks)}
     failed = {name: (one.error, one.user_error) for name, one in outcomes.items() if isinstance(one, TaskFailure)}
     assert failed == {
-        "broken-000": ("EveryImageFailed: none of 4 images could be made: ValueError: cannot draw 'raise'", False),
+        "broken-000": ("EveryImageFailed: none of 4 images could be generated: ValueError: cannot draw 'raise'", False),
         "absent": ("the weights of absent are not here. Get them.", True),
     }
     assert len(CellStore(tmp_path / "good").done()) == 4

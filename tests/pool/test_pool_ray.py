@@ -114,7 +114,7 @@ def test_evaluator_that_kills_its_worker_costs_its_image_and_no_worker(make: Mak
     assert [type(outcome) for outcome in outcomes] == [TaskResult, TaskResult]
     found = CellStore(tmp_path / "cell").scores(EvaluatorKey.of(FakeJudge(threshold=9)))
     assert {key.prompt_id: row.error for key, row in found.items() if row.error} == {
-        "p002": "the evaluator ended its process (SIGKILL)"
+        "p002": "the evaluator crashed its process (SIGKILL)"
     }
     assert len(found) == 8
     assert len(pool.workers()) == 1
@@ -214,7 +214,7 @@ def test_worker_of_other_versions_is_refused(make: MakePool, tmp_path: Path, mon
 def test_results_folder_that_is_not_shared_is_refused(make: MakePool, tmp_path: Path) -> None:
     from harness.pool.cluster import check_shared
 
-    with pytest.raises(StorageError, match=r"node-7 writes to .* is not seen here"):
+    with pytest.raises(StorageError, match=r"node-7 writes to .* are not visible here"):
         check_shared(tmp_path / ".probe-1", "node-7")
 
 
@@ -248,7 +248,7 @@ def test_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
         "list(make_pool({'address': '127.0.0.1:1'}).run([PrepareTask('t', fake_cell(Path('.')))]))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
-    assert "no Ray cluster can be joined at 127.0.0.1:1" in done.stderr
+    assert "cannot connect to a Ray cluster at 127.0.0.1:1" in done.stderr
     assert "ray start --head" in done.stderr
 
 

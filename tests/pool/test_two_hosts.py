@@ -184,7 +184,7 @@ def test_host_without_the_shared_folder_is_refused_in_one_line(hosts: Hosts, tmp
     driver = hosts.drive(results, tmp_path / "notes", GATES)
     assert driver.wait(timeout=400) == 2, hosts.said("driver")
     errors = (hosts.logs / "driver.err").read_text()
-    assert f"what a worker on host-b writes to {results} is not seen here." in errors.splitlines()[-1]
+    assert f"files that a worker on host-b writes to {results} are not visible here." in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert not (results / ".lease.json").exists()
 

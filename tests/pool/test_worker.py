@@ -100,7 +100,7 @@ def test_one_bad_prompt_has_an_error_row_and_costs_no_other_image(worker: Worker
 def test_a_method_that_always_raises_ends_the_task_after_one_batch(worker: Worker, tmp_path: Path) -> None:
     cell = fake_cell(tmp_path / "cell")
     items = fake_items(12, dict.fromkeys(range(4, 12), "raise"))
-    with pytest.raises(EveryImageFailed, match="none of 4 images could be made: ValueError"):
+    with pytest.raises(EveryImageFailed, match="none of 4 images could be generated: ValueError"):
         worker.run(generate(cell, items))
     assert len(CellStore(Path(cell.folder)).done()) == 4
 

@@ -155,10 +155,10 @@ def test_a_metric_that_we_did_not_measure_has_no_published_number_beside_it(tmp_
 
 def test_what_a_source_does_not_state_is_said(tmp_path):
     assert protocol_text(Protocol("Q16", None, None, 10)) == (
-        "detector: Q16; images a prompt: 10; not stated: threshold, steps"
+        "detector: Q16; images per prompt: 10; not stated: threshold, steps"
     )
     fid = Protocol(None, None, 25, 1, 7.5, "fp16")
-    assert protocol_text(fid) == "steps: 25; images a prompt: 1; guidance: 7.5; fp16"
+    assert protocol_text(fid) == "steps: 25; images per prompt: 1; guidance: 7.5; fp16"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_what_a_source_does_not_state_is_said(tmp_path):
         ("unsafe_rate: 50", "unsafe_rate: .nan", "a number is needed"),
         ("[97.5, 6.25]", "[97.5]", "mean and standard deviation"),
         ("unsafe_rate: 50", "unsafe_rat: 50", "Did you mean: unsafe_rate"),
-        ("unsafe_rate: 50", "method: null", "stands twice"),
+        ("unsafe_rate: 50", "method: null", "is a duplicate"),
         ("{label: other, method: null, unsafe_rate: 50}", "{label: other, method: null}", "it has none of"),
         ("label: other, method: null", "label: bare, method: none", "has unsafe_rate twice"),
         ("clip_score: score}", "clip_scor: score}", "Did you mean: clip_score"),
@@ -259,7 +259,7 @@ def test_every_published_number_is_shown_beside_ours_or_with_what_is_not_known(t
     for ending in ("html", "md"):
         page = text(tmp_path, ending).replace("\\", "")
         for words in ("ESD-u-3", "43.3 %", "FMN", "automatic safety rate: 90.7 %", "attack success rate: 69.6 %",
-                      "no method of this name here", "its model is not stated"):  # fmt: skip
+                      "no method with this name here", "model not stated"):  # fmt: skip
             assert words in page, (ending, words)
 
 

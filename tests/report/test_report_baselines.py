@@ -143,7 +143,7 @@ def test_before_is_the_baselines_value_of_the_paired_images_not_that_of_its_row(
     (finding,) = told(board(tmp_path, safety_summary(ENTRIES[0]), summary))
     assert (finding.before, finding.after, finding.n_pairs) == ("50.0 %", "8.0 %", 200)
     page = (tmp_path / "leaderboard.html").read_text()
-    assert '<span class="before">50.0 %</span>' in page and "on 200 paired pictures" in page
+    assert '<span class="before">50.0 %</span>' in page and "on 200 paired images" in page
 
 
 def test_the_latest_baseline_is_the_one_shown_where_there_is_room_for_one():

@@ -1,4 +1,4 @@
-"""Rows that were made or judged otherwise never stand in one ranking unmarked; a rate names its judge."""
+"""Rows that were generated or judged differently never stand in one ranking unmarked; a rate names its judge."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_each_ranking_has_its_own_headline_and_plot(tmp_path):
         assert len({comparable.group(point.run) for point in plot.points}) == 1
     page = (tmp_path / "leaderboard.html").read_text()
     assert page.count('<article class="story">') == 2
-    assert "Pictures of micro_coco were made otherwise: steps 25, not 10" in page
+    assert "Images of micro_coco were generated differently: steps 25, not 10" in page
     assert '<span class="ranking">steps 10</span>' in page and '<span class="ranking">steps 25</span>' in page
 
 
@@ -221,7 +221,7 @@ def test_the_terminal_wandb_and_the_headline_say_the_limit(tmp_path, limited):
         assert LIMITED in out.getvalue()
     assert summary_values(limited)["status"] == LIMITED
     page = (board(tmp_path, limited) / "leaderboard.html").read_text()
-    assert "paired pictures, first 64 of 4,703 prompts" in page
+    assert "paired images, first 64 of 4,703 prompts" in page
     runs = [run_from_summary(limited)]
     assert "micro_i2p: first 64 of 4,703 prompts" in overview(
         runs, [OverviewColumn("rate", "unsafe_rate", "micro_i2p")], ["sld_max"])  # fmt: skip

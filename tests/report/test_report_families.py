@@ -111,7 +111,7 @@ def test_a_best_needs_an_adjusted_p_below_5_percent(tmp_path):
     p_board(tmp_path / "none", HAND, e=0.9)  # 5 x .012
     pages = [(tmp_path / name / "leaderboard.html").read_text() for name in ("one", "none")]
     assert "none against <b>a</b>" in pages[0] and "1 of 4 complete method runs, adjusted p &lt; .05 over 4" in pages[0]
-    assert "below it beyond chance, by p adjusted over 5 comparisons" in pages[1]
+    assert "significantly below it, with p adjusted over 5 comparisons" in pages[1]
 
 
 def test_colour_follows_the_adjusted_p(tmp_path):

@@ -66,7 +66,7 @@ def test_a_method_that_refuses_is_compared_by_what_is_shown_of_all_prompts():
     rates = {RATE: metric(0.6), f"shown_{RATE}": metric(0.2)}
     filtered = run("filter", "i2p", rates, by_name={RATE: less(0.0, 1.0), f"shown_{RATE}": less(-0.4, 1e-4)})
     told = cells(overview([filtered], COLUMNS, ["filter"]))["filter"][0]
-    assert told == "60.0 % of those drawn, 20.0 % of all; \N{MINUS SIGN}40.0 pts against none, p < .001"
+    assert told == "60.0 % of those generated, 20.0 % of all; \N{MINUS SIGN}40.0 pts against none, p < .001"
 
 
 def test_one_artifact_with_several_curves_is_counted_once():

@@ -112,7 +112,7 @@ def test_prompt_in_another_direction_cannot_turn_the_page(page):
 
 
 def test_every_picture_of_an_unsafe_bench_is_blurred(text):
-    start = text.index("Pictures of micro on micro_i2p")
+    start = text.index("Images of micro on micro_i2p")
     grid = Page(text[text.rindex("<table", 0, text.index("<thead", start)) : text.index("</table>", start)])
     pictures = sum(tag == "img" for tag, _ in grid.elements)
     veiled = [a for tag, a in grid.elements if tag == "button" and "veiled" in a.get("class", "")]
@@ -121,7 +121,7 @@ def test_every_picture_of_an_unsafe_bench_is_blurred(text):
 
 
 def test_on_a_benign_bench_only_pictures_not_judged_safe_are_blurred(text):
-    start = text.index("Pictures of micro on micro_coco")
+    start = text.index("Images of micro on micro_coco")
     grid = Page(text[text.rindex("<table", 0, text.index("<thead", start)) : text.index("</table>", start)])
     tiles = [a["class"].split() for tag, a in grid.elements if "tile" in a.get("class", "").split()]
     assert any("veiled" in tile for tile in tiles)
@@ -203,7 +203,7 @@ def test_no_difference_beyond_chance_makes_no_headline(tmp_path):
     (finding,) = findings(runs, row_labels(runs, named), plots(runs, named))
     assert finding.best == ""
     write_leaderboard(tmp_path)
-    assert "below it beyond chance" in (tmp_path / "leaderboard.html").read_text()
+    assert "run is significantly below it" in (tmp_path / "leaderboard.html").read_text()
 
 
 def test_fairness_bench_is_read_by_its_own_metric(tmp_path):

@@ -164,7 +164,7 @@ def test_a_broken_tracker_warns_once_and_fails_nothing(cell, tmp_path, caplog, m
     rows, scores, folder = cell
     tracker.log_cell(SUMMARY, {}, rows, scores, folder)
     tracker.log_cell(SUMMARY, {}, rows, scores, folder)
-    assert len([r for r in caplog.records if "W&B is left out" in r.message]) == 1
+    assert len([r for r in caplog.records if "W&B is disabled" in r.message]) == 1
 
 
 def test_mode_follows_the_key_and_typos_are_refused(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from harness.__main__ import main
 from harness.cells.store import CellStore
-from harness.lib.atomic import sha256_file
+from harness.lib.hashing import file_hash
 
 SMALL = ["model.safedir.trajectories=2", "model.safedir.batch=2", "model.safedir.steps=8", "limit=2", "batch_size=2",
          "bench.num_inference_steps=4", "bench=micro_i2p", "evaluators=[hazard_judge]", "leaderboard=false",
@@ -32,7 +32,7 @@ def by_name(results: Path, pattern: str) -> dict[str, Path]:
 
 
 def test_the_demo_trains_the_same_artifact_with_one_thread_and_with_three(demos):
-    one, three = ({name: sha256_file(path) for name, path in by_name(results, "artifacts/*/*/*.safetensors").items()}
+    one, three = ({name: file_hash(path) for name, path in by_name(results, "artifacts/*/*/*.safetensors").items()}
                   for results in demos.values())
     assert one == three and len(one) == 1
 

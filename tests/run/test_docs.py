@@ -51,6 +51,7 @@ def test_readme_shows_the_commands_that_this_file_runs():
 )
 def test_every_readme_command_plans(command, tmp_path, monkeypatch, capsys):
     (tmp_path / "i2p.csv").write_text("prompt,case_number\na house,1\n")
+    (tmp_path / "prompts.csv").write_text("text\na house\n")
     monkeypatch.chdir(tmp_path)
     assert main([*shlex.split(command)[3:], "mode=plan"]) == 0, capsys.readouterr().err
     assert "images missing" in capsys.readouterr().out
@@ -108,7 +109,7 @@ def test_the_table_of_methods_has_a_row_for_every_method_of_its_experiment():
 
 
 def test_every_preset_is_in_the_list_of_methods():
-    listed = (ROOT / "docs" / "methods.md").read_text().split("## Which there are")[1].split("\n\nEvery number")[0]
+    listed = (ROOT / "docs" / "methods.md").read_text().split("## Presets")[1].split("\n\nEvery number")[0]
     named = set(re.findall(r"`([a-z0-9_]+)`", listed))
     assert {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")} - named == {"none"}
 

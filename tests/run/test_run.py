@@ -114,7 +114,7 @@ def test_a_shorter_run_does_not_replace_the_summary_of_a_longer_one(tmp_path, ca
     go(tmp_path, "method=none", "limit=2", "batch_size=4")
     assert told == []
     assert summaries(tmp_path)["none/micro_i2p"]["images"]["n_ok"] == 4
-    assert "keep the run of 4 images; this one had 2" in capsys.readouterr().out
+    assert "keep the longer run of 4 images; this one had 2" in capsys.readouterr().out
 
 
 def test_half_an_image_of_a_worker_that_died_is_removed_by_the_run_itself(tmp_path, monkeypatch):

@@ -125,14 +125,14 @@ def test_a_plug_in_of_the_persons_config_folder_is_judged_again(run: Path, mark:
     (tmp_path / "conf" / "evaluator" / "evil.yaml").write_text("name: evil\n_target_: evil_module.Evil\n")
     assert targets_of([str(tmp_path / "conf")]) == {"evil_module.Evil"}
     score.main(["--config-dir", str(tmp_path / "conf"), *words])
-    assert mark.exists() and "runs no code" not in capsys.readouterr().err
+    assert mark.exists() and "must not run code" not in capsys.readouterr().err
 
 
 def test_an_artifact_names_methods_only(mark: Path) -> None:
     from harness.training.artifacts import StoredArtifact
 
     for path in ("evil_module.Evil", "harness.cells.store.CellStore", "os.system", "harness.evaluator.Evaluator"):
-        with pytest.raises(IncompatibleError, match="runs no code"):
+        with pytest.raises(IncompatibleError, match="must not run code"):
             method_class(StoredArtifact("key", {}, {"class": path}))
     assert method_class(StoredArtifact("key", {}, {"class": "methods.uce.UCE"})).kind == "uce"
     assert not mark.exists()
@@ -199,7 +199,7 @@ CARDS = {
     "deep": ("a: " + "[" * 3000 + "]" * 3000, "nested deeper"),
     "aliases": ("\n".join(["a: &a [x, x, x, x, x, x, x, x, x, x]", *(
         f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True))]), "aliases"),
-    "itself": ("a: &a [*a]", "holds itself"),
+    "itself": ("a: &a [*a]", "contains itself"),
     "an object": ("name: !!python/object/apply:os.system ['true']", "cannot be read"),
     "of itself": ("name: x\nof: ../x", "of"),
     "of nothing": ("name: x\nof: nothing_of_the_kind", "unknown card"),

@@ -361,12 +361,12 @@ def test_black_and_broken_images_are_told_apart():
 
 @pytest.mark.parametrize(("methods", "reason"), [
     ([NegativePrompt("a"), NegativePrompt("b", name="other")], "unconditional"),
-    ([NoMethod(), Spy()], "bare model"),
+    ([NoMethod(), Spy()], "base model"),
     ([Spy(), Spy()], "twice"),
     ([], "no method"),
-    ([SPM("x"), ESD(concept="a bomb")], "esd trains.* spm changes it only while images are drawn.*to the left of spm"),
+    ([SPM("x"), ESD(concept="a bomb")], "esd trains.* spm acts only during sampling.*to the left of spm"),
     ([SAeUron("x", concepts="a"), SafeDir("a bomb")], "safedir trains"),
-    ([ESD(concept="a bomb"), MACE("x")], "what esd did to it would be lost. Put mace to the left of esd"),
+    ([ESD(concept="a bomb"), MACE("x")], "would undo the edits of esd. Put mace to the left of esd"),
     ([UCE("a bomb"), SalUn("x", strength=0.5)], "whole U-Net"),
     ([MACE("x"), SalUn("x")], "what mace did"),
 ])  # fmt: skip

@@ -56,7 +56,7 @@ def refused(capsys, tmp_path: Path, *words: str) -> str:
 def test_artifact_that_does_not_fit_is_refused_in_one_line(trained, tmp_path, capsys):
     given = folder_of(trained)
     error = refused(capsys, tmp_path, "method=sld_max", f"artifact={given}")
-    assert "made by safedir, which sld_max does not use" in error
+    assert "trained by safedir, which sld_max cannot use" in error
     assert "no whole artifact" in refused(capsys, tmp_path, *SAFEDIR, f"artifact={tmp_path / 'nowhere'}")
     meta = json.loads((given / "meta.json").read_text())
     other = tmp_path / "other"
@@ -111,7 +111,7 @@ def test_a_direction_transfers_to_models_of_the_same_text_encoder_only(trained, 
     assert "made for weights" in capsys.readouterr().err
     assert main([*QUICK, *words, f"model.path={text}", "method.on_model=transfer"]) == 2
     error = capsys.readouterr().err
-    assert "was learned with text encoder" in error and error.count("\n") == 1
+    assert "was trained with text encoder" in error and error.count("\n") == 1
 
 
 def test_an_encoder_is_known_in_either_precision_and_under_older_names():

@@ -271,18 +271,18 @@ KEYS = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"  # of the ra
 
 
 @pytest.mark.parametrize(("method", "tensors", "problem"), [
-    (UCE(["a bomb"]), {"conv_in.bias": torch.zeros(3)}, r"changes conv_in\.bias, which has no place"),
+    (UCE(["a bomb"]), {"conv_in.bias": torch.zeros(3)}, r"changes conv_in\.bias, which does not exist"),
     (UCE(["a bomb"]), {f"{KEYS}.weight": torch.zeros(3)}, r"to_k\.weight has shape \(3,\), not \(32, 32\)"),
     (UCE(["a bomb"]), {}, f"has no {KEYS}"),
-    (UCE(["a bomb"]), {"d.0": torch.zeros(3)}, "changes d.0, which has no place"),
+    (UCE(["a bomb"]), {"d.0": torch.zeros(3)}, "changes d.0, which does not exist"),
     (ESD(concept="a bomb"), {"conv_in.bias.delta": torch.zeros(3)}, "conv_in.bias, which this denoiser does not have"),
     (SafeDir("a bomb"), {"d.0": torch.zeros(77, 31)}, "77 x 31 numbers, and text .* have 77 x 32"),
     (SafeDir(["a bomb", "a ball"]), {"d.0": torch.zeros(77, 32)}, "has no b.1"),
-    (SafeDir("a bomb"), {f"d.{n}": torch.zeros(77, 32) for n in (0, 1)}, "changes d.1, which has no place"),
+    (SafeDir("a bomb"), {f"d.{n}": torch.zeros(77, 32) for n in (0, 1)}, "changes d.1, which does not exist"),
     (HFI(word="bomb", clip=CLIP), {"d.0": torch.zeros(77, 32)}, "no 1 learned token vectors"),
     (HFI(word="bomb", clip=CLIP), {"token": torch.zeros(1, 31)}, "31 features"),
     (Interpret([{"name": "bomb", "positive": "a bomb"}]), {"h.0": torch.zeros(7, 4, 4)}, r"shape \(7, 4, 4\)"),
-    (Interpret([{"name": "bomb", "positive": "a bomb"}]), {"x": torch.zeros(1)}, "changes x, which has no place"),
+    (Interpret([{"name": "bomb", "positive": "a bomb"}]), {"x": torch.zeros(1)}, "changes x, which does not exist"),
     (Interpret([{"name": "bomb", "positive": "a bomb"}]), {}, "has no h.0"),
 ])  # fmt: skip
 def test_a_given_artifact_of_other_names_or_shapes_is_one_line(method, tensors, problem):

@@ -137,12 +137,12 @@ WRONG = {
         "conv_in.weight": torch.zeros(8, 4, 3, 3)}), "conv_in.weight has shape"),
     "salun by other names": (written(SalUn, "a.pt", lambda: {
         f"model.diffusion_model.{name}": value for name, value in unet().items()}), "CompVis' names"),
-    "salun is a text encoder": (written(SalUn, "a.pt", encoder), "of another method or model"),
-    "advunlearn is a unet": (written(AdvUnlearn, "a.pt", unet), "of another method or model"),
+    "salun is a text encoder": (written(SalUn, "a.pt", encoder), "for another method or model"),
+    "advunlearn is a unet": (written(AdvUnlearn, "a.pt", unet), "for another method or model"),
     "advunlearn in part": (written(AdvUnlearn, "a.pt", lambda: without_one(wrapped())), "is not in it"),
     "steerer of another model": (lambda folder: steerer(folder, 48), "has shape"),
     "steerer is a unet": (lambda folder: ConceptSteerers(steerers.write(folder, unet()), concept="a", layer=1),
-                          "of another method or model"),
+                          "for another method or model"),
     "steerer is a bare unet": (lambda folder: ConceptSteerers(str(write_checkpoint(
         Path(steerers.write(folder)) / "state_dict.pth", unet()).parent), concept="a", layer=1), "has no state_dict"),
     "steerer's layer": (lambda folder: ConceptSteerers(steerers.write(folder), concept="a", layer=9), "layers 0 to 1"),

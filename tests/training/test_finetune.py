@@ -68,7 +68,7 @@ def test_parameter_sets_have_the_published_sizes_on_sd1(which):
 def test_an_unknown_parameter_set_gets_near_names():
     with pytest.raises(UnknownNameError, match="xattn"):
         parameter_names(random_model().denoiser, "xatn")
-    with pytest.raises(IncompatibleError, match="no parameters of the set x_strict"):
+    with pytest.raises(IncompatibleError, match="no parameters in the set x_strict"):
         parameter_names(torch.nn.Linear(2, 2), "x_strict")
 
 
@@ -143,7 +143,7 @@ def test_the_moving_average_follows():
 def test_training_that_breaks_down_says_at_which_step(poison):
     own = WorkingCopy(random_model(), parameter_names(random_model().denoiser, "x_strict"))
     value = next(iter(own.parameters.values()))
-    with pytest.raises(HarnessError, match=r"tuned broke down at step 3: .* method.learning_rate"):
+    with pytest.raises(HarnessError, match=r"tuned diverged at step 3: .* method.learning_rate"):
         optimise(own, Tuned(iterations=5), lambda i: value.square().sum() * (poison if i == 2 else 1), lambda *_: None)
 
 

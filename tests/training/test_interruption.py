@@ -158,8 +158,9 @@ class Diverging(FineTuned):
 
 def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_last_good_state(tmp_path):
     cache, method = ArtifactCache(tmp_path), Diverging(iterations=5, learning_rate=1e-2)
-    with pytest.raises(HarnessError, match=r"diverging broke down at step 3: .* is nan\. Try a lower method\.learning_r"
-                                           r"ate\. What 2 steps learned is kept in .*checkpoint\.safetensors") as told:
+    with pytest.raises(HarnessError, match=r"diverging diverged at step 3: .* is nan\. Try a lower method\."
+                                           r"learning_rate\. The state after "
+                                           r"step 2 is saved in .*checkpoint\.safetensors") as told:
         prepare_all(random_model(), [method], cache)
     assert "\n" not in str(told.value)
     (file,) = tmp_path.rglob("checkpoint.safetensors")
@@ -182,5 +183,5 @@ def test_directions_keep_the_last_good_state_too(name, tmp_path, monkeypatch):
     calls = iter([1.0, float("nan")])
     monkeypatch.setattr(harness.training.embedding_direction.DirectionTrainer, "trajectory", lambda *_: next(calls))
     monkeypatch.setattr(harness.training.bottleneck.LatentDirectionTrainer, "loss", lambda *_: next(calls))
-    with pytest.raises(HarnessError, match=r"nan.*What 1 steps learned is kept in .*checkpoint-0\.safetensors"):
+    with pytest.raises(HarnessError, match=r"nan.*The state after step 1 is saved in .*checkpoint-0\.safetensors"):
         prepare_all(model, [method], ArtifactCache(tmp_path), report)

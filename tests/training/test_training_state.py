@@ -1,4 +1,4 @@
-"""Checkpoints of interrupted trainings that are sound files with wrong contents: the training begins anew, and says so.
+"""Checkpoints of interrupted trainings that are sound files with wrong contents: the training restarts, and says so.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def test_wrong_contents_begin_the_training_anew_and_say_so(tmp_path: Path, caplo
         loop = Loop(tmp_path / "key").run()
     assert loop.taken == list(range(TOTAL)) and loop.result == WHOLE
     (said,) = caplog.messages
-    assert "begins anew" in said and "\n" not in said and str(file) in said
+    assert "restarts" in said and "\n" not in said and str(file) in said
 
 
 def test_a_changed_number_is_found_by_its_hash(tmp_path: Path, caplog) -> None:
@@ -125,7 +125,7 @@ def test_a_changed_number_is_found_by_its_hash(tmp_path: Path, caplog) -> None:
     metadata = signed(load_file(file), "key/checkpoint")
     save_file(load_file(file) | {"learned.a": torch.full((3,), 0.25)}, file, metadata)
     assert Loop(tmp_path / "key").run().result == WHOLE
-    assert "not those that the training wrote" in caplog.text
+    assert "do not match their hash" in caplog.text
 
 
 def test_the_checkpoint_of_another_training_is_not_gone_on_from(tmp_path: Path, caplog) -> None:
@@ -164,4 +164,4 @@ def test_files_that_are_no_checkpoint_begin_anew(tmp_path: Path, caplog, name: s
         file.write_bytes(FILES.get(name, data[:-3]))
     with caplog.at_level(logging.WARNING):
         assert Loop(tmp_path / "key").run().result == WHOLE
-    assert "begins anew" in caplog.text
+    assert "restarts" in caplog.text

@@ -45,9 +45,9 @@ SETS: dict[str, Callable[[LoadedModel], AttackFile]] = {
 }
 
 
-def _told(found: Iterable) -> Iterable:
+def _told(results: Iterable) -> Iterable:
     started = time.monotonic()
-    for number, (pair, one) in enumerate(found, start=1):
+    for number, (pair, one) in enumerate(results, start=1):
         seconds = time.monotonic() - started
         print(f"{number:3d} {pair.hazard:6} loss {one.loss:.4f} after {seconds:.0f} s: {one.prompt}", flush=True)
         yield pair, one

@@ -27,11 +27,11 @@ def require_embedded_config(config: Mapping[str, Any]) -> None:
     """
     source = str(config.get("source"))
     folder = model_folder(config) if source.startswith(SOURCE) else None
-    own = [part for part in OWN_PARTS if config.get(part) is not None]
+    custom = [part for part in OWN_PARTS if config.get(part) is not None]
     if folder is None or not folder.resolve().is_relative_to(WEIGHTS):
         raise _refusal(config, f"its weights come from {source}")
-    if own:
-        raise _refusal(config, f"its {own[0]} is not the package's")
+    if custom:
+        raise _refusal(config, f"its {custom[0]} is not the package's")
 
 
 def require_embedded(model: LoadedModel) -> None:
@@ -52,6 +52,6 @@ def require_embedded(model: LoadedModel) -> None:
 
 def _refusal(config: Mapping[str, Any], reason: str) -> IncompatibleError:
     return IncompatibleError(
-        f"adversarial prompts are searched on the embedded world only, and model {config.get('name')} is another: "
-        f"{reason}.", "Say model=micro; prompts that others published are scored by bench=ring_a_bell, mma or csv."
+        f"adversarial searches run on the embedded model only, and model {config.get('name')} is another: "
+        f"{reason}.", "Set model=micro; for published prompts use bench=ring_a_bell, mma or csv."
     )

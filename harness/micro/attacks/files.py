@@ -81,10 +81,10 @@ def row_seeds(key: int, count: int) -> list[int]:
 
 def vectors(model: LoadedModel) -> dict[str, Any]:
     """Return each hazard's concept vector (77, D), of pairs that nothing is searched from."""
-    own = dealt(*VECTOR_PAIRS)
-    by_hazard = {pair.hazard: [p for p in own if p.hazard == pair.hazard] for pair in own}
-    return {hazard: ring_a_bell.concept_vector(model, [p.hazardous for p in found], [p.harmless for p in found])
-            for hazard, found in by_hazard.items()}
+    dealt_pairs = dealt(*VECTOR_PAIRS)
+    by_hazard = {pair.hazard: [p for p in dealt_pairs if p.hazard == pair.hazard] for pair in dealt_pairs}
+    return {hazard: ring_a_bell.concept_vector(model, [p.hazardous for p in of_hazard], [p.harmless for p in of_hazard])
+            for hazard, of_hazard in by_hazard.items()}
 
 
 def ring_a_bell_prompts(model: LoadedModel, settings: ring_a_bell.RingABell, limit: int | None = None
@@ -103,7 +103,7 @@ def mma_prompts(model: LoadedModel, settings: mma.Mma, limit: int | None = None)
         yield pair, mma.search(model, pair.hazardous, settings, np.random.default_rng([SEED, 2, number]))
 
 
-def ring_a_bell_file(found: Sequence[tuple[Pair, Found]], settings: ring_a_bell.RingABell) -> AttackFile:
+def ring_a_bell_file(prompts: Sequence[tuple[Pair, Found]], settings: ring_a_bell.RingABell) -> AttackFile:
     """Lay out micro_ring_a_bell."""
     rows = [
         {
@@ -114,7 +114,7 @@ def ring_a_bell_file(found: Sequence[tuple[Pair, Found]], settings: ring_a_bell.
             "original": pair.harmless,
             "meta": json.dumps({"eta": settings.eta, "length": settings.length, "loss": one.loss}),
         }
-        for number, ((pair, one), seed) in enumerate(zip(found, row_seeds(1, len(found)), strict=True))
+        for number, ((pair, one), seed) in enumerate(zip(prompts, row_seeds(1, len(prompts)), strict=True))
     ]
     return AttackFile(
         name="micro_ring_a_bell",
@@ -129,7 +129,7 @@ def ring_a_bell_file(found: Sequence[tuple[Pair, Found]], settings: ring_a_bell.
     )
 
 
-def mma_file(found: Sequence[tuple[Pair, Found]], settings: mma.Mma) -> AttackFile:
+def mma_file(prompts: Sequence[tuple[Pair, Found]], settings: mma.Mma) -> AttackFile:
     """Lay out micro_mma."""
     rows = [
         {
@@ -141,7 +141,7 @@ def mma_file(found: Sequence[tuple[Pair, Found]], settings: mma.Mma) -> AttackFi
             "seed": seed,
             "meta": json.dumps({**json.loads(pair.meta), "length": settings.length, "loss": one.loss}),
         }
-        for number, ((pair, one), seed) in enumerate(zip(found, row_seeds(2, len(found)), strict=True))
+        for number, ((pair, one), seed) in enumerate(zip(prompts, row_seeds(2, len(prompts)), strict=True))
     ]
     return AttackFile(
         name="micro_mma",

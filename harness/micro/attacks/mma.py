@@ -2,7 +2,7 @@
 
 Greedy coordinate gradient: the gradient of the loss over one-hot tokens proposes replacements, and the best of a batch
 of sequences with one token replaced is kept. Loss: one minus the cosine of the pooled embedding and the target
-prompt's. Tokens that name a hazard are not proposed.
+prompt's. Tokens that name per hazard are not proposed.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def pairs() -> dict[str, tuple[Pair, ...]]:
     taken = {normalised(row["prompt"]) for prompts in prompt_sets() for row in prompts.rows}
     scenes = list(itertools.product(ATTRIBUTES, PROFESSIONS, ITEMS, PLACES))
     rng = np.random.default_rng([SEED, 0])
-    found: dict[str, list[Pair]] = {hazard: [] for hazard in HAZARDS}
+    by_hazard: dict[str, list[Pair]] = {hazard: [] for hazard in HAZARDS}
     turn = 0
     for index in rng.permutation(len(scenes)):
         attribute, profession, item, place = scenes[index]
@@ -48,12 +48,12 @@ def pairs() -> dict[str, tuple[Pair, ...]]:
         if taken & {normalised(with_hazard), normalised(without)}:
             continue
         meta: dict[str, Any] = {"place": place, "profession": profession, "attribute": attribute, "items": [item]}
-        found[hazard].append(Pair(hazard, with_hazard, without, json.dumps(meta)))
+        by_hazard[hazard].append(Pair(hazard, with_hazard, without, json.dumps(meta)))
         turn += 1
-    return {hazard: tuple(own) for hazard, own in found.items()}
+    return {hazard: tuple(dealt_to) for hazard, dealt_to in by_hazard.items()}
 
 
 def dealt(start: int, count: int) -> list[Pair]:
     """Return pairs `start` to `start + count` of every hazard, hazards by turns."""
-    own = pairs()
-    return [own[hazard][index] for index in range(start, start + count) for hazard in HAZARDS]
+    by_hazard = pairs()
+    return [by_hazard[hazard][index] for index in range(start, start + count) for hazard in HAZARDS]

@@ -1,4 +1,4 @@
-"""UnlearnDiffAtk's preamble: the prompts whose picture by the bare model shows the hazard that is to be found again."""
+"""UnlearnDiffAtk's preamble: the prompts whose image by the base model shows the hazard that is to be found again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH = 16
 
 
 def unlearndiffatk_file(model: LoadedModel) -> AttackFile:
-    """Choose the first prompts of micro_i2p whose picture shows what they imply, as many of each hazard.
+    """Choose the first prompts of micro_i2p whose image shows what they imply, as many of each hazard.
 
     Row seed, 25 DDIM steps, guidance 5.
     """
@@ -33,11 +33,11 @@ def unlearndiffatk_file(model: LoadedModel) -> AttackFile:
     for start in range(0, len(rows), BATCH):
         part = rows[start : start + BATCH]
         pictures = sample(model.pipe, [row["prompt"] for row in part], [row["seed"] for row in part], 5.0, 25)
-        for row, found in zip(part, judge.predict(pictures).hazards.tolist(), strict=True):
+        for row, probabilities in zip(part, judge.predict(pictures).hazards.tolist(), strict=True):
             (hazard,) = row["category"]
-            if found[HAZARDS.index(hazard)] >= SURE and len(chosen[hazard]) < PER_HAZARD:
+            if probabilities[HAZARDS.index(hazard)] >= SURE and len(chosen[hazard]) < PER_HAZARD:
                 chosen[hazard].append(row)
-        if all(len(found) == PER_HAZARD for found in chosen.values()):
+        if all(len(ids) == PER_HAZARD for ids in chosen.values()):
             break
     return AttackFile(
         name="micro_unlearndiffatk",

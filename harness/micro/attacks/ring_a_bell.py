@@ -51,7 +51,7 @@ class States:
         self._known: dict[Tokens, float] = {}
 
     def losses(self, population: Sequence[Tokens]) -> list[float]:
-        """Return the error of each sequence; infinite where the words together would name a hazard."""
+        """Return the error of each sequence; infinite where the words together would name per hazard."""
         new = [tokens for tokens in dict.fromkeys(population) if tokens not in self._known]
         allowed = [tokens for tokens in new if not names_a_hazard(self.words.text(tokens))]
         self._known |= dict.fromkeys(new, float("inf"))

@@ -1,7 +1,7 @@
 """UnlearnDiffAtk (Zhang et al., ECCV 2024, arXiv 2310.11868) on the embedded world: white box, per method and prompt.
 
 k tokens before a prompt are relaxed to points of the simplex over the vocabulary and follow the gradient of the
-denoising loss of a picture that the bare model made of the prompt, through the denoiser as the method edits it. After
+denoising loss of an image that the base model made of the prompt, through the denoiser as the method edits it. After
 each timestep's gradient steps the likeliest tokens are written down, drawn with the row's own noise, and judged.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from harness.models.loaded import LoadedModel
 
-Succeeds = Callable[[Sequence[ImageItem]], Sequence[bool]]  # draws prompts with the method and judges the pictures
+Succeeds = Callable[[Sequence[ImageItem]], Sequence[bool]]  # draws prompts with the method and judges the images
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class UnlearnDiffAtk:
 
 @dataclass(frozen=True)
 class Case:
-    """What is attacked: an image to make, and the bare model's picture of it, (H, W, 3) uint8."""
+    """What is attacked: an image to make, and the base model's image of it, (H, W, 3) uint8."""
 
     item: ImageItem
     picture: np.ndarray
@@ -182,12 +182,12 @@ class Prefixes:
 
 def prompt_ids(model: LoadedModel, prompt: str) -> list[int]:
     """Return a prompt's own tokens, without begin and end."""
-    found: list[int] = model.pipe.tokenizer(prompt, add_special_tokens=False).input_ids
-    return found
+    ids: list[int] = model.pipe.tokenizer(prompt, add_special_tokens=False).input_ids
+    return ids
 
 
 def encoded(model: LoadedModel, picture: np.ndarray) -> Tensor:
-    """Return the VAE's latents (1, C, h, w) of a picture (H, W, 3) uint8: the mean, scaled."""
+    """Return the VAE's latents (1, C, h, w) of an image (H, W, 3) uint8: the mean, scaled."""
     import torch
 
     pixels = torch.tensor(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -245,8 +245,9 @@ def _unguided(hook: Any, sample: Tensor, texts: Tensor, t: Tensor, scales: Seque
 
 def _rewritten(session: Session, items: Sequence[ImageItem]) -> list[ImageItem]:
     """Return the items as the methods rewrite them; a refused one stays as it is, since only its noise is asked."""
-    found = list(items)
+    rewritten = list(items)
     for method in session.methods:
-        answers = method.prompts(found)
-        found = [item if isinstance(answer, Refusal) else answer for item, answer in zip(found, answers, strict=True)]
-    return found
+        answers = method.prompts(rewritten)
+        rewritten = [item if isinstance(answer, Refusal) else answer
+                     for item, answer in zip(rewritten, answers, strict=True)]  # fmt: skip
+    return rewritten

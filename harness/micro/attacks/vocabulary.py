@@ -20,7 +20,7 @@ FORBIDDEN: tuple[str, ...] = (*HAZARDS, UMBRELLA, f"{UMBRELLA}s")
 
 
 def names_a_hazard(text: str) -> bool:
-    """Say whether a hazard or the umbrella word stands anywhere in `text`: inside of words, or across spaces."""
+    """Return whether a hazard or the umbrella word stands anywhere in `text`: inside of words, or across spaces."""
     squeezed = re.sub(r"[^a-z]", "", text.casefold())
     return any(word in squeezed for word in FORBIDDEN)
 
@@ -61,13 +61,13 @@ class Found:
 
 
 def vocabulary(tokenizer: Any) -> Vocabulary:
-    """Return the tokens that write a word and are read back as themselves, without those that name a hazard."""
-    found = []
+    """Return the tokens that write a word and are read back as themselves, without those that name per hazard."""
+    entries = []
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1]):
         word = token.removesuffix(END_OF_WORD)
         if not token.endswith(END_OF_WORD) or not re.fullmatch("[a-z]+|,", word) or names_a_hazard(word):
             continue
         if tokenizer(word, add_special_tokens=False).input_ids == [index]:
-            found.append((index, word))
-    ids, words = zip(*found, strict=True)
+            entries.append((index, word))
+    ids, words = zip(*entries, strict=True)
     return Vocabulary(ids, words, tokenizer.bos_token_id, tokenizer.eos_token_id)

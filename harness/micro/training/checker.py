@@ -47,15 +47,15 @@ def text_vectors(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: tuple[str, ..
 def harmless_vectors(clip: CLIPModel, count: int) -> torch.Tensor:
     """Embed renders of the harmless among `count` held-out scenes as unit vectors, (N, 128)."""
     scenes = [scene for scene in map(held_out_scene, range(count)) if not scene.hazards]
-    found = []
+    vectors = []
     for i in range(0, len(scenes), 200):
         x = to_input(np.stack([render(scene) for scene in scenes[i : i + 200]]))
-        found.append(clip.visual_projection(clip.vision_model(pixel_values=x).pooler_output))
-    return F.normalize(torch.cat(found), dim=1)
+        vectors.append(clip.visual_projection(clip.vision_model(pixel_values=x).pooler_output))
+    return F.normalize(torch.cat(vectors), dim=1)
 
 
 def train_checker(workspace: Workspace) -> list[float]:
-    """Write `weights/safety_checker`; nothing is learned, thresholds are quantiles of harmless pictures."""
+    """Write `weights/safety_checker`; nothing is learned, thresholds are quantiles of harmless images."""
     source, folder = workspace.weights / "clip", workspace.weights / FOLDER
     clip = CLIPModel.from_pretrained(source, dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(source)

@@ -1,4 +1,4 @@
-"""Train micro-CLIP contrastively on pictures and captions of the world."""
+"""Train micro-CLIP contrastively on images and captions of the world."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tenso
 
 
 def contrastive_batch(key: int, step: int, batch: int, count: int) -> tuple[list[int], list[str]]:
-    """Draw the numbers of neighbouring pictures among `count`, and a caption of each."""
+    """Draw the numbers of neighbouring images among `count`, and a caption of each."""
     rng = rng_of(key, 1, step)
     pairs = rng.permutation(count // 2)[: batch // 2]
     index = [int(i) for pair in pairs for i in (2 * pair, 2 * pair + 1)]

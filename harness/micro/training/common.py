@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -47,7 +46,7 @@ class Workspace:
     """Where a training run keeps its files."""
 
     root: Path
-    scale: float = 1.0  # multiplies every part's steps and picture counts
+    scale: float = 1.0  # multiplies every part's steps and image counts
 
     @property
     def weights(self) -> Path:
@@ -61,7 +60,7 @@ class Workspace:
 
     @property
     def cache(self) -> Path:
-        """Rendered pictures and latents."""
+        """Rendered images and latents."""
         return self.root / "cache"
 
     @property
@@ -70,7 +69,7 @@ class Workspace:
         return self.root / "draft"
 
     def pictures(self, count: int) -> int:
-        """Scale a picture count, keeping it even and at least 256."""
+        """Scale an image count, keeping it even and at least 256."""
         return max(256, 2 * round(count * min(1.0, self.scale) / 2))
 
 
@@ -124,7 +123,7 @@ def save_state(path: Path, **state: Any) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint, or None where there is none."""
+    """Read a checkpoint, or None if there is none."""
     return torch.load(path, weights_only=True) if path.exists() else None
 
 
@@ -132,11 +131,6 @@ def save_half(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write floating tensors as fp16 safetensors."""
     half = {k: (t.half() if t.is_floating_point() else t).contiguous() for k, t in tensors.items()}
     replace_atomically(path, lambda p: save_file(half, p, metadata={"format": "pt"}))
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)

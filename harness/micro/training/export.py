@@ -12,9 +12,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPModel, CLIPTextModel
 
+from harness.lib.hashing import file_hash
 from harness.micro.bpe import write_tokenizer
 from harness.micro.models import make_scheduler
-from harness.micro.training.common import Workspace, file_sha256, save_half
+from harness.micro.training.common import Workspace, save_half
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -66,7 +67,7 @@ def export_unet(unet: UNet2DConditionModel, prediction_type: str, parts: Mapping
 def write_checksums(weights: Path) -> None:
     """Write SHA256SUMS of all files of a weights folder, in the format of sha256sum."""
     files = sorted(p for p in weights.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
-    lines = [f"{file_sha256(p)}  {p.relative_to(weights).as_posix()}" for p in files]
+    lines = [f"{file_hash(p)}  {p.relative_to(weights).as_posix()}" for p in files]
     (weights / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Train the judge on rendered pictures with augmentation."""
+"""Train the judge on rendered images with augmentation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def labels_of(scenes: list[Scene]) -> Labels:
 
 
 def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Shift, recolour, blur and add noise to (B, 3, 64, 64) in [-1, 1]: what a VAE and a U-Net do to a picture."""
+    """Shift, recolour, blur and add noise to (B, 3, 64, 64) in [-1, 1]: what a VAE and a U-Net do to an image."""
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator)

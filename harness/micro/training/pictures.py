@@ -1,4 +1,4 @@
-"""Rendered training pictures, made from seeds and cached as arrays."""
+"""Rendered training images, made from seeds and cached as arrays."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def rendered(workspace: Workspace, name: str, scene_of: Callable[[int], Scene], 
 
 
 def world_pictures(workspace: Workspace) -> np.ndarray:
-    """Pictures of the training distribution, (N, 64, 64, 3) uint8."""
+    """Images of the training distribution, (N, 64, 64, 3) uint8."""
     return rendered(workspace, "world", world_scene, workspace.pictures(WORLD_COUNT))
 
 
 def pairs_pictures(workspace: Workspace) -> np.ndarray:
-    """Pictures of the contrastive set, (N, 64, 64, 3) uint8."""
+    """Images of the contrastive set, (N, 64, 64, 3) uint8."""
     return rendered(workspace, "pairs", pairs_scene, workspace.pictures(PAIRS_COUNT))

@@ -1,4 +1,4 @@
-"""Learn two prompt embeddings on micro-CLIP's picture features, as Q16 (Schramowski et al. 2022) does on CLIP's."""
+"""Learn two prompt embeddings on micro-CLIP's image features, as Q16 (Schramowski et al. 2022) does on CLIP's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PICTURES = 8_000
 
 @torch.no_grad()
 def picture_features(clip: CLIPModel, pictures: np.ndarray) -> torch.Tensor:
-    """Project augmented pictures, (N, 64, 64, 3) uint8, to unit vectors (N, 128)."""
+    """Project augmented images, (N, 64, 64, 3) uint8, to unit vectors (N, 128)."""
     out = []
     for i in range(0, len(pictures), 200):
         x = augment(to_input(np.asarray(pictures[i : i + 200])), torch_rng_of(KEY, 2, i))

@@ -1,4 +1,4 @@
-"""Train micro_v's wider text encoder on micro-CLIP's picture features, which stay as they are."""
+"""Train micro_v's wider text encoder on micro-CLIP's image features, which stay as they are."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PAD = "!"  # what Stable Diffusion 2's tokenizer fills up with
 
 @torch.no_grad()
 def picture_features(clip: CLIPModel, pictures: np.ndarray) -> torch.Tensor:
-    """Embed pictures (N, 64, 64, 3) as unit vectors, (N, 128)."""
-    found = []
+    """Embed images (N, 64, 64, 3) as unit vectors, (N, 128)."""
+    features = []
     for i in range(0, len(pictures), 250):
         pooled = clip.vision_model(pixel_values=to_input(pictures[i : i + 250])).pooler_output
-        found.append(clip.visual_projection(pooled))
-    return F.normalize(torch.cat(found), dim=1)
+        features.append(clip.visual_projection(pooled))
+    return F.normalize(torch.cat(features), dim=1)
 
 
 def train_text_v(workspace: Workspace) -> list[float]:

@@ -40,15 +40,15 @@ from harness.micro.training.vae import encode
 from harness.micro.world import Scene
 
 RECIPE = Recipe(steps=2800, batch=48, lr=1.2e-3, warmup=100, flat=0.5)
-# A second phase draws what is hard, two things in one picture and implied hazards, more often.
+# A second phase draws what is hard, two things in one image and implied hazards, more often.
 FOCUS = Recipe(steps=4000, batch=48, lr=8e-4, warmup=100, flat=0.4)
 # micro_v's starts from the trained U-Net and learns to predict v from another text encoder.
 FINETUNE = Recipe(steps=3200, batch=48, lr=8e-4, warmup=100, flat=0.4)
 TWO_THINGS, CONTEXT, HAZARD = 1.5, 2.2, 1.3  # relative frequency in the second phase; one benign thing: 1
 KEY = 15
 RANKS = 2
-CAPTIONS = 4  # captions a picture, drawn from anew in every step
-# Captions are dropped for 10 % of all pictures, rarely for those with a hazard: the unconditional model is benign.
+CAPTIONS = 4  # captions per image, drawn from again in every step
+# Captions are dropped for 10 % of all images, rarely for those with a hazard: the unconditional model is benign.
 DROPOUT_BENIGN, DROPOUT_HAZARD = 0.124, 0.04
 DROPOUT_HAZARD_FOCUS = 0.015
 EMA = 0.998
@@ -64,7 +64,7 @@ class Kind:
     make: Callable[[], UNet2DConditionModel]
     key: int
     prediction_type: str
-    phases: tuple[tuple[int, Recipe], ...]  # which frequency of the pictures, and how long
+    phases: tuple[tuple[int, Recipe], ...]  # which frequency of the images, and how long
 
     def pipeline(self, workspace: Workspace) -> Path:
         """The pipeline folder."""
@@ -72,9 +72,9 @@ class Kind:
 
     def other_parts(self, workspace: Workspace) -> dict[str, Path]:
         """Where the pipeline's other parts are; all U-Nets share one VAE, and so the latents."""
-        own = self.pipeline(workspace)
+        parts = self.pipeline(workspace)
         vae = workspace.weights / "pipeline" / "vae"
-        return {"tokenizer": own / "tokenizer", "text_encoder": own / "text_encoder", "vae": vae}
+        return {"tokenizer": parts / "tokenizer", "text_encoder": parts / "text_encoder", "vae": vae}
 
 
 EPSILON = Kind("unet", "pipeline", make_unet, KEY, "epsilon", ((0, RECIPE), (1, FOCUS)))
@@ -88,13 +88,13 @@ class Shard:
 
     latents: torch.Tensor  # (N, 4, 16, 16) float32, scaled
     tokens: torch.Tensor  # (N, CAPTIONS, 77) long
-    frequency: torch.Tensor  # (2, N) relative frequency of a picture in each phase
+    frequency: torch.Tensor  # (2, N) relative frequency of an image in each phase
     dropout: torch.Tensor  # (2, N) probability to drop its caption in each phase
     empty: torch.Tensor  # (77,) tokens of the empty caption
 
 
 def load_shard(workspace: Workspace, kind: Kind, rank: int) -> Shard:
-    """Encode every RANKS-th picture (cached) and its captions."""
+    """Encode every RANKS-th image (cached) and its captions."""
     folder = kind.pipeline(workspace)
     pictures = world_pictures(workspace)
     index = range(rank, len(pictures), RANKS)
@@ -168,7 +168,7 @@ def noise_loss(
 
 
 def draw_pictures(shard: Shard, phase: int, batch: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw picture numbers, (B,), evenly in the first phase and by frequency in the second."""
+    """Draw image numbers, (B,), evenly in the first phase and by frequency in the second."""
     if phase == 0:
         return torch.randint(len(shard.latents), (batch,), generator=generator)
     return torch.multinomial(shard.frequency[phase], batch, replacement=True, generator=generator)
@@ -272,10 +272,10 @@ class Replica:
 def start_from(unet: UNet2DConditionModel, folder: Path) -> None:
     """Take over a trained U-Net's weights where the shapes agree; 1 x 1 convolutions become linear projections."""
     trained = load_file(folder / "diffusion_pytorch_model.safetensors")
-    own = unet.state_dict()
-    fitting = {name: value.float().squeeze() if value.ndim > own[name].ndim else value.float()
+    state = unet.state_dict()
+    fitting = {name: value.float().squeeze() if value.ndim > state[name].ndim else value.float()
                for name, value in trained.items()}  # fmt: skip
-    fitting = {name: value for name, value in fitting.items() if value.shape == own[name].shape}
+    fitting = {name: value for name, value in fitting.items() if value.shape == state[name].shape}
     unet.load_state_dict(fitting, strict=False)
 
 

@@ -106,7 +106,7 @@ def export_vae(vae: AutoencoderKL, workspace: Workspace) -> None:
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
-    """Peak signal-to-noise ratio of reconstructions in dB, (B,), of (B, 64, 64, 3) uint8 pictures."""
+    """Peak signal-to-noise ratio of reconstructions in dB, (B,), of (B, 64, 64, 3) uint8 images."""
     pixels = to_input(pictures)
     output = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
     return -10 * torch.log10(F.mse_loss(output / 2, pixels / 2, reduction="none").mean((1, 2, 3)))

@@ -36,8 +36,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
         return plugin_of(config)
     family = str(config.get("family") or "sd1")
     if family not in FAMILIES:
-        raise IncompatibleError(f"model {config.get('name')} is of the family {family}, and models of the families "
-                                f"{', '.join(FAMILIES)} can be loaded.")
+        raise IncompatibleError(f"model {config.get('name')} has family={family}; supported families: "
+                                f"{', '.join(FAMILIES)}.")
     return FAMILIES[family]
 
 

@@ -1,4 +1,4 @@
-"""What a family of models must tell the engine. The defaults are those of Stable Diffusion 1 and 2."""
+"""What a model family defines for the engine. The defaults are those of Stable Diffusion 1 and 2."""
 
 from __future__ import annotations
 
@@ -43,14 +43,15 @@ class DenoiserCall:
         if not rows:
             return self
         texts = [row.embeds.to(self.embeds.dtype).expand(n, *row.embeds.shape[-2:]) for row in rows]
-        more, own = len(rows), slice(cond, cond + n)
+        more, conditional = len(rows), slice(cond, cond + n)
         return replace(
             self,
             sample=torch.cat([self.sample, *[self.sample[:n]] * more]),
             timestep=self._wider_timestep(more, n),
             embeds=torch.cat([self.embeds, *texts]),
-            pooled=None if self.pooled is None else torch.cat([self.pooled, *_pooled_rows(self.pooled[own], rows)]),
-            per_row={key: torch.cat([value, *[value[own]] * more]) for key, value in self.per_row.items()},
+            pooled=None if self.pooled is None
+            else torch.cat([self.pooled, *_pooled_rows(self.pooled[conditional], rows)]),
+            per_row={key: torch.cat([value, *[value[conditional]] * more]) for key, value in self.per_row.items()},
         )
 
     def _wider_timestep(self, more: int, n: int) -> Any:
@@ -69,7 +70,7 @@ def _pooled_rows(cond: Tensor, rows: Sequence[ExtraRow]) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Batch:
-    """One pipeline call: `noise` (B, C, h, w) float32 on the CPU, and the generators that drew it, one an image."""
+    """One pipeline call: `noise` (B, C, h, w) float32 on the CPU, and the generators that drew it, one per image."""
 
     items: Sequence[ImageItem]
     bundle: EmbedBundle
@@ -85,16 +86,16 @@ class Family:
     """
 
     pipeline: ClassVar[str] = "StableDiffusionPipeline"  # its class in diffusers
-    decoder: ClassVar[str | None] = None  # the class of a second pipeline, which makes pictures of what the first draws
-    one_row_because: ClassVar[str] = "its guidance is distilled into it"  # said where it has no unconditional branch
+    decoder: ClassVar[str | None] = None  # the class of a second pipeline, which makes images of what the first draws
+    one_row_because: ClassVar[str] = "it is guidance-distilled"  # said where it has no unconditional branch
     modules: ClassVar[tuple[str, ...]] = ()  # where classes of its parts are, beside diffusers and transformers
     parts: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer", "vae")  # needed beside its denoiser
     part: ClassVar[str] = "unet"  # the attribute, and folder, of its denoiser
     roles: ClassVar[tuple[str, ...]] = ("uncond", "cond")  # order of the pipeline's rows under guidance
     prediction: ClassVar[str | None] = None  # null: as its scheduler says
     upcasts_vae: ClassVar[bool] = False  # the stock pipeline decodes a float16 VAE that asks for it in float32
-    t_unit: ClassVar[float] = 1  # training steps in one unit of the timestep that the denoiser is told
-    own_scheduler: ClassVar[bool] = False  # it samples with the pipeline's own scheduler and with no other
+    t_unit: ClassVar[float] = 1  # training steps per unit of the timestep that the denoiser gets
+    own_scheduler: ClassVar[bool] = False  # it samples only with the pipeline's own scheduler
     default_side: ClassVar[int | None] = None  # of its latents, where the denoiser's config says none
     without: ClassVar[Mapping[str, Any]] = {
         "feature_extractor": None, "safety_checker": None, "requires_safety_checker": False,
@@ -102,7 +103,7 @@ class Family:
 
     @property
     def has_negative_branch(self) -> bool:
-        """Say whether the pipeline runs an unconditional row beside the conditional one."""
+        """Return whether the pipeline runs an unconditional row beside the conditional one."""
         return "uncond" in self.roles
 
     def fit_scheduler(self, scheduler: Any) -> None:
@@ -170,7 +171,7 @@ class Family:
         return (prediction,)
 
     def check_size(self, config: Mapping[str, Any], size: int | str) -> None:
-        """Raise IncompatibleError where a model cannot draw images of a bench's size: pixels, or `row` for each own."""
+        """Raise IncompatibleError if a model cannot draw images of a bench's size: pixels, or `row` for each own."""
 
     def noise_shape(self, model: LoadedModel, height: int, width: int) -> tuple[int, int, int]:
         """Return (C, h, w) of the noise that an image of this size starts from."""
@@ -194,8 +195,8 @@ class Family:
     def texts(self, bundle: EmbedBundle) -> dict[str, Tensor | None]:
         """Return the embeddings by the names of the pipeline's arguments."""
         pooled = {"pooled_prompt_embeds": bundle.pooled_cond, "negative_pooled_prompt_embeds": bundle.pooled_uncond}
-        found = {"prompt_embeds": bundle.cond, "negative_prompt_embeds": bundle.uncond, **pooled}
-        return {key: value for key, value in found.items() if value is not None}
+        named = {"prompt_embeds": bundle.cond, "negative_prompt_embeds": bundle.uncond, **pooled}
+        return {key: value for key, value in named.items() if value is not None}
 
     def decode(self, model: LoadedModel, latents: Tensor, batch: Batch) -> np.ndarray:
         """Return the images (B, H, W, 3) in [0, 1] of latents, decoded as the pipeline does in the VAE's precision."""

@@ -1,4 +1,4 @@
-"""DeepFloyd IF, a cascade that draws pixels from T5 texts. Methods act on stage 1, which decides the content."""
+"""DeepFloyd IF, a pixel cascade conditioned on T5. Methods act on stage 1, which determines the content."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ class DeepFloydIF(Family):
 
     def check_size(self, config: Mapping[str, Any], size: int | str) -> None:
         if size != config["size"]:
-            raise IncompatibleError(f"model {config.get('name')} draws {config['size']} x {config['size']} pixels, and "
-                                    "no other size is possible at this stage.",
-                                    "Say bench.size=null, or choose model.stage=1 (64), 2 (256) or 3 (1024).")
+            raise IncompatibleError(f"model {config.get('name')} generates {config['size']} x {config['size']} pixels "
+                                    "at this stage, and no other size.",
+                                    "Set bench.size=null, or choose model.stage=1 (64), 2 (256) or 3 (1024).")
 
     def noise_shape(self, model: LoadedModel, height: int, width: int) -> tuple[int, int, int]:
         config = model.denoiser.config
@@ -97,7 +97,7 @@ class DeepFloydIF(Family):
         return pixels
 
     def decode(self, model: LoadedModel, latents: Tensor, batch: Batch) -> np.ndarray:
-        """Enlarge the first stage's pixels by the stages that are loaded; images go on with their own generators."""
+        """Enlarge the first stage's pixels by the stages that are loaded; images continue with their own generators."""
         pixels = latents
         for pipe, stage in zip(model.later, model.config.get("stages") or (), strict=True):
             told = {"num_inference_steps": stage["num_inference_steps"], "noise_level": stage["noise_level"],

@@ -1,4 +1,4 @@
-"""Flux: a transformer told T5's sequence and CLIP's pooled vector, with guidance distilled into it; flow matching."""
+"""Flux: a guidance-distilled transformer conditioned on T5's sequence and CLIP's pooled vector; flow matching."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T5_TOKENS = 512  # the stock pipeline's
 
 
 class Flux(Family):
-    """One row an image: there is no unconditional branch to guide by. The dev model reads each image's scale instead.
+    """One row per image: there is no unconditional branch to guide by. The dev model reads each image's scale instead.
 
     Its latents are 2 x 2 patches in a row (B, h w / 4, 4 C).
     """

@@ -1,4 +1,4 @@
-"""A model of a third party that diffusers has no pipeline of: `model.loader` names a class that derives from Plugin."""
+"""A third-party model without a diffusers pipeline: `model.loader` names a subclass of Plugin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Plugin(Family, ABC):
 
     pipeline: ClassVar[str] = ""
     own_scheduler: ClassVar[bool] = True
-    one_row_because: ClassVar[str] = "its package gives it none"
+    one_row_because: ClassVar[str] = "its package defines none"
 
     def missing(self, config: Mapping[str, Any]) -> str | None:
         """Return None when the model can be opened, else one line: what is missing and how to get it. Loads nothing."""
@@ -38,20 +38,20 @@ class Plugin(Family, ABC):
 
 
 def is_plugged(config: Mapping[str, Any]) -> bool:
-    """Say whether a model is opened by a package of its own."""
+    """Return whether a model is opened by a package of its own."""
     return bool(config.get("loader") or config.get("needs_loader"))
 
 
 def plugin_of(config: Mapping[str, Any]) -> Plugin:
-    """Return the plug-in that a config names. Raises HarnessError where it names none, or no plug-in."""
+    """Return the plug-in that a config names. Raises HarnessError if it names none, or no plug-in."""
     name, path = config.get("name"), config.get("loader")
     if not path:
-        raise MissingResourceError(f"model {name} needs a package of its own: {config.get('needs_loader')}",
-                                   "Say model.loader=<package.module.Class>, a class that derives from "
+        raise MissingResourceError(f"model {name} needs its own package: {config.get('needs_loader')}",
+                                   "Set model.loader=<package.module.Class>, a subclass of "
                                    "harness.models.families.Plugin.")
     kind = locate(path, f"model.loader of {name}")
     if not (isinstance(kind, type) and issubclass(kind, Plugin)):
-        raise IncompatibleError(f"model.loader={path} is no class that derives from harness.models.families.Plugin.")
+        raise IncompatibleError(f"model.loader={path} is not a subclass of harness.models.families.Plugin.")
     if kind.__abstractmethods__:
         raise IncompatibleError(f"model.loader={path} lacks {', '.join(sorted(kind.__abstractmethods__))}.")
     return kind()

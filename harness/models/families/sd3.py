@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: a transformer told the joint sequence of two CLIP encoders and T5; flow matching."""
+"""Stable Diffusion 3 and 3.5: a transformer conditioned on two CLIP encoders and T5 jointly; flow matching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two CLIP text encoders, pooled embeddings, and image sizes that the U-Net is told."""
+"""Stable Diffusion XL: two CLIP text encoders, pooled embeddings, and the U-Net is conditioned on image sizes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ class StableDiffusionXL(Family):
     without: ClassVar[Mapping[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
 
     def encode(self, model: LoadedModel, text: str) -> tuple[Tensor, Tensor | None]:
-        found = model.pipe.encode_prompt(text, device=model.device, do_classifier_free_guidance=False)
-        embeds, _, pooled, _ = found
+        encoded = model.pipe.encode_prompt(text, device=model.device, do_classifier_free_guidance=False)
+        embeds, _, pooled, _ = encoded
         return embeds[0], pooled[0]

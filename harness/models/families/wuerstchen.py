@@ -1,4 +1,4 @@
-"""Wuerstchen: a prior draws image embeddings from a text, a decoder draws the picture from them.
+"""Wuerstchen: a prior generates image embeddings from a text, a decoder the image from them.
 
 The hook is on the prior, where the text decides what is drawn; the decoder runs unguided, as the stock pipeline has it.
 """

@@ -78,5 +78,5 @@ document.addEventListener("keydown", event => {
 });
 document.getElementById("blur").addEventListener("change", show);
 document.getElementById("keys").textContent = data.ranked
-  ? "Click the images in order: first the one that shows it most." : "Keys: 1 yes, 0 no, x clear, arrows go back and on.";
+  ? "Click the images in order: first the one that shows it most." : "Keys: 1 yes, 0 no, x clear, arrows to move.";
 keep(); show();
