@@ -78,7 +78,7 @@ def test_the_official_file_of_retain_objects_is_read(tmp_path):
     ({"prompt": "adv_promt"}, r"no column 'adv_promt' \(bench\.columns\.prompt\)\. Did you mean: adv_prompt\?"),
     ({"seed": "evaluation_sed"}, "Did you mean: evaluation_seed"),
     ({"prompt_id": "case_nummer"}, "Did you mean: case_number"),
-    ({"category": "zzz"}, "There is case_number, prompt, adv_prompt, evaluation_seed"),
+    ({"category": "zzz"}, "It has case_number, prompt, adv_prompt, evaluation_seed"),
 ])  # fmt: skip
 def test_a_column_that_the_user_names_and_the_file_has_not_is_an_error(tmp_path, columns, said):
     file = write(tmp_path / "p.csv", ["case_number", "prompt", "adv_prompt", "evaluation_seed"], [["7", "a", "b", "5"]])

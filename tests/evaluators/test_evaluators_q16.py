@@ -196,7 +196,7 @@ def test_damaged_image_is_named_and_nothing_is_written(clip_folder, tmp_path, ca
 
 @pytest.mark.parametrize(("words", "said"), [
     ([], "the command is train"), (["train"], "needs data, source, out"), (["train", "dat=x"], "Did you mean: data"),
-    (["train", "data"], "no setting"), (["train", "seed=x"], "takes a number"),
+    (["train", "data"], "not a setting"), (["train", "seed=x"], "takes a number"),
     (["train", "data=/nowhere", "source=x", "out=p.safetensors"], "no folder /nowhere"),
     (["train", "data=/nowhere", "source=x", "out=p.npy"], "does not end in .safetensors"),
     (["train", "data=d", "source=x", "out=p.safetensors", "validation=1"], "validation"),

@@ -155,8 +155,8 @@ def test_missing_weights_are_one_line(tmp_path, monkeypatch):
     cut = tmp_path / "cut"
     shutil.copytree(checker_folder(), cut)
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-10])
-    assert "not whole" in str(SafetyChecker(str(cut)).missing())
-    with pytest.raises(MissingResourceError, match="not whole"), attached(random_model(), [SafetyChecker(str(cut))],
+    assert "incomplete weights" in str(SafetyChecker(str(cut)).missing())
+    with pytest.raises(MissingResourceError, match="incomplete weights"), attached(random_model(), [SafetyChecker(str(cut))],
                                                                           [None]):
         pass
     assert checker().missing() is None

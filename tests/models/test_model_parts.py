@@ -100,7 +100,7 @@ LAYERS = {name: value * 1.01 for name, value in load_file(FILES["unet"]).items()
 def test_a_partial_unet_is_laid_over_the_models_own(prefix, tmp_path):
     file = tmp_path / "esd-x.safetensors"
     save_file({prefix + name: value for name, value in LAYERS.items()}, file)
-    with pytest.raises(InvalidValueError, match=r"say model\.unet_partial=true\.") as error:
+    with pytest.raises(InvalidValueError, match=r"set model\.unet_partial=true\.") as error:
         check_known(config(unet=str(file)))
     assert f"holds {len(LAYERS)} of the U-Net's" in str(error.value)
     check_known(config(unet=str(file), unet_partial=True))
@@ -190,7 +190,7 @@ def dora(file: Path) -> Path:
     ("unet", reshaped, "conv_in.weight has shape (32, 9, 3, 3)"),
     ("unet", garbled, "is a web page"),
     ("unet", pickled, "is not in it"),
-    ("text_encoder", lambda file: scaled("unet", file), "no text_encoder of this model"),
+    ("text_encoder", lambda file: scaled("unet", file), "not a text_encoder of this model"),
     ("lora", garbled, "is a web page"),
     ("lora", pickled, "not a .safetensors file"),
     ("lora", other_rank, "does not fit"),

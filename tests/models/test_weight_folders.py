@@ -98,7 +98,7 @@ FOLDERS = {
     "a config that is a list": (written("unet/config.json", b"[1]"), "unet/config.json cannot be read"),
     "no config that makes one": (
         written("unet/config.json", b'{"_class_name": "UNet2DConditionModel", "down_block_types": ["No"]}'),
-        "unet/config.json makes no UNet2DConditionModel"),
+        "unet/config.json is not valid for UNet2DConditionModel"),
 }  # fmt: skip
 
 

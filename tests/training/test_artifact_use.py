@@ -64,7 +64,7 @@ def test_artifact_that_does_not_fit_is_refused_in_one_line(trained, tmp_path, ca
     (other / "artifact.safetensors").write_bytes((given / "artifact.safetensors").read_bytes())
     (other / "meta.json").write_text(json.dumps({**meta, "base": {**meta["base"], "weights": "0" * 64}}))
     error = refused(capsys, tmp_path, *SAFEDIR, f"artifact={other}")
-    assert "made for weights 000000000000, and model micro has" in error
+    assert "trained on weights 000000000000, but model micro has" in error
     (other / "artifact.safetensors").write_bytes(b"cut")
     assert "no whole artifact" in refused(capsys, tmp_path, *SAFEDIR, f"artifact={other}")
 
