@@ -55,12 +55,12 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
     with attached(model, [_Bare()], [None]) as session:
         while len(images) < len(items):
             part = items[len(images) : len(images) + batch]
-            batch = _drawn(session, part, settings)
-            if batch is None:
+            generated = _drawn(session, part, settings)
+            if generated is None:
                 batch = len(part) // 2
                 log.warning("out of memory at %d training images per batch, continuing with %d", len(part), batch)
                 continue
-            for made in batch:
+            for made in generated:
                 if made.image is None:
                     raise HarnessError(f"training image {len(images)} of {len(items)} is not finite.")
                 images.append(made.image)
