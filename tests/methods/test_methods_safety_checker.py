@@ -156,8 +156,8 @@ def test_missing_weights_are_one_line(tmp_path, monkeypatch):
     shutil.copytree(checker_folder(), cut)
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:-10])
     assert "incomplete weights" in str(SafetyChecker(str(cut)).missing())
-    with pytest.raises(MissingResourceError, match="incomplete weights"), attached(random_model(), [SafetyChecker(str(cut))],
-                                                                          [None]):
+    with pytest.raises(MissingResourceError, match="incomplete weights"), \
+            attached(random_model(), [SafetyChecker(str(cut))], [None]):
         pass
     assert checker().missing() is None
 

@@ -260,7 +260,8 @@ def test_a_damaged_artifact_is_made_again(cache, damage):
 def test_an_artifact_of_other_weights_is_refused(cache):
     (artifact,) = prepare_all(random_model(), [Maker()], cache)
     foreign = replace(artifact, meta=artifact.meta | {"base": {"weights": "0" * 64}})
-    with pytest.raises(IncompatibleError, match="but the loaded ones are"), attached(random_model(), [Maker()], [foreign]):
+    with pytest.raises(IncompatibleError, match="but the loaded ones are"), \
+            attached(random_model(), [Maker()], [foreign]):
         pass
     with pytest.raises(IncompatibleError, match="needs its trained artifact"), \
             attached(random_model(), [Maker()], [None]):
