@@ -42,10 +42,7 @@ def reproducible() -> Iterator[None]:
         yield
     finally:
         with _lock:
-            if len(_inside) > 1:
-                _inside.pop()
-            else:
-                _inside.pop().close()
+            _inside.pop().close()  # the last one out puts back what was
 
 
 _lock = threading.Lock()

@@ -142,14 +142,18 @@ def test_what_has_no_deterministic_form_is_said_and_trained_all_the_same(tmp_pat
     assert "is not bit-reproducible on this device: roll_cuda does not have" in caplog.text
 
 
-def test_errors_of_a_training_are_its_own(tmp_path):
+def test_errors_of_a_training_are_its_own_and_it_is_not_tried_again(tmp_path, caplog):
+    tries = []
+
     @dataclass(frozen=True)
     class Failing(OfOthers):
         def prepare(self, model, upstream, progress):
+            tries.append(1)
             raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         prepare_all(random_model(), [Failing()], ArtifactCache(tmp_path))
+    assert tries == [1] and not caplog.messages
 
 
 def test_prompts_of_q16_are_learned_by_one_thread(clip_folder, tmp_path, monkeypatch):
