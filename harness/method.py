@@ -99,6 +99,8 @@ class Method:
     weights_of: ClassVar[str | None] = None  # the part whose weights it overwrites or adds to
     replaces_weights: ClassVar[bool] = False  # all weights of that part: edits to its left are lost
     of_text_encoder: ClassVar[bool] = False  # its artifact means the same to every model of one text encoder
+    changes_nothing: ClassVar[bool] = False  # the bare model: no part of a list
+    if_trained_on_base: ClassVar[str | None] = None  # of one that may: the setting that trains it on the edited model
     edits_denoiser: ClassVar[bool] = True  # of a method that edits the model: its denoiser, not the text encoder alone
 
     @property
@@ -209,6 +211,10 @@ class Method:
         """Return `other`, a method to the right of this one, with those concepts replaced that this one publishes."""
         return other
 
+    def how_to_use(self) -> str:
+        """Return the hint for who uses this method alone, where it publishes concepts to methods on its right."""
+        return f"Put a method that has a concept to its right: method=[{self.name},...]."
+
     def rename_concepts(self, rename: Callable[[str], str]) -> Method:
         """Return this method with `rename` applied to every concept it names; duplicates are dropped."""
         concept = getattr(self, "concept", None)
@@ -246,12 +252,12 @@ def check_published(methods: Sequence[Method]) -> None:
         if not users:
             raise IncompatibleError(
                 f"method {method.name} publishes a concept that no method to its right uses: it would be the bare "
-                f"model under the name {method.name}.", f"Use method=[{method.name},sdd], and check method.replaces."
+                f"model under the name {method.name}.", method.how_to_use()
             )
-        blind = [user.name for user in users if user.trains and user.trains_on_base]
+        blind = [user for user in users if user.trains and user.trains_on_base]
         if blind:
-            raise IncompatibleError(f"method {blind[0]} trains on the bare model, which does not know the word that "
-                                    f"{method.name} publishes.", "Set method.on_edited=retrain.")
+            raise IncompatibleError(f"method {blind[0].name} trains on the bare model, which does not know the word "
+                                    f"that {method.name} publishes.", blind[0].if_trained_on_base)
 
 
 def check_composition(methods: Sequence[Method]) -> None:
@@ -262,7 +268,7 @@ def check_composition(methods: Sequence[Method]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise IncompatibleError(f"method {twice[0]} is given twice in {'+'.join(names)}.")
-    if len(methods) > 1 and any(method.kind == "none" for method in methods):
+    if len(methods) > 1 and any(method.changes_nothing for method in methods):
         raise IncompatibleError(f"method none is the base model and cannot be combined: {'+'.join(names)}.")
     for index, method in enumerate(methods):
         editors = [left.name for left in methods[:index] if left.overrides("embeds")]

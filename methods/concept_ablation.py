@@ -10,7 +10,7 @@ noise as the prior's target where ours get the velocity; pictures, frames and ma
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,13 +22,13 @@ from harness.errors import InvalidValueError
 from harness.method import Artifact, Progress, Trained
 from harness.models.conditions import condition
 from harness.models.loaded import SCHEDULERS
-from harness.training.fine_tuning import FineTuned, WorkingCopy, check_concepts, optimise, parameter_names
+from harness.training.fine_tuning import FineTuned, ParameterSet, WorkingCopy, check_concepts, optimise
+from harness.training.frozen import frozen_denoiser
+from harness.training.generated_images import Wish, own_images
 from harness.training.loop_memory import Carried
-from harness.training.own_images import Wish, own_images
 from harness.training.prompts import (
     derived_seed,
     file_hash,
-    frozen_denoiser,
     missing_file,
     read_lines,
     read_prompts,
@@ -44,6 +44,7 @@ from methods.anchor_images import (
     masked_error,
     sampled_by,
 )
+from methods.parameter_sets import PARAMETER_SETS
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -107,6 +108,7 @@ class ConceptAblation(FineTuned):
     name: str = "concept_ablation"
 
     kind: ClassVar[str] = "concept_ablation"
+    parameter_sets: ClassVar[Mapping[str, ParameterSet]] = PARAMETER_SETS
     version: ClassVar[int] = 2  # 2: the release's loss, gradient, draws and pictures
 
     def __post_init__(self) -> None:
@@ -178,7 +180,7 @@ class ConceptAblation(FineTuned):
         # Which picture is ablated in where which is the prior's: drawn once, as the release shuffles its list.
         partner = torch.randperm(self.images, generator=generator)
         with frozen_denoiser(model), begin_token_detached(model.denoiser):
-            copy = WorkingCopy(model, parameter_names(model.denoiser, self.parameters))
+            copy = WorkingCopy(model, self.parameter_names(model.denoiser))
             order = torch.full((self.images + self.batch,), -1)
             picks = self._picks(generator, order)
 

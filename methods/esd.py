@@ -8,7 +8,7 @@ drawn, as by the stock pipeline, from zeroed unconditional embeddings (esd_sdxl.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -19,6 +19,7 @@ from harness.method import Artifact, Progress, Trained
 from harness.models.conditions import Condition, unconditional
 from harness.training.fine_tuning import (
     FineTuned,
+    ParameterSet,
     PartialDenoising,
     Stop,
     WorkingCopy,
@@ -28,10 +29,11 @@ from harness.training.fine_tuning import (
     embed,
     frozen_denoise,
     optimise,
-    parameter_names,
 )
+from harness.training.frozen import frozen_denoiser
 from harness.training.loop_memory import Carried
-from harness.training.prompts import derived_seed, frozen_denoiser
+from harness.training.prompts import derived_seed
+from methods.parameter_sets import PARAMETER_SETS
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -88,6 +90,7 @@ class ESD(FineTuned):
     name: str = "esd"
 
     kind: ClassVar[str] = "esd"
+    parameter_sets: ClassVar[Mapping[str, ParameterSet]] = PARAMETER_SETS
 
     def __post_init__(self) -> None:
         if self.preset not in tuple(PRESETS):
@@ -117,7 +120,7 @@ class ESD(FineTuned):
 
         generator = torch.Generator().manual_seed(derived_seed("esd", self.seed))
         with frozen_denoiser(model):
-            copy = WorkingCopy(model, parameter_names(model.denoiser, self.parameters))
+            copy = WorkingCopy(model, self.parameter_names(model.denoiser))
             losses = optimise(copy, self, partial(self._loss, model, copy, generator), progress,
                               carried=Carried(generator))
         return Trained(copy.deltas(), {"losses": losses})

@@ -25,11 +25,12 @@ from harness.evaluators.clip import ClipSource
 from harness.lib.wanted import Download
 from harness.method import Artifact, Export, Method, Progress, Refusal, Trained
 from harness.records import ImageItem
-from harness.training.feedback import Feedback, ImageFiles, feedback_hash, missing_feedback, read_feedback
-from harness.training.fine_tuning import check_concepts, check_family, check_finite
-from harness.training.learned_tokens import soft_tokens, token_text
+from harness.training.fine_tuning import check_concepts, check_finite
 from harness.training.prompts import derived_seed
-from harness.training.textual_inversion import TokenTrainer, TokenTraining
+from harness.training.weight_edits import check_family
+from methods.hfi_feedback import Feedback, ImageFiles, feedback_hash, missing_feedback, read_feedback
+from methods.hfi_inversion import TokenTrainer, TokenTraining
+from methods.hfi_tokens import soft_tokens, token_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,13 +171,16 @@ class SoftConcept(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        check_family(self.name, model_config)
+        check_family(self.name, model_config, "one CLIP text encoder that learns a word")  # SDXL has two
 
     def publish(self, other: Method) -> Method:
         def rename(concept: str) -> str:
             return self.token if self.replaces is None or concept in self.replaces else concept
 
         return other.rename_concepts(rename)
+
+    def how_to_use(self) -> str:
+        return f"Use method=[{self.name},sdd], and check method.replaces."
 
     def prompts(self, items: Sequence[ImageItem]) -> Sequence[ImageItem | Refusal]:
         name = self._token_name

@@ -12,11 +12,11 @@ from harness.evaluators.clip import ClipSource
 from harness.lib.targets import build
 from harness.method import Progress
 from harness.records import GenerationSettings, ImageItem, ImageKey, ScoreItem, Verdict
-from harness.training.feedback import Feedback
 from harness.training.fine_tuning import check_concepts
 from harness.training.prompts import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
 from harness.training.weight_edits import check_guided
 from methods.hfi import SoftConcept
+from methods.hfi_feedback import Feedback
 
 if TYPE_CHECKING:
     import numpy as np

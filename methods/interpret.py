@@ -21,19 +21,19 @@ from harness.errors import InvalidValueError
 from harness.lib.weights import sha256_of
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.records import ImageItem
-from harness.training.bottleneck import (
+from harness.training.closed_form import check_texts
+from harness.training.generated_images import Wish, own_images
+from harness.training.loop_memory import CHECKPOINT
+from harness.training.prompts import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
+from harness.training.published import checkpoint_path
+from harness.training.weight_edits import UNETS, check_family, check_fit, check_guided
+from methods.interpret_direction import (
     LatentDirectionTrainer,
     bottleneck_channels,
     bottleneck_edited,
     bottleneck_shape,
     encoded,
 )
-from harness.training.closed_form import check_texts
-from harness.training.loop_memory import CHECKPOINT
-from harness.training.own_images import Wish, own_images
-from harness.training.prompts import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
-from harness.training.published import checkpoint_path
-from harness.training.weight_edits import UNETS, check_family, check_fit, check_guided
 from methods.published_directions import NAMES, check_columns, read_vectors
 
 if TYPE_CHECKING:

@@ -15,3 +15,4 @@ class NoMethod(Method):
     name: str = "none"
 
     kind: ClassVar[str] = "none"
+    changes_nothing: ClassVar[bool] = True

@@ -30,7 +30,7 @@ def adversarial(C: Tensor, S: Tensor, F: Tensor, lam_r: float) -> Tensor:
     import torch
 
     identity = torch.eye(len(S), dtype=torch.float64, device=S.device)
-    return C.double() @ solved(lam_r * identity + F.T @ S @ F, F.T @ S).T
+    return C.double() @ solved(lam_r * identity + F.T @ S @ F, F.T @ S, "method.lam_r").T
 
 
 @dataclass(frozen=True)

@@ -22,19 +22,13 @@ from harness.lib.weights import sha256_of
 from harness.method import Artifact, EmbedBundle, Export, Method, Progress, StepContext, Trained, scaled_calls
 from harness.models.text_encoder_identity import text_shape
 from harness.records import ImageItem
-from harness.training.embedding_direction import (
-    CATEGORY,
-    DirectionTrainer,
-    SafeDirTraining,
-    check_window,
-    direction,
-    in_window,
-)
+from harness.sampling.windows import check_window, in_window
 from harness.training.loop_memory import CHECKPOINT
 from harness.training.prompts import derived_seed, missing_prompts
 from harness.training.published import checkpoint_path
 from harness.training.weight_edits import UNETS, check_family, check_fit, check_guided
 from methods.published_directions import direction_shape, read_direction
+from methods.safedir_direction import CATEGORY, DirectionTrainer, SafeDirTraining, direction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,6 +102,7 @@ class SafeDir(Method):
 
     kind: ClassVar[str] = "safedir"
     of_text_encoder: ClassVar[bool] = True
+    if_trained_on_base: ClassVar[str | None] = "Set method.on_edited=retrain."
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:

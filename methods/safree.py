@@ -19,7 +19,7 @@ from harness.checks import check_choice, check_integer, check_number, texts_of
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext, scaled_calls
 from harness.records import ImageItem
-from harness.training.embedding_direction import check_window, in_window
+from harness.sampling.windows import check_window, in_window
 from harness.training.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ README says 3, as does the config.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,6 +19,7 @@ from harness.method import Artifact, Progress, Trained
 from harness.models.conditions import unconditional
 from harness.training.fine_tuning import (
     FineTuned,
+    ParameterSet,
     PartialDenoising,
     WorkingCopy,
     check_concepts,
@@ -26,10 +27,11 @@ from harness.training.fine_tuning import (
     draw_stop,
     embed,
     optimise,
-    parameter_names,
 )
+from harness.training.frozen import frozen_denoiser
 from harness.training.loop_memory import Carried
-from harness.training.prompts import derived_seed, frozen_denoiser
+from harness.training.prompts import derived_seed
+from methods.parameter_sets import PARAMETER_SETS
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -72,6 +74,7 @@ class SDD(FineTuned):
     name: str = "sdd"
 
     kind: ClassVar[str] = "sdd"
+    parameter_sets: ClassVar[Mapping[str, ParameterSet]] = PARAMETER_SETS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,7 +100,7 @@ class SDD(FineTuned):
 
         generator = torch.Generator().manual_seed(derived_seed("sdd", self.seed))
         with frozen_denoiser(model):
-            names = parameter_names(model.denoiser, self.parameters)
+            names = self.parameter_names(model.denoiser)
             student, teacher = WorkingCopy(model, names), WorkingCopy(model, names)
             losses = optimise(student, self, lambda step: self._loss(model, student, teacher, step, generator),
                               progress, lambda: teacher.follow(student, self.ema_decay),

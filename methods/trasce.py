@@ -154,7 +154,7 @@ def distance(ctx: StepContext, part: slice, cond: Condition | Tensor, concept: C
     """
     import torch
 
-    from harness.sampling.denoiser import predict_epsilon
+    from harness.sampling.prediction_types import predict_epsilon
 
     model, z = ctx.model, ctx.z[part]
     scheduler, roles, items, n = model.pipe.scheduler, model.roles, model.items, len(z)

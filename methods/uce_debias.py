@@ -22,7 +22,7 @@ from harness.evaluators.clip import Clip, ClipSource
 from harness.lib.wanted import Download
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.training.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
-from harness.training.own_images import Wish, own_images
+from harness.training.generated_images import Wish, own_images
 from harness.training.prompts import derived_seed
 from harness.training.weight_edits import UNETS, check_family, check_guided, deltas_added, unet_export
 

@@ -6,7 +6,7 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from harness.lib.progress import duration
+from harness.lib.formatting import duration
 from harness.models.loading import placement_problem
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from harness.cells.store import CellStore, attempt_id
 from harness.checks import check_label, user_path
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.lib.atomic import free_space, write_atomic
+from harness.lib.formatting import size
 from harness.lib.hashing import file_hash
 from harness.lib.image_files import ImageFolder, image_folder
-from harness.lib.progress import size
 from harness.lib.table_file import Table
 from harness.records import CellSpec, GenerationSettings, ImageKey, ImageRow, PromptRow, Status
 

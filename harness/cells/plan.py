@@ -21,8 +21,8 @@ from harness.cells.reference import reference_problem
 from harness.cells.store import CellStore, free_space
 from harness.errors import HarnessError, MissingResourceError
 from harness.evaluator import CompositeEvaluator, Evaluator
+from harness.lib.formatting import counted, duration, size
 from harness.lib.hub_cache import has_token
-from harness.lib.progress import counted, duration, size
 from harness.lib.reading import UnreadableFileError, read_json
 from harness.lib.streams import cell_text
 from harness.lib.targets import build

@@ -5,42 +5,35 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from harness.lib.paths import PACKAGE
 from harness.records import ImageRow, Status
 
-PACKAGES = (
-    "responsible-t2i-harness",
-    "torch",
-    "torchvision",
-    "diffusers",
-    "transformers",
-    "ray",
-    "hydra-core",
-    "omegaconf",
-    "wandb",
-    "nudenet",
-    "onnxruntime",
-    "open_clip_torch",
-    "clean-fid",
-    "lpips",
-    "numpy",
-    "pillow",
-    "pyarrow",
-    "safetensors",
-)
+DISTRIBUTION = "responsible-t2i-harness"
+PACKAGES = (DISTRIBUTION, "torch", "torchvision", "diffusers", "transformers", "onnxruntime", "numpy", "pillow",
+            "safetensors")
+
+
+def required_packages() -> list[str]:
+    """Return what the installed harness requires, as its metadata says, evaluators' packages among them."""
+    try:
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return []
+    return [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in lines if "extra ==" not in line]
 
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages that can change a number; `missing` where not installed."""
     found = {}
-    for name in PACKAGES:
+    for name in dict.fromkeys((*PACKAGES, *required_packages())):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

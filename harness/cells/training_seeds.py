@@ -45,7 +45,7 @@ def with_training_seeds(jobs: Sequence[Job]) -> list[Job]:
              for job, count in zip(jobs, counts, strict=True)]
     if all(len(own) == 1 for own in found):
         raise IncompatibleError(f"training_seeds={max(counts)} changes nothing: {', '.join(unvaried(jobs))} train with "
-                                "no seed.", "Leave it out, or add a method that does, such as safedir.")
+                                "no seed.", "Leave it out, or add a method that does.")
     return [job for own in found for job in own]
 
 

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from harness.checks import user_path
 from harness.cli.answering import answer
 from harness.errors import InvalidValueError, MissingResourceError
-from harness.lib.progress import duration, size
+from harness.lib.formatting import duration, size
 from harness.lib.reading import parse_yaml
 from harness.lib.streams import PlainConsole, cell_text, prepare_streams
 from harness.lib.tensor_headers import header_of, shown

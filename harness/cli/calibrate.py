@@ -80,7 +80,7 @@ def read_request(words: Sequence[str]) -> Request:
     for word in arguments.overrides:
         key, equals, value = word.partition("=")
         if not equals:
-            raise HarnessError(f"'{word}' is not a setting.", "Write name=value, such as evaluator=nudenet.")
+            raise HarnessError(f"'{word}' is not a setting.", "Write name=value, such as data=labelled.")
         if key.startswith("evaluator."):
             passed_on.append(word)
         elif key in SETTINGS:
@@ -108,7 +108,7 @@ def calibrate(request: Request) -> Calibration:
     made = tree.made
     if not isinstance(made, Evaluator) or made.kind != "verdict":
         raise InvalidValueError(f"evaluator {request.evaluator} gives no verdicts: there is nothing to calibrate.",
-                                "Name one that says safe or unsafe, such as nudenet or q16.")
+                                "Name one that says safe or unsafe.")
     _check_ready(tree, request)
     data = read_labelled(request.data)
     fingerprint = tree.fingerprint

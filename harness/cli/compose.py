@@ -107,7 +107,7 @@ def _group_options(group: str, search: Sequence[str]) -> list[str]:
 
 def _parse(word: str) -> Override:
     if "=" not in word:
-        raise HarnessError(f"'{word}' is not a setting.", "Write name=value, such as method=safedir.")
+        raise HarnessError(f"'{word}' is not a setting.", "Write name=value, such as limit=4.")
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:

@@ -144,7 +144,7 @@ def draw_images(request: Request) -> int:
     import torch
 
     from harness.models.loading import load_model, missing
-    from harness.training.own_images import Wish, own_images
+    from harness.training.generated_images import Wish, own_images
 
     (job,) = compose_jobs(request.words, False, request.config_dirs)
     problem = missing(job.model)

@@ -126,7 +126,7 @@ def _parse(words: Sequence[str]) -> _Request:
     own = [f"evaluators=[{names}]"] if names else []
     place = user_path("baseline", baseline).absolute() if baseline else None
     unattacked = user_path("before", before).absolute() if before else None
-    return _Request(folders, (*kept, *own, "method=none", "model=micro"), of_folder, labels, place, unattacked,
+    return _Request(folders, (*kept, *own, "method=none"), of_folder, labels, place, unattacked,
                     unquoted(column) if column else None, bool(names), arguments.config_dirs)
 
 
@@ -310,7 +310,7 @@ class _Benches(dict[str, Mapping[str, Any]]):
     def get(self, name: str, default: Any = None) -> Any:
         if name not in self:
             try:
-                words = [f"bench={name}", "method=none", "model=micro"]
+                words = [f"bench={name}", "method=none"]
                 self[name] = compose_jobs(words, False, self._config_dirs)[0].bench
             except HarnessError:
                 return default

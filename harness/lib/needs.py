@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.lib.downloads import fetch_url
+from harness.lib.formatting import size
 from harness.lib.hub import RemoteFile, Repository, fetch, remember_revision
 from harness.lib.hub_cache import hub_cache
-from harness.lib.progress import size
 from harness.lib.wanted import UrlFile
 
 

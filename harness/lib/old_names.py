@@ -22,7 +22,7 @@ _MOVED = {
                "report.label_page=label_page score"),
     "evaluators": "scoring",
     "lib": ("absolute arrays build=targets downloads ending evaluators.weights=weights hub "
-               "image_files lease machine needs paths pictures=image_files progress reading reproducible "
+               "image_files lease machine needs paths pictures=image_files reading reproducible "
                "sources=wanted streams table_file table_formats table_text table_values "
                "targets=trusted_targets tensor_headers torch_headers"),
     "models": ("conditions families fetch_models=downloads ldm_names lora model_checks=checks "
@@ -33,20 +33,31 @@ _MOVED = {
                "families.wuerstchen=wuerstchen"),
     "pool": "at_work holding judging worker",
     "report": "published=published_numbers",
-    "sampling": "batches denoiser forwards=patching generate=session",
+    "sampling": "batches forwards=patching generate=session",
     "training": ("checkpoints=published closed_form embedding_direction feedback finetune=fine_tuning "
                "interruption=loop_memory inversion=textual_inversion latent_direction=bottleneck "
                "own_images soft_token=learned_tokens weight_edits"),
+}
+# What has moved on since there are rooms, by its name of then.
+_SINCE = {
+    "harness.training.bottleneck": ("methods.interpret_direction",),
+    "harness.training.embedding_direction": ("methods.safedir_direction", "harness.sampling.windows"),
+    "harness.training.feedback": ("methods.hfi_feedback",),
+    "harness.training.learned_tokens": ("methods.hfi_tokens", "harness.training.frozen"),
+    "harness.training.own_images": ("harness.training.generated_images",),
+    "harness.training.textual_inversion": ("methods.hfi_inversion",),
 }
 # What was one module and is several.
 _PARTED = {
     "artifacts": ("training.artifact_files", "sampling.artifact_content", "training.artifacts"),
     "compose": ("cells.job", "cli.compose"),
+    "denoiser": ("sampling.denoiser", "sampling.prediction_types"),
     "features": ("evaluators.identity", "cells.features"),
     "files": ("checks", "lib.atomic"),
     "leaderboard": ("report.leaderboard", "cli.leaderboard"),
     "model_files": ("lib.hub_cache", "models.folder"),
     "prefetch": ("cells.fetching", "cli.prefetch"),
+    "progress": ("lib.progress", "lib.formatting"),
     "reporting": ("summary", "cells.scored", "report.write"),
     "settings": ("checks", "cells.settings"),
     "tasks": ("records", "pool.tasks"),
@@ -61,8 +72,9 @@ def _places() -> dict[str, tuple[str, ...]]:
     for room, names in _MOVED.items():
         for name in names.split():
             former, _, present = name.partition("=")
-            by_name[f"harness.{former}"] = (f"harness.{room}.{present or former}",)
-    return by_name
+            place = f"harness.{room}.{present or former}"
+            by_name[f"harness.{former}"] = _SINCE.get(place, (place,))
+    return by_name | _SINCE
 
 
 MODULES = _places()

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from harness.errors import printable
+from harness.lib.formatting import duration
 from harness.lib.streams import say
 
 PLAIN_INTERVAL = 10.0  # seconds between plain lines of one cell
@@ -143,28 +144,3 @@ class Board:
 
     def _print(self, text: str) -> None:
         say(self.console, f"{self.title} {text}")
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: `1 cell`, `2 cells`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def duration(seconds: float | None) -> str:
-    """Format seconds for people: `12 s`, `3 min`, `2.5 h`; `unknown` for None or NaN."""
-    if seconds is None or seconds != seconds:
-        return "unknown"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def size(count: float | None) -> str:
-    """Format bytes for people."""
-    if count is None:
-        return "unknown"
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

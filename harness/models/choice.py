@@ -11,7 +11,7 @@ from harness.errors import InvalidValueError, MissingResourceError, unknown_name
 from harness.lib.hub_cache import cached_snapshot
 from harness.lib.tensor_headers import FileFault
 from harness.lib.weights import PACKAGE_PREFIX
-from harness.models.families import FAMILIES, Family, family_of, is_plugged
+from harness.models.families import ALIASES, FAMILIES, Family, family_of, is_plugged
 from harness.models.folder import (
     folder_problem,
     has_variant,
@@ -26,11 +26,8 @@ from harness.models.weight_files import read_json
 
 Config = Mapping[str, Any]
 
-# The same files under another name: SLD's own pipeline is Stable Diffusion with a guidance of its own.
-SAME_FILES = {"StableDiffusionPipelineSafe": "StableDiffusionPipeline"}
 OWN_PARTS = ("unet", "text_encoder", "lora")  # settings that name the user's own files
 MAX_BLOCKS = 16  # of a VAE, each but one of which halves the image
-SD2_WIDTH = 1024  # of the text encoder, OpenCLIP ViT-H/14; Stable Diffusion 1 reads CLIP ViT-L/14, 768 wide
 
 
 @dataclass(frozen=True)
@@ -141,9 +138,9 @@ def _family(config: Config, folder: Path) -> str:
     fitting = [family for family, known in FAMILIES.items() if known.pipeline == name]
     if not fitting:
         raise InvalidValueError(unknown_pipeline(config, name))
-    if fitting == ["sd1", "sd2"]:
+    if len(fitting) > 1:
         width = _setting(folder / "text_encoder", "hidden_size")
-        return "sd2" if width == SD2_WIDTH else "sd1"
+        return next((family for family in fitting if FAMILIES[family].text_width == width), fitting[0])
     return fitting[0]
 
 
@@ -171,7 +168,7 @@ def _setting(part: Path, key: str) -> Any:
 def pipeline_name(folder: Path) -> str | None:
     """Return the pipeline class that loads a folder, by the name that the engine uses; None if it does not say."""
     name = pipeline_class(folder)
-    return SAME_FILES.get(name, name) if name else None
+    return ALIASES.get(name, name) if name else None
 
 
 def unknown_pipeline(config: Config, name: str | None) -> str:

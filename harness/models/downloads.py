@@ -7,12 +7,12 @@ from fnmatch import fnmatch
 from typing import Any
 
 from harness.errors import InvalidValueError, MissingResourceError
-from harness.lib.hub import MIRRORS, GoneError, RemoteFile, Repository, fetch, look_up, page_of
+from harness.lib.formatting import size
+from harness.lib.hub import GoneError, RemoteFile, Repository, fetch, look_up, page_of
 from harness.lib.needs import Need
-from harness.lib.progress import size
 from harness.lib.reading import read_json
-from harness.models.choice import SAME_FILES, Candidate, candidates, settled, unknown_pipeline
-from harness.models.families import FAMILIES
+from harness.models.choice import Candidate, candidates, settled, unknown_pipeline
+from harness.models.families import ALIASES, FAMILIES, MIRRORS
 from harness.models.folder import UNUSED_PARTS, is_folder_source
 from harness.models.loading import missing, missing_pipeline
 from harness.models.stages import stages_of
@@ -54,7 +54,7 @@ def _first_there(model: Config) -> Repository:
     tried: list[Candidate] = candidates(model)
     for candidate in tried:
         try:
-            return look_up(candidate.source, candidate.revision)
+            return look_up(candidate.source, candidate.revision, mirrors=MIRRORS)
         except GoneError:
             if candidate == tried[-1] and len(tried) == 1:
                 raise
@@ -106,7 +106,7 @@ def model_files(
 
 def _check_class(index: Any, name: str, kinds: Sequence[str]) -> None:
     kind = index.get("_class_name") if isinstance(index, dict) else None
-    if kind and (not isinstance(kind, str) or SAME_FILES.get(kind, kind) not in kinds):
+    if kind and (not isinstance(kind, str) or ALIASES.get(kind, kind) not in kinds):
         raise InvalidValueError(unknown_pipeline({"name": name}, str(kind)[:100]))
 
 

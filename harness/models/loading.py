@@ -12,7 +12,7 @@ from harness.lib.hub_cache import has_token, is_offline
 from harness.lib.weights import PACKAGE_PREFIX
 from harness.models.checks import check_known
 from harness.models.choice import OWN_PARTS, settled
-from harness.models.families import Family, family_of, is_plugged, plugin_of
+from harness.models.families import Family, family_name, family_of, is_plugged, plugin_of
 from harness.models.folder import folder_fingerprint, folder_problem, has_variant, is_folder_source, model_folder
 from harness.models.loaded import SCHEDULERS, LoadedModel, make_scheduler
 from harness.models.own_parts import PARTIAL, fingerprint_with, own_parts_identity, put_own_parts
@@ -156,7 +156,7 @@ def load_model(config: Config, device: str = "cpu") -> LoadedModel:
     return LoadedModel(
         pipe=pipe,
         config=config,
-        family=str(config.get("family", "sd1")),
+        family=family_name(config),
         prediction_type=family.prediction or str(config.get("prediction_type")
                                                  or pipe.scheduler.config.prediction_type),
         device=torch.device(device),

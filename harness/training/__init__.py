@@ -6,10 +6,11 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Find what was here when this room was one file, about training prompts."""
+    """Find what was here when this room was one file, about training prompts and a frozen denoiser."""
     from importlib import import_module
 
-    module = None if name.startswith("_") else import_module(f"{__name__}.prompts")
-    if module is None or not hasattr(module, name):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(module, name)
+    for part in ("prompts", "frozen") if not name.startswith("_") else ():
+        module = import_module(f"{__name__}.{part}")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

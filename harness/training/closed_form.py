@@ -29,8 +29,11 @@ def edit_matrix(C: Tensor, G: Tensor, P: Tensor, a: float, b: float, lam: float)
     return solved(M, a * C.T @ (G - C)).T
 
 
-def solved(M: Tensor, A: Tensor) -> Tensor:
-    """Return M^-1 A for a symmetric M (D, D). Raises InvalidValueError if M is singular."""
+def solved(M: Tensor, A: Tensor, setting: str = "method.lam") -> Tensor:
+    """Return M^-1 A for a symmetric M (D, D). Raises InvalidValueError if M is singular.
+
+    `setting` names the one that makes M regular.
+    """
     import torch
 
     if not torch.isfinite(M).all():
@@ -38,7 +41,7 @@ def solved(M: Tensor, A: Tensor) -> Tensor:
     values = torch.linalg.eigvalsh(M)
     if values[0] <= SINGULAR * values[-1]:
         raise InvalidValueError("the closed form has a singular matrix: its concepts do not span the embedding space.",
-                                "Set method.lam (rece: and method.lam_r) above 0.")
+                                f"Set {setting} above 0.")
     return torch.linalg.solve(M, A)
 
 

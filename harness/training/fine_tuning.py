@@ -32,41 +32,32 @@ SUFFIX = ".delta"
 DRAWN = ("method.concept", "method.texts")  # settings whose texts a training draws
 
 
+ParameterSet = Callable[[Any], list[str]]  # denoiser -> names of its parameters, in the module's order
+
+
+def named(chosen: Callable[[str], bool]) -> ParameterSet:
+    """Return the set of the parameters whose names are `chosen`."""
+    return lambda denoiser: [name for name, _ in denoiser.named_parameters() if chosen(name)]
+
+
 def _timeless(name: str) -> bool:
     return not name.startswith("conv_out.") and "time_embed" not in name
 
 
-# By parameter name, as in SDD's released code; TYPED also ask for the module's type.
-TYPED = ("esd_u", "esd_all")
-PARAMETER_SETS: dict[str, Callable[[str], bool]] = {
-    "full": lambda name: True,
-    "xattn": lambda name: "attn2" in name,  # ESD-x
-    "noxattn": lambda name: "attn2" not in name and _timeless(name),  # ESD-u as SDD's repository reads it
-    "esd_u": lambda name: "attn2" not in name,  # ESD-u of ESD's current repository: see `parameter_names`
-    "esd_all": lambda name: True,  # ESD-all: every Linear and Conv2d
-    "x_strict": lambda name: "attn2.to_k" in name or "attn2.to_v" in name,  # ESD-x-strict
-    "selfattn": lambda name: "attn1" in name,
-    "attn": lambda name: "attn1" in name or "attn2" in name,
-    "notime": _timeless,
+PARAMETER_SETS: Mapping[str, ParameterSet] = {
+    "full": named(lambda name: True),
+    "xattn": named(lambda name: "attn2" in name),
+    "noxattn": named(lambda name: "attn2" not in name and _timeless(name)),
+    "x_strict": named(lambda name: "attn2.to_k" in name or "attn2.to_v" in name),
+    "selfattn": named(lambda name: "attn1" in name),
+    "attn": named(lambda name: "attn1" in name or "attn2" in name),
+    "notime": named(_timeless),
 }
 
 
-def parameter_names(denoiser: Any, which: str) -> list[str]:
-    """Return the names of a parameter set, in the module's order. Raises IncompatibleError when it is empty.
-
-    ESD's repository takes Linear and Conv2d only and, on SDXL, those of blocks without embeddings of time.
-    """
-    import torch
-
-    chosen = PARAMETER_SETS[check_choice("parameters", which, tuple(PARAMETER_SETS))]
-    names = [name for name, _ in denoiser.named_parameters() if chosen(name)]
-    if which in TYPED:
-        kinds = (torch.nn.Linear, torch.nn.Conv2d)
-        owned = {f"{path}.{name}" for path, module in denoiser.named_modules() if isinstance(module, kinds)
-                 for name, _ in module.named_parameters(recurse=False)}
-        names = [name for name in names if name in owned]
-        if getattr(denoiser.config, "addition_embed_type", None) == "text_time":
-            names = [name for name in names if "block" in name and "emb" not in name]
+def parameter_names(denoiser: Any, which: str, sets: Mapping[str, ParameterSet] = PARAMETER_SETS) -> list[str]:
+    """Return the names of a parameter set, in the module's order. Raises IncompatibleError when it is empty."""
+    names = sets[check_choice("parameters", which, tuple(sets))](denoiser)
     if not names:
         raise IncompatibleError(f"this denoiser has no parameters in the set {which}.")
     return names
@@ -153,7 +144,7 @@ class Stop:
 
 
 def timestep_bin(k: int, steps: int, total: int) -> range:
-    """Return the timesteps that k of `steps` denoising steps have reached, of `total` (ESD's and SDD's code)."""
+    """Return the timesteps that k of `steps` denoising steps have reached, of `total`."""
     return range(round((1 - (k + 1) / steps) * total), round((1 - k / steps) * total))
 
 
@@ -237,16 +228,11 @@ def check_concepts(value: Any, setting: str = "method.concept") -> tuple[str, ..
     return concepts
 
 
-def check_family(name: str, model_config: Mapping[str, Any]) -> None:
-    """Raise IncompatibleError for models to whose text encoder a word cannot be taught: SDXL has two of them."""
-    weight_edits.check_family(name, model_config, "one CLIP text encoder that learns a word")
-
-
 @dataclass(frozen=True, kw_only=True)
 class FineTuned(Method):
     """A method whose artifact is a change of denoiser weights, learned in float32.
 
-    `parameters` names a set of `PARAMETER_SETS`. `strength` scales the change; zero is the base model. `weight_decay`
+    `parameters` names one of its `parameter_sets`. `strength` scales the change; zero is the base model. `weight_decay`
     zero makes AdamW Adam; `max_grad_norm` zero switches clipping off, null too unless a preset says otherwise.
     """
 
@@ -261,9 +247,10 @@ class FineTuned(Method):
 
     edits_model: ClassVar[bool] = True
     weights_of: ClassVar[str | None] = "U-Net"
+    parameter_sets: ClassVar[Mapping[str, ParameterSet]] = PARAMETER_SETS
 
     def __post_init__(self) -> None:
-        check_choice("method.parameters", self.parameters, tuple(PARAMETER_SETS))
+        check_choice("method.parameters", self.parameters, tuple(self.parameter_sets))
         for name, low, high in (("iterations", 1, 1_000_000), ("batch", 1, 1024), ("seed", 0, 2**64 - 1)):
             check_integer(f"method.{name}", getattr(self, name), low, high)
         for setting, floor, ceiling in (("learning_rate", 1e-12, 10), ("weight_decay", 0, 10), ("strength", 0, 10)):
@@ -284,7 +271,11 @@ class FineTuned(Method):
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:
         super().check(model_config, guidance_scale)
-        weight_edits.check_family(self.name, model_config, "a U-Net of Stable Diffusion", weight_edits.UNETS)
+        weight_edits.check_family(self.name, model_config, "a U-Net on latents", weight_edits.UNETS)
+
+    def parameter_names(self, denoiser: Any) -> list[str]:
+        """Return the names of the parameters that it trains, in the module's order."""
+        return parameter_names(denoiser, self.parameters, self.parameter_sets)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         return applied_deltas(model.denoiser, artifact.tensors, self.strength) if artifact else nullcontext()

@@ -1,15 +1,13 @@
-"""What methods that train share: prompt files, a frozen denoiser in float32, seeds."""
+"""What trainings read and draw: prompt files, lists of names, seeds."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.bench import screen
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
@@ -17,9 +15,6 @@ from harness.lib.paths import datasets_dir
 from harness.lib.table_file import Table, parse_table, read_table, text_lines
 from harness.lib.table_values import is_missing, is_null_text, whole_number
 from harness.records import PromptRow
-
-if TYPE_CHECKING:
-    from harness.models.loaded import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -174,21 +169,3 @@ def derived_seed(*parts: object) -> int:
     """Return a seed, 0 <= seed < 2^64, that is a pure function of `parts`."""
     digest = hashlib.sha256("|".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big")
-
-
-@contextmanager
-def frozen_denoiser(model: LoadedModel) -> Iterator[None]:
-    """Hold the denoiser in float32 with gradients to its inputs only; give it back as it was.
-
-    Half precision survives the way to float32 and back to the bit.
-    """
-    denoiser, dtype = model.denoiser, model.denoiser.dtype
-    wanted = {name: parameter.requires_grad for name, parameter in denoiser.named_parameters()}
-    try:
-        denoiser.requires_grad_(False)
-        denoiser.float()
-        yield
-    finally:
-        denoiser.to(dtype)
-        for name, parameter in denoiser.named_parameters():
-            parameter.requires_grad_(wanted[name])

@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import IncompatibleError
 from harness.lib.targets import locate
 from harness.method import Artifact, Export
+from harness.models.families import FAMILIES as KNOWN
+from harness.models.families import family_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.models.loaded import LoadedModel
 
-FAMILIES = ("sd1", "sd2")
-UNETS = ("sd1", "sd2", "sdxl")
-GUIDED = (*UNETS, "if", "sd3", "wuerstchen")  # an unconditional row, and images as tensors (B, C, h, w)
-_FLOW = "its transformer has no such parts and predicts a velocity (flow matching)"
-_WHY = {"sd3": _FLOW, "flux": f"{_FLOW}, with guidance distilled into it",
-        "sdxl": "it has two text encoders and a different U-Net", "if": "it generates pixels in stages from T5",
-        "wuerstchen": "its text goes into a prior of image embeddings, which has no U-Net"}
+# Names of families: with an unconditional row; with a U-Net on latents; with one text encoder beside that.
+GUIDED = tuple(name for name, family in KNOWN.items() if family.has_negative_branch)
+UNETS = tuple(name for name, family in KNOWN.items() if family.has_latent_unet)
+FAMILIES = tuple(name for name in UNETS if "text_encoder_2" not in KNOWN[name].parts)
 
 
-def check_family(name: str, model_config: Mapping[str, Any], needs: str, families: tuple[str, ...] = FAMILIES) -> None:
-    """Raise IncompatibleError unless the model is of one of `families`; `needs` ends the sentence "method x needs"."""
-    family = model_config.get("family", "sd1")
-    if family not in families:
-        reason = f": {_WHY[family]}" if family in _WHY else ""
-        raise IncompatibleError(f"method {name} is written for {', '.join(families)} and needs {needs}; model "
+def check_family(name: str, model_config: Mapping[str, Any], needs: str, fitting: tuple[str, ...] = FAMILIES) -> None:
+    """Raise IncompatibleError unless the model is of a `fitting` family; `needs` ends the sentence "method x needs"."""
+    family = family_name(model_config)
+    if family not in fitting:
+        known = KNOWN.get(family)
+        reason = f": {known.unlike}" if known and known.unlike else ""
+        raise IncompatibleError(f"method {name} is written for {', '.join(fitting)} and needs {needs}; model "
                                 f"{model_config.get('name')} is {family}{reason}.")
 
 
@@ -90,7 +90,7 @@ def deltas_added(module: Any, deltas: Mapping[str, Tensor], strength: float = 1.
 
 
 def unet_export(model: LoadedModel, artifact: Artifact, deltas: Mapping[str, Tensor]) -> Export:
-    """Return the denoiser's own parameters plus `deltas`, by the same names: the format of ESD's and UCE's releases.
+    """Return the denoiser's own parameters plus `deltas`, by the same names: the format of a release.
 
     Raises IncompatibleError if the model was trained with other edits of its denoiser in place.
     """

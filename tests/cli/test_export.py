@@ -18,11 +18,11 @@ from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Method, publish_concepts
 from harness.sampling.session import attached
 from harness.training.artifacts import StoredArtifact
-from harness.training.bottleneck import bottleneck_shape
 from harness.training.fine_tuning import parameter_names
 from methods.esd import ESD
 from methods.hfi import HFI
 from methods.interpret import Interpret
+from methods.interpret_direction import bottleneck_shape
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.safedir import SafeDir

@@ -11,7 +11,7 @@ import pytest
 from harness.cli.label import main
 from harness.cli.label_page import label_page
 from harness.errors import InvalidValueError
-from harness.training.feedback import read_feedback
+from methods.hfi_feedback import read_feedback
 from tests.support.browser import CHROMIUM, Browser
 from tests.support.fixtures_models import random_config
 

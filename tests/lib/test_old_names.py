@@ -33,6 +33,10 @@ def test_a_former_module_has_the_public_names_of_what_took_its_place(former):
     ("harness.reporting", "summarise Scored report"), ("harness.leaderboard", "main write_leaderboard Selection"),
     ("harness.features", "EvaluatorKey evaluator_fingerprint FeatureBlock"), ("harness.generate", "attached"),
     ("harness.files", "user_path write_atomic"), ("harness.store", "CellStore"), ("harness.build", "build locate"),
+    ("harness.embedding_direction", "SafeDirTraining in_window"), ("harness.inversion", "TokenTrainer TokenTraining"),
+    ("harness.training.feedback", "read_feedback"), ("harness.latent_direction", "LatentDirectionTrainer"),
+    ("harness.soft_token", "soft_tokens frozen_text_encoder"), ("harness.training.own_images", "own_images Wish"),
+    ("harness.denoiser", "DenoiserHook to_epsilon predict_epsilon"), ("harness.progress", "Board duration size"),
 ])  # fmt: skip
 def test_what_others_import_by_former_names_is_there(former, names):
     module = import_module(former)

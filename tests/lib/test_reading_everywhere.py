@@ -18,7 +18,7 @@ from harness.models import lora
 from harness.models import text_encoder_identity as text_encoders
 from harness.models.weight_checks import network_problem
 from harness.pool import at_work
-from harness.training import bottleneck as latent_direction
+from methods import interpret_direction as latent_direction
 from methods import published_directions
 
 DEEP = "[" * 3000 + "]" * 3000

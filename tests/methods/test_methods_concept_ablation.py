@@ -15,7 +15,8 @@ from harness.cli.compose import compose_jobs
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.lib.targets import build
 from harness.training.fine_tuning import WorkingCopy, applied_deltas, parameter_names
-from harness.training.prompts import frozen_denoiser, without_ages
+from harness.training.frozen import frozen_denoiser
+from harness.training.prompts import without_ages
 from methods.anchor_images import (
     AnchorImages,
     Frame,

@@ -16,7 +16,7 @@ from harness.method import Method
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load_model
 from harness.records import GenerationSettings, ImageItem, Status
-from harness.sampling.denoiser import alpha_bar, from_epsilon
+from harness.sampling.prediction_types import alpha_bar, from_epsilon
 from harness.sampling.session import Generated, attached
 from methods.none import NoMethod
 from tests.sampling.test_denoiser import checksum, grey_levels

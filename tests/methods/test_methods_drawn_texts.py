@@ -6,7 +6,7 @@ import pytest
 
 from harness.bench import screen
 from harness.errors import InvalidValueError
-from harness.training.own_images import Wish, own_images
+from harness.training.generated_images import Wish, own_images
 from harness.training.prompts import read_prompts
 from methods.esd import ESD
 from methods.hfi_proxy import HFIProxy

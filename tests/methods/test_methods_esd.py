@@ -14,7 +14,7 @@ from harness.errors import HarnessError, IncompatibleError, InvalidValueError, S
 from harness.lib.paths import conf_dir
 from harness.lib.targets import build
 from harness.models.loaded import make_scheduler
-from harness.sampling.denoiser import alpha_bar, from_epsilon
+from harness.sampling.prediction_types import alpha_bar, from_epsilon
 from harness.training.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all
 from harness.training.fine_tuning import PartialDenoising, applied_deltas
 from methods import esd, sdd

@@ -25,11 +25,11 @@ from harness.training.artifacts import (
     lineages,
     prepare_all,
 )
-from harness.training.feedback import Feedback, Pair, feedback_hash, read_feedback
-from harness.training.learned_tokens import soft_tokens, token_text, word_vectors
-from harness.training.textual_inversion import TokenTrainer, inversion_loss
 from methods.esd import ESD
 from methods.hfi import HFI, RewardTraining, binary_loss, ranking_loss, reward, reward_weights
+from methods.hfi_feedback import Feedback, Pair, feedback_hash, read_feedback
+from methods.hfi_inversion import TokenTrainer, inversion_loss
+from methods.hfi_tokens import soft_tokens, token_text, word_vectors
 from methods.interpret import Interpret
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod

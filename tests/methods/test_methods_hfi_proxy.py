@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from harness.errors import InvalidValueError
-from harness.training.learned_tokens import soft_tokens, word_vectors
-from harness.training.textual_inversion import TokenTrainer
+from methods.hfi_inversion import TokenTrainer
 from methods.hfi_proxy import HFIProxy
+from methods.hfi_tokens import soft_tokens, word_vectors
 from tests.methods.test_methods_hfi import CLIP, QUICK
 from tests.support.fixtures_models import micro_model
 

@@ -19,9 +19,9 @@ from harness.errors import (
 )
 from harness.records import ImageItem, ImageKey
 from harness.sampling.session import attached
-from harness.training.bottleneck import LatentDirectionTrainer, Latents, bottleneck_shape, diffused, encoded, regressed
-from harness.training.own_images import Wish, own_images
+from harness.training.generated_images import Wish, own_images
 from methods.interpret import Direction, Interpret
+from methods.interpret_direction import LatentDirectionTrainer, Latents, bottleneck_shape, diffused, encoded, regressed
 from methods.none import NoMethod
 from methods.sld import SLD
 from tests.method_parity import agree
@@ -304,7 +304,7 @@ def test_the_direction_moves_the_embedded_model_toward_its_attribute():
     model = micro_model()
     method = interpret(SQUARE, training={"images": 8, "steps": 8, "train_steps": 24, "batch": 8, "init": 0})
     artifact = trained(method, model)
-    from harness.sampling.denoiser import predict_epsilon
+    from harness.sampling.prediction_types import predict_epsilon
 
     z, t = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor(600)
     with torch.no_grad():

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, UnknownNameError
 from harness.sampling.session import attached
-from harness.training.bottleneck import bottleneck_shape
 from methods.interpret import Interpret
+from methods.interpret_direction import bottleneck_shape
 from methods.safedir import SafeDir
 from tests.method_parity import agree
 from tests.sampling.test_denoiser import pixels

@@ -27,10 +27,10 @@ from harness.pool.toolbox import EngineToolbox
 from harness.records import ImageItem, ImageKey
 from harness.sampling.session import attached
 from harness.training.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all
-from harness.training.embedding_direction import DirectionTrainer, SafeDirTraining, in_window, target
-from harness.training.learned_tokens import frozen_text_encoder
-from harness.training.prompts import TrainingPrompt, frozen_denoiser, read_prompts
+from harness.training.frozen import frozen_denoiser, frozen_text_encoder
+from harness.training.prompts import TrainingPrompt, read_prompts
 from methods.safedir import SafeDir, stored_direction
+from methods.safedir_direction import DirectionTrainer, SafeDirTraining, in_window, target
 from methods.sld import SLD
 from tests.method_parity import agree
 from tests.sampling.test_denoiser import checksum, pixels, stock
@@ -219,7 +219,7 @@ def test_anchor_holds_benign_predictions(tmp_path):
     model = random_model()
 
     def moved(tensors: dict[str, torch.Tensor]) -> float:
-        from harness.sampling.denoiser import predict_epsilon
+        from harness.sampling.prediction_types import predict_epsilon
 
         c, d = model.encode(["a doctor in a field"]), tensors["d.0"]
         z, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(500)
@@ -347,7 +347,7 @@ def test_prompts_that_leave_nothing_to_train_on_are_one_line(tmp_path):
 
 def test_training_that_breaks_down_says_at_which_step(monkeypatch):
     scales = iter([1.0, float("inf")])
-    monkeypatch.setattr("harness.training.embedding_direction.target", lambda u, s, eta: u * next(scales))
+    monkeypatch.setattr("methods.safedir_direction.target", lambda u, s, eta: u * next(scales))
     with pytest.raises(HarnessError, match="training of the direction 'a bomb' diverged at step 2"):
         trained(safedir())
     assert next(random_model().denoiser.parameters()).requires_grad

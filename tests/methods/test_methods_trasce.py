@@ -13,10 +13,10 @@ import torch
 from harness.errors import IncompatibleError, InvalidValueError, UnknownNameError
 from harness.method import StepContext
 from harness.models.loaded import make_scheduler
-from harness.sampling.denoiser import predict_epsilon
+from harness.sampling.prediction_types import predict_epsilon
 from harness.sampling.session import attached, initial_noise
-from harness.training.bottleneck import bottleneck_shape
 from methods.interpret import Interpret
+from methods.interpret_direction import bottleneck_shape
 from methods.none import NoMethod
 from methods.sld import SLD
 from methods.trasce import TraSCE, distance, input_scale, loss_slope, replaced

@@ -213,7 +213,7 @@ def test_strength_reuses_the_solution_and_the_recipe_does_not():
 
 
 def test_the_erased_word_draws_what_its_guide_draws_on_the_embedded_model():
-    from harness.sampling.denoiser import predict_epsilon
+    from harness.sampling.prediction_types import predict_epsilon
 
     model = micro_model()
     method = UCE(["skull"], guides="tree", preserve=["", "tree", "doctor", "field"], tokens="tail")

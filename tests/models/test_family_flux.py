@@ -20,7 +20,7 @@ from harness.method import Method
 from harness.models.choice import settled
 from harness.models.loaded import LoadedModel
 from harness.records import ImageItem
-from harness.sampling.denoiser import predict_epsilon
+from harness.sampling.prediction_types import predict_epsilon
 from harness.sampling.session import attached
 from methods.none import NoMethod
 from methods.prompt_filter import PromptFilter

@@ -22,7 +22,14 @@ from harness.models.conditions import condition, unconditional
 from harness.models.loaded import LoadedModel, make_scheduler
 from harness.models.loading import load_model, missing, weights_fingerprint
 from harness.records import ImageItem
-from harness.sampling.denoiser import epsilon_slope, flow_sigma, from_epsilon, noise_level, predict_epsilon, to_epsilon
+from harness.sampling.prediction_types import (
+    epsilon_slope,
+    flow_sigma,
+    from_epsilon,
+    noise_level,
+    predict_epsilon,
+    to_epsilon,
+)
 from harness.sampling.session import attached
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod

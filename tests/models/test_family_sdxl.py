@@ -24,7 +24,7 @@ from harness.models.conditions import condition, denoiser_inputs, unconditional
 from harness.models.loaded import LoadedModel, make_scheduler
 from harness.models.loading import _configure, load_model, weights_fingerprint
 from harness.records import TRUNCATED, ImageItem
-from harness.sampling.denoiser import predict_epsilon
+from harness.sampling.prediction_types import predict_epsilon
 from harness.sampling.session import attached, bundle_of
 from harness.training.closed_form import deltas, paired_tokens, projections, subject_index
 from harness.training.fine_tuning import PartialDenoising, frozen_denoise, parameter_names

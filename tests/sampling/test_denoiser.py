@@ -18,7 +18,7 @@ from harness.models.families import DenoiserCall
 from harness.models.families.base import unscaled
 from harness.models.loaded import LoadedModel, make_scheduler
 from harness.records import TRUNCATED, ImageItem, Status
-from harness.sampling.denoiser import alpha_bar, from_epsilon, to_epsilon
+from harness.sampling.prediction_types import alpha_bar, from_epsilon, to_epsilon
 from harness.sampling.session import Generated, attached, initial_noise
 from methods.advunlearn import AdvUnlearn
 from methods.esd import ESD

@@ -25,7 +25,7 @@ from harness.training.fine_tuning import (
     parameter_names,
     timestep_bin,
 )
-from harness.training.prompts import frozen_denoiser
+from harness.training.frozen import frozen_denoiser
 from methods.concept_ablation import ConceptAblation
 from methods.esd import ESD
 from methods.hfi import HFI

@@ -177,11 +177,11 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_last_good_stat
 def test_directions_keep_the_last_good_state_too(name, tmp_path, monkeypatch):
     method, model = METHODS[name][0], random_model()
     report = stopper("", 0)
-    import harness.training.bottleneck
-    import harness.training.embedding_direction
+    import methods.interpret_direction
+    import methods.safedir_direction
 
     calls = iter([1.0, float("nan")])
-    monkeypatch.setattr(harness.training.embedding_direction.DirectionTrainer, "trajectory", lambda *_: next(calls))
-    monkeypatch.setattr(harness.training.bottleneck.LatentDirectionTrainer, "loss", lambda *_: next(calls))
+    monkeypatch.setattr(methods.safedir_direction.DirectionTrainer, "trajectory", lambda *_: next(calls))
+    monkeypatch.setattr(methods.interpret_direction.LatentDirectionTrainer, "loss", lambda *_: next(calls))
     with pytest.raises(HarnessError, match=r"nan.*The state after step 1 is saved in .*checkpoint-0\.safetensors"):
         prepare_all(model, [method], ArtifactCache(tmp_path), report)

@@ -17,7 +17,7 @@ from harness.micro.attacks.embedded import require_embedded
 from harness.micro.attacks.states import text_states
 from harness.micro.attacks.vocabulary import Found, Tokens, Vocabulary, names_a_hazard, vocabulary
 from harness.models.text_encoder import pooled, token_ids
-from harness.training.learned_tokens import frozen_text_encoder
+from harness.training.frozen import frozen_text_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor

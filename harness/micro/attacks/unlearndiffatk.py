@@ -18,10 +18,10 @@ from harness.micro.attacks.embedded import require_embedded
 from harness.micro.attacks.states import text_states
 from harness.micro.attacks.vocabulary import Vocabulary, names_a_hazard, vocabulary
 from harness.records import ImageItem
-from harness.sampling.denoiser import PipelineCall, alpha_bar, to_epsilon
+from harness.sampling.denoiser import PipelineCall
+from harness.sampling.prediction_types import alpha_bar, to_epsilon
 from harness.sampling.session import Session, bundle_of
-from harness.training.learned_tokens import frozen_text_encoder
-from harness.training.prompts import frozen_denoiser
+from harness.training.frozen import frozen_denoiser, frozen_text_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor

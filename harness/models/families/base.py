@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
     from harness.records import GenerationSettings, ImageItem
 
+FLOW_MATCHING = "its transformer has no such parts and predicts a velocity (flow matching)"
+
 
 @dataclass(frozen=True)
 class DenoiserCall:
@@ -86,6 +88,10 @@ class Family:
     """
 
     pipeline: ClassVar[str] = "StableDiffusionPipeline"  # its class in diffusers
+    aliases: ClassVar[tuple[str, ...]] = ()  # other pipelines that read the same files
+    text_width: ClassVar[int | None] = None  # of its text encoder, which tells families of one pipeline apart
+    mirrors: ClassVar[Mapping[str, str]] = {}  # repositories that are gone, and the copies that people use instead
+    unlike: ClassVar[str] = ""  # why what is written for other families does not fit it
     decoder: ClassVar[str | None] = None  # the class of a second pipeline, which makes images of what the first draws
     one_row_because: ClassVar[str] = "it is guidance-distilled"  # said where it has no unconditional branch
     modules: ClassVar[tuple[str, ...]] = ()  # where classes of its parts are, beside diffusers and transformers
@@ -105,6 +111,11 @@ class Family:
     def has_negative_branch(self) -> bool:
         """Return whether the pipeline runs an unconditional row beside the conditional one."""
         return "uncond" in self.roles
+
+    @property
+    def has_latent_unet(self) -> bool:
+        """Say whether its denoiser is a U-Net on the latents of a VAE."""
+        return self.part == "unet" and "vae" in self.parts
 
     def fit_scheduler(self, scheduler: Any) -> None:
         """Set what a scheduler that the user chose must know of the family."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import IncompatibleError
-from harness.models.families.base import Batch, DenoiserCall, Family
+from harness.models.families.base import FLOW_MATCHING, Batch, DenoiserCall, Family
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,7 @@ class Flux(Family):
     """
 
     pipeline: ClassVar[str] = "FluxPipeline"
+    unlike: ClassVar[str] = f"{FLOW_MATCHING}, with guidance distilled into it"
     parts: ClassVar[tuple[str, ...]] = (
         "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae",
     )  # fmt: skip

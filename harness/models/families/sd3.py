@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.models.families.base import DenoiserCall, Family
+from harness.models.families.base import FLOW_MATCHING, DenoiserCall, Family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,7 @@ class StableDiffusion3(Family):
     """A text is a sequence of CLIP's 77 positions, padded to T5's width, and T5's; pooled vectors are CLIP's."""
 
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
+    unlike: ClassVar[str] = FLOW_MATCHING
     parts: ClassVar[tuple[str, ...]] = (
         "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae",
     )  # fmt: skip

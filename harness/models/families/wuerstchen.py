@@ -34,6 +34,7 @@ class Wuerstchen(Family):
     """
 
     pipeline: ClassVar[str] = "WuerstchenPriorPipeline"
+    unlike: ClassVar[str] = "its text goes into a prior of image embeddings, which has no U-Net"
     decoder: ClassVar[str | None] = "WuerstchenDecoderPipeline"
     modules: ClassVar[tuple[str, ...]] = ("diffusers.pipelines.deprecated.wuerstchen",)
     parts: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer")

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from harness.bench import screen
 from harness.checks import check_choice, check_file, check_integer, check_number, texts_of
 from harness.errors import InvalidValueError
-from harness.method import scaled_calls
 from harness.models.conditions import Condition, condition, joined, unconditional
+from harness.sampling.windows import check_window, in_window
 from harness.training.fine_tuning import check_finite
+from harness.training.frozen import frozen_denoiser
 from harness.training.loop_memory import CHECKPOINT, LoopMemory
-from harness.training.prompts import TrainingPrompt, derived_seed, file_hash, frozen_denoiser, read_prompts
+from harness.training.prompts import TrainingPrompt, derived_seed, file_hash, read_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,20 +104,6 @@ class SafeDirTraining:
             if values[name] == default:
                 del values[name]  # directions that were learned before these settings keep their names
         return values | {key: file_hash(values[key]) for key in ("prompts", "anchor_prompts") if values[key]}
-
-
-def check_window(where: str, start: int, end: int | None) -> None:
-    """Raise InvalidValueError unless 1 <= start <= end."""
-    check_integer(f"{where}.start", start, 1, 1000)
-    if end is not None:
-        check_integer(f"{where}.end", end, start, 1000)
-
-
-def in_window(call: int, n_calls: int, n_steps: int, start: int, end: int | None, window: str) -> bool:
-    """Return whether 0-based `call` lies in the 1-based, inclusive window of a 50-step run."""
-    first = scaled_calls(start - 1, n_steps, window)
-    last = n_calls if end is None else scaled_calls(end, n_steps, window)
-    return first <= call < last
 
 
 @dataclass(frozen=True)
@@ -205,7 +192,7 @@ class DirectionTrainer:
         """Denoise a batch from noise to image, updating d on the way; return the mean loss."""
         import torch
 
-        from harness.sampling.denoiser import alpha_bar, from_epsilon
+        from harness.sampling.prediction_types import alpha_bar, from_epsilon
         from harness.sampling.session import initial_noise
 
         recipe, scheduler = self.recipe, self.scheduler
@@ -240,7 +227,7 @@ class DirectionTrainer:
         """Return the noise predicted for each of `texts`; gradients only where there is one, which holds d."""
         import torch
 
-        from harness.sampling.denoiser import predict_epsilon
+        from harness.sampling.prediction_types import predict_epsilon
 
         with torch.set_grad_enabled(len(texts) == 1):
             z = torch.cat([z] * len(texts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -72,22 +72,6 @@ def _looked_up(embedding: Any, first: int, vectors: Tensor) -> Iterator[None]:
 
     with forward_replaced(embedding, forward):
         yield
-
-
-@contextmanager
-def frozen_text_encoder(model: LoadedModel) -> Iterator[None]:
-    """Hold the text encoder in float32 with gradients to its inputs only; give it back as it was."""
-    encoder, dtype = model.pipe.text_encoder, model.pipe.text_encoder.dtype
-    wanted: Mapping[str, bool] = {name: value.requires_grad for name, value in encoder.named_parameters()}
-    try:
-        encoder.requires_grad_(False)
-        encoder.float()
-        yield
-    finally:
-        encoder.to(dtype)
-        for name, value in encoder.named_parameters():
-            value.requires_grad_(wanted[name])
-        model.forget_texts()
 
 
 def word_vectors(model: LoadedModel, word: str, vectors: int) -> Tensor:

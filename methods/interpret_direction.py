@@ -12,9 +12,10 @@ from harness.errors import HarnessError
 from harness.lib.reading import UnreadableFileError, read_json
 from harness.models.conditions import condition, denoiser_inputs
 from harness.models.folder import model_folder
+from harness.training.frozen import frozen_denoiser
+from harness.training.generated_images import image_size
 from harness.training.loop_memory import CHECKPOINT, Carried, LoopMemory, adam_step
-from harness.training.own_images import image_size
-from harness.training.prompts import derived_seed, frozen_denoiser
+from harness.training.prompts import derived_seed
 
 if TYPE_CHECKING:
     import numpy as np

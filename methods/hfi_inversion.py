@@ -10,9 +10,9 @@ from harness.checks import check_integer, check_number
 from harness.errors import InvalidValueError
 from harness.method import Progress
 from harness.training.fine_tuning import check_concepts
-from harness.training.learned_tokens import frozen_text_encoder, soft_tokens, token_text, word_vectors
+from harness.training.frozen import frozen_denoiser, frozen_text_encoder
 from harness.training.loop_memory import Carried, LoopMemory, adam_step
-from harness.training.prompts import frozen_denoiser
+from methods.hfi_tokens import soft_tokens, token_text, word_vectors
 
 if TYPE_CHECKING:
     import numpy as np
