@@ -1,7 +1,47 @@
-"""A distributed benchmark harness for responsible text-to-image models."""
+"""A distributed benchmark harness for responsible text-to-image models.
+
+What a method, an evaluator or a script of one's own imports; each name is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from harness.lib.old_names import install
+from harness.lib.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from harness.cli.compose import compose_jobs
+    from harness.errors import HarnessError
+    from harness.evaluator import CompositeEvaluator, Evaluator, SetEvaluator
+    from harness.method import Method, Refusal, Trained
+    from harness.models.conditions import ExtraRow
+    from harness.records import ScoreRow, Verdict
+    from harness.run import run as run_jobs
+
+__all__ = ["CompositeEvaluator", "Evaluator", "ExtraRow", "HarnessError", "Method", "Refusal", "ScoreRow",
+           "SetEvaluator", "Trained", "Verdict", "compose_jobs", "run_jobs"]  # fmt: skip
+
+_PLACES = {
+    "CompositeEvaluator": "evaluator.CompositeEvaluator", "Evaluator": "evaluator.Evaluator",
+    "ExtraRow": "models.conditions.ExtraRow", "HarnessError": "errors.HarnessError", "Method": "method.Method",
+    "Refusal": "method.Refusal", "ScoreRow": "records.ScoreRow", "SetEvaluator": "evaluator.SetEvaluator",
+    "Trained": "method.Trained", "Verdict": "records.Verdict", "compose_jobs": "cli.compose.compose_jobs",
+    "run_jobs": "run.run",  # `harness.run` is the module
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, own = _PLACES[name].rpartition(".")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), own)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 install()

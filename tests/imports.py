@@ -24,7 +24,8 @@ Graph = Mapping[str, set[str]]
 def modules(root: Path = ROOT) -> dict[str, Path]:
     """Return the files of the packages by the names of their modules."""
     files = [file for package in PACKAGES for file in sorted((root / package).rglob("*.py"))]
-    return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    named = {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    return {name: file for name, file in named.items() if name not in PACKAGES}  # those only pass names on
 
 
 def imports(root: Path = ROOT) -> dict[str, set[str]]:

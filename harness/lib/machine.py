@@ -12,8 +12,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import harness
 from harness.lib.paths import PACKAGE
+from harness.lib.version import __version__
 
 # Workers of one run must agree on these: they change pixels or what is stored.
 CHECKED = ("torch", "diffusers", "transformers", "numpy")
@@ -21,7 +21,7 @@ CHECKED = ("torch", "diffusers", "transformers", "numpy")
 
 def versions() -> dict[str, str]:
     """Return the versions that workers and driver must share."""
-    known = {"harness": harness.__version__, "code": code_hash(), "python": _python()}
+    known = {"harness": __version__, "code": code_hash(), "python": _python()}
     for name in CHECKED:
         try:
             known[name] = version(name)

@@ -29,6 +29,10 @@ def test_only_our_packages_land_in_site_packages(site):
     assert names == {"harness", "methods"}
 
 
+def test_type_checkers_read_the_annotations_of_an_installed_package(site):
+    assert all((site / package / "py.typed").is_file() for package in ("harness", "methods"))
+
+
 def test_the_main_job_runs_from_the_wheel(site, tmp_path):
     words = ["method=none", "limit=2", "bench.num_inference_steps=2", "tracker=disabled", "pool=inline"]
     environment = {**os.environ, "PYTHONPATH": str(site)}
