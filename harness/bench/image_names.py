@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from harness.bench import PromptSet
 from harness.bench.ids import IdFinder
 from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.lib.formatting import counted
 from harness.lib.image_files import READ, ImageFolder
-from harness.lib.progress import counted
 from harness.records import ImageKey, PromptRow
 
 DEFAULT = "{prompt_id}_{repeat}"

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from harness.bench import screen
+from harness.lib.formatting import counted
 from harness.lib.hashing import canonical_json
-from harness.lib.progress import counted
 from harness.records import PromptRow
 
 

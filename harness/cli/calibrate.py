@@ -25,7 +25,7 @@ from harness.evaluators.scoring import score_requests
 from harness.lib.atomic import check_writable
 from harness.lib.machine import process_threads
 from harness.lib.targets import build
-from harness.pool.toolbox import EngineToolbox
+from harness.pool.engine import EngineToolbox
 from harness.records import ImageKey, Metric, ScoreRequest, ScoreRow, Verdict
 from harness.report import format as fmt
 

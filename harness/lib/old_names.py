@@ -40,6 +40,8 @@ _MOVED = {
 }
 # What has moved on since there are rooms, by its name of then.
 _SINCE = {
+    "harness.pool.at_work": ("harness.pool.work_notes",),
+    "harness.pool.holding": ("harness.pool.worker_cache", "harness.pool.tasks"),
     "harness.training.bottleneck": ("methods.interpret_direction",),
     "harness.training.embedding_direction": ("methods.safedir_direction", "harness.sampling.windows"),
     "harness.training.feedback": ("methods.hfi_feedback",),
@@ -61,7 +63,7 @@ _PARTED = {
     "reporting": ("summary", "cells.scored", "report.write"),
     "settings": ("checks", "cells.settings"),
     "tasks": ("records", "pool.tasks"),
-    "toolbox": ("sampling.batches", "pool.toolbox"),
+    "toolbox": ("sampling.batches", "pool.toolbox", "pool.engine"),
     "tracking": ("cells.tracker", "report.tracking"),
 }
 

@@ -31,7 +31,7 @@ from harness.micro.attacks.embedded import require_embedded_config
 from harness.micro.attacks.unlearndiffatk import Case, Outcome, UnlearnDiffAtk, search
 from harness.micro.hazard_attack import BEFORE
 from harness.micro.hazard_judge import HazardJudge
-from harness.pool.toolbox import EngineToolbox
+from harness.pool.engine import EngineToolbox
 from harness.records import ImageItem, ScoreItem, Status, Verdict
 from harness.run import make_cells, run
 from harness.sampling.batches import BatchRunner

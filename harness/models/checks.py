@@ -8,7 +8,8 @@ from typing import Any
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.models.choice import OWN_PARTS, pipeline_name, unknown_pipeline
 from harness.models.families import FAMILIES, Family, family_of, is_plugged
-from harness.models.folder import INDEX, model_folder, used_parts
+from harness.models.folder import model_folder, used_parts
+from harness.models.index import INDEX
 from harness.models.own_parts import check_own_parts
 from harness.models.stages import stages_of
 from harness.models.weight_checks import check_weights

@@ -13,13 +13,13 @@ from harness.lib.needs import Need
 from harness.lib.reading import read_json
 from harness.models.choice import Candidate, candidates, settled, unknown_pipeline
 from harness.models.families import ALIASES, FAMILIES, MIRRORS
-from harness.models.folder import UNUSED_PARTS, is_folder_source
+from harness.models.folder import is_folder_source
+from harness.models.index import INDEX, UNUSED_PARTS
 from harness.models.loading import missing, missing_pipeline
 from harness.models.stages import stages_of
 
 Config = Mapping[str, Any]
 
-INDEX = "model_index.json"
 SMALL = (".json", ".txt", ".model")
 STEMS = ("diffusion_pytorch_model", "model")
 

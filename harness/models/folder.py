@@ -11,6 +11,7 @@ from harness.lib.hashing import cached_file_hash
 from harness.lib.hub_cache import cached_snapshot
 from harness.lib.tensor_headers import SUFFIX, FileFault, os_fault, pointer_fault, read_header, shown
 from harness.lib.weights import PACKAGE_PREFIX, package_folder
+from harness.models.index import FORCED_ZEROS, INDEX, UNUSED_PARTS
 from harness.models.weight_files import (
     CHECKPOINTS,
     CONVERT,
@@ -25,9 +26,6 @@ __all__ = ["is_whole_safetensors", "weight_files"]  # beside its own
 
 Config = Mapping[str, Any]
 
-INDEX = "model_index.json"
-UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
-FORCED_ZEROS = "force_zeros_for_empty_prompt"  # the one setting of model_index.json that changes pixels (SDXL)
 
 
 def is_folder_source(source: str) -> bool:

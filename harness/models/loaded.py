@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.models.folder import FORCED_ZEROS
+from harness.models.index import FORCED_ZEROS
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,8 @@ from harness.lib.tensor_headers import (
 from harness.lib.tensor_values import not_finite
 from harness.lib.weights import PACKAGE_PREFIX
 from harness.models.families import family_of
-from harness.models.folder import INDEX, folder_problem, is_folder_source, model_folder, used_parts
+from harness.models.folder import folder_problem, is_folder_source, model_folder, used_parts
+from harness.models.index import INDEX
 from harness.models.part_layouts import Misfit, Part, misfits
 from harness.models.stages import stages_of
 from harness.models.weight_files import part_weights, read_json

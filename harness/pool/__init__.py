@@ -24,13 +24,14 @@ def make_pool(config: Mapping[str, Any], results: Path | None = None, toolbox: T
 
     With `results`, workers prove at their start that what they write there is seen here.
     """
+    from harness.pool.engine import EngineToolbox
     from harness.pool.settings import PoolSettings
 
-    settings = PoolSettings.from_config(config)
+    settings, tools = PoolSettings.from_config(config), toolbox or EngineToolbox()
     if settings.kind == "inline":
         from harness.pool.inline import InlinePool
 
-        return InlinePool(settings, toolbox)
+        return InlinePool(settings, tools)
     from harness.pool.ray import RayPool
 
-    return RayPool(settings, results, toolbox)
+    return RayPool(settings, results, tools)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class InlinePool(Pool):
     """Runs tasks one after the other, in the given order; with a judge, judges in a thread while images are made."""
 
-    def __init__(self, settings: PoolSettings, toolbox: Toolbox | None = None) -> None:
+    def __init__(self, settings: PoolSettings, toolbox: Toolbox) -> None:
         self._settings = settings
         self._toolbox = toolbox
         self._worker: Worker | None = None
@@ -79,7 +79,7 @@ class InlinePool(Pool):
             has_judge = settings.judge_workers(settings.uses_gpus) > 0
             gate = threading.Lock() if has_judge else None
             threads = settings.worker_threads
-            self._worker = Worker("inline", settings.device, threads, self._toolbox, self._progress, gate,
+            self._worker = Worker("inline", self._toolbox, settings.device, threads, self._progress, gate,
                                   settings.hang_seconds)  # fmt: skip
             self._judge = _Judge(settings, self._toolbox, gate) if has_judge else None
         return self._worker, self._judge
@@ -101,9 +101,9 @@ class InlinePool(Pool):
 class _Judge:
     """A worker in a thread of its own: one task at a time, its progress kept until it is asked for."""
 
-    def __init__(self, settings: PoolSettings, toolbox: Toolbox | None, gate: threading.Lock | None) -> None:
+    def __init__(self, settings: PoolSettings, toolbox: Toolbox, gate: threading.Lock | None) -> None:
         device = settings.device if settings.judge_gpus else "cpu"
-        self.worker = Worker("judge", device, settings.judge_threads, toolbox, self._progress, gate,
+        self.worker = Worker("judge", toolbox, device, settings.judge_threads, self._progress, gate,
                              settings.hang_seconds)  # fmt: skip
         self._attempts = settings.attempts
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")

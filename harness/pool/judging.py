@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import numpy as np
 
 from harness.evaluator import Evaluator, SetEvaluator
-from harness.pool.holding import Holding, fingerprint
-from harness.pool.tasks import Config
+from harness.pool.tasks import Config, fingerprint
 from harness.pool.toolbox import Toolbox
+from harness.pool.worker_cache import Holding
 from harness.records import ImageKey, ScoreRequest, ScoreRow, Verdict
 
 if TYPE_CHECKING:

@@ -12,8 +12,16 @@ from pathlib import Path
 from harness.cells.store import CellStore, attempt_id
 from harness.errors import StorageError
 from harness.lib.atomic import is_passing
-from harness.pool.holding import fingerprint
-from harness.pool.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskFailure, TaskResult
+from harness.pool.tasks import (
+    GenerateTask,
+    PrepareTask,
+    ReferenceTask,
+    ScoreTask,
+    Task,
+    TaskFailure,
+    TaskResult,
+    fingerprint,
+)
 from harness.records import ImageItem, ImageRow, ScoreRow, Status
 from harness.training.loop_memory import CHECKPOINT
 

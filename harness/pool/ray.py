@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import statistics
 import time
 from collections import deque
@@ -22,17 +21,16 @@ from ray.exceptions import RayError, RayTaskError
 from harness.errors import HarnessError, MissingResourceError
 from harness.lib.ending import end_hard
 from harness.lib.machine import versions
-from harness.lib.streams import prepare_streams
 from harness.pool import cluster
 from harness.pool.contract import Interrupted, Lost, Pool, Progress, Then
 from harness.pool.member import Member
 from harness.pool.outcome import failure
 from harness.pool.queue import Job, TaskQueue, is_judging, n_images
+from harness.pool.ray_actors import Actors
 from harness.pool.settings import PoolSettings
 from harness.pool.signals import StopSignals
 from harness.pool.tasks import Task, TaskFailure, TaskResult
 from harness.pool.watch import Watch
-from harness.pool.worker import Worker
 from harness.sampling.batches import BrokenDevice, describe
 
 if TYPE_CHECKING:
@@ -46,54 +44,12 @@ DRAIN_SECONDS = 30.0  # that a worker may leave a beat unanswered while the pool
 MAX_DEATHS = 5  # of one worker in a row, without a task finished in between
 
 
-class _Actor:
-    """A `Worker` behind Ray: `run` in one thread, the rest in others."""
-
-    def __init__(
-        self, name: str, device: str, threads: int, toolbox: Toolbox | None, environment: Mapping[str, str],
-        hang_seconds: float, folder: str,
-    ) -> None:  # fmt: skip
-        prepare_streams()
-        os.environ.update(environment)
-        if os.path.isdir(folder):
-            os.chdir(folder)  # what a setting names relative to the command's folder
-        self._worker = Worker(name, device, threads, toolbox, hang_seconds=hang_seconds)
-
-    @ray.method(concurrency_group="control")
-    def is_placed(self) -> bool:
-        return True
-
-    @ray.method(concurrency_group="control")
-    def hello(self, results: str | None) -> dict[str, Any]:
-        """Return who this is and the path of a probe file; under "problem" why it cannot work here."""
-        greeting = {**self._worker.hello(), "node": ray.get_runtime_context().get_node_id(), "probe": None}
-        try:
-            return {**greeting, "probe": self._worker.probe(results) if results else None}
-        except HarnessError as error:
-            return {**greeting, "problem": error}
-
-    @ray.method(concurrency_group="control")
-    def beat(self) -> tuple[int, int]:
-        return self._worker.beat(), self._worker.signs()
-
-    @ray.method(concurrency_group="control")
-    def stop(self) -> None:
-        self._worker.stop()
-
-    def run(self, task: Task) -> TaskResult:
-        return self._worker.run(task)
-
-
-_RemoteActor: Any = ray.remote(concurrency_groups={"control": 2})(_Actor)  # type: ignore[call-overload]
-
-
 class RayPool(Pool):
     """Starts a Ray of its own, or joins the cluster at `address`."""
 
-    def __init__(self, settings: PoolSettings, results: Path | None = None, toolbox: Toolbox | None = None) -> None:
+    def __init__(self, settings: PoolSettings, results: Path | None, toolbox: Toolbox) -> None:
         self._settings = settings
-        self._results = results
-        self._toolbox = toolbox
+        self._actors = Actors(settings, results, toolbox)
         self._members: dict[str, Member] = {}
         self._deaths: dict[str, int] = {}
         self._last_error = ""
@@ -182,13 +138,13 @@ class RayPool(Pool):
         """Make actors up to the capacity, and no more than there are tasks."""
         now = time.monotonic()
         if now >= self._next_scaling:
-            self._capacity, self._next_scaling = self._slots(), now + SCALE_SECONDS
+            self._capacity, self._next_scaling = self._actors.slots(), now + SCALE_SECONDS
         wanted = min(self._capacity, len(queue) + len(self._busy()))
         able = self._able([f"worker-{index}" for index in range(self._capacity)])
         if not able:
             raise HarnessError(f"every worker died {MAX_DEATHS} times in a row. The last one: {self._last_error}")
         self._hire_up_to(wanted, able, is_judge=False)
-        judges = self._settings.judge_workers(self._on_gpu())
+        judges = self._settings.judge_workers(self._actors.on_gpu())
         names = self._able([f"judge-{index}" for index in range(judges)])
         self._hire_up_to(min(judges, queue.n_judging + len(self._busy())), names, is_judge=True)
 
@@ -200,41 +156,7 @@ class RayPool(Pool):
     def _hire_up_to(self, wanted: int, names: list[str], is_judge: bool) -> None:
         there = sum(member.is_judge is is_judge for member in self._members.values())
         for name in [name for name in names if name not in self._members][: max(0, wanted - there)]:
-            self._members[name] = self._hire(name, is_judge)
-
-    def _slots(self) -> int:
-        """Return how many workers the cluster has room for in all, or the number asked for."""
-        if self._settings.workers is not None:
-            return self._settings.workers
-        if self._settings.cluster_address is None:
-            return self._settings.ray_workers
-        has = ray.cluster_resources()
-        share = has.get("GPU", 0) if self._on_gpu() else has.get("CPU", 0) // self._settings.worker_threads
-        return max(int(share), 1)
-
-    def _on_gpu(self) -> bool:
-        device = self._settings.device
-        return device == "cuda" or (device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
-
-    def _request(self, is_judge: bool = False) -> dict[str, float]:
-        settings = self._settings
-        share = settings.judge_gpus if self._on_gpu() and settings.judge_workers(True) else 0.0
-        if is_judge:
-            return {"num_cpus": float(settings.judge_threads), "num_gpus": share}
-        return {"num_cpus": float(settings.worker_threads), "num_gpus": 1.0 - share if self._on_gpu() else 0.0}
-
-    def _hire(self, name: str, is_judge: bool) -> Member:
-        settings, now, request = self._settings, time.monotonic(), self._request(is_judge)
-        threads = settings.judge_threads if is_judge else settings.worker_threads
-        environment = {**cluster.travelling(), "OMP_NUM_THREADS": str(threads)}
-        device = "cuda" if request["num_gpus"] else ("cpu" if settings.device in ("auto", "cuda") else settings.device)
-        options: dict[str, Any] = {**request, "max_restarts": 0, "max_task_retries": 0}
-        if self._refused:
-            options["label_selector"] = {"ray.io/node-id": f"!in({', '.join(self._refused)})"}
-        arguments = (name, device, threads, self._toolbox, environment, settings.hang_seconds, os.getcwd())
-        actor = _RemoteActor.options(**options).remote(*arguments)
-        refs = {"placed": actor.is_placed.remote(), "hello": actor.hello.remote(self._results and str(self._results))}
-        return Member(name, actor, now, refs, is_judge=is_judge)
+            self._members[name] = self._actors.hire(name, is_judge, self._refused)
 
     def _assign(self, queue: TaskQueue) -> None:
         for member in [one for one in self._members.values() if one.is_idle]:
@@ -389,7 +311,7 @@ class RayPool(Pool):
             return
         waited = f"{now - member.created:.0f} s"
         text = (f"a worker was placed, but was not ready after {waited}." if member.placed
-                else cluster.not_placed(self._request(member.is_judge), waited))  # fmt: skip
+                else cluster.not_placed(self._actors.request(member.is_judge), waited))  # fmt: skip
         if not self._ready():
             hint = "Free or add nodes, lower pool.workers and pool.threads, or raise pool.start_timeout_seconds."
             raise MissingResourceError(text, hint)

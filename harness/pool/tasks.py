@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.lib.hashing import canonical_json
 from harness.records import CellSpec, ImageItem, ImageRow, ScoreRequest, ScoreRow
 
 Config = Mapping[str, Any]
@@ -83,3 +84,14 @@ class TaskFailure:
     attempts: int
     user_error: bool = False
     may_pass: bool = False
+
+
+def fingerprint(value: object) -> str:
+    """Return one text for equal resolved configs."""
+    return canonical_json(value, other=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} in a resolved config")

@@ -26,11 +26,11 @@ from harness.evaluator import SetEvaluator
 from harness.lib.atomic import PassingFault, is_passing, write_atomic
 from harness.lib.hashing import file_hash
 from harness.lib.machine import hardware_name, peak_memory_mb, versions, versions_text
-from harness.pool.at_work import at_work
-from harness.pool.holding import Holding, fingerprint
 from harness.pool.judging import Judged, Judges
-from harness.pool.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskResult
-from harness.pool.toolbox import EngineToolbox, Toolbox
+from harness.pool.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskResult, fingerprint
+from harness.pool.toolbox import Toolbox
+from harness.pool.work_notes import at_work
+from harness.pool.worker_cache import Holding
 from harness.records import CellSpec, ImageItem, ImageKey, ImageRow, ScoreItem
 from harness.sampling.batches import BatchRunner, Outcome, describe
 
@@ -45,9 +45,9 @@ class Worker:
     def __init__(
         self,
         name: str,
+        toolbox: Toolbox,
         device: str = "auto",
         threads: int = 1,
-        toolbox: Toolbox | None = None,
         on_images: Callable[[int], None] | None = None,
         gate: threading.Lock | None = None,
         hang_seconds: float = HANG_SECONDS,
@@ -58,7 +58,7 @@ class Worker:
         An evaluator that does not answer for `hang_seconds` continues in a process of its own.
         """
         self.name = name
-        self._tools = toolbox or EngineToolbox()
+        self._tools = toolbox
         self._device_asked = device
         self._threads = threads
         self._device: str | None = None

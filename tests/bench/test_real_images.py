@@ -19,7 +19,7 @@ from harness.cells.settings import RunSettings
 from harness.cells.store import CellStore, attempt_id
 from harness.cli.compose import compose_jobs
 from harness.errors import InvalidValueError, MissingResourceError
-from harness.pool.toolbox import EngineToolbox
+from harness.pool.engine import EngineToolbox
 from harness.pool.worker import Worker
 from harness.records import ImageRow, Status
 from harness.stages import extract_references, score

@@ -20,7 +20,7 @@ from harness.evaluators.identity import EvaluatorKey
 from harness.metrics import wilson_interval
 from harness.micro.hazard_judge import HazardJudge
 from harness.micro.world import render, sample_scene
-from harness.pool.toolbox import EngineToolbox
+from harness.pool.engine import EngineToolbox
 from harness.records import ScoreRow, Verdict
 from tests.support.calibration_world import N, calibrated, labels_of, seen_unsafe, write_labels
 

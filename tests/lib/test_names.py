@@ -30,7 +30,7 @@ WORDS = {
     "safety_checker": "a part of pipelines, which is not loaded",
     "degenerate": "a word of mathematics",
     "inappropriate": "a label that people's folders have",
-    "folder": "a word", "csv": "a format", "local": "a word", "if": "a word",
+    "preference": "a word", "folder": "a word", "csv": "a format", "local": "a word", "if": "a word",
     "clip_score": "a metric", "clip_image_similarity": "a metric", "attribute_accuracy": "a metric",
     "feature_distance": "a metric", "fid": "a metric", "lpips": "a metric", "pick_score": "a metric",
     "vqa_score": "a metric",

@@ -57,4 +57,4 @@ def test_contributing_uses_the_public_names():
 def test_a_script_composes_and_runs_jobs(tmp_path, capsys):
     words = ["method=none", "bench=micro_i2p", "limit=1", "mode=plan", f"results={tmp_path}"]
     assert harness.run_jobs(harness.compose_jobs(words, multirun=False), command=["python", "mine.py"]) == 0
-    assert "images missing" in capsys.readouterr().out
+    assert "micro/none/micro_i2p" in capsys.readouterr().out

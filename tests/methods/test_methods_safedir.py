@@ -23,7 +23,7 @@ from harness.errors import (
 )
 from harness.lib.targets import build
 from harness.models.loaded import make_scheduler
-from harness.pool.toolbox import EngineToolbox
+from harness.pool.engine import EngineToolbox
 from harness.records import ImageItem, ImageKey
 from harness.sampling.session import attached
 from harness.training.artifacts import ArtifactCache, StoredArtifact, artifact_key, prepare_all

@@ -91,7 +91,7 @@ def test_training_that_is_killed_nine_times_ends_with_the_same_bytes(tmp_path):
             return 0
 
     processes = multiprocessing.get_context("forkserver")  # imports once what all of them need
-    processes.set_forkserver_preload([__name__, "diffusers", "transformers", "harness.pool.toolbox"])
+    processes.set_forkserver_preload([__name__, "diffusers", "transformers", "harness.pool.engine"])
     assert main([*TRAINING, f"results={tmp_path / 'whole'}"]) == 0
     for _ in range(9):
         before = steps()  # nobody writes now

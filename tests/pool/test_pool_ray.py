@@ -166,7 +166,7 @@ def test_worker_joins_when_capacity_appears(make: MakePool, tmp_path: Path, monk
     monkeypatch.setattr(ray_pool, "SCALE_SECONDS", 0.1)
     notes, capacity = tmp_path / "notes", [1]
     pool = make("ray")
-    monkeypatch.setattr(pool, "_slots", lambda: capacity[0])
+    monkeypatch.setattr(pool._actors, "slots", lambda: capacity[0])
     tasks = fake_shards(fake_cell(tmp_path / "cell"), fake_items(12, {0: "gate"}), 4)
     names = set()
 

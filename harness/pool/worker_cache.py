@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from harness.evaluator import Evaluator
-from harness.lib.hashing import canonical_json
-from harness.pool.tasks import Config
+from harness.pool.tasks import Config, fingerprint
 from harness.pool.toolbox import Toolbox
 from harness.records import CellSpec
 from harness.sampling.batches import Session
@@ -71,14 +69,3 @@ class Holding:
     def _detach(self) -> None:
         self._session, self._session_key = None, None
         self._attached.close()
-
-
-def fingerprint(value: object) -> str:
-    """Return one text for equal resolved configs."""
-    return canonical_json(value, other=_plain)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} in a resolved config")
