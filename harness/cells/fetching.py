@@ -14,10 +14,10 @@ from harness.bench.source import cached_prompt_file, downloaded_file, hub_files
 from harness.cells.job import Job
 from harness.evaluator import Evaluator
 from harness.lib.atomic import storage_error
+from harness.lib.download_plan import Need, UrlNeed
 from harness.lib.downloads import chosen_files, size_of
 from harness.lib.hub import check_space, look_up
 from harness.lib.hub_cache import hub_cache
-from harness.lib.needs import Need, UrlNeed
 from harness.lib.targets import build
 from harness.lib.wanted import Download, UrlFile
 from harness.method import Method

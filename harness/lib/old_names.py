@@ -40,6 +40,7 @@ _MOVED = {
 }
 # What has moved on since there are rooms, by its name of then.
 _SINCE = {
+    "harness.lib.needs": ("harness.lib.download_plan",),
     "harness.pool.at_work": ("harness.pool.work_notes",),
     "harness.pool.holding": ("harness.pool.worker_cache", "harness.pool.tasks"),
     "harness.training.bottleneck": ("methods.interpret_direction",),

@@ -7,9 +7,9 @@ from fnmatch import fnmatch
 from typing import Any
 
 from harness.errors import InvalidValueError, MissingResourceError
+from harness.lib.download_plan import Need
 from harness.lib.formatting import size
 from harness.lib.hub import GoneError, RemoteFile, Repository, fetch, look_up, page_of
-from harness.lib.needs import Need
 from harness.lib.reading import read_json
 from harness.models.choice import Candidate, candidates, settled, unknown_pipeline
 from harness.models.families import ALIASES, FAMILIES, MIRRORS
