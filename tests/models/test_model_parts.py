@@ -186,10 +186,10 @@ def dora(file: Path) -> Path:
 
 
 @pytest.mark.parametrize(("key", "write", "said"), [
-    ("unet", renamed, "conv_in.weight is not in it"),
+    ("unet", renamed, "conv_in.weight is missing"),
     ("unet", reshaped, "conv_in.weight has shape (32, 9, 3, 3)"),
     ("unet", garbled, "is a web page"),
-    ("unet", pickled, "is not in it"),
+    ("unet", pickled, "is missing"),
     ("text_encoder", lambda file: scaled("unet", file), "not a text_encoder of this model"),
     ("lora", garbled, "is a web page"),
     ("lora", pickled, "not a .safetensors file"),

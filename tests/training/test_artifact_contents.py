@@ -160,6 +160,6 @@ class Broken(Maker):
 
 
 def test_what_is_learned_and_no_number_is_not_stored(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match="not finite"):
+    with pytest.raises(HarnessError, match="non-finite"):
         prepare_all(random_model(), [Broken()], ArtifactCache(tmp_path))
     assert not list(tmp_path.rglob("meta.json"))
