@@ -198,7 +198,7 @@ def dora(file: Path) -> Path:
     ("lora", foreign, "this one has no unet.mid_block.attentions.9.to_q"),
     ("lora", loha, "not part of a plain LoRA"),
     ("lora", dora, "is a DoRA"),
-    ("lora", lambda file: file, "there is no file"),
+    ("lora", lambda file: file, "no file "),
 ])  # fmt: skip
 def test_a_bad_part_is_one_line_before_anything_loads(key, write, said, tmp_path):
     with pytest.raises(HarnessError) as error:
