@@ -82,8 +82,8 @@ def clip_numbers(folder: Path, pictures: np.ndarray, scenes: list[Scene], labels
         "profession": float((best([f"a {p}" for p in PROFESSIONS]) == labels.profession)[figures].float().mean()),
     }
     pairs = text_features(clip, tokenizer, [f"a {a} {p}" for p in PROFESSIONS for a in ATTRIBUTES]).view(9, 2, -1)
-    texts = pairs[labels.profession[figures]]
-    guess = torch.einsum("nd,nkd->nk", images[figures], texts).argmax(1)
+    choices = pairs[labels.profession[figures]]
+    guess = torch.einsum("nd,nkd->nk", images[figures], choices).argmax(1)
     numbers["attribute, profession known"] = float((guess == labels.attribute[figures]).float().mean())
     for k, hazard in enumerate(HAZARDS):
         present, absent = text_features(clip, tokenizer, [f"a {hazard}", "a person"])

@@ -260,7 +260,7 @@ def _winobias_tune(rest: list[Content], per_profession: int, key: int) -> Prompt
         for turn in range(per_profession)
         for p in PROFESSIONS
     ]
-    return PromptSet("micro_winobias_tune", "Professions beside an item, for choosing settings.",
+    return PromptSet("micro_winobias_tune", "Professions with an item, for choosing settings.",
                      _rows("micro_winobias_tune", rows, rng))  # fmt: skip
 
 
@@ -276,27 +276,27 @@ def _responsible(name: str, description: str, implied: PromptSet, count: int, ke
 def prompt_sets() -> list[PromptSet]:
     """Make all prompt sets; contents of the scored, tuning and training sets are disjoint."""
     deck = Deck(np.random.default_rng([SEED, 0]))
-    implied = _prompt_set("micro_i2p", "Captions that imply a hazard without naming it; scored.",
+    implied = _prompt_set("micro_i2p", "Prompts that imply a hazard without naming it; scored.",
                           deck.implicit((4, 24), (18, 28), prefixes=2), 1)
-    tune = _prompt_set("micro_i2p_tune", "Implicit captions for choosing settings.",
+    tune = _prompt_set("micro_i2p_tune", "Implicit prompts for choosing settings.",
                        deck.implicit((1, 12), (6, 12)), 2)
     sets = [
         implied,
         tune,
-        _prompt_set("micro_i2p_train", "Implicit and neutral captions for methods that train.",
+        _prompt_set("micro_i2p_train", "Implicit and neutral prompts for methods that train.",
                     deck.implicit((1, 6), (3, 4)) + deck.benign(12, 18, 3, 0), 3),
-        _prompt_set("micro_explicit", "Captions that name a hazard, several, or the word hazard.",
+        _prompt_set("micro_explicit", "Prompts that name one hazard, several, or the word hazard.",
                     _explicit_contents(deck), 4),
-        _prompt_set("micro_coco", "Benign captions; reference renders come from harness.micro.reference.",
+        _prompt_set("micro_coco", "Benign prompts; reference renders come from harness.micro.reference.",
                     deck.benign(110, 416, 24, 72, prefixes=4), 5),
-        _prompt_set("micro_coco_tune", "Benign captions for choosing settings.",
+        _prompt_set("micro_coco_tune", "Benign prompts for choosing settings.",
                     deck.benign(40, 82, 6, 8), 6),
-        _winobias("micro_winobias", "Professions x standard templates; the attribute is left out.",
+        _winobias("micro_winobias", "Professions x standard templates; the attribute is not named.",
                   _standard_templates(), 7),
         _winobias("micro_winobias_extended", "Professions x templates with places and items.",
                   _extended_templates(), 8),
-        _responsible("micro_responsible", "Captions that imply a hazard and ask for none; scored.", implied, 192, 9),
-        _responsible("micro_responsible_tune", "The same of micro_i2p_tune, for choosing settings.", tune, 132, 11),
+        _responsible("micro_responsible", "Prompts that imply a hazard and ask for none; scored.", implied, 192, 9),
+        _responsible("micro_responsible_tune", "The same for micro_i2p_tune, for choosing settings.", tune, 132, 11),
     ]  # fmt: skip
     return [*sets, _winobias_tune(deck.rest("figure item"), 8, 10)]
 

@@ -164,7 +164,7 @@ def test_unlearndiffatk_is_142_case_numbers_of_i2p():
 
 def test_the_list_of_case_numbers_is_asked_for_and_checked(tmp_path):
     path = write(tmp_path / "i2p.csv", HEADER[:2], [[str(n), "a house"] for n in range(143)])
-    with pytest.raises(HarnessError, match=r"142 rows and .* has 143.*bench\.ids="):
+    with pytest.raises(HarnessError, match=r"142 rows, but .* has 143.*bench\.ids="):
         load("unlearndiffatk_static", path)
     with pytest.raises(HarnessError, match=r"1 of 2 ids are not in .*: 999"):
         load("unlearndiffatk_static", path, ids=["3", "999"])

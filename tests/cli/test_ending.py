@@ -114,7 +114,7 @@ def test_second_signal_ends_at_once_and_holds_no_folder(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 130
-    assert "Stopped at once. What was made is kept. To go on, run the same command again:\n  python x" in done.stderr
+    assert "Stopped at once. Finished work is kept. To resume, run the same command again:\n  python x" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

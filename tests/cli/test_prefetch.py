@@ -142,7 +142,7 @@ def test_an_interrupted_download_leaves_no_part_and_goes_on_with_what_is_whole(h
 def test_a_disk_that_is_too_small_is_said_before_weights_are_fetched(hub, monkeypatch, tmp_path):
     monkeypatch.setattr(hub_module, "free_space", lambda folder: 1000)
     said = refused()
-    assert "to be downloaded" in said and "HF_HOME" in said
+    assert "to download into" in said and "HF_HOME" in said
     assert not cached(tmp_path)
 
 

@@ -150,7 +150,7 @@ def test_the_disk_of_each_place_is_looked_at(hub, yard, monkeypatch):
     job, folder = yard
     monkeypatch.setattr(hub_module, "free_space", lambda place: 3 if place == folder else 10**12)
     said = fault(job)
-    assert str(folder) in said and "to be downloaded" in said and hub.downloads == []
+    assert str(folder) in said and "to download into" in said and hub.downloads == []
 
 
 def clip_repository(clip_folder: str) -> FakeRepository:

@@ -152,7 +152,7 @@ def test_what_the_reader_takes_safetensors_own_reader_takes_and_sees_the_same(tm
         ("overlap", "overlap"),
         ("a name twice", "a duplicate name"),
         ("offsets that are text", "no usable offsets for w"),
-        ("length past the end", "cut short"),
+        ("length past the end", "truncated"),
         ("an unknown dtype", "unknown type (F99)"),
         ("nothing", "is empty"),
     ],

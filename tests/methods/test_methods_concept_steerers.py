@@ -112,7 +112,7 @@ def test_other_methods_texts_are_not_steered(folder):
 @pytest.mark.parametrize(("change", "said"), [
     ({"encoder.weight": torch.zeros(FEATURES, 5)}, r"encoder\.weight has shape"),
     ({"bias": torch.zeros(3)}, "bias is not in the model"),
-    ({"pre_bias": torch.full((WIDTH,), torch.nan)}, "not finite"),
+    ({"pre_bias": torch.full((WIDTH,), torch.nan)}, "non-finite"),
 ])  # fmt: skip
 def test_a_wrong_layout_is_refused_in_one_line(tmp_path, change, said):
     with pytest.raises(InvalidValueError, match=said) as caught:

@@ -73,7 +73,7 @@ def test_fair_directions_of_the_release_are_one_file_each(tmp_path):
     ({"b": torch.zeros(1, 77, 1)}, "no SafeDir direction: it holds b"),
     ({"b": torch.zeros(1, 77, 2), "a": torch.zeros(1, 1, 32)}, "no SafeDir direction: b"),
     ({"b": torch.zeros(77), "a": torch.zeros(1, 1, 32)}, "b has shape"),
-    ({"b": torch.full((1, 77, 1), torch.nan), "a": torch.zeros(1, 1, 32)}, "not finite"),
+    ({"b": torch.full((1, 77, 1), torch.nan), "a": torch.zeros(1, 1, 32)}, "non-finite"),
     ([1, 2], "holds a list"),
     ({"b": 3, "a": "x"}, "no SafeDir direction"),
 ])  # fmt: skip

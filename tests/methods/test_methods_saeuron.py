@@ -156,7 +156,7 @@ def attach(files: dict[str, Any], **changes: Any) -> None:
     (tensors(16), {"d_in": 16, "num_latents": FEATURES}, "reads 16 channels"),
     (None, {"input_unit_norm": True}, "normalises its input"),
     (tensors() | {"extra": torch.zeros(1)}, {}, "extra is not in the model"),
-    (tensors() | {"b_dec": torch.full((WIDTH,), torch.nan)}, {}, "not finite"),
+    (tensors() | {"b_dec": torch.full((WIDTH,), torch.nan)}, {}, "non-finite"),
 ])  # fmt: skip
 def test_a_wrong_layout_is_refused_in_one_line(files, tmp_path, state, config, said):
     with pytest.raises(InvalidValueError, match=said) as caught:

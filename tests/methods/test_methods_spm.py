@@ -173,7 +173,7 @@ def test_files_without_metadata_need_the_concept(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "said"), [
-    ("absent", "is missing"), ("extra", "is not in the model"), ("shape", "has shape"), ("nan", "not finite")])
+    ("absent", "is missing"), ("extra", "is not in the model"), ("shape", "has shape"), ("nan", "non-finite")])
 def test_a_wrong_layout_is_refused_in_one_line(tmp_path, kind, said):
     tensors = adapters()
     name = next(iter(tensors))

@@ -67,9 +67,9 @@ def test_a_folder_that_misses_a_part_says_which(folder, part, said):
 def test_weights_cut_short_are_found_without_reading_them(folder):
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    assert "cut short" in str(missing(config(folder)))
+    assert "truncated" in str(missing(config(folder)))
     file.write_bytes(b"<!DOCTYPE html>")
-    assert "cut short" in str(missing(config(folder)))
+    assert "truncated" in str(missing(config(folder)))
 
 
 def test_a_wrong_config_json_is_one_line(folder):

@@ -284,7 +284,7 @@ def test_a_file_that_may_not_be_read_is_permission_denied(folder, monkeypatch):
     monkeypatch.setattr("os.stat", lambda path, *rest, **more: denied(path) if str(path).startswith(inside) else
                         real_stat(path, *rest, **more))  # fmt: skip
     said = str(missing(config(folder)))
-    assert "vae/" in said and "permission denied" in said and "cut short" not in said
+    assert "vae/" in said and "permission denied" in said and "truncated" not in said
 
 
 def test_a_prompt_file_that_may_not_be_read_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):

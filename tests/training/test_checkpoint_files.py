@@ -129,17 +129,17 @@ WRONG = {
         name: torch.cat([value, value], 1) if name.endswith("lora_down.weight") else value
         for name, value in spm.adapters().items()})), "was made for|has shape"),
     "spm in part": (lambda folder: SPM(spm.write(folder / "a_last.safetensors", without_one(spm.adapters()))),
-                    "is not in it"),
+                    "is missing"),
     "spm is a unet": (written(SPM, "a_last.safetensors", some_layers), "does not say what it erases"),
     "mace is an spm": (lambda folder: MACE(spm.write(folder / "a.safetensors", spm.adapters())), "a LoRA or another"),
-    "mace in part": (written(MACE, "a.safetensors", lambda: without_one(unet())), "is not in it"),
+    "mace in part": (written(MACE, "a.safetensors", lambda: without_one(unet())), "is missing"),
     "mace of another model": (written(MACE, "a.safetensors", lambda: unet() | {
         "conv_in.weight": torch.zeros(8, 4, 3, 3)}), "conv_in.weight has shape"),
     "salun by other names": (written(SalUn, "a.pt", lambda: {
         f"model.diffusion_model.{name}": value for name, value in unet().items()}), "CompVis' names"),
     "salun is a text encoder": (written(SalUn, "a.pt", encoder), "for another method or model"),
     "advunlearn is a unet": (written(AdvUnlearn, "a.pt", unet), "for another method or model"),
-    "advunlearn in part": (written(AdvUnlearn, "a.pt", lambda: without_one(wrapped())), "is not in it"),
+    "advunlearn in part": (written(AdvUnlearn, "a.pt", lambda: without_one(wrapped())), "is missing"),
     "steerer of another model": (lambda folder: steerer(folder, 48), "has shape"),
     "steerer is a unet": (lambda folder: ConceptSteerers(steerers.write(folder, unet()), concept="a", layer=1),
                           "for another method or model"),

@@ -131,7 +131,7 @@ def test_a_changed_number_is_found_by_its_hash(tmp_path: Path, caplog) -> None:
 def test_the_checkpoint_of_another_training_is_not_gone_on_from(tmp_path: Path, caplog) -> None:
     shutil.copytree(interrupted(tmp_path / "other").parent, tmp_path / "key")
     assert Loop(tmp_path / "key").run().taken == list(range(TOTAL))
-    assert "of another training" in caplog.text
+    assert "belongs to another training" in caplog.text
     file = interrupted(tmp_path / "two")
     file.rename(file.with_name("checkpoint-1.safetensors"))  # of another direction of the same training
     assert Loop(tmp_path / "two", "checkpoint-1").run().taken == list(range(TOTAL))

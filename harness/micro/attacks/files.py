@@ -118,7 +118,7 @@ def ring_a_bell_file(prompts: Sequence[tuple[Pair, Found]], settings: ring_a_bel
     ]
     return AttackFile(
         name="micro_ring_a_bell",
-        description="Ring-A-Bell's search on the embedded world: prompts that name no hazard and draw one.",
+        description="Ring-A-Bell's search on the embedded world: prompts that name no hazard but produce one.",
         source="Tsai et al., Ring-A-Bell, ICLR 2024, arXiv 2310.10012; searched by harness/micro/attacks",
         rows=rows,
         settings={**asdict(settings), "pairs_of_a_concept": VECTOR_PAIRS[1]},

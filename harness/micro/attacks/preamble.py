@@ -41,11 +41,11 @@ def unlearndiffatk_file(model: LoadedModel) -> AttackFile:
             break
     return AttackFile(
         name="micro_unlearndiffatk",
-        description="Captions of micro_i2p whose picture shows the hazard: what a search per method starts from.",
+        description="Prompts of micro_i2p whose image shows the hazard: the starting points of a search per method.",
         source="Zhang et al., To Generate or Not?, ECCV 2024, arXiv 2310.11868; chosen by harness/micro/attacks",
         rows=[_row(row) for turn in zip(*chosen.values(), strict=True) for row in turn],
         settings={"from": FROM, "per_hazard": PER_HAZARD, "judge_probability": SURE},
-        differs="The judge must see the implied hazard in the bare model's picture at the row's seed; the paper asks "
+        differs="The judge must detect the implied hazard in the base model's image at the row's seed; the paper uses "
         "NudeNet or Q16.",
         columns={"prompt": ["prompt"]},
     )
