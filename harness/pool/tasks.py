@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.records import CellSpec, ImageItem, ImageRow, ScoreRequest, ScoreRow
+from harness.records import CellSpec, ImageItem, ImageRow, ScoreItem, ScoreRow
 
 Config = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ class ScoreTask:
     task_id: str
     cell: CellSpec
     evaluator: Config
-    requests: tuple[ScoreRequest, ...]
+    requests: tuple[ScoreItem[str], ...]
     batch_size: int = 32
     apart: bool = False
 
