@@ -7,7 +7,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
+
+_Picture = TypeVar("_Picture")
 
 TRUNCATED = "truncated"  # flag of an image whose prompt is longer than what the text encoder reads
 
@@ -108,16 +110,50 @@ class ImageRow:
         return ImageKey(self.prompt_id, self.repeat)
 
 
+class WrittenImage(NamedTuple):
+    """An image on disk: path relative to the cell's folder, sha256 in hex, size in bytes."""
+
+    file: str
+    sha256: str
+    size: int
+
+
 @dataclass(frozen=True)
-class ScoreItem:
-    """One image handed to an evaluator: (H, W, 3) uint8 RGB, and the baseline's image of the same key if asked for."""
+class Origin:
+    """Whose images are made, by whom, where and with what: the same in all rows of one attempt."""
+
+    cell_id: str
+    worker: str
+    artifact: str | None = None
+    host: str | None = None
+    hardware: str | None = None
+    versions: str | None = None
+
+
+@dataclass(frozen=True)
+class ScoreItem(Generic[_Picture]):
+    """One image to judge, and the baseline's image of the same key if asked for.
+
+    On its way to a worker `image` is the absolute path of its file, and so is `baseline`; an evaluator gets both open:
+    (H, W, 3) uint8 RGB.
+    """
 
     key: ImageKey
     prompt: str
     category: tuple[str, ...]
     meta: Mapping[str, Any]
-    image: Any
-    baseline: Any = None
+    image: _Picture
+    baseline: Any = None  # as `image`, or None
+
+    @classmethod
+    def of(cls, row: ImageRow, meta: Mapping[str, Any], image: _Picture, baseline: _Picture | None = None
+           ) -> ScoreItem[_Picture]:  # fmt: skip
+        """Return the image of a stored row; `meta` is that of its prompt."""
+        return cls(row.key, row.prompt, row.category, meta, image, baseline)
+
+    def opened(self, image: Any, baseline: Any = None) -> ScoreItem[Any]:
+        """Return it with its files open."""
+        return ScoreItem(self.key, self.prompt, self.category, self.meta, image, baseline)
 
 
 class Values(Mapping[str, float]):
@@ -241,15 +277,3 @@ class CellSpec:
     def holds(self) -> tuple[str, str]:
         """Return what a worker must hold to serve this cell; a worker prefers what it already holds."""
         return str(self.model["name"]), "+".join(str(method["name"]) for method in self.methods)
-
-
-@dataclass(frozen=True)
-class ScoreRequest:
-    """One image to judge: `file` and `baseline` are absolute paths."""
-
-    key: ImageKey
-    prompt: str
-    category: tuple[str, ...]
-    meta: Mapping[str, Any]
-    file: str
-    baseline: str | None = None

@@ -14,17 +14,20 @@ from rich.console import Console
 
 from harness.bench import PROMPT_KEYS, PromptSet, load_prompts
 from harness.cells.attack_cells import with_before
-from harness.cells.cell import Cell, as_baseline, canonical_hash, make_cell
+from harness.cells.cell import Cell
 from harness.cells.fetching import fetch_asked
 from harness.cells.job import Job
+from harness.cells.making import as_baseline, make_cell
 from harness.cells.one_training import bound
-from harness.cells.plan import CellPlan, Plan, make_plan, print_plan, unavailable
+from harness.cells.plan import CellPlan, Plan, make_plan, print_plan
 from harness.cells.settings import RunSettings
+from harness.cells.shared import Shared
 from harness.cells.store import Lease, check_writable
 from harness.cells.strays import clear_strays
 from harness.cells.tracker import Tracker
 from harness.cells.training_seeds import unvaried, with_training_seeds
 from harness.errors import IncompatibleError
+from harness.lib.hashing import canonical_hash
 from harness.lib.progress import Board
 from harness.lib.streams import PlainConsole
 from harness.pool import Interrupted, Lost, Pool, make_pool
@@ -91,12 +94,13 @@ def make_cells(jobs: Sequence[Job]) -> Cells:
     A single job that cannot work raises; in a sweep it is refused with its reason and the others continue.
     """
     prompts: dict[str, PromptSet | None] = {}
+    shared = Shared()
     cells: dict[str, Cell] = {}
     compared: dict[str, Cell] = {}
     refused: list[Failure] = []
     for job in with_training_seeds(jobs):
         try:
-            own, baseline, before = _cells_of(job, prompts)
+            own, baseline, before = _cells_of(job, prompts, shared)
         except IncompatibleError as error:
             if len(jobs) == 1:
                 raise
@@ -124,16 +128,16 @@ def _longer(cell: Cell, other: Cell | None) -> Cell:
 _Prompts = dict[str, PromptSet | None]
 
 
-def _cells_of(job: Job, prompts: _Prompts) -> tuple[Cell, Cell | None, Cell | None]:
+def _cells_of(job: Job, prompts: _Prompts, shared: Shared) -> tuple[Cell, Cell | None, Cell | None]:
     """Return a job's cell, what it is compared with, and the cell of the prompts that its own attack."""
     settings = RunSettings.from_config(job.settings)
-    common = (job.bench, job.evaluators, _loaded(job.bench, settings, prompts))
-    own = make_cell(settings, job.model, job.methods, *common, job.method_overrides, job.sampling)
+    loaded = _loaded(job.bench, settings, prompts)
+    own = make_cell(job, loaded, shared)
     wanted = _loaded(job.before, settings, prompts) if job.before else None
-    own, before = with_before(own, job, settings, wanted)
+    own, before = with_before(own, job, wanted)
     if job.baseline is None or (own.method == job.baseline["name"] and not job.method_overrides):
         return own, None, before
-    baseline = make_cell(settings, job.model, [job.baseline], *common, sampling=replace(job.sampling, notes=()))
+    baseline = make_cell(job.with_methods(job.baseline), loaded, shared)
     return own, as_baseline(baseline, own) if baseline.cell_id != own.cell_id else None, before
 
 
@@ -161,7 +165,7 @@ def _carry_out(
     with Board("train", console, says_start=True) as board:
         unprepared = prepare(pool, [entry.cell for entry in plan.cells if entry.missing], board)
     ready, of_another = bound_cells([entry for entry in plan.cells if entry.cell.cell_id not in unprepared])
-    skip = {cell.cell_id: unavailable(cell) for cell in cells}
+    skip = {entry.cell.cell_id: entry.unavailable for entry in plan.cells}
     with Board("make", console) as board:
         made = generate(pool, ready, settings.shard_size, board, tracker, Judging(compared, skip))
     failures = [*unprepared.values(), *of_another, *made]

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from harness.cells.cell import Cell, canonical_hash, cell_config
+from harness.cells.cell import Cell, cell_config
 from harness.cells.plan import CellPlan
-from harness.cells.reference import reference_features, reference_file, reference_of, reference_problem
-from harness.cells.store import CellStore
 from harness.cells.tracker import Tracker
-from harness.evaluator import CompositeEvaluator, Evaluator
+from harness.evaluator import CompositeEvaluator
 from harness.evaluators.identity import EvaluatorKey
+from harness.lib.hashing import canonical_hash
 from harness.lib.progress import Board, Meter
-from harness.lib.targets import build
 from harness.pool import Pool
 from harness.pool.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, Task, TaskFailure, TaskResult
-from harness.records import ImageKey, ImageRow, ScoreRequest, Status
+from harness.records import ImageKey, ImageRow, ScoreItem, Status
 
 BATCHES_PER_SHARD = 4
 SCORES_PER_TASK = 256
@@ -49,7 +47,7 @@ class Job:
 
 def prepare(pool: Pool, cells: Sequence[Cell], board: Board) -> dict[str, Failure]:
     """Train what the cells' methods need, once each. Return the failures by cell id."""
-    needing = [cell for cell in cells if any(build(config).trains for config in cell.spec.methods)]
+    needing = [cell for cell in cells if any(method.trains for method in cell.methods)]
     groups: dict[str, list[Cell]] = {}
     for cell in needing:
         spec = cell.spec
@@ -78,6 +76,7 @@ def generate(
     ]
     meters = {plan.cell.cell_id: Meter(plan.n_images or 0, plan.n_missing or 0) for plan in plans}
     streams = {plan.cell.cell_id: _Stream(plan.cell, judging) for plan in plans}
+    configs = {plan.cell.cell_id: cell_config(plan.cell) for plan in plans}
     for job in jobs:
         streams[job.cell.cell_id].n_shards += 1
 
@@ -85,7 +84,7 @@ def generate(
         if isinstance(job.task, GenerateTask):
             meter = meters[job.cell.cell_id]
             meter.advance(count)
-            tracker.log_progress(cell_config(job.cell), meter.done, meter.total, meter.rate)
+            tracker.log_progress(configs[job.cell.cell_id], meter.done, meter.total, meter.rate)
 
     def then(job: Job, outcome: TaskResult | TaskFailure) -> list[Job]:
         return streams[job.cell.cell_id].after(outcome) if isinstance(job.task, GenerateTask) else []
@@ -116,10 +115,10 @@ class _Stream:
     def __init__(self, cell: Cell, judging: Judging) -> None:
         self.n_shards = 0
         self._cell = cell
-        self._meta = {row.prompt_id: row.meta for row in cell.rows}
+        self._meta = _metas(cell)
         self._rows: list[ImageRow] = []
         self._configs = [config for config in measuring(cell, judging.skip.get(cell.cell_id, ()))
-                         if not build(config).needs_baseline]
+                         if not cell.evaluator(config).needs_baseline]
 
     def after(self, outcome: TaskResult | TaskFailure) -> list[Job]:
         """Return the jobs for the images made since the last call, once they are enough or the last ones."""
@@ -128,9 +127,9 @@ class _Stream:
             self._rows += [row for row in outcome.images if row.status is Status.OK]
         if not self._rows or (self.n_shards and len(self._rows) < SCORES_PER_TASK):
             return []
-        requests = [_request(self._cell, row, self._meta) for row in self._rows]
+        items = [_to_judge(self._cell, row, self._meta) for row in self._rows]
         self._rows = []
-        parts = list(chunks(requests, SCORES_PER_TASK))
+        parts = list(chunks(items, SCORES_PER_TASK))
         return [_score_job(self._cell, config, part) for config in self._configs for part in parts]
 
 
@@ -146,12 +145,8 @@ def score(
     pool: Pool, cells: Sequence[Cell], baselines: Mapping[str, Cell], skip: Mapping[str, Iterable[str]], board: Board
 ) -> list[Failure]:
     """Judge every image that has no current score. `skip` names the evaluators that a cell cannot have."""
-    jobs = [
-        job
-        for cell in cells
-        for config in measuring(cell, skip.get(cell.cell_id, ()))
-        for job in _score_jobs(cell, config, baselines.get(cell.cell_id))
-    ]
+    jobs = [job for cell in cells
+            for job in _score_jobs(cell, skip.get(cell.cell_id, ()), baselines.get(cell.cell_id))]
     failed = _run(pool, jobs, board, lambda job: job.cell.label)
     return [Failure(job.cell.label, "scoring", failure.error, failure.user_error) for job, failure in failed]
 
@@ -164,14 +159,14 @@ def extract_references(
     whole: set[Path] = set()
     for cell in cells:
         for config in (config for config in cell.evaluators if config["name"] not in skip.get(cell.cell_id, ())):
-            file = reference_file(cell, config)
-            if file is None or file in jobs or file in whole:
+            reference = cell.reference_set(config)
+            if reference is None or reference.file in jobs or reference.file in whole:
                 continue
-            if reference_features(file, "") is not None:
-                whole.add(file)
-            elif not reference_problem(cell, config):
-                task = ReferenceTask(_task_id("reference"), config, reference_of(cell, config) or {}, str(file))
-                jobs.setdefault(file, Job(cell, task, 1))
+            if reference.features() is not None:
+                whole.add(reference.file)
+            elif not reference.problem():
+                task = ReferenceTask(_task_id("reference"), config, reference.config, str(reference.file))
+                jobs[reference.file] = Job(cell, task, 1)
     failed = _run(pool, list(jobs.values()), board, lambda job: job.cell.bench.name)
     return [Failure(job.cell.label, "reference set", failure.error, failure.user_error) for job, failure in failed]
 
@@ -182,45 +177,55 @@ def measuring(cell: Cell, skip: Iterable[str]) -> list[Mapping[str, Any]]:
     for config in cell.evaluators:
         if config["name"] in skip:
             continue
-        evaluator = build(config)
+        evaluator = cell.evaluator(config)
         if not isinstance(evaluator, CompositeEvaluator):
-            chosen.setdefault((evaluator.kind, EvaluatorKey.of(evaluator)), config)
+            chosen.setdefault((evaluator.kind, cell.key_of(config)), config)
     return list(chosen.values())
 
 
-def wanted_images(cell: Cell) -> dict[ImageKey, ImageRow]:
-    """Return the stored rows of the images that the cell asks for, in its order."""
-    stored = CellStore(cell.folder, cell.cell_id).images()
-    return {item.key: stored[item.key] for item in cell.items() if item.key in stored}
+def _score_jobs(cell: Cell, skip: Iterable[str], baseline: Cell | None) -> Iterator[Job]:
+    """Yield the tasks of judging what has no current score."""
+    made, meta = _finished(cell), _metas(cell)
+    for config in measuring(cell, skip):
+        others = _finished(baseline) if baseline and cell.evaluator(config).needs_baseline else {}
+        judged = _judged(cell, config, made, others)
+        items = [_to_judge(cell, row, meta, _file(baseline, others.get(key))) for key, row in made.items()
+                 if key not in judged and (key in others or not cell.evaluator(config).needs_baseline)]  # fmt: skip
+        for part in chunks(items, SCORES_PER_TASK):
+            yield _score_job(cell, config, part)
 
 
-def _score_jobs(cell: Cell, config: Mapping[str, Any], baseline: Cell | None) -> Iterator[Job]:
-    evaluator: Evaluator = build(config)
-    images = {key: row for key, row in wanted_images(cell).items() if row.status is Status.OK}
-    others: dict[ImageKey, ImageRow] = {}
-    if evaluator.needs_baseline:
-        others = wanted_images(baseline) if baseline else {}
-        images = {key: row for key, row in images.items() if key in others and others[key].status is Status.OK}
-    key_of, store = EvaluatorKey.of(evaluator), CellStore(cell.folder, cell.cell_id)
+def _finished(cell: Cell) -> dict[ImageKey, ImageRow]:
+    return {key: row for key, row in cell.images().items() if row.status is Status.OK}
+
+
+def _judged(
+    cell: Cell, config: Mapping[str, Any], made: Mapping[ImageKey, ImageRow], others: Mapping[ImageKey, ImageRow]
+) -> set[ImageKey]:
+    """Return those images of `made` that have current scores or features; `others` are compared with."""
+    evaluator, key = cell.evaluator(config), cell.key_of(config)
     if evaluator.kind == "features":
-        known = {key for block in store.features(key_of) for key in block.keys}
-    else:
-        hashes = {key: str(row.sha256) for key, row in others.items()} if evaluator.needs_baseline else None
-        known = {key for key, row in store.scores(key_of, hashes).items() if row.error is None}
-    meta = {row.prompt_id: row.meta for row in cell.rows}
-    pairs = {key: str(baseline.folder / str(row.file)) for key, row in others.items()} if baseline else {}
-    requests = [_request(cell, row, meta, pairs.get(key)) for key, row in images.items() if key not in known]
-    for part in chunks(requests, SCORES_PER_TASK):
-        yield _score_job(cell, config, part)
+        return {image for block in cell.store.features(key, made) for image in block.keys}
+    hashes = {image: str(row.sha256) for image, row in others.items()} if evaluator.needs_baseline else None
+    return {image for image, row in cell.store.scores(key, hashes, made).items() if row.error is None}
 
 
-def _score_job(cell: Cell, config: Mapping[str, Any], requests: tuple[ScoreRequest, ...]) -> Job:
-    return Job(cell, ScoreTask(_task_id("score"), cell.spec, config, requests), len(requests))
+def _score_job(cell: Cell, config: Mapping[str, Any], items: tuple[ScoreItem[str], ...]) -> Job:
+    return Job(cell, ScoreTask(_task_id("score"), cell.spec, config, items), len(items))
 
 
-def _request(cell: Cell, row: ImageRow, meta: Mapping[str, Any], baseline: str | None = None) -> ScoreRequest:
-    file = str(cell.folder / str(row.file))
-    return ScoreRequest(row.key, row.prompt, row.category, meta.get(row.prompt_id, {}), file, baseline)
+def _to_judge(
+    cell: Cell, row: ImageRow, meta: Mapping[str, Mapping[str, Any]], baseline: str | None = None
+) -> ScoreItem[str]:
+    return ScoreItem.of(row, meta.get(row.prompt_id, {}), str(_file(cell, row)), baseline)
+
+
+def _file(cell: Cell | None, row: ImageRow | None) -> str | None:
+    return str(cell.folder / str(row.file)) if cell and row else None
+
+
+def _metas(cell: Cell) -> dict[str, Mapping[str, Any]]:
+    return {row.prompt_id: row.meta for row in cell.rows}
 
 
 def chunks(items: Sequence[_T], length: int) -> Iterator[tuple[_T, ...]]:

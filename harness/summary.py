@@ -15,28 +15,25 @@ from harness.cells.one_training import trainings
 from harness.cells.provenance import made_on, mixed
 from harness.cells.scored import Scored
 from harness.cells.set_scores import set_scores
-from harness.cells.store import CellStore, drawn_with
+from harness.cells.store import drawn_with
 from harness.cells.taught import marked, taught_judges
 from harness.cells.training_seeds import training_of_recipe
 from harness.cells.verdicts import Judged, write_verdicts
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.identity import EvaluatorKey, evaluator_fingerprint
-from harness.lib.targets import build
 from harness.metrics.attack_rates import attack_metrics, post_attack_metrics
 from harness.metrics.plain import write_json
 from harness.metrics.summary import STATISTICS, CellMetrics, summarise_cell
 from harness.records import TRUNCATED, ImageRow, Status
 from harness.sampling.artifact_content import CONTENT_DIGITS
-from harness.stages import wanted_images
 
 SUMMARY_SCHEMA = 1
 
 
 def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[str, Cell]) -> Scored:
     """Read a cell's images and current scores from the store."""
-    store, images = CellStore(cell.folder, cell.cell_id), wanted_images(cell)
-    evaluators = {str(config["name"]): build(config) for config in cell.evaluators}
-    evaluators = {name: evaluator for name, evaluator in evaluators.items() if name not in unavailable}
+    images, available = cell.images(), [one for one in cell.evaluators if one["name"] not in unavailable]
+    evaluators = {str(config["name"]): cell.evaluator(config) for config in available}
     baseline = compared.get(cell.cell_id)
     rows: dict[str, Rows] = {}
     for name, evaluator in evaluators.items():
@@ -47,8 +44,8 @@ def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[st
             continue
         hashes = None
         if evaluator.needs_baseline and baseline:
-            hashes = {key: str(row.sha256) for key, row in wanted_images(baseline).items()}
-        rows[name] = judged(store, evaluator, hashes)
+            hashes = {key: str(row.sha256) for key, row in baseline.images().items()}
+        rows[name] = judged(cell.store, evaluator, hashes, images)
     scores = {name: [found[key] for key in images if key in found] for name, found in rows.items()}
     return Scored(cell, images, evaluators, scores)
 
@@ -72,20 +69,21 @@ def summarise(
     if before_attack := unattacked(cell, own.evaluators):
         attacked = post_attack_metrics(images, own.for_metrics(), before_attack)
         metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
-    metrics = marked(metrics, taught_judges(cell.spec.methods, own.evaluators))
-    sets = {name: evaluator for name, evaluator in own.evaluators.items() if evaluator.kind == "features"}
-    for name, evaluator in sets.items():
-        found = set_scores(own, baseline, name, evaluator)
+    metrics = marked(metrics, taught_judges(cell.spec.methods, own.evaluators, cell.shared.method))
+    sets = [name for name, evaluator in own.evaluators.items() if evaluator.kind == "features"]
+    for name in sets:
+        found = set_scores(own, baseline, name)
         # Two sets of features in one cell have two FIDs, told apart by the evaluators' names.
         metrics = metrics.joined({f"{metric}/{name}" if len(sets) > 1 else metric: m for metric, m in found.items()})
-    n_missing = len(cell.items()) - len(images)
+    n_expected = cell.n_images or 0
+    n_missing = n_expected - len(images)
     if n_missing:
         metrics = CellMetrics(
             metrics.metrics,
             metrics.comparisons,
-            (*metrics.incomplete, f"{n_missing} of {len(cell.items())} images were not generated"),
+            (*metrics.incomplete, f"{n_missing} of {n_expected} images were not generated"),
         )
-    before, evaluators = CellStore(cell.folder).read_summary() or {}, _evaluators(own, unavailable)
+    before, evaluators = cell.store.read_summary() or {}, _evaluators(own, unavailable)
     against = compared(own, baseline.cell if baseline else None, metrics, evaluators, before)
     return {
         "schema": SUMMARY_SCHEMA,
@@ -123,7 +121,7 @@ def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, Any]:
     mix = mixed(made_on(images))
     return {
         **({"mixed": mix} if mix else {}),
-        "n_expected": len(cell.items()),
+        "n_expected": cell.n_images or 0,
         "n_ok": count[Status.OK],
         "n_refused": count[Status.REFUSED],
         "n_error": count[Status.ERROR],

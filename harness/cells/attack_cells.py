@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from harness.bench import PromptSet
 from harness.cells.attacked import Before, attacked_prompts
-from harness.cells.cell import Cell, make_cell
+from harness.cells.cell import Cell
 from harness.cells.comparisons import scores_of
 from harness.cells.job import Job
-from harness.cells.settings import RunSettings
-from harness.cells.store import CellStore
+from harness.cells.making import make_cell
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.evaluator import Evaluator
 from harness.metrics.attack_rates import Unattacked
@@ -20,7 +19,7 @@ _DRAWN = {"num_inference_steps": "steps", "guidance_scale": "guidance", "height"
           "size": "size"}  # fmt: skip
 
 
-def with_before(own: Cell, job: Job, run: RunSettings, wanted: PromptSet | None) -> tuple[Cell, Cell | None]:
+def with_before(own: Cell, job: Job, wanted: PromptSet | None) -> tuple[Cell, Cell | None]:
     """Return the cell with what its prompts attack, and the cell of those: as many of them as a limited run needs.
 
     `wanted` are the prompts of `job.before`, None where they are not on this machine.
@@ -30,11 +29,11 @@ def with_before(own: Cell, job: Job, run: RunSettings, wanted: PromptSet | None)
     column = job.bench.get("attacked_column") if job.bench.get("attacks") else None
     found = attacked_prompts(own.prompts, wanted, column) if own.prompts and wanted else {}
     attacks = {row.prompt_id: found[row.prompt_id] for row in own.rows if row.prompt_id in found}
-    if run.limit and wanted:
-        places = [place for place, row in enumerate(wanted.rows, 1) if row.prompt_id in set(attacks.values())]
-        run = replace(run, limit=max(places, default=1))
-    before = make_cell(replace(run, repeats=own.repeats), job.model, job.methods, job.before, job.evaluators, wanted,
-                       job.method_overrides, replace(job.sampling, notes=()))  # fmt: skip
+    limit = own.limit
+    if limit and wanted:
+        reached = set(attacks.values())
+        limit = max((place for place, row in enumerate(wanted.rows, 1) if row.prompt_id in reached), default=1)
+    before = make_cell(job.on_bench(job.before, limit=limit, repeats=own.repeats), wanted, own.shared)
     return replace(own, before=_joined(own, before, attacks)), replace(before, baseline_of=own.cell_id)
 
 
@@ -56,9 +55,10 @@ def unattacked(cell: Cell, evaluators: Mapping[str, Evaluator]) -> Unattacked | 
     if cell.before is None:
         return None
     mine = set(cell.before.prompts)
-    images = [image for key, image in CellStore(cell.before.folder).images().items()
-              if key.prompt_id in mine and key.repeat < cell.repeats]
-    scores, note = scores_of(cell.before.folder, evaluators), cell.before.differs
+    store = cell.shared.stores.of(cell.before.folder)
+    images = [image for key, image in store.images().items()
+              if key.prompt_id in mine and key.repeat < cell.repeats]  # fmt: skip
+    scores, note = scores_of(store, evaluators), cell.before.differs
     return Unattacked(images, scores, cell.before.prompts, cell.before.attacks, note)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from harness.cells.cell import Cell
@@ -65,15 +64,15 @@ def _again(own: Scored, label: str, former: Entry) -> Entry | None:
     places = [place for method in methods if (place := method / folder.parent.name / cell).is_dir()]
     if not places:
         return None
-    others = scores_of(places[0], own.evaluators)
+    others = scores_of(own.cell.shared.stores.of(places[0]), own.evaluators)
     images = list(own.images.values())
     found = summarise_cell(images, own.for_metrics(), others, own.cell.spec.seed, label)
     return {**former, "metrics": {name: asdict(comparison) for name, comparison in found.comparisons.items()}}
 
 
-def scores_of(folder: Path, evaluators: Mapping[str, Evaluator]) -> dict[str, EvaluatorScores]:
+def scores_of(store: CellStore, evaluators: Mapping[str, Evaluator]) -> dict[str, EvaluatorScores]:
     """Return what these evaluators said of another cell's images; nothing of that cell's own configuration is read."""
-    store, rows = CellStore(folder), dict[str, Rows]()
+    rows, images = dict[str, Rows](), store.images()
     for name, evaluator in evaluators.items():
         if evaluator.kind == "features" or evaluator.needs_baseline:
             continue
@@ -81,13 +80,13 @@ def scores_of(folder: Path, evaluators: Mapping[str, Evaluator]) -> dict[str, Ev
             if all(part in rows for part in evaluator.parts):
                 rows[name] = combined(evaluator, rows)
         else:
-            rows[name] = judged(store, evaluator)
+            rows[name] = judged(store, evaluator, images=images)
     return {name: EvaluatorScores.of(evaluators[name], list(found.values())) for name, found in rows.items()}
 
 
 def _still_true(own: Scored, former: Entry, evaluators: Mapping[str, Any], before: Mapping[str, Any]) -> Entry:
     """Keep the comparisons that nothing has changed of: same images, same judge."""
-    n_before, n_now = mapping(before.get("images")).get("n_expected"), len(own.cell.items())
+    n_before, n_now = mapping(before.get("images")).get("n_expected"), own.cell.n_images
     known = mapping(before.get("evaluators"))
     changed = {name for name, now in evaluators.items()
                if name in known and mapping(known[name]).get("fingerprint") != now.get("fingerprint")}

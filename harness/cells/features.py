@@ -21,6 +21,11 @@ class FeatureBlock:
     sha256: tuple[str, ...]
     features: np.ndarray
 
+    @property
+    def n_bytes(self) -> int:
+        """Return about how much memory it takes."""
+        return int(self.features.nbytes) + 300 * len(self.keys)
+
     @staticmethod
     def join(blocks: Sequence[FeatureBlock]) -> FeatureBlock:
         """Return the blocks one after the other; empty ones count for nothing."""

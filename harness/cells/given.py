@@ -11,18 +11,19 @@ from typing import Any
 
 from harness.bench import PromptSet, find_card, load_prompts
 from harness.bench.image_names import Named, images_by_name
-from harness.cells.cell import Cell, canonical_hash
+from harness.cells.cell import Cell
 from harness.cells.comparable import GIVEN
 from harness.cells.settings import BenchSettings
-from harness.cells.store import CellStore, attempt_id
+from harness.cells.store import attempt_id
 from harness.checks import check_label, user_path
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.lib.atomic import free_space, write_atomic
 from harness.lib.formatting import size
-from harness.lib.hashing import file_hash
+from harness.lib.hashing import canonical_hash, file_hash
 from harness.lib.image_files import ImageFolder, image_folder
 from harness.lib.table_file import Table
-from harness.records import CellSpec, GenerationSettings, ImageKey, ImageRow, PromptRow, Status
+from harness.records import CellSpec, GenerationSettings, ImageItem, ImageKey, Origin, PromptRow, Status, WrittenImage
+from harness.sampling.batches import Outcome
 
 Config = Mapping[str, Any]
 
@@ -114,13 +115,13 @@ def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKe
 
     Copied, because the script that made them may write over them. Raises HarnessError where the disk is too small.
     """
-    store = CellStore(cell.folder, cell.cell_id)
+    store = cell.store
     known = store.done(verify=False)
     need, free = sum(file.stat().st_size for key, file in files.items() if key not in known), free_space(cell.folder)
     if need > free:
         raise HarnessError(f"the images take {size(need)} and {size(free)} are free in {cell.folder}.",
                            "Give results=<another folder>.")
-    prompts = {row.prompt_id: row for row in cell.rows}
+    prompts, origin = {row.prompt_id: row for row in cell.rows}, Origin(cell.cell_id, "elsewhere")
     rows = []
     for key, file in files.items():
         if key in known:
@@ -130,26 +131,13 @@ def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKe
         if hashlib.sha256(data).hexdigest() != hashes[key]:
             raise HarnessError(f"{file} changed while it was read.", "Run the command again when nothing writes there.")
         write_atomic(cell.folder / inside, data)
-        row = _row(key, prompts[key.prompt_id], inside, hashes[key], len(data))
-        rows.append(replace(row, cell_id=cell.cell_id))
+        written = WrittenImage(inside, hashes[key], len(data))
+        rows.append(_outcome(key, prompts[key.prompt_id]).row(written, origin))
     if rows:
         store.append_images(attempt_id("given"), rows)
 
 
-def _row(key: ImageKey, prompt: PromptRow, file: str, sha256: str, n_bytes: int) -> ImageRow:
-    return ImageRow(
-        prompt_id=key.prompt_id,
-        repeat=key.repeat,
-        prompt=prompt.prompt,
-        category=prompt.category,
-        seed=prompt.seed or 0,
-        guidance_scale=prompt.guidance or 0.0,
-        file=file,
-        sha256=sha256,
-        bytes=n_bytes,
-        status=Status.OK,
-        error=None,
-        seconds=0.0,
-        batch_size=0,  # none: it was not made here
-        worker="elsewhere",
-    )
+def _outcome(key: ImageKey, prompt: PromptRow) -> Outcome:
+    """Return an image that someone else made of a prompt: how it was drawn is not known, its prompt's row may say."""
+    item = ImageItem(key, prompt.prompt, prompt.seed or 0, prompt.guidance or 0.0, prompt.category)
+    return Outcome(item, None, Status.OK)

@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from harness.cells.store import CellStore
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.identity import EvaluatorKey
-from harness.records import ImageKey, ScoreRow
+from harness.records import ImageKey, ImageRow, ScoreRow
 
 Rows = dict[ImageKey, ScoreRow]
 
 
-def judged(store: CellStore, evaluator: Evaluator, baseline: Mapping[ImageKey, str] | None = None) -> Rows:
-    """Return an evaluator's row of each image that has current scores; `baseline` is as in `CellStore.scores`."""
-    found = store.scores(EvaluatorKey.of(evaluator), baseline)
+def judged(
+    store: CellStore,
+    evaluator: Evaluator,
+    baseline: Mapping[ImageKey, str] | None = None,
+    images: Mapping[ImageKey, ImageRow] | None = None,
+) -> Rows:
+    """Return an evaluator's row of each image that has current scores; the others are as in `CellStore.scores`."""
+    found = store.scores(EvaluatorKey.of(evaluator), baseline, images)
     return {key: decided(evaluator, row) for key, row in found.items()}
 
 

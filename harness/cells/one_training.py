@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from harness.cells.cell import Cell
 from harness.cells.store import CellStore, drawn_with
 from harness.errors import IncompatibleError
-from harness.lib.targets import build
-from harness.method import Method, publish_concepts
+from harness.method import Method
 from harness.records import Status
 from harness.sampling.artifact_content import CONTENT_DIGITS
 from harness.training.artifact_files import META
@@ -32,11 +31,12 @@ class Training(NamedTuple):
 
 def trainings(cell: Cell) -> list[Training]:
     """Return what the cell's methods train, left to right, as it is stored now."""
-    methods = publish_concepts([build(config) for config in cell.spec.methods])
+    methods = cell.methods
     if not any(method.trains for method in methods):
         return []
     given = read_given(cell.spec.given, methods, cell.spec.model) if cell.spec.given else None
-    keys = artifact_keys(methods, base_identity(cell.spec.model), given)
+    base = base_identity(cell.spec.model, cell.shared.weights(cell.spec.model))
+    keys = artifact_keys(methods, base, given)
     cache = ArtifactCache(Path(cell.spec.artifacts))
     found = []
     for method, key in zip(methods, keys, strict=True):
@@ -76,7 +76,7 @@ def _content(found: Sequence[Training]) -> str | None:
 def _problem(cell: Cell, found: Sequence[Training], content: str | None) -> IncompatibleError | None:
     if content is None:
         return None
-    store = CellStore(cell.folder, cell.cell_id)
+    store = cell.store
     rows = [row for row in store.images().values() if row.status is not Status.ERROR]
     drawn = drawn_with(rows)
     if drawn == content or not rows:

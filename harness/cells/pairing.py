@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.cells.cell import Cell
-from harness.cells.store import CellStore
 from harness.errors import IncompatibleError
 
 SAMPLING = {"num_inference_steps": "steps", "seed": "noise (seed", "seeds": "noise (seed_name", "height": "height",
@@ -36,6 +35,6 @@ def _plain(cell: Cell) -> Mapping[str, Any]:
 
 def _other_seeds(cell: Cell, baseline: Cell) -> int:
     """Count the images of both that were made here, from other seeds."""
-    own, other = (CellStore(one.folder).images() for one in (cell, baseline))
+    own, other = cell.store.images(), baseline.store.images()
     made = [(own[key], other[key]) for key in own.keys() & other.keys()]
     return sum(a.seed != b.seed for a, b in made if a.batch_size and b.batch_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.bench.source import how_to_get
-from harness.cells.cell import Cell, ignores_guidance
+from harness.cells.cell import Cell
 from harness.cells.cpu_cost import cpu_note, cpu_problem, seconds_on_cpu, tflop_per_image
 from harness.cells.gpu_cost import TABLE, gpu_line, hours_text
+from harness.cells.identity import ignores_guidance
 from harness.cells.one_training import training_problem
-from harness.cells.reference import reference_problem
-from harness.cells.store import CellStore, free_space
+from harness.cells.store import free_space
 from harness.errors import HarnessError, MissingResourceError
-from harness.evaluator import CompositeEvaluator, Evaluator
+from harness.evaluator import CompositeEvaluator
 from harness.lib.formatting import counted, duration, size
 from harness.lib.hub_cache import has_token
 from harness.lib.reading import UnreadableFileError, read_json
 from harness.lib.streams import cell_text
-from harness.lib.targets import build
-from harness.models.loading import missing as missing_weights
 from harness.records import ImageItem
 
 log = logging.getLogger(__name__)
@@ -37,7 +35,10 @@ THROUGHPUT_FILE = "throughput.json"
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell's share. `missing` is None where the prompts are not on this machine; `problems` block a run."""
+    """One cell's share. `missing` is None where the prompts are not on this machine; `problems` block a run.
+
+    `unavailable` are the evaluators that cannot run here, each with the reason.
+    """
 
     cell: Cell
     n_images: int | None
@@ -46,6 +47,7 @@ class CellPlan:
     seconds_source: str
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_missing(self) -> int | None:
@@ -55,10 +57,10 @@ class CellPlan:
     @property
     def disk_bytes(self) -> float:
         own = self.cell.spec.settings.height * self.cell.spec.settings.width
-        sizes = [item.size for item in self.missing or () if item.size]
+        by_row = self.cell.bench.size == "row"
+        sizes = [item.size for item in self.missing or () if item.size] if by_row else []
         pixels = ((self.n_missing or 0) - len(sizes)) * own + sum(width * height for width, height in sizes)
         return pixels * BYTES_PER_PIXEL
-
 
     @property
     def work(self) -> float | None:
@@ -112,17 +114,18 @@ def make_plan(cells: Sequence[Cell], results: Path, workers: int, verify: bool, 
 
 def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool, on_cpu: bool) -> CellPlan:
     problems = [] if cell.prompts else [_missing_prompts(cell)]
-    weights = missing_weights(cell.spec.model)
+    weights = cell.shared.missing_weights(cell.spec.model)
     if weights:
         problems.append(weights)
-    problems += [problem for config in cell.spec.methods if (problem := build(config).missing())]
-    notes = _notes(cell)
+    problems += [problem for method in cell.methods if (problem := method.missing())]
+    absent = unavailable(cell)
+    notes = _notes(cell, absent)
     if on_cpu:
         problems += [problem for problem in (cpu_problem(cell),) if problem]
         notes += [note for note in (cpu_note(cell, denoiser_rows(cell)),) if note]
     missing = None
     if cell.prompts:
-        missing = CellStore(cell.folder, cell.cell_id).missing(cell.items(), verify)
+        missing = cell.store.missing(cell.items(), verify)
         of_another = training_problem(cell) if 0 < len(missing) < len(cell.items()) else None
         problems += [of_another] if of_another else []
     per_image, source = _seconds_per_image(cell, speeds, on_cpu)
@@ -135,6 +138,7 @@ def _plan_cell(cell: Cell, speeds: Mapping[str, float], verify: bool, on_cpu: bo
         seconds_source=source,
         problems=tuple(problems),
         notes=tuple(notes),
+        unavailable=absent,
     )
 
 
@@ -142,12 +146,12 @@ def _missing_prompts(cell: Cell) -> str:
     return f"the prompts of {cell.bench.name} are not on this machine. {how_to_get(cell.card)}"
 
 
-def _notes(cell: Cell) -> list[str]:
-    absent = unavailable(cell)
+def _notes(cell: Cell, absent: Mapping[str, str]) -> list[str]:
     notes = [*cell.sampling.notes]
     notes += [f"evaluator {name} not available: {reason}" for name, reason in absent.items()]
     for config in (config for config in cell.evaluators if config["name"] not in absent):
-        problem = reference_problem(cell, config)
+        reference = cell.reference_set(config)
+        problem = reference.problem() if reference else None
         notes += [f"evaluator {config['name']}: no comparison with real images: {problem}"] if problem else []
     if ignores_guidance(cell.spec.model) and cell.bench.guidance_scale is not None:
         notes.append(f"model {cell.spec.model['name']} ignores the guidance scale set by {cell.bench.name}")
@@ -160,8 +164,7 @@ def unavailable(cell: Cell) -> dict[str, str]:
     """Return, for each evaluator of the cell that cannot run here, what is missing."""
     reasons: dict[str, str] = {}
     for config in cell.evaluators:
-        evaluator = build(config)
-        reason = evaluator.missing() if isinstance(evaluator, Evaluator) else "it is no Evaluator"
+        evaluator, reason = cell.evaluator(config), cell.shared.evaluator_problem(config)
         if isinstance(evaluator, CompositeEvaluator):
             absent = [f"{part}: {reasons[part]}" for part in evaluator.parts if part in reasons]
             reason = reason or (absent[0] if absent else None)
@@ -200,7 +203,7 @@ def cost_factor(cell: Cell) -> float:
 
 def denoiser_rows(cell: Cell) -> int:
     """Return denoiser rows per step and image."""
-    return _own_rows(cell) + sum(int(build(config).denoiser_rows) for config in cell.spec.methods)
+    return _own_rows(cell) + sum(int(method.denoiser_rows) for method in cell.methods)
 
 
 def _own_rows(cell: Cell) -> int:
@@ -265,18 +268,19 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
 
 def _besides(plan: Plan) -> str:
     """Name the methods whose training the estimate does not include; earlier trainings are reused."""
-    specs = [entry.cell.spec for entry in plan.cells if entry.n_missing]
-    names = dict.fromkeys(str(config["name"]) for spec in specs for config in spec.methods if build(config).trains)
+    cells = [entry.cell for entry in plan.cells if entry.n_missing]
+    names = dict.fromkeys(method.name for cell in cells for method in cell.methods if method.trains)
     return f" (plus training {', '.join(names)}, if not trained yet)" if names else ""
 
 
 def fetch_lines(plan: Plan) -> list[str]:
     """Say what is to be downloaded and which pages' terms are to be accepted before the plan can run."""
-    models = {str(entry.cell.spec.model["name"]): entry.cell.spec.model for entry in plan.cells}
-    absent = {name: model for name, model in models.items() if missing_weights({**model, "download": False})}
+    models = {str(entry.cell.spec.model["name"]): entry.cell for entry in plan.cells}
+    absent = {name: cell.spec.model for name, cell in models.items()
+              if cell.shared.missing_weights({**cell.spec.model, "download": False})}
     prompts = {entry.cell.bench.name: entry.cell.card for entry in plan.cells if entry.missing is None}
     sizes = [f"{name} {model.get('download_gb') or '?'} GB" for name, model in absent.items()]
-    others = list(dict.fromkeys(name for entry in plan.cells for name in unavailable(entry.cell)))
+    others = list(dict.fromkeys(name for entry in plan.cells for name in entry.unavailable))
     parts = [("weights of ", sizes), ("prompts of ", list(prompts)), ("weights of the evaluators ", others)]
     wanted = "; ".join(label + ", ".join(names) for label, names in parts if names)
     lines = [f"to download: {wanted}; python -m harness.prefetch with the same settings"] if wanted else []

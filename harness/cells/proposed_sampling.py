@@ -8,7 +8,7 @@ method is compared with is sampled as the method is.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.checks import check_choice, check_integer, check_number, check_record
@@ -51,6 +51,10 @@ class Sampling:
 
     taken: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def unsaid(self) -> Sampling:
+        """Return it for a cell that another one brings along: that one's plan says it."""
+        return replace(self, notes=())
 
 
 def split_proposal(method: Config) -> tuple[dict[str, Any], Proposal]:

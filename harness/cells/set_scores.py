@@ -14,11 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.cells.cell import Cell
-from harness.cells.reference import reference_features, reference_file, reference_name, reference_problem
 from harness.cells.scored import Scored
-from harness.cells.store import CellStore
-from harness.evaluator import Evaluator
-from harness.evaluators.identity import EvaluatorKey
 from harness.lib.atomic import write_atomic
 from harness.lib.reading import UnreadableFileError, read_json
 from harness.metrics.sets import ReferenceSet, frechet_metric, no_metric, no_set_metrics, set_metrics
@@ -34,34 +30,34 @@ log = logging.getLogger(__name__)
 Features = Sequence[np.ndarray]
 
 
-def set_scores(own: Scored, baseline: Scored | None, name: str, evaluator: Evaluator) -> dict[str, Metric]:
+def set_scores(own: Scored, baseline: Scored | None, name: str) -> dict[str, Metric]:
     """Return SET_METRICS against the bench's reference set, and `fid_to_base` against the baseline's images."""
     config = next(config for config in own.cell.evaluators if config["name"] == name)
-    features, n_unknown = _features(own, evaluator)
+    features, n_unknown = _features(own, config)
     found = _to_reference(own.cell, config, features, n_unknown)
     if baseline:
-        base, _ = _features(baseline, evaluator)
+        base, _ = _features(baseline, config)
         label = f"images of {baseline.cell.method}"
         found["fid_to_base"] = (_to_base(own.cell, name, features, ReferenceSet(label, np.concatenate(base)), n_unknown)
                                 if base else no_metric(f"there are no features of the {label}"))
     return found
 
 
-def _features(scored: Scored, evaluator: Evaluator) -> tuple[Features, int]:
+def _features(scored: Scored, config: Mapping[str, Any]) -> tuple[Features, int]:
     """Return the features of a cell's images, block by block, and how many images have none."""
-    blocks = CellStore(scored.cell.folder, scored.cell.cell_id).features(EvaluatorKey.of(evaluator))
-    kept = [block.take([i for i, key in enumerate(block.keys) if key in scored.images]) for block in blocks]
+    blocks = list(scored.cell.store.features(scored.cell.key_of(config), scored.images))
     n_ok = sum(row.status is Status.OK for row in scored.images.values())
-    return [block.features for block in kept if block.keys], n_ok - sum(len(block.keys) for block in kept)
+    return [block.features for block in blocks], n_ok - sum(len(block.keys) for block in blocks)
 
 
 def _to_reference(cell: Cell, config: Mapping[str, Any], features: Features, n_unknown: int) -> dict[str, Metric]:
-    file, name = reference_file(cell, config), str(config["name"])
-    reference = reference_features(file, reference_name(cell, config)) if file else None
+    asked, name = cell.reference_set(config), str(config["name"])
+    if asked is None:
+        return no_set_metrics(NO_REFERENCE)
+    reference = asked.features()
     if reference is None:
-        problem = None if file is None else reference_problem(cell, config)
-        note = f"not available: {problem}" if problem else NO_REFERENCE if file is None else NOT_EXTRACTED
-        return no_set_metrics(note)
+        problem = asked.problem()
+        return no_set_metrics(f"not available: {problem}" if problem else NOT_EXTRACTED)
     seed = cell.spec.seed
     return _remembered(cell.folder, f"{name}/reference", _key(features, reference, seed, n_unknown),
                        lambda: set_metrics(features, reference, name, seed, n_unknown))

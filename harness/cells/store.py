@@ -1,6 +1,7 @@
 """What is on disk of one cell: images, rows, scores and summary. Contract 2.
 
 Images and row files are written once and whole. Every attempt at a shard has its own row file; reading merges them.
+What was read is kept while the files are as they were, so that it is read once however often it is asked for.
 """
 
 from __future__ import annotations
@@ -9,22 +10,24 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
-import time
+import stat
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 
 from harness.cells.features import FeatureBlock, decode_features, encode_features
+from harness.cells.row_files import LEADS_OUT, Memory, RowFile, RowFiles
 from harness.cells.tables import (
     StoredScore,
-    UnreadableTable,
     decode_images,
     decode_scores,
     encode_images,
@@ -35,8 +38,8 @@ from harness.evaluators.identity import EvaluatorKey
 from harness.lib.atomic import check_writable, free_space, stray_files, write_atomic
 from harness.lib.hashing import file_hash
 from harness.lib.lease import Lease
-from harness.lib.reading import UnreadableFileError, read_bytes, read_json, read_yaml
-from harness.records import ImageItem, ImageKey, ImageRow, ScoreRow, Status
+from harness.lib.reading import UnreadableFileError, read_json, read_yaml
+from harness.records import ImageItem, ImageKey, ImageRow, ScoreRow, Status, WrittenImage
 
 __all__ = [
     "CellStore",
@@ -53,18 +56,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-CLOCK_SKEW_NS = 60 * 10**9  # between hosts
-MAX_TABLE = 2**30  # bytes of a row file
+ROW_BYTES, SCORE_BYTES, MERGED_BYTES = 1000, 600, 170  # that a row takes in memory, and its place among the merged
+LOOKED_AT, HASHED = 256, 4  # files that a thread takes at a time
 _RANK = {Status.ERROR: 0, Status.REFUSED: 1, Status.OK: 2}
-_Table = TypeVar("_Table")
-
-
-class WrittenImage(NamedTuple):
-    """An image on disk: path relative to the cell's folder, sha256 in hex, size in bytes."""
-
-    file: str
-    sha256: str
-    size: int
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -86,13 +80,20 @@ class CellStore:
 
     With `cell_id`, images that say that they are another cell's do not count; nor do, ever, those that another
     training drew than most. `problems` names what reading had to leave out, such as a row file that a crash truncated.
+    `memory` bounds what it keeps, together with the stores that share it.
     """
 
-    def __init__(self, folder: Path, cell_id: str | None = None) -> None:
+    def __init__(self, folder: Path, cell_id: str | None = None, memory: Memory | None = None) -> None:
         self.folder = folder
         self.cell_id = cell_id
-        self.problems: dict[str, str] = {}
-        self._known: dict[Path, bool] = {}  # folders below: whether they are in this one
+        self._files = RowFiles(folder, memory or Memory())
+
+    def __reduce__(self) -> tuple[type[CellStore], tuple[Path, str | None]]:
+        return CellStore, (self.folder, self.cell_id)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        return self._files.problems
 
     def write_image(self, key: ImageKey, image: np.ndarray) -> WrittenImage:
         """Write one image under its name. Raises StorageError."""
@@ -106,26 +107,33 @@ class CellStore:
         """Record what became of the images of one attempt; only after their files are written."""
         self._put(self.folder / "rows" / f"{attempt}.parquet", encode_images(rows))
 
-    def images(self) -> dict[ImageKey, ImageRow]:
+    def images(self) -> Mapping[ImageKey, ImageRow]:
         """Return one row per image: the latest that is ok, else the latest refused, else the latest error."""
+        files = self._files.listed(self.folder / "rows", "*.parquet")
+        return self._files.once("images", (*files, self._files.failures), lambda: self._merged(files),
+                                lambda merged: MERGED_BYTES * len(merged))
+
+    def _merged(self, files: list[RowFile]) -> dict[ImageKey, ImageRow]:
         merged: dict[ImageKey, ImageRow] = {}
-        for row in self._own_rows():
-            known = merged.get(row.key)
+        for row in self._own_rows(files):
+            key = row.key
+            known = merged.get(key)
             if known is None or _RANK[row.status] >= _RANK[known.status]:
-                merged[row.key] = row
+                merged[key] = row
         return merged
 
-    def _own_rows(self) -> list[ImageRow]:
+    def _own_rows(self, files: list[RowFile]) -> list[ImageRow]:
         """Return the rows of this cell, drawn by one training, oldest first; the others are reported."""
-        found = [row for rows in self._tables(self.folder / "rows", "*.parquet", decode_images) for row in rows]
+        tables = self._files.tables(files, decode_images, lambda rows: ROW_BYTES * len(rows))
+        found = list(chain.from_iterable(tables))
         rows = [row for row in found if None in (self.cell_id, row.cell_id) or row.cell_id == self.cell_id]
         if len(rows) < len(found):
-            self._report("rows", f"{len(found) - len(rows)} images are another cell's, and do not count")
+            self._files.report("rows", f"{len(found) - len(rows)} images are another cell's, and do not count")
         artifact = drawn_with(rows)
         own = [row for row in rows if row.artifact in (None, artifact)]
         if len(own) < len(rows):
-            self._report("rows", f"{len(rows) - len(own)} images were drawn with another training than the others, "
-                                 f"{artifact}, and do not count")
+            self._files.report("rows", f"{len(rows) - len(own)} images were drawn with another training than the "
+                                       f"others, {artifact}, and do not count")
         return own
 
     def artifact(self) -> str | None:
@@ -134,14 +142,17 @@ class CellStore:
 
     def begun(self) -> float:
         """Return when the first rows were written, as seconds of the epoch; infinity where there are none."""
-        return min((path.stat().st_mtime for path in _visible(self.folder / "rows", "*.parquet")), default=math.inf)
+        files = _visible(self.folder / "rows", "*.parquet")
+        return min((path.stat().st_mtime for path in files), default=math.inf)
 
     def missing(self, items: Iterable[ImageItem], verify: bool = True) -> tuple[ImageItem, ...]:
         """Return the images that are to be made: not done, or of another prompt or seed than they should have."""
         items = tuple(items)
-        wanted = {item.key for item in items}
-        images = {key: row for key, row in self.images().items() if key in wanted}
+        stored = self.images()
+        images = {item.key: stored[item.key] for item in items if item.key in stored}
         done = self.done(verify, images)
+        if not done:
+            return items
         return tuple(item for item in items if item.key not in done or not _is_of(images[item.key], item))
 
     def done(self, verify: bool = True, images: Mapping[ImageKey, ImageRow] | None = None) -> set[ImageKey]:
@@ -151,9 +162,11 @@ class CellStore:
         """
         known = self.images() if images is None else images
         rows = [row for row in known.values() if row.status is not Status.ERROR]
+        self._files.look_anew()
+        size = HASHED if verify else LOOKED_AT
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
         with ThreadPoolExecutor(max_workers=8) as threads:
-            intact = threads.map(lambda row: self._intact(row, verify), rows)
-            done = {row.key for row, good in zip(rows, intact, strict=True) if good}
+            done = set(chain.from_iterable(threads.map(lambda part: self._intact_of(part, verify), parts)))
         if len(done) < len(rows):
             log.warning("%s: %d images are missing or damaged and do not count", self.folder, len(rows) - len(done))
         return done
@@ -164,16 +177,22 @@ class CellStore:
         self._put(path, encode_scores(scores, evaluator.fingerprint))
 
     def scores(
-        self, evaluator: EvaluatorKey, baseline: Mapping[ImageKey, str] | None = None
+        self,
+        evaluator: EvaluatorKey,
+        baseline: Mapping[ImageKey, str] | None = None,
+        images: Mapping[ImageKey, ImageRow] | None = None,
     ) -> dict[ImageKey, ScoreRow]:
         """Return one score per image, a score before an error, that this evaluator made from today's images.
 
-        `baseline` gives the sha256 of the images compared with; without it they are not checked.
+        `baseline` gives the sha256 of the images compared with; without it they are not checked. `images` are the rows
+        of today's images, if they are known.
         """
-        images = self.images()
+        images = self.images() if images is None else images
         merged: dict[ImageKey, ScoreRow] = {}
-        decode = lambda data: decode_scores(data, evaluator.fingerprint)  # noqa: E731
-        for scores in self._tables(self._scores(evaluator), "*.parquet", decode):
+        files = self._files.listed(self._scores(evaluator), "*.parquet")
+        tables = self._files.tables(files, lambda data: decode_scores(data, evaluator.fingerprint),
+                                    lambda scores: SCORE_BYTES * len(scores), evaluator.fingerprint)
+        for scores in tables:
             for score in scores:
                 key = score.row.key
                 if not _is_current(score.sha256, images.get(key)):
@@ -189,12 +208,19 @@ class CellStore:
         path = self._scores(evaluator) / f"features-{attempt}.npz"
         self._put(path, encode_features(block, evaluator.fingerprint))
 
-    def features(self, evaluator: EvaluatorKey) -> Iterator[FeatureBlock]:
-        """Yield the features that this evaluator made from today's images, each image once, file by file."""
-        images = self.images()
+    def features(
+        self, evaluator: EvaluatorKey, images: Mapping[ImageKey, ImageRow] | None = None
+    ) -> Iterator[FeatureBlock]:
+        """Yield the features that this evaluator made from today's images, each image once, file by file.
+
+        `images` are the rows of today's images, if they are known.
+        """
+        images = self.images() if images is None else images
         seen: set[ImageKey] = set()
-        decode = lambda data: decode_features(data, evaluator.fingerprint)  # noqa: E731
-        for block in self._tables(self._scores(evaluator), "features-*.npz", decode):
+        files = self._files.listed(self._scores(evaluator), "features-*.npz")
+        tables = self._files.tables(files, lambda data: decode_features(data, evaluator.fingerprint),
+                                    lambda block: block.n_bytes, evaluator.fingerprint)
+        for block in tables:
             chosen = [
                 index
                 for index, (key, sha256) in enumerate(zip(block.keys, block.sha256, strict=True))
@@ -240,30 +266,26 @@ class CellStore:
 
     def _put(self, path: Path, data: bytes) -> None:
         """Write a file below the folder. Raises StorageError where a link on the way leads out of it."""
-        if not self._is_inside(path.parent):
+        if not self._files.is_inside(path.parent):
             raise StorageError(f"{path.parent} leads out of {self.folder}, and nothing is written there.",
                                "Replace the link by a folder.")
         write_atomic(path, data)
 
-    def _is_inside(self, place: Path) -> bool:
-        """Say whether a path below the folder stays there, whatever links are on its way."""
-        if place == self.folder:
-            return True
-        if place not in self._known:
-            away = place.is_symlink() and not place.resolve().is_relative_to(self.folder.resolve())
-            self._known[place] = not away and self._is_inside(place.parent)
-        return self._known[place]
+    def _intact_of(self, rows: Sequence[ImageRow], verify: bool) -> list[ImageKey]:
+        return [row.key for row in rows if self._intact(row, verify)]
 
     def _intact(self, row: ImageRow, verify: bool) -> bool:
         if row.file is None:
             return row.status is Status.REFUSED
-        path = self.folder / row.file
+        path = f"{self.folder}/{row.file}"
         try:
-            if not self._is_inside(path.parent) or (path.is_symlink() and not self._is_inside(path)):
+            found = os.lstat(path)
+            is_link = stat.S_ISLNK(found.st_mode)
+            if not self._files.holds(row.file, is_link):
                 self.problems[row.file] = "a link that leads out of the cell's folder"
-            elif path.stat().st_size != row.bytes:
+            elif (os.stat(path) if is_link else found).st_size != row.bytes:
                 self.problems[row.file] = "not of the recorded size"
-            elif verify and file_hash(path) != row.sha256:
+            elif verify and file_hash(Path(path)) != row.sha256:
                 self.problems[row.file] = "not of the recorded sha256"
             else:
                 return True
@@ -273,49 +295,34 @@ class CellStore:
             self.problems[row.file] = str(error.strerror)
         return False
 
-    def _tables(self, folder: Path, pattern: str, decode: Callable[[bytes], _Table]) -> Iterator[_Table]:
-        """Yield what can be read of the files of a folder, oldest first."""
-        for path in sorted(_visible(folder, pattern), key=_age):
-            name = str(path.relative_to(self.folder))
-            if not self._is_inside(path):
-                self._report(name, "it is a link that leads out of the folder")
-                continue
-            try:
-                found = decode(read_bytes(path, MAX_TABLE) or b"")
-            except UnreadableTable as error:
-                self._report(name, str(error))
-            except UnreadableFileError as error:
-                self._report(name, error.reason)
-            else:
-                yield found
-
-    def _report(self, name: str, reason: str) -> None:
-        if name not in self.problems:
-            log.warning("%s: left out, %s", self.folder / name, reason)
-        self.problems[name] = reason
-
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomic(self.folder / name, f"{text}\n".encode())
 
     def _read(self, name: str, read: Callable[[Path], dict[str, Any] | None]) -> dict[str, Any] | None:
-        if not self._is_inside(self.folder / name):
-            self._report(name, "it is a link that leads out of the folder")
+        self._files.look_anew()
+        if not self._files.is_inside(self.folder / name):
+            self._files.report(name, LEADS_OUT)
             return None
         try:
             return read(self.folder / name)
         except UnreadableFileError as error:
-            self._report(name, error.reason)
+            self._files.report(name, error.reason)
             return None
 
 
-def _age(path: Path) -> tuple[int, str]:
-    """Return what orders row files, oldest first; one of a future date comes first: its clock was wrong."""
-    try:
-        written = path.stat().st_mtime_ns
-    except OSError:  # gone, or a link to nowhere: reading says so
-        written = 0
-    return (written if written <= time.time_ns() + CLOCK_SKEW_NS else 0), path.name
+class Stores:
+    """The stores of a command, one a folder; together they keep a bounded part of what they read."""
+
+    def __init__(self) -> None:
+        self._memory = Memory()
+        self._known: dict[tuple[Path, str | None], CellStore] = {}
+
+    def of(self, folder: Path, cell_id: str | None = None) -> CellStore:
+        """Return the store of a folder; the same one at every call."""
+        if (folder, cell_id) not in self._known:
+            self._known[folder, cell_id] = CellStore(folder, cell_id, self._memory)
+        return self._known[folder, cell_id]
 
 
 def _is_of(row: ImageRow, item: ImageItem) -> bool:

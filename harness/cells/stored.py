@@ -12,6 +12,7 @@ from harness.cells.attacked import read_before
 from harness.cells.cell import Cell
 from harness.cells.proposed_sampling import Sampling
 from harness.cells.settings import BenchSettings
+from harness.cells.shared import Shared
 from harness.cells.store import CellStore
 from harness.checks import check_label
 from harness.errors import HarnessError, MissingResourceError
@@ -28,16 +29,17 @@ MAX_REPEATS = 100_000
 
 
 def stored_cell(
-    folder: Path, benches: Mapping[str, Config], evaluators: Sequence[Config] | None, trusted: Collection[str] = ()
+    folder: Path, benches: Mapping[str, Config], evaluators: Sequence[Config] | None, trusted: Collection[str] = (),
+    shared: Shared | None = None,
 ) -> Cell:
     """Return the cell that a run folder holds, with `evaluators` beside its own; of one name the new one counts.
 
     `benches` are shipped bench configs by name, for folders that hold none of their own. What the folder holds is
-    data: it names classes of the harness, or those `trusted`, which the person's own command names.
-    Raises HarnessError.
+    data: it names classes of the harness, or those `trusted`, which the person's own command names. `shared` is what
+    the other cells of the command have asked for. Raises HarnessError.
     """
-    store = CellStore(folder)
-    config = store.read_cell()
+    shared = shared or Shared()
+    config = shared.stores.of(folder).read_cell()
     if config is None:
         raise MissingResourceError(f"{folder} is no run folder: it has no readable cell.yaml.",
                                    "Give folders such as results/runs/<model>/<method>/<bench>/<cell id>.")
@@ -45,7 +47,7 @@ def stored_cell(
     bench = config.get("bench") or benches.get(str(config["identity"]["bench"]["name"]))
     if bench is None:
         raise HarnessError(f"{folder}: its bench {config['identity']['bench']['name']} is not known here.")
-    rows = list(CellStore(folder, str(config["cell_id"])).images().values())
+    rows = list(shared.stores.of(folder, str(config["cell_id"])).images().values())
     if not rows:
         raise MissingResourceError(f"{folder} has no images.")
     settings, spec = config["settings"], _spec(config, folder)
@@ -66,6 +68,7 @@ def stored_cell(
         bench_config=bench,
         before=read_before(folder),
         sampling=Sampling(taken=sampled if isinstance(sampled := settings.get("sampling"), Mapping) else {}),
+        shared=shared,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from io import BytesIO
 from pathlib import PurePath
@@ -19,7 +20,9 @@ MAX_ROWS = 1_000_000
 # Columns that rows of former versions lack: unknown there.
 ADDED = frozenset({"cell_id", "artifact", "host", "hardware", "versions"})
 
-_REPEATED = ("worker", "error", "cell_id", "artifact", "host", "hardware", "versions")
+_REPEATED = ("prompt", "worker", "error", "cell_id", "artifact", "host", "hardware", "versions")
+_COLUMNS = tuple(one.name for one in fields(ImageRow))
+_STATUS = {status.value: status for status in Status}
 
 
 class UnreadableTable(Exception):
@@ -121,22 +124,21 @@ def encode_scores(scores: Iterable[StoredScore], fingerprint: str) -> bytes:
 
 def decode_images(data: bytes) -> list[ImageRow]:
     """Read back `encode_images`. Raises UnreadableTable."""
-    records, _ = _decode(data, image_schema())
-    known: dict[Any, Any] = {}
+    table, _ = _decode(data, image_schema())
     try:
-        return [_image_row(record, known) for record in records]
+        return [ImageRow(*values) for values in zip(*_image_columns(table), strict=True)]
     except (ValueError, TypeError, OverflowError) as error:
         raise UnreadableTable(str(error)) from error
 
 
 def decode_scores(data: bytes, fingerprint: str) -> list[StoredScore]:
     """Read back `encode_scores`; nothing when it was made by another evaluator. Raises UnreadableTable."""
-    records, metadata = _decode(data, score_schema())
+    table, metadata = _decode(data, score_schema())
     if metadata.get("fingerprint") != fingerprint:
         return []
     known: dict[Any, Any] = {}
     try:
-        return [_stored_score(record, known) for record in records]
+        return [_stored_score(record, known) for record in _records(table)]
     except (ValueError, TypeError, OverflowError) as error:
         raise UnreadableTable(str(error)) from error
 
@@ -150,9 +152,9 @@ def encode_verdicts(verdicts: Iterable[StoredVerdict]) -> bytes:
 
 def decode_verdicts(data: bytes) -> list[StoredVerdict]:
     """Read back `encode_verdicts`. Raises UnreadableTable."""
-    records, _ = _decode(data, verdict_schema())
+    table, _ = _decode(data, verdict_schema())
     try:
-        return [_stored_verdict(record) for record in records]
+        return [_stored_verdict(record) for record in _records(table)]
     except (ValueError, TypeError) as error:
         raise UnreadableTable(str(error)) from error
 
@@ -174,7 +176,7 @@ def _encode(records: list[dict[str, Any]], schema: pa.Schema, metadata: Mapping[
     return sink.getvalue()
 
 
-def _decode(data: bytes, schema: pa.Schema) -> tuple[Iterator[dict[str, Any]], dict[str, str]]:
+def _decode(data: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -189,7 +191,11 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[Iterator[dict[str, Any]], d
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableTable(_first_line(error)) from error
-    return (record for part in table.to_batches(max_chunksize=256) for record in part.to_pylist()), found
+    return table, found
+
+
+def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
+    return (record for part in table.to_batches(max_chunksize=256) for record in part.to_pylist())
 
 
 def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
@@ -200,22 +206,32 @@ def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
                                    if column.name not in ADDED or column.name in found.names]))
 
 
-def _image_row(record: dict[str, Any], known: dict[Any, Any]) -> ImageRow:
-    """Return a row; what is the same in many rows is held once, in `known`."""
-    _check_key(record)
-    if not isinstance(record["prompt"], str) or not isinstance(record["seed"], int):
+def _image_columns(table: pa.Table) -> list[list[Any]]:
+    """Return the values of every field of `ImageRow`, in order; what is the same in many rows is held once."""
+    count = table.num_rows
+    columns = {name: table.column(name).to_pylist() if name in table.column_names else [None] * count
+               for name in _COLUMNS}
+    if None in columns["prompt_id"] or not all(repeat is not None and repeat >= 0 for repeat in columns["repeat"]):
+        raise ValueError("a row has no key")
+    if None in columns["prompt"] or None in columns["seed"]:
         raise ValueError("a row has no prompt or no seed")
-    if record["file"] is not None and not is_inside(record["file"]):
+    if not all(file is None or is_inside(file) for file in columns["file"]):
         raise ValueError("a row names a file outside of its cell")
-    record = record | {"seconds": record["seconds"] or 0.0, "batch_size": record["batch_size"] or 0}
-    shared = {name: known.setdefault(record.get(name), record.get(name)) for name in _REPEATED}
-    lists = {name: tuple(record[name] or ()) for name in ("category", "flags")}
-    lists = {name: known.setdefault(value, value) for name, value in lists.items()}
-    return ImageRow(**{**record, **shared, **lists, "status": Status(record["status"])})
+    known: dict[Any, Any] = {}
+    for name in _REPEATED:
+        columns[name] = [known.setdefault(value, value) for value in columns[name]]
+    for name in ("category", "flags"):
+        columns[name] = [known.setdefault(value, value) for value in (tuple(one or ()) for one in columns[name])]
+    for name, unknown in (("seconds", 0.0), ("batch_size", 0)):
+        columns[name] = [value or unknown for value in columns[name]]
+    columns["status"] = [_STATUS.get(str(value)) or Status(str(value)) for value in columns["status"]]
+    return list(columns.values())
 
 
 def is_inside(file: str) -> bool:
     """Say whether a path stays below the folder that it is relative to."""
+    if file and file[0] != "/" and ".." not in file and "\0" not in file and os.sep == "/":
+        return True
     path = PurePath(file)
     return bool(file) and not path.is_absolute() and ".." not in path.parts and "\0" not in file
 

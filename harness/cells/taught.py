@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -14,18 +14,25 @@ from harness.lib.targets import build
 from harness.method import Method
 from harness.metrics.summary import CellMetrics
 
+Config = Mapping[str, Any]
 
-def taught_judges(methods: Sequence[Mapping[str, Any]], evaluators: Mapping[str, Evaluator]) -> dict[str, str]:
+
+def taught_judges(
+    methods: Sequence[Config], evaluators: Mapping[str, Evaluator], made: Callable[[Config], Any] | None = None
+) -> dict[str, str]:
     """Return the method that learned from each evaluator, by evaluator: the same judge, whatever its config is called.
 
-    `methods` are configs; those of images from elsewhere name no class, and old ones may not be built any more.
+    `methods` are configs, which `made` builds; those of images from elsewhere name no class, and old ones may not be
+    built any more.
 
     A judge is the same where it measures the same with the same weights; an evaluator that combines others is taught
     where one of its parts is.
     """
     found: dict[str, str] = {}
-    for method in _built(methods):
+    for method in _built(methods, made or (lambda config: build(config, Method))):
         lessons = {_judge(build(config)) for config in method.learned_from()}
+        if not lessons:
+            continue
         own = {name for name, one in evaluators.items()
                if not isinstance(one, CompositeEvaluator) and _judge(one) in lessons}  # fmt: skip
         joint = {name for name, one in evaluators.items() if isinstance(one, CompositeEvaluator) and own & {*one.parts}}
@@ -33,11 +40,11 @@ def taught_judges(methods: Sequence[Mapping[str, Any]], evaluators: Mapping[str,
     return found
 
 
-def _built(configs: Sequence[Mapping[str, Any]]) -> list[Method]:
+def _built(configs: Sequence[Config], made: Callable[[Config], Any]) -> list[Method]:
     found = []
     for config in configs:
         with suppress(HarnessError):
-            found += [build(config, Method)] if "_target_" in config else []
+            found += [made(config)] if "_target_" in config else []
     return found
 
 

@@ -6,14 +6,15 @@ they are the same each time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.cells.cell import Cell, canonical_hash
+from harness.cells.cell import Cell
 from harness.cells.job import Job
 from harness.cells.settings import RunSettings
 from harness.errors import IncompatibleError
+from harness.lib.hashing import canonical_hash
 from harness.lib.targets import build
 from harness.method import publish_concepts
 
@@ -21,11 +22,11 @@ Config = Mapping[str, Any]
 SEED = "seed"
 
 
-def varies(config: Config) -> bool:
-    """Say whether a method comes out otherwise when it is trained again with another seed."""
+def varies(config: Config, made: Callable[[Config], Any] = build) -> bool:
+    """Say whether a method comes out otherwise when it is trained again with another seed; `made` builds it."""
     if not isinstance(config.get(SEED), int):
         return False
-    method, other = build(config), build(_reseeded(config, 1))
+    method, other = made(config), made(_reseeded(config, 1))
     return bool(method.trains) and method.training_identity() != other.training_identity()
 
 
@@ -60,11 +61,12 @@ def training_of_recipe(cell: Cell) -> dict[str, Any] | None:
 
     Cells of one `family` differ in the seed of training alone.
     """
-    own = [varies(config) for config in cell.spec.methods]
+    made = cell.shared.method
+    own = [varies(config, made) for config in cell.spec.methods]
     if not any(own):
         return None
     # A word that one method learns and another uses is named by its training: by that of one seed for all.
-    alike = publish_concepts([build({**config, SEED: 0} if trained else config)
+    alike = publish_concepts([made({**config, SEED: 0} if trained else config)
                               for config, trained in zip(cell.spec.methods, own, strict=True)])
     methods = [{**named, "params": _without_seed(method.identity()["params"], trained)}
                for named, method, trained in zip(cell.identity["methods"], alike, own, strict=True)]

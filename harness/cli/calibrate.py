@@ -26,7 +26,7 @@ from harness.lib.atomic import check_writable
 from harness.lib.machine import process_threads
 from harness.lib.targets import build
 from harness.pool.engine import EngineToolbox
-from harness.records import ImageKey, Metric, ScoreRequest, ScoreRow, Verdict
+from harness.records import ImageKey, Metric, ScoreItem, ScoreRow, Verdict
 from harness.report import format as fmt
 
 SETTINGS = ("evaluator", "data", "results", "device", "batch_size")
@@ -165,7 +165,7 @@ def _check_ready(tree: _Tree, request: Request) -> None:
             raise MissingResourceError(f"{one.made.name}: {problem}")
 
 
-def _judge(tree: _Tree, requests: Sequence[ScoreRequest], device: str, batch_size: int) -> list[ScoreRow]:
+def _judge(tree: _Tree, requests: Sequence[ScoreItem[str]], device: str, batch_size: int) -> list[ScoreRow]:
     """Return one row an image, in order."""
     made = tree.made
     if tree.parts:
@@ -178,9 +178,9 @@ def _judge(tree: _Tree, requests: Sequence[ScoreRequest], device: str, batch_siz
     return [row if row.error else made.decide(row) for row in rows]
 
 
-def _requests(data: LabelledFolder) -> list[ScoreRequest]:
+def _requests(data: LabelledFolder) -> list[ScoreItem[str]]:
     named = {image.name: str(data.file(image).absolute()) for image in data.images}
-    return [ScoreRequest(ImageKey(name, 0), "", (), {}, file) for name, file in named.items()]
+    return [ScoreItem(ImageKey(name, 0), "", (), {}, file) for name, file in named.items()]
 
 
 def _verdict(row: ScoreRow) -> Verdict:

@@ -22,7 +22,8 @@ from harness.cells.job import Job
 from harness.cells.pairing import check_paired
 from harness.cells.plan import unavailable
 from harness.cells.provenance import provenance
-from harness.cells.store import CellStore, Lease, check_writable
+from harness.cells.shared import Shared
+from harness.cells.store import Lease, check_writable
 from harness.cells.stored import baseline_folder, results_of, stored_cell
 from harness.checks import user_path
 from harness.cli.compose import compose_jobs
@@ -147,13 +148,14 @@ def _score(request: _Request, command: Sequence[str], console: Console) -> int:
 def _stored(request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
     """Return the cells of the folders, and of each the one that it was compared with."""
     evaluators = job.evaluators if request.asked else None
-    benches, trusted = _Benches(request.config_dirs), _trusted(request, job)
-    cells = {folder: stored_cell(folder, benches, evaluators, trusted) for folder in request.folders}
+    benches, trusted, shared = _Benches(request.config_dirs), _trusted(request, job), Shared()
+    cells = {folder: stored_cell(folder, benches, evaluators, trusted, shared) for folder in request.folders}
     compared = {}
     for folder, cell in cells.items():
         other = request.baseline or baseline_folder(folder)
         if other:
-            compared[cell.cell_id] = cells.get(other) or stored_cell(other, benches, cell.evaluators, trusted)
+            compared[cell.cell_id] = (cells.get(other)
+                                      or stored_cell(other, benches, cell.evaluators, trusted, shared))
             if request.baseline:
                 check_paired(cell, compared[cell.cell_id])
     return list(cells.values()), compared
@@ -167,7 +169,7 @@ def _before_attacks(cells: Sequence[Cell], request: _Request, job: Job) -> tuple
     for cell in cells:
         place = request.before or (cell.before.folder if cell.before else None)
         if place and (request.before or (place / "cell.yaml").is_file()):
-            before[cell.cell_id] = stored_cell(place, benches, cell.evaluators, trusted)
+            before[cell.cell_id] = stored_cell(place, benches, cell.evaluators, trusted, cell.shared)
         if request.before:
             column = request.attacked_column or cell.bench_config.get("attacked_column")
             cell = with_given_before(cell, before[cell.cell_id], column)
@@ -193,7 +195,8 @@ def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], d
     _say_found(cell, found, console)
     if request.baseline is None:
         return [cell], {}
-    other = stored_cell(request.baseline, _Benches(request.config_dirs), job.evaluators, _trusted(request, job))
+    other = stored_cell(request.baseline, _Benches(request.config_dirs), job.evaluators, _trusted(request, job),
+                        cell.shared)
     if not (other.prompts and cell.prompts and other.prompts.hash == cell.prompts.hash):
         raise HarnessError(f"{request.baseline} is of other prompts: images are compared prompt by prompt.")
     return [cell], {cell.cell_id: other}
@@ -207,7 +210,7 @@ def _primary(job: Job) -> dict[str, Any]:
 
 
 def _say_found(cell: Cell, found: Found, console: Console) -> None:
-    wanted = len(cell.items())
+    wanted = cell.n_images
     lines = [f"{len(found.files)} of {wanted} images found for {len(cell.rows)} prompts: {cell.folder}"]
     lines += [f"{found.n_excluded} images of excluded prompts are not judged"] if found.n_excluded else []
     lines += [f"{found.n_other} images belong to no prompt and are not judged"] if found.n_other else []
@@ -253,7 +256,7 @@ def _rewrite(
     from harness.summary import keep_verdicts, read_scores, summarise
 
     for cell in cells:
-        store, other = CellStore(cell.folder, cell.cell_id), compared.get(cell.cell_id)
+        store, other = cell.store, compared.get(cell.cell_id)
         before = store.read_summary() or {}
         own = read_scores(cell, skip[cell.cell_id], compared)
         base = read_scores(other, skip[other.cell_id], compared) if other else None
@@ -279,7 +282,7 @@ def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> l
     from harness.report.leaderboard import write_leaderboard
     from harness.report.terminal import print_results
 
-    summaries = [CellStore(cell.folder, cell.cell_id).read_summary() or {} for cell in cells]
+    summaries = [cell.store.read_summary() or {} for cell in cells]
     print_results(summaries, console, load_calibrations(results), results)
     for summary in summaries:
         for line in _found(summary, [build(config) for config in job.evaluators]):

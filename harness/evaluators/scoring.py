@@ -18,7 +18,7 @@ from harness.evaluators.degenerate import degenerate_kind
 from harness.lib.image_files import open_image
 from harness.metrics.attributes import UNDECIDED
 from harness.metrics.summary import NOT_APPLICABLE
-from harness.records import ImageKey, ScoreItem, ScoreRequest, ScoreRow, Verdict
+from harness.records import ImageKey, ScoreItem, ScoreRow, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class FeatureResult(NamedTuple):
     errors: dict[ImageKey, str]
 
 
-def score_requests(evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:
+def score_requests(evaluator: Evaluator, requests: Sequence[ScoreItem[str]], batch_size: int) -> list[ScoreRow]:
     """Judge images with an evaluator that is set up; one row per request, in order.
 
     Where a batch raises, its halves are tried, down to one image. Unreadable, degenerate or failing images get an
@@ -50,7 +50,7 @@ def score_requests(evaluator: Evaluator, requests: Sequence[ScoreRequest], batch
     return rows
 
 
-def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreRequest], batch_size: int) -> FeatureResult:
+def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreItem[str]], batch_size: int) -> FeatureResult:
     """Extract features of images with an evaluator that is set up; failing images are listed apart."""
     keys: list[ImageKey] = []
     features: list[NDArray[np.float32]] = []
@@ -93,27 +93,27 @@ def failed_row(key: ImageKey, kind: Kind, error: str) -> ScoreRow:
     return ScoreRow(key.prompt_id, key.repeat, verdict, error=text)
 
 
-def _chunks(requests: Sequence[ScoreRequest], batch_size: int) -> Iterator[Sequence[ScoreRequest]]:
+def _chunks(requests: Sequence[ScoreItem[str]], batch_size: int) -> Iterator[Sequence[ScoreItem[str]]]:
     if batch_size < 1:
         raise ValueError(f"batch size {batch_size} is below 1")
     for start in range(0, len(requests), batch_size):
         yield requests[start : start + batch_size]
 
 
-def _open(request: ScoreRequest, evaluator: Evaluator) -> ScoreItem | ScoreRow:
+def _open(request: ScoreItem[str], evaluator: Evaluator) -> ScoreItem | ScoreRow:
     """Open an image and, where needed, its baseline; an image that shows nothing gets no verdict."""
     try:
-        image = read_image(request.file, evaluator.upright)
+        image = read_image(request.image, evaluator.upright)
         baseline = _read_baseline(request, evaluator.upright) if evaluator.needs_baseline else None
     except Exception as error:  # decoders raise almost anything on damaged files
         return failed_row(request.key, evaluator.kind, _text(error))
     kind = degenerate_kind(image) if evaluator.kind == "verdict" else None
     if kind is not None:
         return failed_row(request.key, evaluator.kind, f"degenerate image: {kind}")
-    return ScoreItem(request.key, request.prompt, request.category, request.meta, image, baseline)
+    return request.opened(image, baseline)
 
 
-def _read_baseline(request: ScoreRequest, upright: bool) -> NDArray[np.uint8]:
+def _read_baseline(request: ScoreItem[str], upright: bool) -> NDArray[np.uint8]:
     if request.baseline is None:
         raise ValueError("no baseline image to compare with")
     return read_image(request.baseline, upright)

@@ -15,7 +15,7 @@ COMMANDS = {f"harness.{name}": f"harness.cli.{name}"
 # By room: what moved into it, `former=present` where its name is another one, too.
 _MOVED = {
     "bench": "image_names labelled real_images=reference_images",
-    "cells": ("calibration cell comparable comparisons cpu_cost given_images=given gpu_cost judged "
+    "cells": ("calibration comparable comparisons cpu_cost given_images=given gpu_cost judged "
                "one_training pairing plan proposed_sampling provenance reference set_scores store "
                "stored_cell=stored strays tables taught training_seeds verdicts writer"),
     "cli": ("answering artifact_tool=artifacts calibrate config_types convert export label quoting "
@@ -52,6 +52,7 @@ _SINCE = {
 }
 # What was one module and is several.
 _PARTED = {
+    "cell": ("cells.identity", "cells.cell", "cells.making"),
     "artifacts": ("training.artifact_files", "sampling.artifact_content", "training.artifacts"),
     "compose": ("cells.job", "cli.compose"),
     "denoiser": ("sampling.denoiser", "sampling.prediction_types"),
@@ -81,6 +82,8 @@ def _places() -> dict[str, tuple[str, ...]]:
 
 
 MODULES = _places()
+# What is called otherwise now, by the module's former name.
+RENAMED = {"harness.tasks": {"ScoreRequest": "ScoreItem"}}
 
 
 class OldNames(MetaPathFinder, Loader):
@@ -104,6 +107,8 @@ class OldNames(MetaPathFinder, Loader):
         for place in MODULES.get(name, ()) or (COMMANDS[name],):
             present = import_module(place)
             module.__dict__.update({key: value for key, value in vars(present).items() if not key.startswith("_")})
+        for former, now in RENAMED.get(name, {}).items():
+            module.__dict__[former] = module.__dict__[now]
 
     def get_code(self, fullname: str) -> CodeType:
         """Return what `python -m` runs under a former name."""

@@ -18,13 +18,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cells.cell import Cell, canonical_hash
+from harness.cells.cell import Cell
 from harness.cells.job import Job
 from harness.cells.scored import Scored
 from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError
 from harness.evaluators.scoring import read_image
 from harness.lib.atomic import write_atomic
+from harness.lib.hashing import canonical_hash
 from harness.lib.streams import prepare_streams, system_errors
 from harness.lib.targets import build
 from harness.micro.attacks.embedded import require_embedded_config

@@ -13,7 +13,7 @@ from harness.lib.targets import build
 from harness.method import Method, publish_concepts
 from harness.pool.tasks import Config
 from harness.pool.toolbox import Toolbox
-from harness.records import CellSpec, ImageKey, ScoreRequest, ScoreRow
+from harness.records import CellSpec, ImageKey, ScoreItem, ScoreRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,13 +62,13 @@ class EngineToolbox(Toolbox):
         evaluator.setup(device)
         return evaluator
 
-    def score(self, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:
+    def score(self, evaluator: Evaluator, requests: Sequence[ScoreItem[str]], batch_size: int) -> list[ScoreRow]:
         from harness.evaluators.scoring import score_requests
 
         return list(score_requests(evaluator, requests, batch_size))
 
     def extract(
-        self, evaluator: SetEvaluator, requests: Sequence[ScoreRequest], batch_size: int
+        self, evaluator: SetEvaluator, requests: Sequence[ScoreItem[str]], batch_size: int
     ) -> tuple[Sequence[ImageKey], np.ndarray, Mapping[ImageKey, str]]:
         from harness.evaluators.scoring import extract_features
 

@@ -21,7 +21,7 @@ from harness.evaluator import Evaluator, SetEvaluator
 from harness.pool.tasks import Config, fingerprint
 from harness.pool.toolbox import Toolbox
 from harness.pool.worker_cache import Holding
-from harness.records import ImageKey, ScoreRequest, ScoreRow, Verdict
+from harness.records import ImageKey, ScoreItem, ScoreRow, Verdict
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -60,7 +60,7 @@ class Judged:
         return Judged(rows, keys, np.concatenate(blocks) if blocks else None)
 
 
-def judge(tools: Toolbox, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> Judged:
+def judge(tools: Toolbox, evaluator: Evaluator, requests: Sequence[ScoreItem[str]], batch_size: int) -> Judged:
     """Judge images, or extract their features."""
     if not isinstance(evaluator, SetEvaluator):
         return Judged(tuple(tools.score(evaluator, requests, batch_size)))
@@ -68,7 +68,7 @@ def judge(tools: Toolbox, evaluator: Evaluator, requests: Sequence[ScoreRequest]
     return Judged(tuple(ScoreRow(k.prompt_id, k.repeat, error=e) for k, e in errors.items()), tuple(keys), features)
 
 
-def unjudged(evaluator: Evaluator, requests: Iterable[ScoreRequest], error: str) -> Judged:
+def unjudged(evaluator: Evaluator, requests: Iterable[ScoreItem[str]], error: str) -> Judged:
     """Return the rows of images that could not be judged."""
     verdict = Verdict.UNKNOWN if evaluator.kind == "verdict" else None
     return Judged(tuple(ScoreRow(one.key.prompt_id, one.key.repeat, verdict, error=error) for one in requests))
@@ -152,7 +152,7 @@ class JudgeApart:
         self._deaths = self._silences = 0  # since the last answer
         self._last = ""
 
-    def judge(self, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> Judged:
+    def judge(self, evaluator: Evaluator, requests: Sequence[ScoreItem[str]], batch_size: int) -> Judged:
         """Judge images. `evaluator` need not be set up; it says what kind of answer there is. Raises what it raises."""
         if self._is_hopeless:
             return unjudged(evaluator, requests, self._hopeless())
@@ -188,7 +188,7 @@ class JudgeApart:
         else:
             self._silences += 1
 
-    def _ask(self, requests: Sequence[ScoreRequest], batch_size: int) -> Judged:
+    def _ask(self, requests: Sequence[ScoreItem[str]], batch_size: int) -> Judged:
         started = time.monotonic()
         try:
             answer = None
@@ -266,7 +266,7 @@ class Judges:
             log.warning("evaluator %s, loading: %s; it continues in its own process", config.get("name"), error)
             return self._move_apart(config, device)
 
-    def judge(self, config: Config, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int,
+    def judge(self, config: Config, evaluator: Evaluator, requests: Sequence[ScoreItem[str]], batch_size: int,
               device: str) -> Judged:  # fmt: skip
         """Judge images, or extract their features. Raises what the evaluator raises of its own."""
         key = fingerprint(config)

@@ -22,7 +22,8 @@ from harness.pool.tasks import (
     TaskResult,
     fingerprint,
 )
-from harness.records import ImageItem, ImageRow, ScoreRow, Status
+from harness.records import ImageItem, ImageRow, Origin, ScoreRow, Status
+from harness.sampling.batches import Outcome
 from harness.training.loop_memory import CHECKPOINT
 
 log = logging.getLogger(__name__)
@@ -215,7 +216,8 @@ def rest_of(task: Task, result: TaskResult) -> GenerateTask:
 def give_up(task: Task, error: str) -> TaskResult:
     """Record every image of a task as an error, and return the rows."""
     if isinstance(task, GenerateTask):
-        rows = tuple(replace(_error_row(item, error), cell_id=task.cell.cell_id) for item in task.items)
+        origin = Origin(task.cell.cell_id, "none")
+        rows = tuple(Outcome(item, None, Status.ERROR, error=error).row(None, origin) for item in task.items)
         try:
             CellStore(Path(task.cell.folder)).append_images(attempt_id(task.task_id), rows)
         except (OSError, StorageError) as fault:
@@ -249,23 +251,4 @@ def joined(root: str, parts: list[TaskResult]) -> TaskResult:
         scores=tuple(row for part in parts for row in part.scores),
         info={"pieces": len(parts)},
         peak_memory_mb=max(part.peak_memory_mb for part in parts),
-    )
-
-
-def _error_row(item: ImageItem, error: str) -> ImageRow:
-    return ImageRow(
-        prompt_id=item.key.prompt_id,
-        repeat=item.key.repeat,
-        prompt=item.prompt,
-        category=item.category,
-        seed=item.seed,
-        guidance_scale=item.guidance_scale,
-        file=None,
-        sha256=None,
-        bytes=None,
-        status=Status.ERROR,
-        error=error,
-        seconds=0.0,
-        batch_size=0,
-        worker="none",
     )

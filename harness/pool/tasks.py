@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.lib.hashing import canonical_json
-from harness.records import CellSpec, ImageItem, ImageRow, ScoreRequest, ScoreRow
+from harness.records import CellSpec, ImageItem, ImageRow, ScoreItem, ScoreRow
 
 Config = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ class ScoreTask:
     task_id: str
     cell: CellSpec
     evaluator: Config
-    requests: tuple[ScoreRequest, ...]
+    requests: tuple[ScoreItem[str], ...]
     batch_size: int = 32
     apart: bool = False
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.lib.targets import build
 from harness.pool.tasks import Config
-from harness.records import CellSpec, ImageKey, ScoreRequest, ScoreRow
+from harness.records import CellSpec, ImageKey, ScoreItem, ScoreRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,12 +50,12 @@ class Toolbox(ABC):
         return evaluator
 
     @abstractmethod
-    def score(self, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:
+    def score(self, evaluator: Evaluator, requests: Sequence[ScoreItem[str]], batch_size: int) -> list[ScoreRow]:
         """Return one row per request, in order; what raises becomes unknown."""
 
     @abstractmethod
     def extract(
-        self, evaluator: SetEvaluator, requests: Sequence[ScoreRequest], batch_size: int
+        self, evaluator: SetEvaluator, requests: Sequence[ScoreItem[str]], batch_size: int
     ) -> tuple[Sequence[ImageKey], np.ndarray, Mapping[ImageKey, str]]:
         """Return the keys that worked, their (N, D) float32 features, and the errors of the others."""
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from itertools import islice
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from harness.cells.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, WrittenImage, attempt_id
+from harness.cells.store import CellStore, EvaluatorKey, FeatureBlock, StoredScore, attempt_id
 from harness.cells.writer import ImageWriter
 from harness.errors import IncompatibleError, StoppedError, StorageError
 from harness.evaluator import SetEvaluator
@@ -31,7 +31,7 @@ from harness.pool.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTa
 from harness.pool.toolbox import Toolbox
 from harness.pool.work_notes import at_work
 from harness.pool.worker_cache import Holding
-from harness.records import CellSpec, ImageItem, ImageKey, ImageRow, ScoreItem
+from harness.records import CellSpec, ImageItem, ImageKey, ImageRow, Origin, ScoreItem, WrittenImage
 from harness.sampling.batches import BatchRunner, Outcome, describe
 
 _T = TypeVar("_T")
@@ -69,7 +69,7 @@ class Worker:
         self._images = 0
         self._stopping = False
         self._signs = 0
-        self._made_on: Origin | None = None
+        self._made_on: tuple[str, str, str] | None = None  # host, hardware, versions
         self._gate: AbstractContextManager[Any] = gate or nullcontext()
         self._judges = Judges(self._tools, self._holding, threads, hang_seconds, self._sign, self._gate)
 
@@ -197,9 +197,9 @@ class Worker:
         Return the rows, what was not written for a reason that may pass, and that reason. Raises what else went wrong.
         """
         failures = [written.exception() if written is not None else None for _, written in made]
-        origin = self._origin()
+        origin = self._origin(task.cell, artifact)
         rows = tuple(
-            replace(_image_row(outcome, written, origin), cell_id=task.cell.cell_id, artifact=artifact)
+            outcome.row(written.result() if written is not None else None, origin)
             for (outcome, written), failure in zip(made, failures, strict=True)
             if failure is None
         )
@@ -228,7 +228,7 @@ class Worker:
         hashes: dict[ImageKey, tuple[str | None, str | None]] = {}
         for requests in self._until_stopped(_chunks(task.requests, task.batch_size)):
             # Hashed before it is read: an image that changes in between gives a score that does not count.
-            hashes.update({one.key: (_hash(one.file), _hash(one.baseline)) for one in requests})
+            hashes.update({one.key: (_hash(one.image), _hash(one.baseline)) for one in requests})
             parts.append(self._judges.judge(task.evaluator, evaluator, requests, task.batch_size, self.device))
             self._count(len(requests))
         judged, attempt = Judged.join(parts), attempt_id(task.task_id)
@@ -265,10 +265,10 @@ class Worker:
                 return
             yield block
 
-    def _origin(self) -> Origin:
+    def _origin(self, cell: CellSpec, artifact: str | None) -> Origin:
         if self._made_on is None:
-            self._made_on = Origin(self.name, socket.gethostname(), hardware_name(self.device), versions_text())
-        return self._made_on
+            self._made_on = socket.gethostname(), hardware_name(self.device), versions_text()
+        return Origin(cell.cell_id, self.name, artifact, *self._made_on)
 
     def _sign(self) -> None:
         self._signs += 1
@@ -280,47 +280,12 @@ class Worker:
             self._on_images(images)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Who makes the images here, where and with what: the same in all rows of a worker."""
-
-    worker: str
-    host: str
-    hardware: str
-    versions: str
-
-
 def _check_artifact(cell: CellSpec, artifact: str | None) -> None:
     """Refuse to draw with another artifact than the one that this run found: a cell's images are of one training."""
     known = cell.artifact or (CellStore(Path(cell.folder), cell.cell_id).artifact() if artifact else None)
     if known not in (None, artifact):
         raise IncompatibleError(f"{cell.name}: the artifact {known} was replaced by {artifact} while images "
                                 "were generated with it.", "Run the command again.")
-
-
-def _image_row(outcome: Outcome, written: Future[WrittenImage] | None, origin: Origin) -> ImageRow:
-    item = outcome.item
-    file = written.result() if written is not None else None
-    return ImageRow(
-        prompt_id=item.key.prompt_id,
-        repeat=item.key.repeat,
-        prompt=item.prompt,
-        category=item.category,
-        seed=item.seed,
-        guidance_scale=item.guidance_scale,
-        file=file.file if file else None,
-        sha256=file.sha256 if file else None,
-        bytes=file.size if file else None,
-        status=outcome.status,
-        error=outcome.error,
-        seconds=outcome.seconds,
-        batch_size=outcome.batch_size,
-        worker=origin.worker,
-        flags=outcome.flags,
-        host=origin.host,
-        hardware=origin.hardware,
-        versions=origin.versions,
-    )
 
 
 def _reference_item(index: int, image: np.ndarray) -> ScoreItem:

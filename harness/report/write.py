@@ -17,7 +17,6 @@ from harness.cells.plan import THROUGHPUT_FILE, CellPlan, Plan, read_throughput,
 from harness.cells.provenance import joined, made_on, provenance
 from harness.cells.scored import Scored
 from harness.cells.settings import RunSettings
-from harness.cells.store import CellStore
 from harness.cells.tracker import Tracker
 from harness.lib.atomic import write_atomic
 from harness.lib.streams import say
@@ -128,7 +127,7 @@ def _write(
 ) -> bool:
     """Write a cell's files, unless they are from a complete run with more images; return whether it did."""
     cell = entry.cell
-    store = CellStore(cell.folder, cell.cell_id)
+    store = cell.store
     before = store.read_summary() or {}
     n_before, n_now = (_n_expected(one) for one in (before, summary))
     if n_before > n_now and before.get("status") == "complete":
@@ -153,7 +152,7 @@ def _write_provenance(
     entry: CellPlan, scored: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
 ) -> None:
     """Record what generated the images; a run that generated none changes nothing."""
-    cell, store = entry.cell, CellStore(entry.cell.folder, entry.cell.cell_id)
+    cell, store = entry.cell, entry.cell.store
     before = store.read_provenance()
     if before and not entry.missing:
         return

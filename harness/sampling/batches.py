@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import HarnessError
-from harness.records import GenerationSettings, ImageItem, Status
+from harness.records import GenerationSettings, ImageItem, ImageRow, Origin, Status, WrittenImage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,10 +55,22 @@ class Outcome:
     item: ImageItem
     image: np.ndarray | None
     status: Status
-    flags: tuple[str, ...]
-    error: str | None
-    seconds: float
-    batch_size: int
+    flags: tuple[str, ...] = ()
+    error: str | None = None
+    seconds: float = 0.0
+    batch_size: int = 0  # none: it was not made here
+
+    def row(self, written: WrittenImage | None, origin: Origin) -> ImageRow:
+        """Return what is stored of it."""
+        item, file = self.item, written._asdict() if written else {}
+        return ImageRow(
+            prompt_id=item.key.prompt_id, repeat=item.key.repeat, prompt=item.prompt, category=item.category,
+            seed=item.seed, guidance_scale=item.guidance_scale,
+            file=file.get("file"), sha256=file.get("sha256"), bytes=file.get("size"),
+            status=self.status, error=self.error, seconds=self.seconds, batch_size=self.batch_size, flags=self.flags,
+            worker=origin.worker, cell_id=origin.cell_id, artifact=origin.artifact, host=origin.host,
+            hardware=origin.hardware, versions=origin.versions,
+        )  # fmt: skip
 
 
 class BatchRunner:
@@ -151,7 +163,7 @@ def _outcome(item: ImageItem, made: GeneratedImage, seconds: float, batch_size: 
 
 
 def _failed(item: ImageItem, error: Exception, batch_size: int) -> Outcome:
-    return Outcome(item, None, Status.ERROR, (), describe(error), 0.0, batch_size)
+    return Outcome(item, None, Status.ERROR, error=describe(error), batch_size=batch_size)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -11,8 +11,7 @@ from functools import cache
 import pytest
 
 from harness.bench import screen
-from harness.cells.cell import make_cell
-from harness.cells.settings import RunSettings
+from harness.cells.making import make_cell
 from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, InvalidValueError, UnknownNameError
 from harness.lib.paths import datasets_dir
@@ -45,10 +44,10 @@ def job():
 
 def cell_of(name: str, file=None, repeats: int | None = None, **overrides):
     """Return the cell of a preset on micro; without `file`, as where its prompts are not on this machine."""
-    run = replace(RunSettings.from_config(job().settings), repeats=repeats)
+    settings = {**job().settings, "repeats": repeats}
     config = preset(name, **overrides)
     prompts = load(name, file, **overrides) if file else None
-    return make_cell(run, job().model, job().methods, config, [], prompts)
+    return make_cell(replace(job(), settings=settings, bench=config, evaluators=()), prompts)
 
 
 def all_rows():

@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from harness.bench import find_card, load_prompts, screen
-from harness.cells.cell import make_cell
-from harness.cells.settings import RunSettings
+from harness.cells.making import make_cell
 from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, MissingResourceError, UnknownNameError
 from harness.lib.paths import conf_dir, datasets_dir
@@ -269,5 +268,4 @@ def test_prompts_that_are_not_here_say_how_to_get_them(monkeypatch, tmp_path):
     write(tmp_path / "coco_30k.csv", ["image_id", "prompt", "evaluation_seed"], [["01", "a house", "3"]])
     assert load("coco10k").rows[0].prompt_id == "1", "what was fetched once is found"
     job = compose_jobs(["method=none", "bench=coco10k", "bench.variant=safree"], multirun=False)[0]
-    run = RunSettings.from_config(job.settings)
-    assert make_cell(run, job.model, job.methods, job.bench, [], None).n_images == 9966
+    assert make_cell(job, None).n_images == 9966

@@ -12,10 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from harness.bench.reference_images import ImagesOfPrompts, centre_square
-from harness.cells.cell import make_cell
+from harness.cells.making import make_cell
 from harness.cells.plan import make_plan, print_plan
-from harness.cells.reference import reference_file
-from harness.cells.settings import RunSettings
 from harness.cells.store import CellStore, attempt_id
 from harness.cli.compose import compose_jobs
 from harness.errors import InvalidValueError, MissingResourceError
@@ -58,12 +56,17 @@ def photos(tmp_path):
 
 def cells(results, prompts, photos, method="negative_prompt", fid=FID, **run):
     """Return a method's cell and its baseline on coco1k, with a small reference side."""
-    settings = replace(RunSettings.from_config(job().settings), results=str(results), **run)
+    settings = {**job().settings, "results": str(results), **run}
     config = preset("coco1k", file=str(prompts))
     config["reference"] = config["reference"] | {"folder": str(photos), "side": SIDE}
     own = {"negative_prompt": job().methods, "none": (job().baseline,)}
     found = load("coco1k", prompts)
-    return [make_cell(settings, job().model, own[name], config, [fid], found) for name in (method, "none")]
+    made = replace(job(), settings=settings, bench=config, evaluators=(fid,))
+    return [make_cell(replace(made, methods=own[name]), found) for name in (method, "none")]
+
+
+def reference_file(cell, fid):
+    return cell.reference_set(fid).file
 
 
 class _Tools(EngineToolbox):

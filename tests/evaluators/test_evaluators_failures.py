@@ -16,7 +16,7 @@ from harness.errors import MissingResourceError
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.scoring import extract_features, score_requests
 from harness.lib.targets import build
-from harness.records import ImageKey, ScoreRequest, ScoreRow, Verdict
+from harness.records import ImageKey, ScoreItem, ScoreRow, Verdict
 from tests.support.evaluator_stand_ins import StandIns, broken_networks, set_up, without_weights
 
 META = {"profession": "teacher", "place": "field", "pre_attack": "safe", "attack": "none"}
@@ -72,7 +72,7 @@ class Case:
         file = self.folder / (name or f"{i}.png")
         if image is not None:
             image.save(file)
-        return ScoreRequest(ImageKey(f"p{i:03d}", 0), "a tree", ("0",), META, str(file),
+        return ScoreItem(ImageKey(f"p{i:03d}", 0), "a tree", ("0",), META, str(file),
                             baseline or str(self.folder / "baseline.png"))  # fmt: skip
 
     def said(self, requests, batch_size=8):
@@ -122,9 +122,9 @@ def among(case, bad):
     requests = [case.request(i) for i in range(4)]
     for place, one in enumerate(bad.values()):
         requests.insert(2 * place + 1, one)
-    said = dict(zip([str(one.file) for one in requests], case.said(requests, 4), strict=True))
-    assert [said[case.request(i).file] for i in range(4)] == case.good
-    return {name: said[one.file] for name, one in bad.items()}
+    said = dict(zip([str(one.image) for one in requests], case.said(requests, 4), strict=True))
+    assert [said[case.request(i).image] for i in range(4)] == case.good
+    return {name: said[one.image] for name, one in bad.items()}
 
 
 def cut_in_half(case):

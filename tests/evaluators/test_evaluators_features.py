@@ -17,7 +17,7 @@ from harness.evaluators.scoring import score_requests
 from harness.lib.targets import build
 from harness.lib.weights import sha256_of
 from harness.metrics.summary import EvaluatorScores, summarise_cell
-from harness.records import ImageRow, ScoreRequest, ScoreRow, Status
+from harness.records import ImageRow, ScoreItem, ScoreRow, Status
 from tests.support.evaluator_fixtures import item, picture
 
 CONF = Path(__file__).parents[2] / "conf" / "evaluator"
@@ -161,7 +161,7 @@ def test_an_lpips_pair_of_two_sizes_is_unknown_and_no_other(random_lpips, tmp_pa
         Image.fromarray(picture(side, (side, side))).save(file)
     small, large = map(str, files)
     pairs = [(small, small), (small, large), (large, large), (small, None)]
-    requests = [ScoreRequest(item(i).key, "", (), {}, a, b) for i, (a, b) in enumerate(pairs)]
+    requests = [ScoreItem(item(i).key, "", (), {}, a, b) for i, (a, b) in enumerate(pairs)]
     rows = score_requests(random_lpips, requests, 4)
     assert [row.value is None for row in rows] == [False, True, False, True]
     assert "64x64 against 96x96" in rows[1].error

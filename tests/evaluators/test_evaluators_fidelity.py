@@ -18,7 +18,7 @@ from harness.evaluators.scoring import score_requests
 from harness.evaluators.vqa_score import VqaScore
 from harness.lib.targets import build
 from harness.metrics.summary import NOT_APPLICABLE, EvaluatorScores, summarise_cell
-from harness.records import ImageKey, ImageRow, ScoreRequest, ScoreRow, Status
+from harness.records import ImageKey, ImageRow, ScoreItem, ScoreRow, Status
 from tests.support.evaluator_fixtures import item, picture, random_llava
 
 CONF = Path(__file__).parents[2] / "conf" / "evaluator"
@@ -261,7 +261,7 @@ def test_damaged_images_are_unknown_and_no_others_are(which, clip_folder, vqa_fo
     cut.write_bytes(good[0].read_bytes()[:200])
     files = [good[0], cut, *good[1:], tmp_path / "absent.png"]
     requests = [
-        ScoreRequest(ImageKey(f"p{i}", 0), "a tree", (), {}, str(file), str(good[0])) for i, file in enumerate(files)
+        ScoreItem(ImageKey(f"p{i}", 0), "a tree", (), {}, str(file), str(good[0])) for i, file in enumerate(files)
     ]
     rows = score_requests(evaluator, requests, 4)
     assert [row.value is None for row in rows] == [file == cut or file.name == "absent.png" for file in files]
@@ -278,6 +278,6 @@ def test_a_model_that_gives_nan_gives_no_value(which, clip_folder, vqa_folder, t
     monkeypatch.setattr("harness.evaluators.vlm.VisionLanguageModel.probabilities", lambda *_: np.array([np.nan]))
     file = tmp_path / "a.png"
     Image.fromarray(picture(0)).save(file)
-    rows = score_requests(evaluator, [ScoreRequest(ImageKey("p", 0), "a tree", (), {}, str(file), str(file))], 1)
+    rows = score_requests(evaluator, [ScoreItem(ImageKey("p", 0), "a tree", (), {}, str(file), str(file))], 1)
     assert rows[0].value is None
     assert "finite" in rows[0].error

@@ -259,7 +259,7 @@ def test_missing_detector_says_how_to_get_it(tmp_path):
 
 
 def test_output_that_is_not_finite_is_no_safe_image(evaluator, tmp_path, monkeypatch):
-    from harness.records import ImageKey, ScoreRequest
+    from harness.records import ImageKey, ScoreItem
 
     run, seen = evaluator._detector._run, []
 
@@ -276,7 +276,7 @@ def test_output_that_is_not_finite_is_no_safe_image(evaluator, tmp_path, monkeyp
         image = image.copy()
         image[:40, :40] = 255 if i == 1 else 0
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-        requests.append(ScoreRequest(ImageKey(f"p{i}", 0), "", (), {}, str(tmp_path / f"{i}.png"), None))
+        requests.append(ScoreItem(ImageKey(f"p{i}", 0), "", (), {}, str(tmp_path / f"{i}.png"), None))
     rows = score_requests(evaluator, requests, 8)
     assert seen
     assert [row.verdict is Verdict.UNKNOWN for row in rows] == [False, True, False]

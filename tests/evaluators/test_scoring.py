@@ -7,7 +7,7 @@ from PIL import Image
 from harness.evaluator import Evaluator, SetEvaluator
 from harness.evaluators.degenerate import degenerate_kind
 from harness.evaluators.scoring import extract_features, read_image, score_requests
-from harness.records import ImageKey, ScoreRequest, ScoreRow, Verdict
+from harness.records import ImageKey, ScoreItem, ScoreRow, Verdict
 
 
 class Judge(Evaluator):
@@ -66,7 +66,7 @@ def request(folder, i, image=None, name=None, baseline=None):
     file = folder / (name or f"{i}.png")
     if image is not None:
         image.save(file)
-    return ScoreRequest(ImageKey(f"p{i:03d}", 0), f"prompt {i}", (), {}, str(file), baseline)
+    return ScoreItem(ImageKey(f"p{i:03d}", 0), f"prompt {i}", (), {}, str(file), baseline)
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_missing_baseline_is_an_error_of_that_image_only(tmp_path):
             moved = float(np.abs(item.image.astype(float) - item.baseline).mean())
             return ScoreRow(item.key.prompt_id, item.key.repeat, value=moved)
 
-    base = request(tmp_path, 9, picture(9)).file
+    base = request(tmp_path, 9, picture(9)).image
     pairs = [
         request(tmp_path, 0, picture(9), baseline=base),
         request(tmp_path, 1, picture(1)),
@@ -255,7 +255,7 @@ def test_features_keep_their_keys_and_failures_are_apart(tmp_path, requests):
     assert [key.prompt_id for key in keys] == [f"p{i:03d}" for i in range(10) if i not in (4, 7)]
     assert features.shape == (8, 3)
     assert features.dtype == np.float32
-    np.testing.assert_allclose(features[4], read_image(requests[5].file).mean(axis=(0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(features[4], read_image(requests[5].image).mean(axis=(0, 1)), rtol=1e-6)
     assert set(errors) == {ImageKey("p004", 0), ImageKey("p007", 0), ImageKey("p060", 0)}
     assert "not finite" in errors[ImageKey("p007", 0)]
 

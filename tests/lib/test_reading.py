@@ -22,7 +22,7 @@ from harness.evaluators.scoring import score_requests
 from harness.lib.arrays import parse_arrays
 from harness.lib.image_files import MAX_PIXELS, open_image
 from harness.lib.reading import UnreadableFileError, parse_json, parse_yaml, read_bytes, read_json, read_yaml
-from harness.records import ImageKey, ScoreItem, ScoreRequest, ScoreRow, Verdict
+from harness.records import ImageKey, ScoreItem, ScoreRow, Verdict
 
 
 @pytest.mark.parametrize(("text", "said"), [
@@ -131,7 +131,7 @@ def test_a_decompression_bomb_is_unknown_with_its_reason_and_is_never_decoded(tm
     file = bomb(tmp_path / "bomb.png", side)
     assert file.stat().st_size < 200_000 and side**2 > MAX_PIXELS
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("it was decoded"))
-    (row,) = score_requests(Any_(), [ScoreRequest(ImageKey("p", 0), "", (), {}, str(file))], 4)
+    (row,) = score_requests(Any_(), [ScoreItem(ImageKey("p", 0), "", (), {}, str(file))], 4)
     assert row.verdict is Verdict.UNKNOWN and f"more than {MAX_PIXELS}" in str(row.error)
 
 
@@ -177,7 +177,8 @@ def test_a_row_file_dated_in_the_future_does_not_win_over_later_ones(tmp_path: P
         (tmp_path / "images").mkdir(exist_ok=True)
         store.append_scores(key, attempt, [StoredScore(ScoreRow("p", 0, verdict), "ab" * 32)])
     os.utime(tmp_path / "scores" / "judge" / "first.parquet", (4e9, 4e9))
-    found = list(store._tables(tmp_path / "scores" / "judge", "*.parquet", lambda d: decode_scores(d, key.fingerprint)))
+    files = store._files.listed(tmp_path / "scores" / "judge", "*.parquet")
+    found = list(store._files.tables(files, lambda d: decode_scores(d, key.fingerprint), len))
     assert [rows[0].row.verdict for rows in found] == [Verdict.SAFE, Verdict.UNSAFE]
 
 
@@ -193,7 +194,7 @@ def test_a_malformed_row_of_an_evaluator_makes_its_image_unknown(row: dict, tmp_
 
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
-    (found,) = score_requests(Malformed(), [ScoreRequest(ImageKey("p", 0), "", (), {}, str(tmp_path / "a.png"))], 4)
+    (found,) = score_requests(Malformed(), [ScoreItem(ImageKey("p", 0), "", (), {}, str(tmp_path / "a.png"))], 4)
     assert found.verdict is Verdict.UNKNOWN and "malformed row" in str(found.error)
     encode_scores([StoredScore(found, "ab" * 32)], "f" * 16)
 

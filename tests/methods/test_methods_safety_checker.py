@@ -196,9 +196,9 @@ def test_a_withheld_image_is_stored_as_refused(tmp_path):
         outcomes = BatchRunner(session, make_settings(2), lambda: None).run(make_items(3))
     assert [outcome.status for outcome in outcomes] == [Status.REFUSED] * 3
     assert all(outcome.image is None and outcome.error is None for outcome in outcomes)
-    from harness.pool.worker import Origin, _image_row
+    from harness.records import Origin
 
-    store, origin = CellStore(tmp_path), Origin("w", "host", "cpu", "none")
-    store.append_images("a", [_image_row(outcome, None, origin) for outcome in outcomes])
+    store, origin = CellStore(tmp_path), Origin(tmp_path.name, "w")
+    store.append_images("a", [outcome.row(None, origin) for outcome in outcomes])
     assert store.done() == {item.key for item in make_items(3)}
     assert store.images()[make_items(1)[0].key].flags[0].startswith("safety_checker")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.cells.cell import make_cell
 from harness.cells.job import Job
+from harness.cells.making import make_cell
 from harness.cells.plan import cost_factor, denoiser_rows, make_plan
 from harness.cli.compose import compose_jobs
 from harness.errors import IncompatibleError
@@ -187,8 +187,6 @@ def test_prompts_with_a_negative_prompt_of_their_own_are_refused(tmp_path):
 
 def _cell(job: Job, results, prompts=None):
     from harness.bench import load_prompts
-    from harness.cells.settings import RunSettings
 
-    run_settings = RunSettings.from_config({**job.settings, "results": str(results)})
-    return make_cell(run_settings, job.model, job.methods, job.bench, (),
-                     prompts or load_prompts(job.bench, offline=True))
+    job = replace(job, settings={**job.settings, "results": str(results)}, evaluators=())
+    return make_cell(job, prompts or load_prompts(job.bench, offline=True))

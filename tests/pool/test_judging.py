@@ -16,7 +16,7 @@ from harness.pool import make_pool
 from harness.pool.judging import MAX_DEATHS, Judges, NoAnswer, Patience, Watched
 from harness.pool.tasks import ReferenceTask, ScoreTask, TaskFailure, TaskResult
 from harness.pool.worker import Worker
-from harness.records import CellSpec, ScoreRequest, ScoreRow, Verdict
+from harness.records import CellSpec, ScoreItem, ScoreRow, Verdict
 from tests.support.fakes import FakeFeatures, FakeJudge, FakeToolbox, fake_cell, fake_items, fake_shards
 
 CONFIG = {"name": "fake_judge", "threshold": 100}
@@ -30,9 +30,9 @@ def cell(tmp_path: Path) -> CellSpec:
     return cell
 
 
-def asked(cell: CellSpec, **prompts: str) -> tuple[ScoreRequest, ...]:
+def asked(cell: CellSpec, **prompts: str) -> tuple[ScoreItem[str], ...]:
     rows = CellStore(Path(cell.folder)).images().values()
-    return tuple(ScoreRequest(row.key, prompts.get(row.prompt_id, row.prompt), (), {}, f"{cell.folder}/{row.file}")
+    return tuple(ScoreItem(row.key, prompts.get(row.prompt_id, row.prompt), (), {}, f"{cell.folder}/{row.file}")
                  for row in rows)  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_an_image_at_which_an_evaluator_dies_is_unknown_and_no_other(cell: CellS
 
 def test_what_an_evaluator_apart_raises_is_its_error_and_no_death(cell: CellSpec, tmp_path: Path) -> None:
     worker = Worker("w", toolbox=FakeToolbox(tmp_path / "notes"))
-    gone = tuple(replace(one, file=f"{one.file}.gone") for one in asked(cell))  # the fake toolbox lets it through
+    gone = tuple(replace(one, image=f"{one.image}.gone") for one in asked(cell))  # the fake toolbox lets it through
     with pytest.raises(FileNotFoundError):
         worker.run(ScoreTask("score", cell, CONFIG, gone, apart=True))
     worker.run(ScoreTask("again", cell, CONFIG, asked(cell), apart=True))

@@ -15,7 +15,7 @@ from harness.pool import Interrupted
 from harness.pool.signals import StopSignals
 from harness.pool.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
 from harness.pool.worker import Worker
-from harness.records import ImageKey, ScoreRequest, Status
+from harness.records import ImageKey, ScoreItem, Status
 from tests.support.fakes import FakeJudge, fake_cell, fake_items, fake_shards, image_bytes, noted, wait_until
 from tests.support.pool_common import MakePool, at_gate, event_after
 
@@ -93,7 +93,7 @@ def test_scoring_runs_on_the_same_workers(make: MakePool, kind: str, tmp_path: P
     pool, cell = make(kind), fake_cell(tmp_path / "cell")
     list(pool.run(fake_shards(cell, fake_items(8))))
     rows = CellStore(tmp_path / "cell").images().values()
-    asked = tuple(ScoreRequest(row.key, row.prompt, row.category, {}, f"{cell.folder}/{row.file}") for row in rows)
+    asked = tuple(ScoreItem(row.key, row.prompt, row.category, {}, f"{cell.folder}/{row.file}") for row in rows)
     (result,) = pool.run([ScoreTask("score", cell, {"name": "fake_judge", "threshold": 9}, asked)])
     assert isinstance(result, TaskResult)
     assert len(CellStore(tmp_path / "cell").scores(EvaluatorKey.of(FakeJudge(threshold=9)))) == 8
@@ -111,7 +111,7 @@ def test_images_are_judged_while_others_are_made(make: MakePool, kind: str, tmp_
     def then(outcome: TaskResult | TaskFailure) -> list[ScoreTask]:
         if not isinstance(outcome, TaskResult) or not outcome.images:
             return []
-        asked = tuple(ScoreRequest(row.key, "", (), {}, f"{cell.folder}/{row.file}") for row in outcome.images)
+        asked = tuple(ScoreItem(row.key, "", (), {}, f"{cell.folder}/{row.file}") for row in outcome.images)
         return [ScoreTask(f"score-{outcome.task_id}", cell, judge, asked)]
 
     list(pool.run(fake_shards(cell, fake_items(4), 4), then=then))  # loading waits for the end of a batch: it is done
@@ -140,7 +140,7 @@ def is_soon(happened: Callable[[], bool]) -> bool:
 def test_images_come_before_judging_where_nobody_only_judges(make: MakePool, kind: str, tmp_path: Path) -> None:
     pool = make(kind, workers=1, judges=0) if kind == "ray" else make(kind)
     cell, judge = fake_cell(tmp_path / "cell"), {"name": "fake_judge", "threshold": 9}
-    asked = (ScoreRequest(ImageKey("p000", 0), "", (), {}, "absent"),)
+    asked = (ScoreItem(ImageKey("p000", 0), "", (), {}, "absent"),)
     added = iter([[ScoreTask("score", cell, judge, asked)]])
     shards = fake_shards(cell, fake_items(8), 4)
     outcomes = [outcome.task_id for outcome in pool.run(shards, then=lambda outcome: next(added, []))]

@@ -10,7 +10,7 @@ from harness.cells.store import CellStore
 from harness.pool.queue import TaskQueue
 from harness.pool.tasks import GenerateTask, PrepareTask, ScoreTask, TaskFailure, TaskResult
 from harness.pool.worker import Worker
-from harness.records import CellSpec, ImageItem, ImageKey, ImageRow, ScoreRequest, Status
+from harness.records import CellSpec, ImageItem, ImageKey, ImageRow, ScoreItem, Status
 from tests.support.fakes import FakeToolbox, fake_cell, fake_items, fake_shards
 
 
@@ -106,7 +106,7 @@ def test_training_that_kept_something_since_its_last_death_is_not_given_up(tmp_p
 
 def test_evaluator_that_was_at_work_when_a_worker_died_goes_on_apart(tmp_path: Path) -> None:
     """And so do its other tasks: each would cost another worker."""
-    cell, asked = fake_cell(tmp_path), (ScoreRequest(ImageKey("p0", 0), "", (), {}, "absent"),)
+    cell, asked = fake_cell(tmp_path), (ScoreItem(ImageKey("p0", 0), "", (), {}, "absent"),)
     deadly, other = {"name": "deadly"}, {"name": "other"}
     tasks = [ScoreTask(name, cell, judge, asked) for name, judge in (("a", deadly), ("b", deadly), ("c", other))]
     queue = TaskQueue(tasks, attempts=3)

@@ -15,7 +15,7 @@ from harness.cells.store import CellStore, EvaluatorKey
 from harness.errors import IncompatibleError, MissingResourceError, StorageError
 from harness.pool import Interrupted, Pool
 from harness.pool.tasks import PrepareTask, ScoreTask, TaskFailure, TaskResult
-from harness.records import ScoreRequest, Status
+from harness.records import ScoreItem, Status
 from tests.support.fakes import (
     FakeJudge,
     fake_cell,
@@ -107,7 +107,7 @@ def test_evaluator_that_kills_its_worker_costs_its_image_and_no_worker(make: Mak
     pool, cell = make("ray", workers=1), fake_cell(tmp_path / "cell")
     list(pool.run(fake_shards(cell, fake_items(8))))
     rows = CellStore(tmp_path / "cell").images().values()
-    asked = tuple(ScoreRequest(row.key, "die" if row.prompt_id == "p002" else "", (), {}, f"{cell.folder}/{row.file}")
+    asked = tuple(ScoreItem(row.key, "die" if row.prompt_id == "p002" else "", (), {}, f"{cell.folder}/{row.file}")
                   for row in rows)  # fmt: skip
     judge = {"name": "fake_judge", "threshold": 9}
     outcomes = list(pool.run([ScoreTask("one", cell, judge, asked), ScoreTask("two", cell, judge, asked[4:])]))

@@ -17,7 +17,7 @@ from harness.errors import MissingResourceError, StorageError
 from harness.pool import make_pool
 from harness.pool.tasks import GenerateTask, PrepareTask, ReferenceTask, ScoreTask, TaskResult
 from harness.pool.worker import Worker
-from harness.records import CellSpec, ImageItem, ImageKey, ScoreRequest, Status
+from harness.records import CellSpec, ImageItem, ImageKey, ScoreItem, Status
 from harness.sampling.batches import BrokenDevice, EveryImageFailed
 from tests.support.fakes import (
     FakeFeatures,
@@ -42,10 +42,10 @@ def generate(cell: CellSpec, items: list[ImageItem], name: str = "task") -> Gene
     return GenerateTask(name, cell, tuple(items))
 
 
-def requests(cell: CellSpec) -> tuple[ScoreRequest, ...]:
+def requests(cell: CellSpec) -> tuple[ScoreItem[str], ...]:
     rows = CellStore(Path(cell.folder)).images().values()
     return tuple(
-        ScoreRequest(row.key, row.prompt, row.category, {}, f"{cell.folder}/{row.file}") for row in rows if row.file
+        ScoreItem(row.key, row.prompt, row.category, {}, f"{cell.folder}/{row.file}") for row in rows if row.file
     )
 
 
@@ -310,7 +310,7 @@ def test_features_are_stored_with_errors_apart(worker: Worker, tmp_path: Path) -
     cell = fake_cell(tmp_path / "cell")
     worker.run(generate(cell, fake_items(5)))
     asked = requests(cell)
-    os.unlink(asked[3].file)
+    os.unlink(asked[3].image)
     result = worker.run(ScoreTask("features", cell, {"name": "fake_features"}, asked, batch_size=2))
     assert [(row.prompt_id, row.error) for row in result.scores] == [("p003", "no file")]
     blocks = list(CellStore(Path(cell.folder)).features(EvaluatorKey.of(FakeFeatures())))

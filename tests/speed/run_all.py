@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("latency", "throughput", "workers", "memory", "training_threads")
+SCRIPTS = ("calls", "plans", "latency", "throughput", "workers", "memory", "training_threads")
 
 
 def main() -> int:

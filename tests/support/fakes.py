@@ -21,17 +21,7 @@ from harness.errors import MissingResourceError, StoppedError
 from harness.evaluator import Evaluator, SetEvaluator
 from harness.pool.tasks import Config, GenerateTask
 from harness.pool.toolbox import Toolbox
-from harness.records import (
-    CellSpec,
-    GenerationSettings,
-    ImageItem,
-    ImageKey,
-    ScoreItem,
-    ScoreRequest,
-    ScoreRow,
-    Status,
-    Verdict,
-)
+from harness.records import CellSpec, GenerationSettings, ImageItem, ImageKey, ScoreItem, ScoreRow, Status, Verdict
 
 DEADLINE = 400.0  # seconds; only a busy machine comes near it
 
@@ -195,13 +185,13 @@ class FakeToolbox(Toolbox):
     def bare_evaluator(self, config: Config) -> Evaluator:
         return FakeFeatures() if config["name"] == "fake_features" else FakeJudge(**config)
 
-    def score(self, evaluator: Evaluator, requests: Sequence[ScoreRequest], batch_size: int) -> list[ScoreRow]:
+    def score(self, evaluator: Evaluator, requests: Sequence[ScoreItem[str]], batch_size: int) -> list[ScoreRow]:
         return evaluator.score([_open(request) for request in requests])
 
     def extract(
-        self, evaluator: SetEvaluator, requests: Sequence[ScoreRequest], batch_size: int
+        self, evaluator: SetEvaluator, requests: Sequence[ScoreItem[str]], batch_size: int
     ) -> tuple[Sequence[ImageKey], np.ndarray, Mapping[ImageKey, str]]:
-        good = [request for request in requests if Path(request.file).exists()]
+        good = [request for request in requests if Path(request.image).exists()]
         errors = {request.key: "no file" for request in requests if request not in good}
         return [one.key for one in good], evaluator.features([_open(one) for one in good]), errors
 
@@ -212,11 +202,10 @@ class FakeToolbox(Toolbox):
         pass
 
 
-def _open(request: ScoreRequest) -> ScoreItem:
+def _open(request: ScoreItem[str]) -> ScoreItem:
     from PIL import Image
 
-    image = np.asarray(Image.open(request.file))
-    return ScoreItem(request.key, request.prompt, request.category, request.meta, image)
+    return request.opened(np.asarray(Image.open(request.image)))
 
 
 def fake_cell(folder: Path, method: str = "none", model: str = "fake", batch_size: int = 4) -> CellSpec:

@@ -1,0 +1,156 @@
+"""From a job to its cell: settings checked against each other, parts that fit, a name for all that changes pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.bench import Card, PromptSet
+from harness.cells.cell import Cell
+from harness.cells.identity import (
+    by_row,
+    cell_identity,
+    ignores_guidance,
+    method_identities,
+    model_identity,
+    row_guidance,
+    sampling_identity,
+)
+from harness.cells.job import Job
+from harness.cells.settings import BenchSettings, RunSettings
+from harness.cells.shared import Shared
+from harness.checks import check_integer, check_number
+from harness.errors import IncompatibleError
+from harness.lib.absolute import absolute
+from harness.lib.hashing import canonical_hash
+from harness.method import Method, check_acts, check_composition, check_published, publish_concepts
+from harness.models.families import family_of
+from harness.records import CellSpec, GenerationSettings
+from harness.training.artifacts import read_given
+
+Config = Mapping[str, Any]
+
+
+def make_cell(job: Job, prompts: PromptSet | None, shared: Shared | None = None) -> Cell:
+    """Make the cell of a job. Raises HarnessError for values out of range and parts that do not fit.
+
+    `prompts` are those of its bench, None where they are not on this machine. `shared` is what the other cells of the
+    command have asked for.
+    """
+    shared = shared or Shared()
+    if "images" in job.bench:
+        raise IncompatibleError(f"bench {job.bench['name']} has its images already.",
+                                "Judge them: python -m harness.score")
+    run, model = RunSettings.from_config(job.settings), shared.model(job.model)
+    configured = [shared.method(config) for config in job.methods]
+    check_published(configured)
+    methods = publish_concepts(configured)
+    bench = BenchSettings.from_config(job.bench)
+    generation = _generation(run, bench, model)
+    if bench.size is not None:
+        family_of(model).check_size(model, bench.size)
+    guidance = _guidance_scale(bench, model)
+    _check_negative_prompts(model, prompts, bench)
+    _check_methods(methods, model, guidance, generation)
+    given = read_given(run.artifact, methods, model) if run.artifact else None
+    identity = cell_identity(
+        model_identity(model, shared.weights(model)), method_identities(methods, given),
+        sampling_identity(bench, generation, row_guidance(bench) if by_row(bench, model) else guidance, run.seed,
+                          prompts),
+    )  # fmt: skip
+    placed = [_placed(config, method, shared) for config, method in zip(job.methods, configured, strict=True)]
+    spec = _spec(run, identity, model, placed, generation)
+    reference = job.bench.get("reference")
+    card = shared.card({"name": str(job.bench.get("card") or job.bench["name"]), "variant": job.bench.get("variant")})
+    return Cell(
+        spec=replace(spec, given=str(given.folder) if given else None),
+        bench=bench,
+        evaluators=tuple(shared.absolute(config) for config in job.evaluators),
+        reference=absolute(reference) if reference else reference,
+        identity=identity,
+        method_overrides=job.method_overrides,
+        prompts=prompts,
+        card=card,
+        card_rows=_card_rows(job.bench, card),
+        limit=run.limit,
+        repeats=run.repeats or bench.repeats,
+        guidance_scale=guidance,
+        bench_config=job.bench,
+        sampling=job.sampling,
+        shared=shared,
+    )
+
+
+def as_baseline(cell: Cell, of: Cell) -> Cell:
+    """Mark a cell that was added only because `of` is compared with it. Raises IncompatibleError unless they pair."""
+    if cell.pairing != of.pairing:
+        raise IncompatibleError(f"{of.label} is not drawn as {cell.label} is: they cannot be compared.")
+    return replace(cell, baseline_of=of.cell_id)
+
+
+def _spec(
+    run: RunSettings, identity: Config, model: Config, methods: Sequence[Config], generation: GenerationSettings
+) -> CellSpec:
+    cell_id = canonical_hash(identity)[:12]
+    names = str(model["name"]), "+".join(str(config["name"]) for config in methods), str(identity["bench"]["name"])
+    results = Path(run.results).expanduser().resolve()
+    return CellSpec(
+        cell_id=cell_id,
+        name="/".join(names),
+        folder=str(results.joinpath("runs", *names, cell_id)),
+        model=model,
+        methods=tuple(methods),
+        settings=generation,
+        seed=run.seed,
+        artifacts=str(results / "artifacts"),
+    )
+
+
+def _check_methods(methods: Sequence[Method], model: Config, guidance: float, generation: GenerationSettings) -> None:
+    for method in methods:
+        method.check(model, guidance)
+        check_acts(method, model, generation.num_inference_steps)
+    check_composition(methods)
+
+
+def _card_rows(bench: Config, card: Card) -> int | None:
+    """Return how many rows the card says that the bench has; None where the bench's own settings choose among them."""
+    if any(bench.get(key) for key in ("categories", "where", "ids", "without")):
+        return None
+    return card.rows
+
+
+def _placed(config: Config, method: Method, shared: Shared) -> Config:
+    """Return a method's config with absolute paths, unless it is named by the path as it is written."""
+    placed = shared.absolute(config)
+    if placed == config:
+        return config
+    moved = shared.method(placed)
+    same = moved.identity() == method.identity() and moved.training_identity() == method.training_identity()
+    return placed if same else config
+
+
+def _generation(run: RunSettings, bench: BenchSettings, model: Config) -> GenerationSettings:
+    own = None if bench.size == "row" else bench.size
+    size = own or check_integer("model.size", model["size"], 8, 8192)
+    steps = bench.num_inference_steps or check_integer(
+        "model.num_inference_steps", model["num_inference_steps"], 1, 1000
+    )
+    batch_size = run.batch_size or check_integer("model.batch_size", model["batch_size"], 1)
+    return GenerationSettings(num_inference_steps=steps, height=size, width=size, batch_size=batch_size)
+
+
+def _check_negative_prompts(model: Config, prompts: PromptSet | None, bench: BenchSettings) -> None:
+    own = sum(row.negative_prompt is not None for row in prompts.rows) if prompts else 0
+    if own and not model.get("negative_branch", True):
+        raise IncompatibleError(f"{own} prompts of {bench.name} bring a negative prompt, and model {model['name']} has "
+                                f"no unconditional branch: {model['one_row_because']}.")
+
+
+def _guidance_scale(bench: BenchSettings, model: Config) -> float:
+    default = check_number("model.guidance_scale", model["guidance_scale"], 0, 100)
+    if ignores_guidance(model):
+        return default
+    return default if bench.guidance_scale in (None, "row") else float(bench.guidance_scale or 0.0)
