@@ -58,11 +58,27 @@ def check_file(name: str, value: Any) -> str | None:
     return value
 
 
+_BEGINS_ELSEWHERE = re.compile(r"(~[\w.-]*|\$\w+|\$\{\w+\})(?=/|$)")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def with_variables(text: str) -> str:
+    """Return a path whose first part is ~, ~user or a variable such as $HOME with that part written out."""
+    match = _BEGINS_ELSEWHERE.match(text)
+    if match is None:
+        return text
+    return os.path.expandvars(os.path.expanduser(match[0])) + text[match.end():]
+
+
 def user_path(setting: str, text: str) -> Path:
-    """Return the path that a person gave, `~` written out. Raises InvalidValueError for what can be no path."""
+    """Return the path that a person gave, `~` and `$HOME` written out. Raises InvalidValueError for what can be none.
+    """
     shown = text[:60] + ("..." if len(text) > 60 else "")
+    if address := _ADDRESS.match(text):
+        raise InvalidValueError(f"{setting}={shown}: a path on this machine is needed, and this is an address "
+                                f"({address[1]}://).", "Mount it, or copy it, and give that folder.")
     try:
-        path = Path(text).expanduser()
+        path = Path(with_variables(text)).expanduser()
         longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
     except (RuntimeError, ValueError):
         raise InvalidValueError(f"{setting}={shown}: this is no path.") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -26,14 +25,12 @@ from harness.cells.tracker import Tracker
 from harness.cells.training_seeds import unvaried, with_training_seeds
 from harness.errors import IncompatibleError
 from harness.lib.progress import Board
-from harness.lib.streams import PlainConsole
+from harness.lib.streams import terminal
 from harness.pool import Interrupted, Lost, Pool, make_pool
 from harness.pool.leased import LeasedPool
 from harness.pool.settings import PoolSettings
 from harness.report.tracking import make_tracker
 from harness.stages import Failure, Judging, extract_references, generate, prepare, score
-
-PLAIN_WIDTH = 140  # columns of output that goes to a file
 
 
 def run(jobs: Sequence[Job], command: Sequence[str], notes: Sequence[str] = ()) -> int:
@@ -41,7 +38,7 @@ def run(jobs: Sequence[Job], command: Sequence[str], notes: Sequence[str] = ()) 
 
     `notes` on how the jobs were asked for are shown with the plan.
     """
-    console = PlainConsole(width=None if os.isatty(1) else PLAIN_WIDTH)
+    console = terminal()
     settings = RunSettings.from_config(jobs[0].settings)
     results = Path(settings.results).expanduser().resolve()
     if settings.mode == "run":

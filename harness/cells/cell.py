@@ -124,7 +124,7 @@ def make_cell(
 ) -> Cell:
     """Build a cell from resolved configs. Raises HarnessError for values out of range and parts that do not fit."""
     if "images" in bench:
-        raise IncompatibleError(f"bench {bench['name']} has its images already.", "Judge them: python -m harness.score")
+        raise IncompatibleError(f"bench {bench['name']} has its images already.", "Judge them: python -m harness score")
     model = settled(model)
     check_known(model)
     configured = [_method(config) for config in methods]

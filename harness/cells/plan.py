@@ -279,7 +279,7 @@ def fetch_lines(plan: Plan) -> list[str]:
     others = list(dict.fromkeys(name for entry in plan.cells for name in unavailable(entry.cell)))
     parts = [("weights of ", sizes), ("prompts of ", list(prompts)), ("weights of the evaluators ", others)]
     wanted = "; ".join(label + ", ".join(names) for label, names in parts if names)
-    lines = [f"to download: {wanted}; python -m harness.prefetch with the same settings"] if wanted else []
+    lines = [f"to download: {wanted}; python -m harness prefetch with the same settings"] if wanted else []
     gated = [str(model["source"]) for model in absent.values() if model.get("gated")]
     gated += [f"datasets/{card.hub.repo}" for card in prompts.values() if card.hub and card.hub.gated]
     pages = ", ".join(f"https://huggingface.co/{name}" for name in dict.fromkeys(gated))

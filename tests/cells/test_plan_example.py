@@ -47,7 +47,7 @@ def line(lines, start: str) -> str:
 
 def check_day_one(lines) -> None:
     """Check what must be said once of sd14, i2p, ring_a_bell and mma."""
-    assert line(lines, "cannot run: the prompts of i2p").count("python -m harness.prefetch") == 1
+    assert line(lines, "cannot run: the prompts of i2p").count("python -m harness prefetch") == 1
     assert "(4.3 GB)" in line(lines, "cannot run: weights of sd14")
     fetched = line(lines, "to download: ")
     assert "sd14 4.3 GB" in fetched and "prompts of i2p, " in fetched and "clip_score" in fetched

@@ -193,7 +193,7 @@ def test_every_command_prepares_its_streams(module: str, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_a_command_of_its_own_process_prints_in_ascii(finished: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "harness.leaderboard", str(finished / "\u00e4")], capture_output=True,
+    done = subprocess.run([sys.executable, "-m", "harness", "leaderboard", str(finished / "\u00e4")], capture_output=True,
                           env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.count(b"\n") == 1
 
