@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 
 from harness.cli.answering import COMMAND, HELP_FLAGS
-from harness.cli.arguments import parse_arguments
+from harness.cli.arguments import Arguments, parse_arguments
 from harness.cli.commands import COMMANDS, answer_command, unknown_command
 from harness.errors import HarnessError
 from harness.lib.ending import INTERRUPTED, stoppable
@@ -50,19 +49,36 @@ def _answer(words: Sequence[str], command: Sequence[str]) -> int:
 
 
 def _run(words: Sequence[str], command: Sequence[str]) -> int:
-    arguments = parse_arguments(words, flags=("config_dirs", "multirun", "show"))
+    arguments = parse_arguments(words)
     for word in arguments.overrides:
         if "=" not in word and word[:1] not in "+~":
             raise unknown_command(word, arguments.overrides)
-    from harness.cli.compose import compose_jobs, sweep_notes
+    if arguments.show or arguments.info or arguments.completion:
+        return _show(arguments)
+    from harness.cli.compose import composer_of, sweep_notes
 
-    jobs = compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs)
-    if arguments.show:
-        print(json.dumps([job.__dict__ for job in jobs], indent=2, default=str))
-        return 0
+    with composer_of(arguments.overrides, arguments.config_dirs, arguments.config_name) as composer:
+        search = composer.search(arguments.multirun)
+        if search is not None:
+            from harness.cli.tuning import tune
+
+            return tune(composer, search, command)
+        jobs = composer.jobs(arguments.multirun)
     from harness.run import run
 
     return run(jobs, command, sweep_notes(arguments.overrides))
+
+
+def _show(arguments: Arguments) -> int:
+    from harness.cli import show
+
+    if arguments.completion:
+        show.complete(arguments)
+    elif arguments.info:
+        show.show_info(arguments)
+    else:
+        print(show.config_text(arguments), end="")
+    return 0
 
 
 if __name__ == "__main__":

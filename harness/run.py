@@ -36,24 +36,27 @@ from harness.stages import Failure, Judging, extract_references, generate, prepa
 def run(jobs: Sequence[Job], command: Sequence[str], notes: Sequence[str] = ()) -> int:
     """Run or plan the jobs. Return 0 when every cell is complete, 1 when something failed. Raises HarnessError.
 
+    A plan returns 1 where a cell cannot run here.
+
     `notes` on how the jobs were asked for are shown with the plan.
     """
     console = terminal()
     settings = RunSettings.from_config(jobs[0].settings)
     results = Path(settings.results).expanduser().resolve()
+    machine = PoolSettings.from_config(jobs[0].settings["pool"])
     if settings.mode == "run":
+        machine.check_device()
         fetch_asked(jobs)
     cells = make_cells(jobs)
     pool = make_pool(jobs[0].settings["pool"], results)
-    on_cpu = PoolSettings.from_config(jobs[0].settings["pool"]).uses_cpu
-    plan = make_plan(cells.cells, results, pool.size, verify=settings.mode == "run", on_cpu=on_cpu)
+    plan = make_plan(cells.cells, results, pool.size, verify=settings.mode == "run", on_cpu=machine.uses_cpu)
     _say_refused(cells.refused, console)
     _say_unvaried(jobs, settings, console)
     print_plan(plan, console, full=settings.mode == "plan" or len(cells.cells) > 1)
-    for note in notes:
+    for note in (*notes, *filter(None, [machine.device_problem])):
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if settings.mode == "plan":
-        return 0
+        return 1 if plan.problems or cells.refused else 0
     plan.refuse_if_blocked()
     check_writable(results)
     tracker = make_tracker(jobs[0].settings["tracker"], f"sweep-{canonical_hash(list(command))[:8]}", results)

@@ -86,6 +86,11 @@ class Plan:
     def n_missing(self) -> int:
         return sum(cell.n_missing or 0 for cell in self.cells)
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Return what is not there and keeps cells from running, each thing once."""
+        return tuple(dict.fromkeys(problem for entry in self.cells for problem in entry.problems))
+
     def refuse_if_blocked(self) -> None:
         """Raise MissingResourceError for the first thing missing, and HarnessError when the disk is too small."""
         for cell in self.cells:
@@ -245,7 +250,7 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         console.print(table)
     for note in dict.fromkeys(note for entry in plan.cells for note in entry.notes):
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
-    for problem in dict.fromkeys(problem for entry in plan.cells for problem in entry.problems):
+    for problem in plan.problems:
         console.print(f"cannot run: {problem}", highlight=False, soft_wrap=True, markup=False)
     known = [entry.work for entry in plan.cells if entry.work is not None]
     gpu = [gpu_line(sum(known), len(plan.cells) - len(known))] if any(known) else []

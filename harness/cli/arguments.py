@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ _BARE = {"show": CONFIGS, "info": INFO}  # the first, or last, is meant where th
 
 @dataclass(frozen=True)
 class Arguments:
-    """The words of a command: `overrides` are its things and settings, the home folder of their paths written out."""
+    """The words of a command: `overrides` are its things and settings."""
 
     overrides: tuple[str, ...]
     config_dirs: tuple[str, ...] = ()
@@ -93,7 +92,7 @@ def parse_arguments(words: Sequence[str], command: str = "", flags: Iterable[str
     found = vars(known)
     overrides = (*found.pop("overrides"), *(found.pop("as_flags", None) or ()))
     dirs = tuple(found.pop("config_dirs", ()))
-    return Arguments(tuple(map(with_home, overrides)), dirs, **found)
+    return Arguments(tuple(overrides), dirs, **found)
 
 
 def _with_defaults(words: Sequence[str]) -> Iterable[str]:
@@ -139,12 +138,3 @@ def _is_path(key: str, word: str) -> bool:
 def called(command: str = "") -> str:
     """Return how a command is called."""
     return f"python -m harness {command}".strip()
-
-
-_HOME = re.compile(r"(?<=[=\[,({:])~[\w.-]*(?=[/,\])}]|$)")
-
-
-def with_home(word: str) -> str:
-    """Write out the home folder at the beginning of paths in key=~/..., which no shell does, nor Hydra's grammar."""
-    key, equals, value = word.partition("=")
-    return key + _HOME.sub(lambda match: os.path.expanduser(match[0]), equals + value) if equals else word

@@ -24,7 +24,7 @@ from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.identity import evaluator_fingerprint
 from harness.evaluators.scoring import score_requests
 from harness.lib.atomic import check_writable
-from harness.lib.machine import process_threads
+from harness.lib.machine import device_problem, process_threads
 from harness.lib.targets import build
 from harness.pool.toolbox import EngineToolbox
 from harness.records import ImageKey, Metric, ScoreRequest, ScoreRow, Verdict
@@ -83,6 +83,8 @@ def read_request(words: Sequence[str]) -> Request:
     if not re.fullmatch(r"[\w.-]+", evaluator):
         raise InvalidValueError(f"evaluator={evaluator}: one evaluator is calibrated at a time.")
     check_choice("device", device, DEVICES)
+    if problem := device_problem(device):
+        raise MissingResourceError(f"device={device}: {problem}.", "Say device=auto.")
     if not batch_size.isdecimal() or int(batch_size) < 1:
         raise InvalidValueError(f"batch_size={batch_size}: an integer of at least 1 is needed.")
     folders = user_path("data", given.text("data") or ""), user_path("results", given.text("results", "results") or "")

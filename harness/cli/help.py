@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.checks import with_variables
 from harness.cli.answering import HELP_FLAGS
-from harness.cli.arguments import parse_arguments
+from harness.cli.arguments import INFO, parse_arguments
 from harness.cli.commands import COMMANDS
 from harness.errors import HarnessError
 from harness.lib.paths import conf_dir
@@ -27,17 +27,22 @@ usage: python -m harness [-m] [--config-dir DIR] [name=value ...]
 
 commands:
 {commands}
-flags:
-  -m, --multirun           several values per setting make a sweep
-  -cd, --config-dir DIR    look for your own configs there, too; may be repeated
-  -c, --cfg                print the composed configuration and stop
-  -h, --help               this text
+flags, as those of every Hydra command:
+  -m, --multirun             several values per setting make a sweep
+  -cd, --config-dir DIR      look for your own configs there, too; may be repeated
+  -cn, --config-name NAME    begin with this config in the place of config.yaml
+  -c, --cfg job|hydra|all    print what is composed as YAML and stop; -p PACKAGE: this part of it;
+                             --resolve: interpolations resolved
+  -i, --info [WHAT]          what it is composed from: {info}
+  -sc, --shell-completion install=bash|zsh|fish
+  -h, --help                 this text
   --version
 
 settings: limit repeats seed training_seeds batch_size shard_size results baseline evaluators leaderboard mode=run|plan
           pool=auto|inline|ray pool.workers=N pool.threads=N pool.address=HOST:PORT
           tracker=wandb|disabled tracker.mode=offline|online|disabled
           method.<parameter> model.<parameter> bench.<parameter> evaluator.<name>.<parameter>
+          +name=value adds, ++name=value adds or changes, ~name takes away, name=null empties
 
 """
 GROUPS = ("method", "model", "bench", "evaluator", "experiment")
@@ -50,7 +55,7 @@ def help_text(words: Sequence[str]) -> str:
     commands = "".join(f"  {name:<13}{said}\n" for name, said in COMMANDS.items())
     lists = [fill(f"{f'{group}:':<12}{' '.join(_names(group, _folders(words)))}", columns(), subsequent_indent=" " * 12,
                   break_on_hyphens=False) for group in GROUPS]
-    return f"{HELP.format(commands=commands)}{chr(10).join(lists)}\n"
+    return f"{HELP.format(commands=commands, info=', '.join(INFO))}{chr(10).join(lists)}\n"
 
 
 def _folders(words: Sequence[str]) -> list[Path]:

@@ -29,7 +29,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _prefetch(words: Sequence[str]) -> None:
     arguments = parse_arguments(words, "prefetch", FLAGS)
-    prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs))
+    prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs, arguments.config_name))
 
 
 if __name__ == "__main__":

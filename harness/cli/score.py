@@ -36,6 +36,7 @@ from harness.lib.targets import build
 from harness.lib.trusted_targets import named_targets, targets_of
 from harness.pool import Interrupted, Lost, make_pool
 from harness.pool.leased import LeasedPool
+from harness.pool.settings import PoolSettings
 from harness.records import Metric
 from harness.report import format as fmt
 from harness.stages import Failure, extract_references, score
@@ -121,6 +122,7 @@ def _folder(given: Given, name: str) -> Path | None:
 
 def _score(request: _Request, command: Sequence[str], console: Console) -> int:
     (job,) = compose_jobs(request.words, False, request.config_dirs)
+    PoolSettings.from_config(job.settings["pool"]).check_device()
     cells, compared = _given(request, job, console) if not request.folders else _stored(request, job)
     cells, before = _before_attacks(cells, request, job)
     failures: list[Failure] = []

@@ -10,8 +10,9 @@ import pytest
 from rich.table import Table
 
 from harness.__main__ import main
-from harness.cli.arguments import parse_arguments, read_given, with_home
+from harness.cli.arguments import parse_arguments, read_given
 from harness.cli.commands import COMMANDS
+from harness.cli.quoting import with_home
 from harness.errors import HarnessError
 from harness.lib.streams import columns, terminal
 
@@ -44,7 +45,7 @@ def test_help_names_ones_own_configs(tmp_path, capsys):
     (["scroe", "results"], "'scroe' is neither a command nor a setting, which is name=value. Did you mean: score?"),
     (["--config-dir", ".", "score", "runs/x"], "python -m harness score runs/x"),
     (["--confg-dir", ".", "method=none"], "Did you mean: --config-dir"),
-    (["score", "--confg-dir", "."], "unknown flag of python -m harness score '--confg-dir'. Did you mean: --config-dir"),
+    (["score", "--confg-dir", "."], "flag of python -m harness score '--confg-dir'. Did you mean: --config-dir"),
     (["leaderboard", "--imags", "3"], "Did you mean: --images"),
     (["leaderboard", "imags=3"], "unknown setting 'imags'. Did you mean: images"),
     (["leaderboard", "images=x"], "images=x: an integer of at least 0"),
