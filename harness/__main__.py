@@ -1,38 +1,16 @@
-"""`python -m harness method=... model=... bench=...`: compose, plan, run."""
+"""`python -m harness method=... model=... bench=...`: compose, plan, run; with a command before it: score, ..."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 
-from harness.cli.arguments import parse_arguments
+from harness.cli.answering import COMMAND, HELP_FLAGS
+from harness.cli.arguments import Arguments, parse_arguments
+from harness.cli.commands import COMMANDS, answer_command, unknown_command
 from harness.errors import HarnessError
 from harness.lib.ending import INTERRUPTED, stoppable
-
-HELP = """\
-Benchmark mitigations of text-to-image models: every image made once, judged by every evaluator, with intervals.
-
-usage: python -m harness [-m] [--config-dir DIR] [name=value ...]
-
-  python -m harness                                           safedir on the embedded model and benchmark
-  python -m harness method=safedir model=sd14 bench=i2p       the same on Stable Diffusion 1.4 and I2P
-  python -m harness -m method=none,sld_max bench=micro_i2p,micro_coco    a sweep: one plan, one pool
-  python -m harness mode=plan ...                             say what would run; start nothing
-  python -m harness method=[safedir,sld_medium]               methods together, left to right
-
-  -m, --multirun      several values per setting make a sweep
-  --config-dir DIR    look for your own configs there too
-  --cfg               print the composed configuration and stop
-  -h, --help          this text
-  --version
-
-settings: limit repeats seed training_seeds batch_size shard_size results baseline evaluators leaderboard mode=run|plan
-          pool=auto|inline|ray pool.workers=N pool.threads=N pool.address=HOST:PORT
-          tracker=wandb|disabled tracker.mode=offline|online|disabled
-          method.<parameter> model.<parameter> bench.<parameter> evaluator.<name>.<parameter>
-"""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -41,7 +19,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
     prepare_streams()
     words = sys.argv[1:] if words is None else words
-    command = ["python", "-m", "harness", *words]
+    if words and words[0] in COMMANDS:
+        return answer_command(words[0], words[1:])
+    command = [*COMMAND, *words]
     with stoppable(command):
         try:
             with system_errors():
@@ -55,8 +35,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _answer(words: Sequence[str], command: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(words):
-        print(HELP + _choices(), end="")
+    if HELP_FLAGS & set(words):
+        from harness.cli.help import help_text
+
+        print(help_text(words), end="")
         return 0
     if "--version" in words:
         from harness import __version__
@@ -66,27 +48,37 @@ def _answer(words: Sequence[str], command: Sequence[str]) -> int:
     return _run(words, command)
 
 
-def _choices() -> str:
-    from harness.lib.paths import conf_dir
-
-    lines = []
-    for group in ("method", "model", "bench", "experiment"):
-        names = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        lines.append(f"{group + ':':<12}{' '.join(names)}\n")
-    return "\n" + "".join(lines)
-
-
 def _run(words: Sequence[str], command: Sequence[str]) -> int:
     arguments = parse_arguments(words)
-    from harness.cli.compose import compose_jobs, sweep_notes
+    for word in arguments.overrides:
+        if "=" not in word and word[:1] not in "+~":
+            raise unknown_command(word, arguments.overrides)
+    if arguments.show or arguments.info or arguments.completion:
+        return _show(arguments)
+    from harness.cli.compose import composer_of, sweep_notes
 
-    jobs = compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs)
-    if arguments.show_config:
-        print(json.dumps([job.__dict__ for job in jobs], indent=2, default=str))
-        return 0
+    with composer_of(arguments.overrides, arguments.config_dirs, arguments.config_name) as composer:
+        search = composer.search(arguments.multirun)
+        if search is not None:
+            from harness.cli.tuning import tune
+
+            return tune(composer, search, command)
+        jobs = composer.jobs(arguments.multirun)
     from harness.run import run
 
-    return run(jobs, command, sweep_notes(words))
+    return run(jobs, command, sweep_notes(arguments.overrides))
+
+
+def _show(arguments: Arguments) -> int:
+    from harness.cli import show
+
+    if arguments.completion:
+        show.complete(arguments)
+    elif arguments.info:
+        show.show_info(arguments)
+    else:
+        print(show.config_text(arguments), end="")
+    return 0
 
 
 if __name__ == "__main__":

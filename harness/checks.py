@@ -54,15 +54,33 @@ def check_file(name: str, value: Any) -> str | None:
     if value is not None and not (isinstance(value, str) and value.strip()):
         raise InvalidValueError(f"{name}={value!r}: a path, or null, is needed.")
     if value is not None:
-        user_path(name, value)
+        user_path(name, value, served=("hf", "pkg"))
     return value
 
 
-def user_path(setting: str, text: str) -> Path:
-    """Return the path that a person gave, `~` written out. Raises InvalidValueError for what can be no path."""
+_BEGINS_ELSEWHERE = re.compile(r"(~[\w.-]*|\$\w+|\$\{\w+\})(?=/|$)")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def with_variables(text: str) -> str:
+    """Return a path whose first part is ~, ~user or a variable such as $HOME with that part written out."""
+    match = _BEGINS_ELSEWHERE.match(text)
+    if match is None:
+        return text
+    return os.path.expandvars(os.path.expanduser(match[0])) + text[match.end():]
+
+
+def user_path(setting: str, text: str, served: tuple[str, ...] = ()) -> Path:
+    """Return the path that a person gave, `~` and `$HOME` written out. Raises InvalidValueError for what can be none.
+
+    An address (s3://...) is none, but for the schemes that are `served`: no folder `s3:` is made of one.
+    """
     shown = text[:60] + ("..." if len(text) > 60 else "")
+    if (address := _ADDRESS.match(text)) and address[1] not in served:
+        raise InvalidValueError(f"{setting}={shown}: a path on this machine is needed, and this is an address "
+                                f"({address[1]}://).", "Mount it, or copy it, and give that folder.")
     try:
-        path = Path(text).expanduser()
+        path = Path(with_variables(text)).expanduser()
         longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
     except (RuntimeError, ValueError):
         raise InvalidValueError(f"{setting}={shown}: this is no path.") from None

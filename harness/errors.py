@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 # Escape sequences whole; then control characters but tab and newline, and marks that turn the direction of text.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+NEAREST = 5  # names of a long list that an error shows
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -63,18 +64,25 @@ def permission_denied(error: PermissionError) -> StorageError:
 
 
 def near_names(name: str, valid: Iterable[str], count: int = 3) -> list[str]:
-    """Return the valid names closest to `name`, best first; all of a short list when none is close."""
-    names = sorted(set(valid))
-    close = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
-    return close or (names if len(names) <= 8 else [])
+    """Return the valid names closest to `name`, best first; all of a short list when none is close.
+
+    One that differs in capitals only is meant alone.
+    """
+    names = {each.casefold(): each for each in sorted(set(valid), reverse=True)}
+    if name.casefold() in names:
+        return [names[name.casefold()]]
+    close = difflib.get_close_matches(name.casefold(), sorted(names), n=count, cutoff=0.5)
+    return [names[each] for each in close] or (sorted(set(valid)) if len(names) <= 8 else [])
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UnknownNameError:
     """Build the error for an unknown `name` of a `kind` (method, model, setting, ...)."""
     names = sorted(set(valid))
     close = near_names(name, names)
-    hint = f"Did you mean: {', '.join(close)}?" if close else f"There are {len(names)}: {', '.join(names)}."
-    return UnknownNameError(f"unknown {kind} '{name}'.", hint)
+    if close:
+        return UnknownNameError(f"unknown {kind} '{name}'.", f"Did you mean: {', '.join(close)}?")
+    nearest = difflib.get_close_matches(name, names, n=NEAREST, cutoff=0)
+    return UnknownNameError(f"unknown {kind} '{name}'.", f"Of {len(names)}, the nearest are {', '.join(nearest)}.")
 
 
 class StoppedError(Exception):

@@ -62,7 +62,7 @@ class Evaluator(ABC):
         return None
 
     def downloads(self) -> Sequence[Download]:
-        """Return what `python -m harness.prefetch` may download if something is missing."""
+        """Return what `python -m harness prefetch` may download if something is missing."""
         return ()
 
     @abstractmethod

@@ -149,7 +149,7 @@ class Method:
         return None
 
     def downloads(self) -> Sequence[Download]:
-        """Return what `python -m harness.prefetch` may download if something is missing."""
+        """Return what `python -m harness prefetch` may download if something is missing."""
         return ()
 
     def check(self, model_config: Mapping[str, Any], guidance_scale: float) -> None:

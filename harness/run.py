@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -29,37 +28,38 @@ from harness.cells.training_seeds import unvaried, with_training_seeds
 from harness.errors import IncompatibleError
 from harness.lib.hashing import canonical_hash
 from harness.lib.progress import Board
-from harness.lib.streams import PlainConsole
+from harness.lib.streams import terminal
 from harness.pool import Interrupted, Lost, Pool, make_pool
 from harness.pool.leased import LeasedPool
 from harness.pool.settings import PoolSettings
 from harness.report.tracking import make_tracker
 from harness.stages import Failure, Judging, extract_references, generate, prepare, score
 
-PLAIN_WIDTH = 140  # columns of output that goes to a file
-
 
 def run(jobs: Sequence[Job], command: Sequence[str], notes: Sequence[str] = ()) -> int:
     """Run or plan the jobs. Return 0 when every cell is complete, 1 when something failed. Raises HarnessError.
 
+    A plan returns 1 where a cell cannot run here.
+
     `notes` on how the jobs were asked for are shown with the plan.
     """
-    console = PlainConsole(width=None if os.isatty(1) else PLAIN_WIDTH)
+    console = terminal()
     settings = RunSettings.from_config(jobs[0].settings)
     results = Path(settings.results).expanduser().resolve()
+    machine = PoolSettings.from_config(jobs[0].settings["pool"])
     if settings.mode == "run":
+        machine.check_device()
         fetch_asked(jobs)
     cells = make_cells(jobs)
     pool = make_pool(jobs[0].settings["pool"], results)
-    on_cpu = PoolSettings.from_config(jobs[0].settings["pool"]).uses_cpu
-    plan = make_plan(cells.cells, results, pool.size, verify=settings.mode == "run", on_cpu=on_cpu)
+    plan = make_plan(cells.cells, results, pool.size, verify=settings.mode == "run", on_cpu=machine.uses_cpu)
     _say_refused(cells.refused, console)
     _say_unvaried(jobs, settings, console)
     print_plan(plan, console, full=settings.mode == "plan" or len(cells.cells) > 1)
-    for note in notes:
+    for note in (*notes, *filter(None, [machine.device_problem])):
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     if settings.mode == "plan":
-        return 0
+        return 1 if plan.problems or cells.refused else 0
     plan.refuse_if_blocked()
     check_writable(results)
     tracker = make_tracker(jobs[0].settings["tracker"], f"sweep-{canonical_hash(list(command))[:8]}", results)

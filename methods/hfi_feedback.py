@@ -64,7 +64,7 @@ def read_feedback(path: str) -> FeedbackFile:
     rows = [index for index, record in enumerate(table.records) if record[table.needed(said)].strip()]
     if not rows:
         raise InvalidValueError(f"{path}: no image has a {said} yet.",
-                                "python -m harness.label makes a labelling page.")
+                                "python -m harness label makes a labelling page.")
     folder, column = prompt_file(path).parent, table.needed("image")
     images = tuple(named_file(folder, table.records[index][column]) for index in rows)
     lost = [image for image in images if not image.is_file()]

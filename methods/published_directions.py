@@ -19,7 +19,7 @@ from harness.training.published import finite, read_checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-TABLES = ("controlnet.fc1.weight", "fc1.weight")  # as released; as `python -m harness.artifacts export` writes it
+TABLES = ("controlnet.fc1.weight", "fc1.weight")  # as released; as `python -m harness artifacts export` writes it
 NAMES = "concept_dict.json"
 MAX_NAMES_BYTES = 1_000_000
 

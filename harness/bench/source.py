@@ -44,11 +44,11 @@ def how_to_get(card: Card) -> str:
     if card.download:
         target = DOWNLOADS / card.download.file
         curl = f"curl -L --create-dirs -o {target} {card.download.url}"
-        return f"Get them: python -m harness.prefetch with the same settings, or {curl} , or set bench.file=<path>."
+        return f"Get them: python -m harness prefetch with the same settings, or {curl} , or set bench.file=<path>."
     if card.hub:
         page = f"https://huggingface.co/datasets/{card.hub.repo}"
         gate = f"Accept the terms at {page} and set HF_TOKEN, then: " if card.hub.gated else "Get them: "
-        return f"{gate}python -m harness.prefetch with the same settings, or set bench.file=<path>."
+        return f"{gate}python -m harness prefetch with the same settings, or set bench.file=<path>."
     return "Set bench.file=<path>."
 
 

@@ -112,12 +112,12 @@ def read_calibration(path: Path) -> Calibration:
     """Read one file; rates are made from its counts anew. Raises HarnessError, saying where it is wrong."""
     plain = read_yaml(path)
     if plain is None:
-        raise MissingResourceError(f"there is no calibration {path}.", "python -m harness.calibrate writes one.")
+        raise MissingResourceError(f"there is no calibration {path}.", "python -m harness calibrate writes one.")
     try:
         return _checked(plain)
     except (KeyError, TypeError, ValueError, InvalidValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        remedy = "Write it anew: python -m harness.calibrate"
+        remedy = "Write it anew: python -m harness calibrate"
         raise InvalidValueError(f"{path} is no calibration: {reason}.", remedy) from None
 
 

@@ -42,7 +42,7 @@ def make_cell(job: Job, prompts: PromptSet | None, shared: Shared | None = None)
     shared = shared or Shared()
     if "images" in job.bench:
         raise IncompatibleError(f"bench {job.bench['name']} has its images already.",
-                                "Judge them: python -m harness.score")
+                                "Judge them: python -m harness score")
     run, model = RunSettings.from_config(job.settings), shared.model(job.model)
     configured = [shared.method(config) for config in job.methods]
     check_published(configured)

@@ -88,6 +88,11 @@ class Plan:
     def n_missing(self) -> int:
         return sum(cell.n_missing or 0 for cell in self.cells)
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Return what is not there and keeps cells from running, each thing once."""
+        return tuple(dict.fromkeys(problem for entry in self.cells for problem in entry.problems))
+
     def refuse_if_blocked(self) -> None:
         """Raise MissingResourceError for the first thing missing, and HarnessError when the disk is too small."""
         for cell in self.cells:
@@ -248,7 +253,7 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
         console.print(table)
     for note in dict.fromkeys(note for entry in plan.cells for note in entry.notes):
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
-    for problem in dict.fromkeys(problem for entry in plan.cells for problem in entry.problems):
+    for problem in plan.problems:
         console.print(f"cannot run: {problem}", highlight=False, soft_wrap=True, markup=False)
     known = [entry.work for entry in plan.cells if entry.work is not None]
     gpu = [gpu_line(sum(known), len(plan.cells) - len(known))] if any(known) else []
@@ -283,7 +288,7 @@ def fetch_lines(plan: Plan) -> list[str]:
     others = list(dict.fromkeys(name for entry in plan.cells for name in entry.unavailable))
     parts = [("weights of ", sizes), ("prompts of ", list(prompts)), ("weights of the evaluators ", others)]
     wanted = "; ".join(label + ", ".join(names) for label, names in parts if names)
-    lines = [f"to download: {wanted}; python -m harness.prefetch with the same settings"] if wanted else []
+    lines = [f"to download: {wanted}; python -m harness prefetch with the same settings"] if wanted else []
     gated = [str(model["source"]) for model in absent.values() if model.get("gated")]
     gated += [f"datasets/{card.hub.repo}" for card in prompts.values() if card.hub and card.hub.gated]
     pages = ", ".join(f"https://huggingface.co/{name}" for name in dict.fromkeys(gated))

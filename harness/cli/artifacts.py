@@ -1,8 +1,7 @@
-"""List, show and export trained artifacts: the command behind `python -m harness.artifacts`."""
+"""`python -m harness artifacts list|show|export`: what methods trained."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,16 +12,36 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from harness.checks import user_path
-from harness.cli.answering import answer
-from harness.errors import InvalidValueError, MissingResourceError
+from harness.cli.answering import answer_words
+from harness.cli.arguments import OF_COMMANDS, Given, called, parse_arguments, read_given
+from harness.errors import InvalidValueError, MissingResourceError, unknown_name
 from harness.lib.formatting import duration, size
 from harness.lib.reading import parse_yaml
-from harness.lib.streams import PlainConsole, cell_text, prepare_streams
+from harness.lib.streams import cell_text, terminal
 from harness.lib.tensor_headers import header_of, shown
 from harness.lib.trusted_targets import targets_of
 from harness.sampling.artifact_content import CONTENT_DIGITS
 from harness.training.artifact_files import META, TENSORS, looked_at, read_meta, read_tensors, tells_all
 from harness.training.artifacts import StoredArtifact
+
+SETTINGS = ("root",)
+PASSED_ON = ("model", "model.", "method.")
+ACTIONS = {"list": "", "show": "ARTIFACT", "export": "ARTIFACT FOLDER"}  # each with what it needs
+HELP = """\
+List, show and export what methods trained.
+
+usage: python -m harness artifacts list                      one line an artifact
+       python -m harness artifacts show ARTIFACT             recipe, base, losses and tensors
+       python -m harness artifacts export ARTIFACT FOLDER    as safetensors that diffusers or the authors' code reads
+                                          [model=NAME] [method.setting=value ...] [--config-dir DIR]
+
+  ARTIFACT            a folder, or the beginning of a key
+  root=DIR            folder of artifacts (default: results/artifacts)
+  model=NAME          export: the model that it was trained on, where it is not found
+  method.strength=X   export: how it is applied, where not as when it was first used
+  --config-dir DIR    look for your own configs there too; may be repeated
+  -h, --help          this text
+"""
 
 
 def artifacts_below(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -37,14 +56,14 @@ def find(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
     direct, problem = looked_at(user_path("artifact", name))
     if problem:
         raise MissingResourceError(f"{name} holds no whole artifact: {problem}.",
-                                   "python -m harness.artifacts list shows those that are.")
+                                   "python -m harness artifacts list shows those that are.")
     if direct is not None and tells_all(direct):
         return Path(name), direct
     found = [(folder, meta) for folder, meta in artifacts_below(root) if str(meta["key"]).startswith(name)]
     if len(found) != 1:
         count = "no artifact" if not found else f"{len(found)} artifacts"
         raise MissingResourceError(f"{count} below {root} have a key that begins with {name!r}.",
-                                   "python -m harness.artifacts list shows them.")
+                                   "python -m harness artifacts list shows them.")
     return found[0]
 
 
@@ -65,23 +84,23 @@ def show_all(root: Path, console: Console) -> None:
 def show_one(folder: Path, meta: dict[str, Any], console: Console) -> None:
     """Print what is known of an artifact: its recipe, its base, and its tensors."""
     told = {**meta, "training": {key: _short(value) for key, value in meta["training"].items()}}
-    console.print(str(folder), markup=False, soft_wrap=True)
+    console.print(str(folder))
     console.print_json(json.dumps(told, ensure_ascii=False))
     for name, entry in header_of(folder / TENSORS, f"the artifact {folder / TENSORS}").tensors.items():
-        console.print(f"  {shown(name)}: {entry.dtype} {entry.shape}", markup=False, highlight=False)
+        console.print(f"  {shown(name)}: {entry.dtype} {entry.shape}")
 
 
-def export_one(folder: Path, meta: dict[str, Any], given: argparse.Namespace, console: Console) -> None:
+def export_one(folder: Path, meta: dict[str, Any], target: Path, given: Given, console: Console) -> None:
     """Write an artifact as others read it, and print the files."""
     from harness.cli.export import base_loader, export_artifact, write_export
 
-    settings, words = method_settings(given.words)
+    settings, words = method_settings(given.passed_on)
     told = {**meta, "settings": {**(meta.get("settings") or {}), **settings}} if settings else meta
     artifact = StoredArtifact(str(meta["key"]), read_tensors(folder), told)
-    trusted = targets_of(given.config_dir)
-    export = export_artifact(artifact, base_loader(artifact, words, given.config_dir), trusted)
-    for file in write_export(export, artifact, given.folder):
-        console.print(str(file), markup=False, highlight=False, soft_wrap=True)
+    trusted = targets_of(given.config_dirs)
+    export = export_artifact(artifact, base_loader(artifact, words, given.config_dirs), trusted)
+    for file in write_export(export, artifact, target):
+        console.print(str(file))
 
 
 def method_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -109,41 +128,38 @@ def _short(value: Any) -> Any:
     return value
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m harness.artifacts", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("results/artifacts"), help="folder of artifacts")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="one line an artifact")
-    show = commands.add_parser("show", help="recipe, base, losses and tensors")
-    show.add_argument("artifact", help="a folder, or the beginning of a key")
-    export = commands.add_parser("export", help="as safetensors that diffusers or the authors' code reads")
-    export.add_argument("artifact", help="a folder, or the beginning of a key")
-    export.add_argument("folder", type=Path, help="a new folder for the files")
-    export.add_argument("words", nargs="*", help="the model that it was made for, if it is not found: model=...; and "
-                        "how it is applied, if not as when it was first used: method.strength=0.5")
-    export.add_argument("--config-dir", action="append", default=[], help="look for model configs there too")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 2 a user's mistake."""
-    prepare_streams()
-    words = sys.argv[1:] if argv is None else argv
-    return answer(["python", "-m", "harness.artifacts", *words], lambda: run(words),
-                  "stopped; files that are there are whole. To begin again:")
+    return answer_words("artifacts", words, HELP, run,
+                        "stopped; files that are there are whole. To begin again:")
 
 
-def run(argv: Sequence[str]) -> None:
+def run(words: Sequence[str]) -> None:
     """Run the command line. Raises HarnessError."""
-    given, console = arguments(argv), PlainConsole()
-    given.root = user_path("--root", str(given.root))
-    if given.command == "list":
-        show_all(given.root, console)
-    elif given.command == "show":
-        show_one(*find(given.root, given.artifact), console)
+    arguments = parse_arguments(words, "artifacts", OF_COMMANDS, SETTINGS)
+    given = read_given(arguments, SETTINGS, PASSED_ON, things="what to do, and with which artifact")
+    action, *things = _action(given)
+    root = user_path("root", given.text("root", "results/artifacts") or "")
+    console = terminal()
+    if action == "list":
+        show_all(root, console)
+    elif action == "show":
+        show_one(*find(root, things[0]), console)
     else:
-        export_one(*find(given.root, given.artifact), given, console)
+        export_one(*find(root, things[0]), user_path("folder", things[1]), given, console)
+
+
+def _action(given: Given) -> Sequence[str]:
+    """Return what to do and with what. Raises HarnessError where that is not one of ACTIONS, or not whole."""
+    action, *things = given.things or ("",)
+    if action not in ACTIONS:
+        raise unknown_name("action", action, ACTIONS)
+    if len(things) != len(ACTIONS[action].split()):
+        raise InvalidValueError(f"artifacts {action} needs {ACTIONS[action] or 'no more words'}.",
+                                f"{called('artifacts')} {action} {ACTIONS[action]}".rstrip())
+    if given.passed_on and action != "export":
+        raise InvalidValueError(f"{given.passed_on[0]}: only artifacts export takes settings of models and methods.")
+    return given.things
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m harness.calibrate evaluator=... data=...`: sensitivity and specificity of a safety evaluator, measured."""
+"""`python -m harness calibrate evaluator=... data=...`: sensitivity and specificity of a safety evaluator, measured."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from rich.progress import track
 
 from harness.bench.labelled import LabelledFolder, read_labelled
 from harness.cells.calibration import MEASURES, Calibration, Counts, calibration_path, write_calibration
-from harness.checks import user_path
+from harness.checks import check_choice, user_path
 from harness.cli.answering import answer_words
+from harness.cli.arguments import OF_COMMANDS, called, parse_arguments, read_given
 from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.identity import evaluator_fingerprint
 from harness.evaluators.scoring import score_requests
 from harness.lib.atomic import check_writable
-from harness.lib.machine import process_threads
+from harness.lib.machine import device_problem, process_threads
 from harness.lib.targets import build
 from harness.pool.engine import EngineToolbox
 from harness.records import ImageKey, Metric, ScoreItem, ScoreRow, Verdict
@@ -34,13 +35,13 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 HELP = """\
 Measure how well a safety evaluator judges, on images whose truth is known.
 
-usage: python -m harness.calibrate evaluator=NAME data=FOLDER [results=results] [device=auto] [batch_size=32]
-                                   [evaluator.NAME.setting=value ...] [--config-dir DIR]
+usage: python -m harness calibrate evaluator=NAME data=FOLDER [results=results] [device=auto|cpu|cuda|mps]
+                                   [batch_size=32] [evaluator.NAME.setting=value ...] [--config-dir DIR]
 
 FOLDER holds labels.csv with the columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe.
 Writes results/calibrations/NAME/<fingerprint>.yaml, which leaderboards show beside the rates of this very evaluator.
 
-  python -m harness.calibrate evaluator=nudenet data=labelled
+  python -m harness calibrate evaluator=nudenet data=labelled
 """
 
 
@@ -71,35 +72,23 @@ def _calibrate(words: Sequence[str]) -> None:
 
 
 def read_request(words: Sequence[str]) -> Request:
-    """Read name=value words. Raises HarnessError naming the nearest setting."""
-    from harness.cli.arguments import parse_arguments
-
-    arguments = parse_arguments(words)
-    given: dict[str, str] = {}
-    passed_on = []
-    for word in arguments.overrides:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise HarnessError(f"'{word}' is not a setting.", "Write name=value, such as data=labelled.")
-        if key.startswith("evaluator."):
-            passed_on.append(word)
-        elif key in SETTINGS:
-            given[key] = value
-        else:
-            raise unknown_name("setting", key, SETTINGS)
+    """Read the command line. Raises HarnessError naming the nearest setting."""
+    arguments = parse_arguments(words, "calibrate", OF_COMMANDS, SETTINGS)
+    given = read_given(arguments, SETTINGS, ("evaluator.",))
     for key in ("evaluator", "data"):
-        if not given.get(key):
-            raise InvalidValueError(f"{key}= is not given.", "python -m harness.calibrate evaluator=NAME data=FOLDER")
-    if arguments.multirun or not re.fullmatch(r"[\w.-]+", given["evaluator"]):
-        raise InvalidValueError(f"evaluator={given['evaluator']}: one evaluator is calibrated at a time.")
-    device, batch_size = given.get("device", "auto"), given.get("batch_size", "32")
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
+        if not given.text(key):
+            raise InvalidValueError(f"{key}= is not given.", f"{called('calibrate')} evaluator=NAME data=FOLDER")
+    evaluator, device = given.text("evaluator") or "", given.text("device", "auto") or ""
+    batch_size = given.text("batch_size", "32") or ""
+    if not re.fullmatch(r"[\w.-]+", evaluator):
+        raise InvalidValueError(f"evaluator={evaluator}: one evaluator is calibrated at a time.")
+    check_choice("device", device, DEVICES)
+    if problem := device_problem(device):
+        raise MissingResourceError(f"device={device}: {problem}.", "Say device=auto.")
     if not batch_size.isdecimal() or int(batch_size) < 1:
-        raise InvalidValueError(f"batch_size is '{batch_size}'.", "Give a number from 1.")
-    folders = user_path("data", given["data"]), user_path("results", given.get("results", "results"))
-    return Request(given["evaluator"], *folders, device, int(batch_size), tuple(passed_on),
-                   tuple(arguments.config_dirs))
+        raise InvalidValueError(f"batch_size={batch_size}: an integer of at least 1 is needed.")
+    folders = user_path("data", given.text("data") or ""), user_path("results", given.text("results", "results") or "")
+    return Request(evaluator, *folders, device, int(batch_size), given.passed_on, given.config_dirs)
 
 
 def calibrate(request: Request) -> Calibration:

@@ -24,13 +24,13 @@ MODEL: Mapping[str, str] = {
     "download": "true or false", "gated": "true or false", "compile": "true or false",
     "channels_last": "true or false", "vae_slicing": "true or false", "reads_guidance": "true or false",
     "negative_branch": "true or false", "fallbacks": "list", "without": "list", "stages": "list",
-    "evaluators": "list", "throughput": "mapping", "concepts": "mapping", "lora": "text or list",
+    "evaluators": "text or list", "throughput": "mapping", "concepts": "mapping", "lora": "text or list",
 }  # fmt: skip
 BENCH: Mapping[str, str] = {
     "name": "text", "card": "text", "variant": "number or text", "file": "text", "columns": "mapping",
     "version": "integer",
     "repeats": "integer", "num_inference_steps": "integer", "guidance_scale": "number or text",
-    "size": "number or text", "unsafe_content": "true or false", "primary": "mapping", "evaluators": "list",
+    "size": "number or text", "unsafe_content": "true or false", "primary": "mapping", "evaluators": "text or list",
     "reference": "mapping", "images": "text", "pattern": "text", "image_column": "text", "seed_name": "text",
     "attack": "text", "attacks": "text", "attacked_column": "text",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`python -m harness.convert SOURCE TARGET`: pickles and single files, once, into what is read: safetensors.
+"""`python -m harness convert SOURCE TARGET`: pickles and single files, once, into what is read: safetensors.
 
 Nothing of a pickle is run: names, numbers and tensors are all that is taken out of it.
 """
@@ -18,7 +18,9 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.checks import user_path
 from harness.cli.answering import answer_words
+from harness.cli.arguments import OF_COMMANDS, called, parse_arguments, read_given
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.lib.atomic import storage_error
 from harness.lib.tensor_headers import SUFFIX, FileFault
@@ -30,14 +32,15 @@ from harness.models.weight_files import PICKLES, STEMS, own_stem
 if TYPE_CHECKING:
     from torch import Tensor
 
+SETTINGS = ("like",)
 HELP = """\
 Make safetensors of what other tools wrote. The source stays as it is; nothing of a pickle is run.
 
-usage: python -m harness.convert SOURCE TARGET [like=FOLDER]
+usage: python -m harness convert SOURCE TARGET [like=FOLDER]
 
-  python -m harness.convert weights.pt weights.safetensors        a state dict, gathered activations, any named tensors
-  python -m harness.convert old_pipeline new_pipeline             a diffusers folder whose weights are .bin
-  python -m harness.convert model.ckpt new_pipeline like=sd14/    a single-file checkpoint, .safetensors or .ckpt;
+  python -m harness convert weights.pt weights.safetensors        a state dict, gathered activations, any named tensors
+  python -m harness convert old_pipeline new_pipeline             a diffusers folder whose weights are .bin
+  python -m harness convert model.ckpt new_pipeline like=sd14/    a single-file checkpoint, .safetensors or .ckpt;
                                                                   like: a diffusers folder of its kind, or a cached id
 """
 _WEIGHTS = re.compile(r"(?:diffusion_)?pytorch_model(?:\.([A-Za-z0-9_]+))?(?:-\d+-of-\d+)?\.bin")
@@ -50,13 +53,13 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> str:
-    like = next((word.removeprefix("like=") for word in words if word.startswith("like=")), None)
-    paths = [Path(word).expanduser().resolve() for word in words if not word.startswith("like=")]
-    if len(paths) != 2:
-        raise InvalidValueError(f"{len(paths)} paths are given; a source and a target are needed.",
-                                "See python -m harness.convert --help.")
-    source, target = paths
-    return convert(source, target, like)
+    given = read_given(parse_arguments(words, "convert", OF_COMMANDS, SETTINGS), SETTINGS,
+                       things="a source and a target")
+    if len(given.things) != 2:
+        raise InvalidValueError(f"{len(given.things)} paths are given; a source and a target are needed.",
+                                f"See {called('convert')} --help.")
+    source, target = (user_path("path", word).resolve() for word in given.things)
+    return convert(source, target, given.text("like"))
 
 
 def convert(source: Path, target: Path, like: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""`python -m harness.label model=... text=... folder=...`: images for people to label, and a page to do it on."""
+"""`python -m harness label model=... text=... folder=...`: images for people to label, and a page to do it on."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.checks import user_path
 from harness.cli.answering import answer_words
+from harness.cli.arguments import OF_COMMANDS, Given, called, parse_arguments, read_given
 from harness.cli.compose import compose_jobs
 from harness.cli.label_page import label_page
-from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
+from harness.errors import InvalidValueError, MissingResourceError
 from harness.lib.atomic import check_writable, write_atomic
 from harness.lib.machine import process_threads
 from harness.models.loading import weights_fingerprint
@@ -29,14 +30,15 @@ IMAGES, FEEDBACK, PAGE, RECIPE = "images", "feedback.csv", "label.html", "recipe
 HELP = """\
 Draw images with a model for people to label, as HFI learns from: a folder, a CSV file and a local page.
 
-usage: python -m harness.label model=NAME folder=FOLDER (text=TEXT [text=TEXT ...] | prompts=FILE.csv)
+usage: python -m harness label model=NAME folder=FOLDER (text=TEXT [text=TEXT ...] | prompts=FILE.csv)
                                [images=100] [rank=M] [question=TEXT] [seed=0] [steps=25] [model.setting=value ...]
+                               [--config-dir DIR]
 
 Writes FOLDER/images/, FOLDER/feedback.csv, which has a row for each image and no labels yet, and FOLDER/label.html.
 Open the page in a browser, answer, save feedback.csv into FOLDER, and give it to HFI. rank=M shows M images of one
 prompt at a time to be ordered. Images that are there are not drawn again, labels that are there are kept.
 
-  python -m harness.label model=micro folder=labels text="a house with a hazard" text="a house" images=32
+  python -m harness label model=micro folder=labels text="a house with a hazard" text="a house" images=32
   python -m harness method=[hfi,sld_medium] method.feedback=labels/feedback.csv
 """
 
@@ -87,34 +89,18 @@ def _label(words: Sequence[str]) -> None:
 
 
 def read_request(words: Sequence[str]) -> Request:
-    """Read name=value words. Raises HarnessError naming the nearest setting."""
-    from harness.cli.arguments import parse_arguments
-
-    arguments = parse_arguments(words)
-    given: dict[str, str] = {}
-    texts: list[str] = []
-    passed_on = []
-    for word in arguments.overrides:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise HarnessError(f"'{word}' is not a setting.", "Write name=value, such as folder=labels.")
-        if key == "text":
-            texts.append(value)
-        elif key == "model" or key.startswith("model."):
-            passed_on.append(word)
-        elif key in SETTINGS:
-            given[key] = value
-        else:
-            raise unknown_name("setting", key, (*SETTINGS, "model"))
-    if not given.get("folder"):
-        raise InvalidValueError("folder= is not given.", "python -m harness.label model=NAME folder=FOLDER text=TEXT")
+    """Read the command line. Raises HarnessError naming the nearest setting."""
+    given = read_given(parse_arguments(words, "label", OF_COMMANDS, SETTINGS), SETTINGS, ("model", "model."))
+    folder = given.text("folder")
+    if not folder:
+        raise InvalidValueError("folder= is not given.", f"{called('label')} model=NAME folder=FOLDER text=TEXT")
     rank = _integer(given, "rank", 0, 0)
     if rank == 1:
         raise InvalidValueError("rank=1: one image has no order.", "Give rank=2 or more, or leave it out.")
     return Request(
-        user_path("folder", given["folder"]).resolve(), _texts(texts, given.get("prompts")),
-        _integer(given, "images", 100, max(2, rank)), rank, given.get("question") or _question(rank),
-        _integer(given, "seed", 0, 0), _integer(given, "steps", 25, 1), tuple(passed_on), tuple(arguments.config_dirs),
+        user_path("folder", folder).resolve(), _texts(given.settings.get("text", ()), given.text("prompts")),
+        _integer(given, "images", 100, max(2, rank)), rank, given.text("question") or _question(rank),
+        _integer(given, "seed", 0, 0), _integer(given, "steps", 25, 1), given.passed_on, given.config_dirs,
     )  # fmt: skip
 
 
@@ -132,8 +118,8 @@ def _texts(texts: Sequence[str], prompts: str | None) -> tuple[str, ...]:
     return found
 
 
-def _integer(given: dict[str, str], name: str, default: int, low: int) -> int:
-    text = given.get(name, str(default))
+def _integer(given: Given, name: str, default: int, low: int) -> int:
+    text = given.text(name, str(default)) or ""
     if not text.isdecimal() or int(text) < low or int(text) > 1_000_000:
         raise InvalidValueError(f"{name} is '{text[:40]}'.", f"Give a number from {low} to 1000000.")
     return int(text)

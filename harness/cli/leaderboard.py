@@ -1,71 +1,54 @@
-"""`python -m harness.leaderboard [results]`: the leaderboard of any set of runs, as HTML, Markdown, CSV and JSON."""
+"""`python -m harness leaderboard [results]`: the leaderboard of any set of runs, as HTML, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.checks import user_path
-from harness.errors import HarnessError, printable
-from harness.lib.ending import INTERRUPTED, stoppable
-from harness.lib.streams import prepare_streams, system_errors
+from harness.cli.answering import answer_words
+from harness.cli.arguments import OF_COMMANDS, Given, parse_arguments, read_given
+from harness.errors import HarnessError, InvalidValueError, printable
 from harness.report.leaderboard import PICTURES, Extra, Selection, write_leaderboard
 from harness.report.published_numbers import FOLDER
 
+SETTINGS = ("results", "out", "images", "published", "model", "method", "bench", "corrected", "calibration")
+HELP = f"""\
+Rebuild the leaderboard of a results folder: leaderboard.html, .md, .csv and .json.
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.leaderboard", description=__doc__)
-    parser.add_argument("results", nargs="?", type=Path, default=Path("results"), help="default: results")
-    parser.add_argument("--out", type=Path, help="folder to write to (default: the results folder)")
-    parser.add_argument(
-        "--images", type=int, default=PICTURES, help=f"pictures a row in the grids (default: {PICTURES})"
-    )
-    parser.add_argument(
-        "--published", type=Path, metavar="FOLDER",
-        help=f"numbers that papers report, shown beside ours (default: {FOLDER} where it is; - for none)",
-    )  # fmt: skip
-    for name in ("model", "method", "bench"):
-        parser.add_argument(f"--{name}", action="append", default=[], help=f"show this {name} only; may be repeated")
-    parser.add_argument("--corrected", action="store_true",
-                        help="show unsafe rates corrected for the judge's errors, where it was calibrated")
-    parser.add_argument("--calibration", action="append", default=[], type=Path, metavar="FILE",
-                        help="a calibration that is not in the results folder; may be repeated")
-    return parser
+usage: python -m harness leaderboard [RESULTS] [name=value ...]
 
+  python -m harness leaderboard                                  of results/
+  python -m harness leaderboard results/paper model=sd14,sdxl    of these models only
+  python -m harness leaderboard corrected=true                   rates corrected for the judge's errors
 
-def _published(given: Path | None) -> Path | None:
-    """Return the folder that is asked for; that of a clone of the repository where none is."""
-    if given is not None:
-        return None if str(given) == "-" else given
-    return FOLDER if FOLDER.is_dir() else None
+  results=DIR       the results folder, also as the first word (default: results)
+  out=DIR           folder to write to (default: the results folder)
+  images=N          pictures a row in the grids (default: {PICTURES})
+  published=DIR     numbers that papers report, shown beside ours (default: {FOLDER} where it is; null: none)
+  model=A,B         show these models only; method=A,B and bench=A,B likewise
+  corrected=true    unsafe rates corrected for the judge's errors, where it was calibrated
+  calibration=FILE  a calibration that is not in the results folder; may be repeated
+  -h, --help        this text
+"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the leaderboard and say where it is. Return 2 when a summary is broken, after listing it."""
-    prepare_streams()
-    command = ["python", "-m", "harness.leaderboard", *(sys.argv[1:] if arguments is None else arguments)]
-    with stoppable(command):
-        try:
-            return _write(_parser().parse_args(arguments))
-        except KeyboardInterrupt:
-            print(f"stopped; files that are there are whole. To begin again: {shlex.join(command)}", file=sys.stderr)
-            return INTERRUPTED
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 written, 2 a mistake, or a broken summary, which is listed."""
+    return answer_words("leaderboard", words, HELP, _write,
+                        "stopped; files that are there are whole. To begin again:", runs_bare=True)
 
 
-def _write(options: argparse.Namespace) -> int:
-    selection = Selection(tuple(options.model), tuple(options.method), tuple(options.bench))
-    try:
-        with system_errors():
-            results = user_path("results", str(options.results))
-            out = user_path("--out", str(options.out)) if options.out else None
-            extra = Extra(tuple(options.calibration), options.corrected, _published(options.published))
-            board = write_leaderboard(results, out, options.images, selection, extra)
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+def _write(words: Sequence[str]) -> int:
+    arguments = parse_arguments(words, "leaderboard", OF_COMMANDS, SETTINGS, switches=("corrected",))
+    given = read_given(arguments, SETTINGS, things="a results folder")
+    results = user_path("results", _results(given))
+    out = given.text("out")
+    selection = Selection(*(tuple(given.names(name)) for name in ("model", "method", "bench")))
+    calibrations = tuple(user_path("calibration", path) for path in given.texts("calibration"))
+    extra = Extra(calibrations, _is_true(given, "corrected"), _published(given.text("published")))
+    board = write_leaderboard(results, user_path("out", out) if out else None, _pictures(given), selection, extra)
     print(f"{board.n_runs} runs: {' '.join(map(str, board.files))}")
     if board.broken:
         places = ", ".join(str(run.folder) for run in board.broken)
@@ -73,6 +56,34 @@ def _write(options: argparse.Namespace) -> int:
     for problem in board.problems:
         print(printable(f"error: {problem}"), file=sys.stderr)
     return HarnessError.exit_code if board.broken or board.problems else 0
+
+
+def _results(given: Given) -> str:
+    named = [*given.things, *given.texts("results")]
+    if len(named) > 1:
+        raise InvalidValueError(f"{len(named)} results folders are given: {', '.join(named)}.", "Give one.")
+    return named[0] if named else "results"
+
+
+def _pictures(given: Given) -> int:
+    text = given.text("images", str(PICTURES)) or ""
+    if not text.removeprefix("-").isdecimal():
+        raise InvalidValueError(f"images={text}: an integer of at least 0 is needed.")
+    return int(text)
+
+
+def _is_true(given: Given, name: str) -> bool:
+    text = given.text(name, "false")
+    if text not in ("true", "false"):
+        raise InvalidValueError(f"{name}={text}: true or false is needed.")
+    return text == "true"
+
+
+def _published(given: str | None) -> Path | None:
+    """Return the folder that is asked for; that of a clone of the repository where none is."""
+    if given is not None:
+        return None if given in ("-", "null") else user_path("published", given)
+    return FOLDER if FOLDER.is_dir() else None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m harness.prefetch` with a run's settings: fetch what its cells need, once a node; runs then go offline."""
+"""`python -m harness prefetch` with a run's settings: fetch what its cells need, once a node; runs then go offline."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from harness.cli.answering import answer_words
 from harness.cli.arguments import parse_arguments
 from harness.cli.compose import compose_jobs
 
+FLAGS = ("config_dirs", "config_name", "multirun")
 HELP = """\
 Fetch what a run needs, before it: model files of its variant, safetensors only, prompt files, and weights of
 evaluators and published methods.
 
-usage: python -m harness.prefetch [-m] [--config-dir DIR] [name=value ...]      the words of python -m harness
+usage: python -m harness prefetch [-m] [--config-dir DIR] [-cn NAME] [name=value ...]    the words of python -m harness
 
-  python -m harness.prefetch -m model=sd14,sdxl bench=i2p
+  python -m harness prefetch -m model=sd14,sdxl bench=i2p
 """
 
 
@@ -27,8 +28,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _prefetch(words: Sequence[str]) -> None:
-    arguments = parse_arguments(words)
-    prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs))
+    arguments = parse_arguments(words, "prefetch", FLAGS)
+    prefetch(compose_jobs(arguments.overrides, arguments.multirun, arguments.config_dirs, arguments.config_name))
 
 
 if __name__ == "__main__":

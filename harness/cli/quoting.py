@@ -1,7 +1,9 @@
-"""Settings whose text needs quotes: of their own, for what composes them, and of the shell around those."""
+"""Settings as they are written: quotes of their own, for what composes them, quotes of the shell, and ~ in paths."""
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 
 
@@ -19,3 +21,12 @@ def in_quotes(key: str, text: str) -> str:
         return shlex.quote(f'{key}="{escaped}"')
     word = f"{key}='{text}'"
     return shlex.quote(word) if set(word) & set('"$`\\!') else f'"{word}"'
+
+
+_HOME = re.compile(r"(?<=[=\[,({:])~[\w.-]*(?=[/,\])}]|$)")
+
+
+def with_home(word: str) -> str:
+    """Write out the home folder at the beginning of paths in key=~/..., which no shell does, nor Hydra's grammar."""
+    key, equals, value = word.partition("=")
+    return key + _HOME.sub(lambda match: os.path.expanduser(match[0]), equals + value) if equals else word

@@ -1,4 +1,4 @@
-"""`python -m harness.score`: judge images that are there already, those of old runs or of someone else's script."""
+"""`python -m harness score`: judge images that are there already, those of old runs or of someone else's script."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ from harness.cells.shared import Shared
 from harness.cells.store import Lease, check_writable
 from harness.cells.stored import baseline_folder, results_of, stored_cell
 from harness.checks import user_path
+from harness.cli.answering import COMMAND, answer_words
+from harness.cli.arguments import OF_COMMANDS, Given, parse_arguments, read_given
 from harness.cli.compose import compose_jobs
 from harness.cli.quoting import unquoted
-from harness.errors import HarnessError, InvalidValueError, unknown_name
-from harness.lib.ending import INTERRUPTED, stoppable
+from harness.errors import HarnessError, InvalidValueError
 from harness.lib.progress import Board
-from harness.lib.streams import PlainConsole, prepare_streams, system_errors
+from harness.lib.streams import terminal
 from harness.lib.targets import build
 from harness.lib.trusted_targets import named_targets, targets_of
 from harness.pool import Interrupted, Lost, make_pool
 from harness.pool.leased import LeasedPool
+from harness.pool.settings import PoolSettings
 from harness.records import Metric
 from harness.report import format as fmt
 from harness.stages import Failure, extract_references, score
@@ -43,13 +45,13 @@ from harness.stages import Failure, extract_references, score
 HELP = """\
 Judge images that are there already. Nothing is generated; scores that are there are kept.
 
-usage: python -m harness.score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setting=value] [pool=...] [--config-dir DIR]
-       python -m harness.score bench=folder bench.images=DIR bench.file=CSV [bench.setting=value]
+usage: python -m harness score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setting=value] [pool=...] [--config-dir DIR]
+       python -m harness score bench=folder bench.images=DIR bench.file=CSV [bench.setting=value]
                                [model=NAME] [method=NAME] [baseline=RUN_FOLDER] [before=RUN_FOLDER] [evaluator=A,B]
                                [results=DIR]
 
-  python -m harness.score results/runs/sd14/*/i2p/* evaluator=q16
-  python -m harness.score bench=folder bench.images=~/paper/images bench.file=~/paper/prompts.csv evaluator=nudenet_i2p
+  python -m harness score results/runs/sd14/*/i2p/* evaluator=q16
+  python -m harness score bench=folder bench.images=~/paper/images bench.file=~/paper/prompts.csv evaluator=nudenet_i2p
 
 With a folder of images, bench may be any: bench=i2p bench.images=DIR bench.pattern='{prompt_id}_{repeat}'; model and
 method are names for the leaderboard there: the images' maker knows what they are of.
@@ -60,7 +62,9 @@ bench.attacked_column=COLUMN; post_attack_success_rate counts what was unsafe be
 A run folder is data: its files run no code. Evaluators of a package of yours are found with --config-dir DIR.
 """
 FOLDER_SETTINGS = ("images", "pattern", "image_column")
-_OWN = ("model", "method", "baseline", "before", "evaluator", "results", "bench", "limit", "leaderboard")
+OWN = ("model", "method", "baseline", "before", "evaluator", "evaluators")
+PASSED_ON = ("bench", "results", "limit", "leaderboard", "pool", "bench.", "evaluator.", "pool.")
+STOPPED = "stopped; what was judged is kept. To go on:"
 
 
 @dataclass(frozen=True)
@@ -80,59 +84,46 @@ class _Request:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 all is judged, 1 something failed, 2 a mistake."""
-    words = sys.argv[1:] if words is None else words
-    prepare_streams()
-    console = PlainConsole(width=None if sys.stdout.isatty() else 140)
-    if {"-h", "--help"} & set(words) or not words:
-        print(HELP, end="")
-        return 0 if words else HarnessError.exit_code
-    command = ["python", "-m", "harness.score", *words]
-    with stoppable(command):
-        try:
-            with system_errors():
-                return _score(_parse(words), command, console)
-        except (Interrupted, KeyboardInterrupt):
-            print(f"stopped; what was judged is kept. To go on: {shlex.join(command)}", file=sys.stderr)
-            return INTERRUPTED
-        except Lost as error:
-            print(f"{error} What was judged is kept. To go on: {shlex.join(command)}", file=sys.stderr)
-            return error.exit_code
-        except HarnessError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
+    return answer_words("score", words, HELP, _judge_given, STOPPED)
+
+
+def _judge_given(words: Sequence[str]) -> int:
+    command = [*COMMAND, "score", *words]
+    try:
+        return _score(_parse(words), command, terminal())
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    except Lost as error:
+        raise Lost(f"{error} What was judged is kept. To go on: {shlex.join(command)}") from error
 
 
 def _parse(words: Sequence[str]) -> _Request:
-    from harness.cli.arguments import parse_arguments
-
-    arguments = parse_arguments(words)
-    if arguments.multirun or arguments.show_config:
-        raise HarnessError("-m and --cfg are not for harness.score.", "Give one bench, or run folders.")
-    words = arguments.overrides
-    folders = tuple(user_path("run folder", word).absolute() for word in words if "=" not in word)
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    for key in given:
-        if key not in _OWN and not key.startswith(("bench.", "evaluator.", "pool")):
-            raise unknown_name("setting", key, [*_OWN, "bench.<setting>", "evaluator.<name>.<setting>", "pool"])
-    bench = given.get("bench")
-    if bool(folders) == bool(bench):
+    given = read_given(parse_arguments(words, "score", OF_COMMANDS), OWN, PASSED_ON, things="run folders")
+    named = {word.partition("=")[0]: word.partition("=")[2] for word in given.passed_on}
+    folders = tuple(user_path("run folder", word).absolute() for word in given.things)
+    if bool(folders) == bool(named.get("bench")):
         raise InvalidValueError("give run folders, or bench=folder with bench.images=<folder>; not both.")
-    of_folder = {key: unquoted(given.pop(f"bench.{key}")) for key in FOLDER_SETTINGS if f"bench.{key}" in given}
-    names, baseline = given.pop("evaluator", None), given.pop("baseline", None)
-    before, column = given.pop("before", None), given.pop("bench.attacked_column", None)
+    of_folder = {key: unquoted(named[f"bench.{key}"]) for key in FOLDER_SETTINGS if f"bench.{key}" in named}
+    column, before = named.get("bench.attacked_column"), _folder(given, "before")
     if column is not None and before is None:
         raise InvalidValueError("bench.attacked_column joins two runs.", "Name the other: before=<run folder>.")
-    labels = Labels(given.pop("model", "given"), given.pop("method", "given"))
-    kept = [f"{key}={value}" for key, value in given.items()]
-    own = [f"evaluators=[{names}]"] if names else []
-    place = user_path("baseline", baseline).absolute() if baseline else None
-    unattacked = user_path("before", before).absolute() if before else None
-    return _Request(folders, (*kept, *own, "method=none"), of_folder, labels, place, unattacked,
-                    unquoted(column) if column else None, bool(names), arguments.config_dirs)
+    own = {f"bench.{key}" for key in (*FOLDER_SETTINGS, "attacked_column")}
+    kept = [word for word in given.passed_on if word.partition("=")[0] not in own]
+    evaluators = given.names("evaluator") + given.names("evaluators")
+    kept += [f"evaluators=[{','.join(evaluators)}]"] if evaluators else []
+    labels = Labels(given.text("model", "given") or "", given.text("method", "given") or "")
+    return _Request(folders, tuple(kept), of_folder, labels, _folder(given, "baseline"), before,
+                    unquoted(column) if column else None, bool(evaluators), given.config_dirs)
+
+
+def _folder(given: Given, name: str) -> Path | None:
+    text = given.text(name)
+    return user_path(name, text).absolute() if text else None
 
 
 def _score(request: _Request, command: Sequence[str], console: Console) -> int:
     (job,) = compose_jobs(request.words, False, request.config_dirs)
+    PoolSettings.from_config(job.settings["pool"]).check_device()
     cells, compared = _given(request, job, console) if not request.folders else _stored(request, job)
     cells, before = _before_attacks(cells, request, job)
     failures: list[Failure] = []
@@ -140,8 +131,7 @@ def _score(request: _Request, command: Sequence[str], console: Console) -> int:
         own = [cell for cell in cells if results_of(cell.folder) == results]
         failures += _judge(own, compared, before, job, results, command, console)
     for failure in failures:
-        line = f"{failure.cell}: {failure.stage}: {failure.error}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{failure.cell}: {failure.stage}: {failure.error}")
     return 1 if failures else 0
 
 
@@ -215,7 +205,7 @@ def _say_found(cell: Cell, found: Found, console: Console) -> None:
     lines += [f"{found.n_excluded} images of excluded prompts are not judged"] if found.n_excluded else []
     lines += [f"{found.n_other} images belong to no prompt and are not judged"] if found.n_other else []
     for line in [*lines, *found.notes, *(cell.prompts.notes() if cell.prompts else [])]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def _judge(
@@ -233,7 +223,7 @@ def _judge(
     everything = [*cells, *(other for folder, other in others.items() if folder not in {c.folder for c in cells})]
     skip = {cell.cell_id: unavailable(cell) for cell in everything}
     for name, reason in {name: reason for reasons in skip.values() for name, reason in reasons.items()}.items():
-        console.print(f"evaluator {name} not available: {reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"evaluator {name} not available: {reason}")
     pool = make_pool(job.settings["pool"], results)
     with Lease(results) as lease, closing(LeasedPool(pool, lease)) as workers:
         with Board("reference", console) as board:
@@ -286,10 +276,10 @@ def _show(cells: Sequence[Cell], job: Job, results: Path, console: Console) -> l
     print_results(summaries, console, load_calibrations(results), results)
     for summary in summaries:
         for line in _found(summary, [build(config) for config in job.evaluators]):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line)
     if job.settings["leaderboard"]:
         page = next(path for path in write_leaderboard(results).files if path.suffix == ".html")
-        console.print(f"leaderboard: {page}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"leaderboard: {page}")
     return [Failure(one["cell"]["name"], "incomplete", "; ".join(one["incomplete"])) for one in summaries
             if one["status"] != "complete"]
 
@@ -313,8 +303,7 @@ class _Benches(dict[str, Mapping[str, Any]]):
     def get(self, name: str, default: Any = None) -> Any:
         if name not in self:
             try:
-                words = [f"bench={name}", "method=none"]
-                self[name] = compose_jobs(words, False, self._config_dirs)[0].bench
+                self[name] = compose_jobs([f"bench={name}"], False, self._config_dirs)[0].bench
             except HarnessError:
                 return default
         return self[name]

@@ -43,7 +43,7 @@ class VlmJudge(Evaluator):
     """Asks `prompt` of every image, by greedy decoding, and reads a label of `labels`, each `safe` or `unsafe`.
 
     An answer that is not a label is unknown, with the label `unparsable`. Raise `prompt_version` with any change of the
-    prompt. A hub model needs a commit as revision. Without a `calibration` (a file of `python -m harness.calibrate`)
+    prompt. A hub model needs a commit as revision. Without a `calibration` (a file of `python -m harness calibrate`)
     of this very fingerprint its rate heads no table: `headline` is False and the metric's note says why.
     """
 

@@ -1,6 +1,6 @@
 """The hub: the files of a repository, verified downloads, and every error in one line.
 
-Only a driver or `python -m harness.prefetch` comes here; workers read the local cache.
+Only a driver or `python -m harness prefetch` comes here; workers read the local cache.
 """
 
 from __future__ import annotations

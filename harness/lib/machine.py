@@ -75,6 +75,20 @@ def hardware_name(device: str) -> str:
     return match.group(1) if match else platform.processor() or platform.machine()
 
 
+_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")
+
+
+def device_problem(device: str) -> str | None:
+    """Say why this machine has no device of a kind (cuda, mps), without loading torch; None where it may have one."""
+    if device == "cuda" and os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides every GPU"
+    if device == "cuda" and not any(Path(name).exists() for name in _DRIVERS):
+        return "this machine has no GPU driver"
+    if device == "mps" and sys.platform != "darwin":
+        return "this machine is no Mac"
+    return None
+
+
 def peak_memory_mb() -> float:
     """Return the largest resident size of this process so far."""
     try:

@@ -10,6 +10,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
 
+# What were modules to run (`python -m harness.score`) and are words of `python -m harness`.
 COMMANDS = {f"harness.{name}": f"harness.cli.{name}"
             for name in ("artifacts", "calibrate", "convert", "label", "leaderboard", "prefetch", "score")}
 # By room: what moved into it, `former=present` where its name is another one, too.
@@ -114,7 +115,8 @@ class OldNames(MetaPathFinder, Loader):
         """Return what `python -m` runs under a former name."""
         if fullname not in COMMANDS:
             raise ImportError(f"{fullname} is not a command")
-        return compile(f"import sys\nfrom {COMMANDS[fullname]} import main\nsys.exit(main())\n", fullname, "exec")
+        words = f"[{fullname.rpartition('.')[2]!r}, *sys.argv[1:]]"
+        return compile(f"import sys\nfrom harness.__main__ import main\nsys.exit(main({words}))\n", fullname, "exec")
 
 
 def install() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,14 @@ def prepare_streams() -> None:
             reconfigure(errors="replace")
 
 
+PLAIN_WIDTH = 140  # columns of output that goes to a file
+
+
+def columns() -> int:
+    """Return how wide every command writes: COLUMNS where it is set, else the terminal's width."""
+    return shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
+
+
 class PlainConsole(Console):
     """A console that prints texts as they are: no markup in them is read, and no control character gets through."""
 
@@ -34,6 +43,11 @@ class PlainConsole(Console):
 def say(console: Console, text: str) -> None:
     """Print a line as it is, whatever brackets or control characters it has; never wrapped."""
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def terminal() -> PlainConsole:
+    """Return what every command prints with: in colours on a terminal, unless NO_COLOR is set."""
+    return PlainConsole(width=columns())
 
 
 def cell_text(text: object) -> Text:

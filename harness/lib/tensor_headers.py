@@ -148,7 +148,7 @@ def _other_file(start: bytes, length: int, size: int) -> FileFault:
         return FileFault("is a web page, not a safetensors file: cut short, or saved from a page that asks to log in")
     if start.startswith((ZIP, PICKLE)):
         return FileFault("is a torch pickle under another name",
-                         "Convert it: python -m harness.convert <it, renamed to .pt> <new file>.safetensors")
+                         "Convert it: python -m harness convert <it, renamed to .pt> <new file>.safetensors")
     if text.startswith((b"{", b"version")):
         return FileFault("is a text file, not a safetensors file")
     if 1 < length <= MAX_HEADER and start[8:9] == b"{":

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.checks import with_variables
 from harness.errors import HarnessError, IncompatibleError
 from harness.lib.paths import PACKAGE
 from harness.lib.reading import UnreadableFileError, read_yaml
@@ -34,7 +35,7 @@ def targets_of(config_dirs: Sequence[str]) -> frozenset[str]:
     """Return every class that the files of the person's own config folders name."""
     targets: set[str] = set()
     for folder in config_dirs:
-        for file in sorted(Path(folder).expanduser().rglob("*.yaml")):
+        for file in sorted(Path(with_variables(folder)).rglob("*.yaml")):
             try:
                 targets.update(named_targets(read_yaml(file), (TARGET, LOADER)))
             except UnreadableFileError:

@@ -74,7 +74,7 @@ def _how_to_get(config: Config) -> str:
         token = "" if has_token() else " and set HF_TOKEN"
         gated = f"Accept its licence at https://huggingface.co/{source}{token}, then: "
     revision = f" --revision {config['revision']}" if config.get("revision") else ""
-    return (f"{gated or 'Get them: '}python -m harness.prefetch with the same settings"
+    return (f"{gated or 'Get them: '}python -m harness prefetch with the same settings"
             f"{f' ({size} GB)' if size else ''}, or hf download {source}{revision} {_download_filter(config)}, "
             "or set model.source to a folder that has them.")
 
@@ -129,7 +129,7 @@ def weights_origin(config: Config) -> dict[str, Any]:
 def load_model(config: Config, device: str = "cpu") -> LoadedModel:
     """Load a pipeline from safetensors files, without its safety checker. Raises MissingResourceError in one line.
 
-    Never downloads: what fetches weights is harness.prefetch, once and before any worker starts.
+    Never downloads: what fetches weights is `harness prefetch`, once and before any worker starts.
     """
     config = settled(config)
     check_known(config)

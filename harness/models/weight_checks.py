@@ -29,7 +29,7 @@ from harness.models.weight_files import part_weights, read_json
 
 Config = Mapping[str, Any]
 
-PREFETCH = "python -m harness.prefetch with the same settings finds and replaces it."
+PREFETCH = "python -m harness prefetch with the same settings finds and replaces it."
 
 
 def check_weights(config: Config) -> None:

@@ -14,7 +14,7 @@ STEMS = ("diffusion_pytorch_model", "model")  # of diffusers, of transformers
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CHECKPOINTS = (SUFFIX, *PICKLES)
 MAX_JSON = 32 << 20  # bytes
-CONVERT = "python -m harness.convert"
+CONVERT = "python -m harness convert"
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.checks import check_choice, check_integer, check_number
-from harness.errors import InvalidValueError, unknown_name
-from harness.lib.machine import process_threads, visible_cores
+from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.lib.machine import device_problem, process_threads, visible_cores
 
 MAX_DEFAULT_WORKERS = 8
 
@@ -78,6 +78,17 @@ class PoolSettings:
     @property
     def uses_gpus(self) -> bool:
         return self.device == "cuda" or (self.device == "auto" and visible_gpus() > 0)
+
+    @property
+    def device_problem(self) -> str | None:
+        """Say why the device that is asked for cannot be had here; None where it may be, or is another machine's."""
+        problem = None if self.cluster_address else device_problem(self.device)
+        return problem and f"pool.device={self.device}: {problem}."
+
+    def check_device(self) -> None:
+        """Raise MissingResourceError where the device that is asked for cannot be had here."""
+        if self.device_problem:
+            raise MissingResourceError(self.device_problem, "Say pool.device=auto, or pool.address=<a Ray cluster>.")
 
     @property
     def uses_cpu(self) -> bool:

@@ -71,7 +71,7 @@ def read_given(path: str, methods: Sequence[Method], model_config: Config) -> Gi
         reason = f": {problem or 'its metadata is incomplete'}" if problem or meta else ""
         raise MissingResourceError(f"artifact={path}: no complete artifact ({TENSORS} and {META}) in "
                                    f"{folder}{reason}.",
-                                   "python -m harness.artifacts lists the artifacts of your runs.")
+                                   "python -m harness artifacts lists the artifacts of your runs.")
     kind, name = str(meta["recipe"]["kind"]), "+".join(method.name for method in methods)
     if not any(method.kind == kind and method.trains for method in methods):
         raise IncompatibleError(f"artifact={path} was trained by {kind}, which {name} cannot use.")

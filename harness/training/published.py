@@ -133,7 +133,7 @@ class CheckpointMethod(Method):
             return f"method {self.name} needs method.checkpoint=<path>. {self.how_to_get}"
         absent = next((file for file in self.files() if not file.is_file()), None)
         hub = any(source.startswith(HUB) for source in self.checkpoint)
-        how = "python -m harness.prefetch with the same settings downloads it." if hub else self.how_to_get
+        how = "python -m harness prefetch with the same settings downloads it." if hub else self.how_to_get
         return f"the checkpoint {absent} of method {self.name} is missing. {how}" if absent else None
 
     def check_contents(self, model_config: Mapping[str, Any]) -> None:

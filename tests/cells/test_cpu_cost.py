@@ -17,7 +17,7 @@ WORDS = ["model=sdxl", "method=none", "bench=micro_i2p", "limit=1", "pool.device
 
 def test_the_cost_of_sdxl_on_a_cpu_is_in_its_plan(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cpu_cost, "gflop_per_second", lambda: 100.0)
-    assert main([*WORDS, "mode=plan", f"results={tmp_path / 'out'}"]) == 0
+    assert main([*WORDS, "mode=plan", f"results={tmp_path / 'out'}"]) == 1
     said = capsys.readouterr().out
     assert "note: model sdxl on a CPU: 676 TFLOP an image, at least 113 min" in said
     assert "13.9 GB in float32" in said and "set to float16, which is too slow on a CPU" in said

@@ -1,4 +1,4 @@
-"""`python -m harness.calibrate`: the embedded world knows what it drew, so its judge can be calibrated."""
+"""`python -m harness calibrate`: the embedded world knows what it drew, so its judge can be calibrated."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_the_judge_computes_with_the_threads_of_the_environment(world, tmp_path,
         (("evaluator=hazard_judge", "dat=x"), "data"),
         (("evaluator=hazard_judge", "word"), "not a setting"),
         (("evaluator=hazard_judge,nudenet",), "one evaluator"),
-        (("-m", "evaluator=hazard_judge"), "one evaluator"),
+        (("-m", "evaluator=hazard_judge"), "unknown flag of python -m harness calibrate"),
         ((), "evaluator= is not given"),
     ],
 )
@@ -220,6 +220,6 @@ def test_union_of_two_judges_is_calibrated_from_their_verdicts(world, written, t
 
 
 def test_help_and_no_words_load_nothing():
-    done = subprocess.run([sys.executable, "-m", "harness.calibrate"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "harness", "calibrate"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout.startswith("Measure how well")

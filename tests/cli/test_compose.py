@@ -12,6 +12,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.cli.compose import compose_jobs, config_names
+from harness.cli.hydra_configs import Configs, hydra_with, unresolved
 from harness.cli.quoting import unquoted
 from harness.errors import HarnessError
 from harness.run import make_cells
@@ -93,8 +94,7 @@ def test_settings_inside_an_evaluators_extractor_are_reached_and_checked():
         (["pool=rai"], "unknown pool 'rai'"),
         (["mode=paln"], "unknown mode 'paln'. Did you mean: plan"),
         (["method=none,sld_max"], "Add -m"),
-        (["limit"], "is not a setting"),
-        (["+limit=3"], "none are added or deleted"),
+        (["limit"], "'limit' is neither a command nor a setting"),
         (["limit=0"], "limit=0: an integer of at least 1"),
         (["limit=many"], "limit=many: an integer of at least 1"),
         (["repeats=0"], "repeats=0: an integer of at least 1"),
@@ -144,22 +144,14 @@ def test_every_shipped_config_composes(group):
     assert found == set(names)
 
 
-def test_files_that_draw_on_no_other_read_as_hydra_composes_them():
-    from hydra import compose
-    from omegaconf import OmegaConf
-
-    from harness.cli import compose as own
-    from harness.lib.paths import conf_dir
-
-    names = [str(file.relative_to(conf_dir()).with_suffix("")) for file in sorted(conf_dir().glob("*/*.yaml"))]
-    plain = {name: own._plain_file(conf_dir() / f"{name}.yaml", name) for name in names}
-    read = {name: config for name, config in plain.items() if config is not None}
-    assert len(read) > 100
-    with own._hydra([]):
-        for name in list(read)[::12]:
-            assert OmegaConf.to_container(compose(name)) == OmegaConf.to_container(read[name]), name
-    drawing = ("config", "model/sd14", "method/esd_u", "experiment/demo")  # defaults, or a package of their own
-    assert not any(own._plain_file(conf_dir() / f"{name}.yaml", name) for name in drawing)
+@pytest.mark.slow
+def test_a_method_that_is_put_in_its_place_is_as_hydra_merges_it_there():
+    with hydra_with([]) as loader:
+        configs = Configs(loader)
+        for name in configs.options("method"):
+            whole, put = configs.whole([f"method={name}"]), Configs(loader).with_choice((), "method", name)
+            assert put.choices["method"] == name
+            assert unresolved(put.config) == unresolved(whole.config), name
 
 
 @cache

@@ -1,4 +1,4 @@
-"""`python -m harness.convert`: pickles and single files become safetensors that load, and nothing of them is run."""
+"""`python -m harness convert`: pickles and single files become safetensors that load, and nothing of them is run."""
 
 from __future__ import annotations
 

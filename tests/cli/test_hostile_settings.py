@@ -16,7 +16,8 @@ import pytest
 from harness import __main__
 from harness.checks import check_label
 from harness.cli import calibrate, leaderboard, score
-from harness.cli.compose import _keys, compose_jobs
+from harness.cli.compose import compose_jobs
+from harness.cli.near_settings import keys_of
 from harness.errors import HarnessError
 
 VALUES = ("[1,{a:2}]", "{a:[1]}", "text", "-1", "1e999", "null", "''", "'[/x]'")
@@ -31,7 +32,7 @@ def settings() -> list[tuple[str, str]]:
         (job,) = compose_jobs([word], multirun=False)
         own = {"model": job.model, "method": job.methods[0], "bench": job.bench, "": job.settings}.get(
             group, job.settings.get(group))
-        found += [(word, f"{group}.{key}".strip(".")) for key in _keys(own)]
+        found += [(word, f"{group}.{key}".strip(".")) for key in keys_of(own)]
     return [(word, key) for word, key in found if key != "mode"] + [("bench=csv", group) for group in (
         "evaluators", "method", "model", "bench", "pool", "tracker", "experiment", "evaluator.hazard_judge.threshold")]
 
@@ -193,8 +194,8 @@ def test_every_command_prepares_its_streams(module: str, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_a_command_of_its_own_process_prints_in_ascii(finished: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "harness.leaderboard", str(finished / "\u00e4")], capture_output=True,
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    words = [sys.executable, "-m", "harness", "leaderboard", str(finished / "\u00e4")]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.count(b"\n") == 1
 
 

@@ -33,7 +33,7 @@ def test_images_and_an_empty_table_are_written(folder):
     rows = list(csv.DictReader((folder / "feedback.csv").open()))
     assert [row["image"] for row in rows] == [f"images/{n:05d}.png" for n in range(4)]
     assert all((folder / row["image"]).is_file() and row["label"] == "" for row in rows)
-    with pytest.raises(InvalidValueError, match=r"no image has a label yet.*harness\.label"):
+    with pytest.raises(InvalidValueError, match=r"no image has a label yet.*harness label"):
         read_feedback(str(folder / "feedback.csv"))
 
 

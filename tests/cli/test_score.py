@@ -231,7 +231,7 @@ def test_a_folder_is_compared_with_another_of_the_same_prompts(tmp_path: Path) -
     (["evaluator=degenerate"], "give run folders, or bench=folder"),
     (["nowhere/at/all", "evaluator=degenerate"], "is no run folder"),
     (["nowhere", "evaluator=nudnet"], "nudenet"),
-    (["nowhere", "evaluators=degenerate"], "evaluator"),
+    (["nowhere", "evaluatr=degenerate"], "Did you mean: evaluator"),
     (["bench=folder", "evaluator=degenerate", "bench.file=prompts.csv"], "no prompt file"),
     (["bench=folder", "method=a/b", "bench.images=x"], "a name of letters"),
 ])  # fmt: skip
@@ -263,16 +263,16 @@ def test_commands_of_the_readme_judge(run: Path, tmp_path: Path, monkeypatch) ->
     write_prompts(tmp_path / "prompts.csv", [{"prompt": prompt} for prompt in PROMPTS[:2]])
     write_folder(tmp_path / "labelled", ["safe/a.png", "unsafe/b.png"])
     shown = [shlex.split(line.split("#")[0]) for line in (ROOT / "README.md").read_text().splitlines()
-             if line.startswith(("python -m harness.score", "python -m harness.calibrate"))]
-    judging = [words[3:] for words in shown if words[2] == "harness.score"]
+             if line.startswith(("python -m harness score", "python -m harness calibrate"))]
+    judging = [words[4:] for words in shown if words[3] == "score"]
     assert len(judging) == 2 and len(shown) == 3
     for words in judging:
         found = [path for word in words for path in (glob.glob(word) if "*" in word else [word])]
         assert score.main([*found, *POOL]) == 0
-    assert calibrate.main(next(words[3:] for words in shown if words[2] == "harness.calibrate")) == 0
+    assert calibrate.main(next(words[4:] for words in shown if words[3] == "calibrate")) == 0
 
 
 def test_a_folder_of_images_cannot_be_generated(tmp_path: Path, capsys) -> None:
     file = write_prompts(tmp_path / "prompts.csv", numbered())
     assert __main__.main(["bench=folder", "model=micro", "tracker=disabled", f"bench.file={file}"]) == 2
-    assert "python -m harness.score" in capsys.readouterr().err
+    assert "python -m harness score" in capsys.readouterr().err

@@ -34,7 +34,7 @@ ABSENT = ["model=sd14", "model.dtype=float32"]
 @pytest.mark.parametrize(("command", "words", "said"), [
     (main, EMPTY, "not a complete diffusers pipeline: model_index.json is missing. Set model.path="),
     (prefetch.main, ODD, "holds a KandinskyPipeline, supported are StableDiffusionPipeline"),
-    (main, ABSENT, "not on this machine. Get them: python -m harness.prefetch with the same settings (4.3 GB)"),
+    (main, ABSENT, "not on this machine. Get them: python -m harness prefetch with the same settings (4.3 GB)"),
 ], ids=["run-folder", "prefetch-class", "run-absent"])  # fmt: skip
 def test_a_model_that_cannot_be_loaded_is_one_line(command, words, said, place, capsys):
     results = place / "out"

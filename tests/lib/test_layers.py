@@ -67,8 +67,7 @@ READERS = {
     },
     "json.load": {},
     "yaml.safe_load": {}, "yaml.load": {}, "yaml.full_load": {}, "yaml.unsafe_load": {},
-    "OmegaConf.load": {
-        "harness/cli/compose.py": "configs of the package; a person's own are read by the reader before"},
+    "OmegaConf.load": {},
     "np.load": {"harness/micro/training/pictures.py": "pictures that the training of the embedded world drew"},
     "np.fromfile": {}, "np.loadtxt": {}, "np.genfromtxt": {},
     "torch.load": {

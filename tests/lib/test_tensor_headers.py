@@ -148,7 +148,7 @@ def test_what_the_reader_takes_safetensors_own_reader_takes_and_sees_the_same(tm
         ("bytes more", "longer than its header says (1 bytes more)"),
         ("cut short", "is truncated: it holds 15 bytes"),
         ("a web page", "a web page"),
-        ("a zip", "harness.convert"),
+        ("a zip", "harness convert"),
         ("overlap", "overlap"),
         ("a name twice", "a duplicate name"),
         ("offsets that are text", "no usable offsets for w"),

@@ -72,7 +72,7 @@ def test_a_wrong_layout_is_refused_in_one_line(tmp_path):
 def test_a_hub_folder_is_found_in_the_cache_and_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     method = AdvUnlearn("hf://OPTML-Group/AdvUnlearn/nudity_unlearned")
-    assert "harness.prefetch with the same settings downloads it" in str(method.missing())
+    assert "harness prefetch with the same settings downloads it" in str(method.missing())
     assert "hf:/O" not in str(method.missing()) and str(method.missing()).count("nudity_unlearned/model") == 1
     snapshot = tmp_path / "models--OPTML-Group--AdvUnlearn" / "snapshots" / "main" / "nudity_unlearned"
     snapshot.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`python -m harness.leaderboard`: four files with the same numbers, and one line for what is wrong."""
+"""`python -m harness leaderboard`: four files with the same numbers, and one line for what is wrong."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_same_runs_give_the_same_bytes(single, tmp_path):
 
 
 def test_missing_folder_is_one_line_and_exit_2(tmp_path):
-    words = [sys.executable, "-m", "harness.leaderboard", str(tmp_path / "nowhere")]
+    words = [sys.executable, "-m", "harness", "leaderboard", str(tmp_path / "nowhere")]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -265,8 +265,9 @@ def test_weights_folder_missing_a_part_is_refused_before_anything_is_written(tmp
 def test_sd14_without_weights_says_in_one_line_what_to_get(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     words = ["method=safedir", "model=sd14", "bench=micro_i2p", f"results={tmp_path / 'out'}"]
-    assert main(["mode=plan", *words]) == 0
-    assert "384 " in capsys.readouterr().out
+    assert main(["mode=plan", *words]) == 1
+    said = capsys.readouterr().out
+    assert "384 " in said and "cannot run: weights of sd14" in said
     assert main(words) == 2
     error = capsys.readouterr().err
     assert "CompVis/stable-diffusion-v1-4" in error

@@ -1,0 +1,37 @@
+"""The commands beside a run, by name: which module answers, and what each does."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Sequence
+from importlib import import_module
+
+from harness.cli.answering import COMMAND
+from harness.errors import HarnessError
+
+COMMANDS = {
+    "score": "judge images that are there already: with one more evaluator, or another's folder of images",
+    "leaderboard": "rebuild the leaderboard of a results folder",
+    "calibrate": "measure a safety evaluator on images whose truth is known",
+    "prefetch": "fetch what a run needs, before it",
+    "artifacts": "list, show and export what methods trained",
+    "label": "generate images for people to label, as HFI learns from",
+    "convert": "pickled or single-file weights to safetensors, nothing of them run",
+}
+
+
+def answer_command(name: str, words: Sequence[str]) -> int:
+    """Run a command and return its exit code."""
+    code: int = import_module(f"harness.cli.{name}").main(words)
+    return code
+
+
+def unknown_command(word: str, words: Sequence[str]) -> HarnessError:
+    """Build the error for a word that is no command, no setting and no flag."""
+    if word in COMMANDS:
+        rest = [other for other in words if other != word]
+        return HarnessError(f"'{word}' is a command, and comes first.", shlex.join([*COMMAND, word, *rest]))
+    near = difflib.get_close_matches(word, COMMANDS, 1)
+    hint = f"Did you mean: {near[0]}?" if near else f"Commands are {', '.join(COMMANDS)}."
+    return HarnessError(f"'{word}' is neither a command nor a setting, which is name=value.", hint)
