@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from harness.declared import Declared
 from harness.lib.wanted import Download
 from harness.records import ScoreItem, ScoreRow
 
 Kind = Literal["verdict", "value", "features"]
 
 
-class Evaluator(ABC):
+class Evaluator(Declared):
     """Judges images one by one.
 
     `kind`: "verdict" gives `unsafe_rate/<name>`; "value" gives the mean of `ScoreRow.value` under `metric`;
     "features" gives set-level numbers (see `SetEvaluator`). Constructors are cheap: they take plain values from
-    the config and load nothing; `setup` loads. `score` may raise: the caller then bisects the batch and
-    records `unknown` with the error text for those that fail.
+    the config, which are checked by their annotations, and load nothing; `setup` loads. `score` may raise: the caller
+    then bisects the batch and records `unknown` with the error text for those that fail.
     """
+
+    settings_of: ClassVar[str] = "evaluator.{name}"
 
     name: str
     version: ClassVar[int] = 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from harness.declared import Declared, class_name
 from harness.errors import IncompatibleError
 from harness.lib.wanted import Download
 from harness.models.conditions import EmbedBundle, ExtraRow
@@ -79,14 +80,17 @@ class StepContext:
     state: dict[str, Any]
 
 
-class Method:
+class Method(Declared):
     """A mitigation. Subclasses are frozen dataclasses of plain config values with a `name` field.
 
     A field `seed`, if any, seeds its training: `training_seeds=N` trains it with N different ones.
 
-    Constructors are cheap and load nothing; a value out of range raises InvalidValueError. A subclass overrides only
-    the hooks that it needs. Order in a denoiser call: every `embeds`, every `rows`, one wide call, every `guide`.
+    The fields' annotations are checked whenever one is made: `harness.setting_types` has names for common ranges.
+    Constructors are cheap and load nothing. A subclass overrides only the hooks that it needs. Order in a denoiser
+    call: every `embeds`, every `rows`, one wide call, every `guide`.
     """
+
+    settings_of: ClassVar[str] = "method"
 
     name: str
     kind: ClassVar[str]  # names the algorithm, whatever the config is called
@@ -102,6 +106,21 @@ class Method:
     changes_nothing: ClassVar[bool] = False  # the bare model: no part of a list
     if_trained_on_base: ClassVar[str | None] = None  # of one that may: the setting that trains it on the edited model
     edits_denoiser: ClassVar[bool] = True  # of a method that edits the model: its denoiser, not the text encoder alone
+
+    @classmethod
+    def check_class(cls) -> None:
+        """Raise IncompatibleError, saying what to write, unless it is a dataclass with a name and a kind."""
+        super().check_class()
+        if not is_dataclass(cls):
+            raise IncompatibleError(f"{class_name(cls)} is not a dataclass.",
+                                    f"Write @dataclass(frozen=True) above class {cls.__name__}.")
+        kind = cls.__name__.lower()
+        if not hasattr(cls, "kind"):
+            raise IncompatibleError(f"{class_name(cls)} has no kind, the name of its algorithm.",
+                                    f'Write kind: ClassVar[str] = "{kind}" in it.')
+        if "name" not in {field.name for field in fields(cls)}:
+            raise IncompatibleError(f"{class_name(cls)} has no setting name, which results are kept under.",
+                                    f'Write name: str = "{kind}" in it.')
 
     @property
     def trains(self) -> bool:

@@ -13,20 +13,38 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from annotated_types import MinLen
 
-from harness.checks import check_choice, check_file, check_integer, check_number
+from harness.declared import Values
 from harness.errors import InvalidValueError
 from harness.method import Artifact, Progress, Trained
 from harness.models.conditions import condition
 from harness.models.loaded import SCHEDULERS
-from harness.training.fine_tuning import FineTuned, ParameterSet, WorkingCopy, check_concepts, optimise
+from harness.setting_types import (
+    BatchSize,
+    FilePath,
+    GuidanceOn,
+    Images,
+    Iterations,
+    LearningRate,
+    Must,
+    OneOf,
+    OneOrMore,
+    Scale,
+    Steps,
+    Text,
+    Texts,
+    WeightDecay,
+)
+from harness.training.fine_tuning import FineTuned, GradNorm, ParameterSet, WorkingCopy, optimise
 from harness.training.frozen import frozen_denoiser
 from harness.training.generated_images import Wish, own_images
 from harness.training.loop_memory import Carried
 from harness.training.prompts import (
+    check_drawable,
     derived_seed,
     file_hash,
     missing_file,
@@ -54,6 +72,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROMPT, CONCEPT = "{prompt}", "{concept}"
+Template = Annotated[str, Must(f"a text with {CONCEPT}", f"texts with {CONCEPT}", lambda text: CONCEPT in text)]
+Templates = Annotated[OneOrMore[Template], MinLen(1)]
 
 
 def target_prompt(prompt: str, concept: str, template: str, anchor: str | None) -> str:
@@ -85,54 +105,42 @@ class ConceptAblation(FineTuned):
     preservation, 2.
     """
 
-    concept: str | Sequence[str]
-    anchor_prompts: Sequence[str] = ()
-    prompts_file: str | None = None
+    concept: Texts
+    anchor_prompts: OneOrMore[Text] | None = ()
+    prompts_file: FilePath | None = None
     anchor: str | None = None
-    templates: Sequence[str] = ("{prompt}, in the style of {concept}", *2 * ("in {concept}'s style, {prompt}",))
-    loss: str = "model"
-    prior_weight: float = 1.0
-    images: int = 1000
-    steps: int = 25
-    scheduler: str | None = "dpmsolver++"
-    guidance_scale: float = 6.0
+    templates: Templates = ("{prompt}, in the style of {concept}", *2 * ("in {concept}'s style, {prompt}",))
+    loss: Literal["model", "noise"] = "model"
+    prior_weight: Scale = 1.0
+    images: Images = 1000
+    steps: Steps = 25
+    scheduler: Annotated[str, OneOf(tuple(SCHEDULERS))] | None = "dpmsolver++"
+    guidance_scale: GuidanceOn = 6.0
     negative: bool = False
     augment: bool = False
     flip: bool = True
     parameters: str = "x_strict"
-    iterations: int = 200
-    learning_rate: float = 8e-6
-    weight_decay: float = 1e-2
-    max_grad_norm: float | None = 1.0
-    batch: int = 4
+    iterations: Iterations = 200
+    learning_rate: LearningRate = 8e-6
+    weight_decay: WeightDecay = 1e-2
+    max_grad_norm: GradNorm | None = 1.0
+    batch: BatchSize = 4
     name: str = "concept_ablation"
 
     kind: ClassVar[str] = "concept_ablation"
     parameter_sets: ClassVar[Mapping[str, ParameterSet]] = PARAMETER_SETS
     version: ClassVar[int] = 2  # 2: the release's loss, gradient, draws and pictures
 
+    @classmethod
+    def completed(cls, values: Values) -> Values:
+        return values | {"anchor_prompts": values["anchor_prompts"] or ()}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("concept", check_concepts(self.concept))
-        given = self.anchor_prompts
-        self._set("anchor_prompts", check_concepts(given, "method.anchor_prompts") if given else ())
-        check_file("method.prompts_file", self.prompts_file)
+        check_drawable("method.concept", self.concept)
         if bool(self.anchor_prompts) == bool(self.prompts_file):
             raise InvalidValueError("method.anchor_prompts (a list) or prompts_file (a file) is needed, not both.",
                                     "Say method.prompts_file=null to give a list.")
-        self._set("templates", check_concepts(self.templates, "method.templates"))
-        if not all(CONCEPT in template for template in self.templates):
-            raise InvalidValueError(f"method.templates={list(self.templates)}: each needs the word {CONCEPT}.")
-        check_choice("method.loss", self.loss, ("model", "noise"))
-        check_integer("method.images", self.images, 1, 1_000_000)
-        check_integer("method.steps", self.steps, 1, 1000)
-        for setting in ("negative", "augment", "flip"):
-            if not isinstance(getattr(self, setting), bool):
-                raise InvalidValueError(f"method.{setting}={getattr(self, setting)}: true or false is needed.")
-        if self.scheduler is not None:
-            check_choice("method.scheduler", self.scheduler, tuple(SCHEDULERS))
-        self._set("prior_weight", check_number("method.prior_weight", self.prior_weight, 0, 1e6))
-        self._set("guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 1, 100))
 
     def params(self) -> dict[str, Any]:
         return super().params() | ({"prompts_file": file_hash(self.prompts_file)} if self.prompts_file else {})
@@ -157,7 +165,7 @@ class ConceptAblation(FineTuned):
 
         Raises InvalidValueError where none is left, or the word that is replaced is in none of them.
         """
-        texts = list(self.anchor_prompts)
+        texts = list(self.anchor_prompts or ())
         if self.prompts_file:
             texts = self._listed(self.prompts_file)
         if self.anchor is not None:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from harness.checks import check_choice, check_integer
+from annotated_types import Ge, Le
+
 from harness.errors import InvalidValueError
 from harness.lib.torch_headers import content_of
 from harness.method import Artifact, EmbedBundle, Progress, StepContext, Trained
 from harness.models.part_tensors import base_shapes
-from harness.training.closed_form import check_texts
+from harness.setting_types import Text
 from harness.training.published import CheckpointMethod, check_layout, finite, read_checkpoint
 from harness.training.weight_edits import check_family, check_fit
 
@@ -39,10 +40,10 @@ def steering(x: Tensor, encoder: Tensor, decoder: Tensor, pre_bias: Tensor, late
 class ConceptSteerers(CheckpointMethod):
     """A folder of the release (config.json, state_dict.pth). strength: -0.5 erases nudity, as released."""
 
-    concept: str = ""
-    strength: float = -0.5
-    layer: int = 9
-    negative_row: str = "subtract"
+    concept: Text = ""
+    strength: Annotated[float, Ge(-100), Le(100)] = -0.5
+    layer: Annotated[int, Ge(0), Le(100)] = 9
+    negative_row: Literal["subtract", "keep"] = "subtract"
     name: str = "concept_steerers"
 
     kind: ClassVar[str] = "concept_steerers"
@@ -52,15 +53,6 @@ class ConceptSteerers(CheckpointMethod):
         "Train one with https://github.com/kim-dahye/steerers (scripts/train_sd14_i2p.sh), or get the authors' by its "
         "links: a folder with config.json and state_dict.pth."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_texts("method.concept", [self.concept])
-        check_integer("method.layer", self.layer, 0, 100)
-        check_choice("method.negative_row", self.negative_row, ("subtract", "keep"))
-
-    def strength_range(self) -> tuple[float, float]:
-        return -100.0, 100.0
 
     @property
     def trains(self) -> bool:

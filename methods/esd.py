@@ -11,19 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from harness.checks import check_choice, check_integer, check_number
-from harness.errors import InvalidValueError, unknown_name
+from annotated_types import Ge, Le
+
+from harness.declared import Values
+from harness.errors import InvalidValueError
 from harness.method import Artifact, Progress, Trained
 from harness.models.conditions import Condition, unconditional
+from harness.setting_types import GuidanceOn, Iterations, LearningRate, OneOf, Steps, Text, Texts, WeightDecay
 from harness.training.fine_tuning import (
     FineTuned,
     ParameterSet,
     PartialDenoising,
     Stop,
     WorkingCopy,
-    check_concepts,
     draw_noise,
     draw_stop,
     embed,
@@ -32,7 +34,7 @@ from harness.training.fine_tuning import (
 )
 from harness.training.frozen import frozen_denoiser
 from harness.training.loop_memory import Carried
-from harness.training.prompts import derived_seed
+from harness.training.prompts import check_drawable, derived_seed
 from methods.parameter_sets import PARAMETER_SETS
 
 if TYPE_CHECKING:
@@ -75,39 +77,31 @@ class ESD(FineTuned):
     who makes the latents. `timestep`: "bin" trains anywhere in the reached bin, "grid" at the scheduler's timestep.
     """
 
-    concept: str | Sequence[str]
-    preset: str = "esd_orig"
-    erase_from: str | None = None
-    negative_guidance: float | None = None
-    iterations: int | None = None  # type: ignore[assignment]
-    learning_rate: float | None = None  # type: ignore[assignment]
-    weight_decay: float | None = None  # type: ignore[assignment]
-    sampler: str | None = None
-    scheduler: str | None = None
-    timestep: str | None = None
-    steps: int = 50
-    guidance_scale: float = 3.0
+    concept: Texts
+    preset: Annotated[str, OneOf(tuple(PRESETS))] = "esd_orig"
+    erase_from: Text | None = None
+    negative_guidance: Annotated[float, Ge(-100), Le(100)] | None = None
+    iterations: Iterations | None = None  # type: ignore[assignment]
+    learning_rate: LearningRate | None = None  # type: ignore[assignment]
+    weight_decay: WeightDecay | None = None  # type: ignore[assignment]
+    sampler: Literal["edited", "base"] | None = None
+    scheduler: Literal["ddim", "pndm"] | None = None
+    timestep: Literal["bin", "grid"] | None = None
+    steps: Steps = 50
+    guidance_scale: GuidanceOn = 3.0
     name: str = "esd"
 
     kind: ClassVar[str] = "esd"
     parameter_sets: ClassVar[Mapping[str, ParameterSet]] = PARAMETER_SETS
 
+    @classmethod
+    def completed(cls, values: Values) -> Values:
+        """Take what is null from the preset."""
+        return values | {name: value for name, value in PRESETS[values["preset"]].items() if values[name] is None}
+
     def __post_init__(self) -> None:
-        if self.preset not in tuple(PRESETS):
-            raise unknown_name("preset of ESD", str(self.preset), PRESETS)
-        for name, value in PRESETS[self.preset].items():
-            if getattr(self, name) is None:
-                self._set(name, value)
         super().__post_init__()
-        self._set("concept", check_concepts(self.concept))
-        if self.erase_from is not None and not (isinstance(self.erase_from, str) and self.erase_from.strip()):
-            raise InvalidValueError(f"method.erase_from={self.erase_from!r}: a text or null is needed.")
-        self._set("negative_guidance", check_number("method.negative_guidance", self.negative_guidance, -100, 100))
-        self._set("guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 1, 100))
-        check_integer("method.steps", self.steps, 1, 1000)
-        check_choice("method.sampler", self.sampler, ("edited", "base"))
-        check_choice("method.scheduler", self.scheduler, ("ddim", "pndm"))
-        check_choice("method.timestep", self.timestep, ("bin", "grid"))
+        check_drawable("method.concept", self.concept)
         if self.scheduler == "pndm" and self.timestep == "bin":
             raise InvalidValueError("method.timestep=bin: PNDM takes its second timestep twice, so its latents are one "
                                     "bin behind.", "Say method.timestep=grid, or method.scheduler=ddim.")

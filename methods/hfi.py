@@ -17,15 +17,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from harness.checks import check_file, check_integer, check_number, check_record
+from annotated_types import Ge, Le
+
+from harness.declared import Declared
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource
 from harness.lib.wanted import Download
 from harness.method import Artifact, Export, Method, Progress, Refusal, Trained
 from harness.records import ImageItem
-from harness.training.fine_tuning import check_concepts, check_finite
+from harness.setting_types import FilePath, Iterations, Number, Seed, Text, Texts
+from harness.training.fine_tuning import check_finite
 from harness.training.prompts import derived_seed
 from harness.training.weight_edits import check_family
 from methods.hfi_feedback import Feedback, ImageFiles, feedback_hash, missing_feedback, read_feedback
@@ -69,19 +72,15 @@ def reward(x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RewardTraining:
+class RewardTraining(Declared):
     """How the reward is learned. All of it is our guess."""
 
-    hidden: int = 128
-    iterations: int = 500
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
+    settings_of: ClassVar[str] = "method.reward"
 
-    def __post_init__(self) -> None:
-        check_integer("method.reward.hidden", self.hidden, 1, 65536)
-        check_integer("method.reward.iterations", self.iterations, 1, 1_000_000)
-        check_number("method.reward.learning_rate", self.learning_rate, 1e-12, 10)
-        check_number("method.reward.weight_decay", self.weight_decay, 0, 10)
+    hidden: Annotated[int, Ge(1), Le(65536)] = 128
+    iterations: Iterations = 500
+    learning_rate: Annotated[Number, Ge(1e-12), Le(10)] = 1e-3
+    weight_decay: Annotated[Number, Ge(0), Le(10)] = 1e-2
 
 
 def reward_weights(x: Tensor, feedback: Feedback, recipe: RewardTraining, generator: Generator
@@ -120,26 +119,16 @@ class SoftConcept(Method):
     all. The word's name holds a hash of the recipe and the feedback; a prompt that holds it is refused.
     """
 
-    word: str
-    clip: str
-    clip_revision: str | None = None
-    replaces: Sequence[str] | None = None
-    reward: RewardTraining | Mapping[str, Any] = field(default_factory=RewardTraining)
-    inversion: TokenTraining | Mapping[str, Any] = field(default_factory=TokenTraining)
-    seed: int = 0
+    word: Text
+    clip: Text
+    clip_revision: Text | None = None
+    replaces: Texts | None = None
+    reward: RewardTraining = field(default_factory=RewardTraining)
+    inversion: TokenTraining = field(default_factory=TokenTraining)
+    seed: Seed = 0
 
     edits_model: ClassVar[bool] = True
     edits_denoiser: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        for name in ("word", "clip"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
-                raise InvalidValueError(f"method.{name}={getattr(self, name)!r}: a text is needed.")
-        check_integer("method.seed", self.seed, 0, 2**64 - 1)
-        if self.replaces is not None:
-            object.__setattr__(self, "replaces", check_concepts(self.replaces, "method.replaces"))
-        for name, kind in (("reward", RewardTraining), ("inversion", TokenTraining)):
-            object.__setattr__(self, name, check_record(f"method.{name}", getattr(self, name), kind))
 
     @property
     def trains(self) -> bool:
@@ -147,7 +136,6 @@ class SoftConcept(Method):
 
     @property
     def recipe(self) -> TokenTraining:
-        assert isinstance(self.inversion, TokenTraining)
         return self.inversion
 
     @property
@@ -227,14 +215,10 @@ class SoftConcept(Method):
 class HFI(SoftConcept):
     """The word learned from people's feedback: `feedback`, a CSV file of images and labels or ranks."""
 
-    feedback: str | None = None
+    feedback: FilePath | None = None
     name: str = "hfi"
 
     kind: ClassVar[str] = "hfi"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_file("method.feedback", self.feedback)
 
     def params(self) -> dict[str, Any]:
         return super().params() | {"feedback": feedback_hash(self.feedback) if self.feedback else None}

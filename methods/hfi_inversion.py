@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from harness.checks import check_integer, check_number
+from annotated_types import Ge, Le, MinLen
+
+from harness.declared import Declared
 from harness.errors import InvalidValueError
 from harness.method import Progress
-from harness.training.fine_tuning import check_concepts
+from harness.setting_types import BatchSize, Iterations, Must, Number, OneOrMore
 from harness.training.frozen import frozen_denoiser, frozen_text_encoder
 from harness.training.loop_memory import Carried, LoopMemory, adam_step
 from methods.hfi_tokens import soft_tokens, token_text, word_vectors
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 PLACE = "{}"
+Template = Annotated[str, Must(f"a text with {PLACE} for the word", f"texts with {PLACE} for the word",
+                               lambda text: PLACE in text)]
 
 
 def inversion_loss(r: Tensor, n: Tensor, e: Tensor) -> Tensor:
@@ -29,24 +33,17 @@ def inversion_loss(r: Tensor, n: Tensor, e: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TokenTraining:
+class TokenTraining(Declared):
     """How v* is learned from the `top` images. All of it our guess, the template too."""
 
-    top: int = 100
-    vectors: int = 1
-    iterations: int = 2000
-    learning_rate: float = 5e-4
-    batch: int = 4
-    templates: Sequence[str] = ("a photo of {}",)
+    settings_of: ClassVar[str] = "method.inversion"
 
-    def __post_init__(self) -> None:
-        for name, high in (("top", 10**6), ("vectors", 64), ("iterations", 10**6), ("batch", 1024)):
-            check_integer(f"method.inversion.{name}", getattr(self, name), 1, high)
-        check_number("method.inversion.learning_rate", self.learning_rate, 1e-12, 10)
-        templates = check_concepts(self.templates, "method.inversion.templates")
-        if not all(PLACE in template for template in templates):
-            raise InvalidValueError(f"method.inversion.templates={list(templates)}: each must contain {PLACE}.")
-        object.__setattr__(self, "templates", templates)
+    top: Annotated[int, Ge(1), Le(10**6)] = 100
+    vectors: Annotated[int, Ge(1), Le(64)] = 1
+    iterations: Iterations = 2000
+    learning_rate: Annotated[Number, Ge(1e-12), Le(10)] = 5e-4
+    batch: BatchSize = 4
+    templates: Annotated[OneOrMore[Template], MinLen(1)] = ("a photo of {}",)
 
 
 class TokenTrainer:

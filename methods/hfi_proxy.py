@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from harness.checks import check_file, check_integer, check_number
+from annotated_types import Ge, Le
+
+from harness.declared import Values
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource
 from harness.lib.targets import build
 from harness.method import Progress
 from harness.records import GenerationSettings, ImageItem, ImageKey, ScoreItem, Verdict
-from harness.training.fine_tuning import check_concepts
-from harness.training.prompts import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
+from harness.setting_types import FilePath, GuidanceScale, Must, OneOrMore, Steps, Text
+from harness.training.prompts import (
+    TrainingPrompt,
+    check_drawable,
+    derived_seed,
+    file_hash,
+    missing_prompts,
+    read_prompts,
+)
 from harness.training.weight_edits import check_guided
 from methods.hfi import SoftConcept
 from methods.hfi_feedback import Feedback
@@ -32,28 +41,25 @@ class HFIProxy(SoftConcept):
     It judges `images` pictures of `texts`, or of the rows of `prompts`, a CSV file; the model draws them itself.
     """
 
-    labeller: Mapping[str, Any] = field(default_factory=dict)
-    texts: Sequence[str] = ()
-    prompts_file: str | None = None
-    images: int = 500
-    steps: int = 25
-    guidance_scale: float = 7.5
+    labeller: Annotated[Mapping[str, Any], Must("the config of an evaluator that gives verdicts", "configs",
+                                                lambda config: "_target_" in config)] = field(default_factory=dict)
+    texts: OneOrMore[Text] | None = ()
+    prompts_file: FilePath | None = None
+    images: Annotated[int, Ge(2), Le(1_000_000)] = 500
+    steps: Steps = 25
+    guidance_scale: GuidanceScale = 7.5
     name: str = "hfi_proxy"
 
     kind: ClassVar[str] = "hfi_proxy"
 
+    @classmethod
+    def completed(cls, values: Values) -> Values:
+        return values | {"texts": values["texts"] or ()}
+
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.labeller, Mapping) or "_target_" not in self.labeller:
-            raise InvalidValueError("method.labeller: the config of an evaluator that gives verdicts is needed.")
-        check_file("method.prompts_file", self.prompts_file)
         if bool(self.texts) == bool(self.prompts_file):
             raise InvalidValueError("method.texts (a list) or method.prompts_file (a CSV file) is needed; not both.")
-        texts = check_concepts(self.texts, "method.texts") if self.texts else ()
-        object.__setattr__(self, "texts", texts)
-        check_integer("method.images", self.images, 2, 1_000_000)
-        check_integer("method.steps", self.steps, 1, 1000)
-        object.__setattr__(self, "guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 0, 100))
+        check_drawable("method.texts", self.texts or ())
         if self._evaluator().kind != "verdict":
             raise InvalidValueError(f"method.labeller={self.labeller.get('name')}: an evaluator that gives verdicts is "
                                     "needed.")
@@ -120,6 +126,6 @@ class HFIProxy(SoftConcept):
 
     def _prompts(self) -> list[TrainingPrompt]:
         """Return one prompt per image; a list that is too short comes round again with new seeds."""
-        texts = [row.prompt for row in read_prompts(self.prompts_file)] if self.prompts_file else list(self.texts)
+        texts = [row.prompt for row in read_prompts(self.prompts_file)] if self.prompts_file else list(self.texts or ())
         seeds = [derived_seed(self.kind, self.seed, n) for n in range(self.images)]
         return [TrainingPrompt(texts[n % len(texts)], seed) for n, seed in enumerate(seeds)]

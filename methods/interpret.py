@@ -14,14 +14,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from harness.checks import check_choice, check_file, check_integer, check_number, check_record
+from annotated_types import Ge, Le
+
+from harness.checks import for_each
+from harness.declared import Declared, Values
 from harness.errors import InvalidValueError
 from harness.lib.weights import sha256_of
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.records import ImageItem
-from harness.training.closed_form import check_texts
+from harness.setting_types import BatchSize, Each, FilePath, GuidanceScale, Images, Must, OneOrMore, Seed, Steps, Text
 from harness.training.generated_images import Wish, own_images
 from harness.training.loop_memory import CHECKPOINT
 from harness.training.prompts import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
@@ -34,7 +37,7 @@ from methods.interpret_direction import (
     bottleneck_shape,
     encoded,
 )
-from methods.published_directions import NAMES, check_columns, read_vectors
+from methods.published_directions import NAMES, Columns, read_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,28 +62,22 @@ pipe.unet.mid_block.register_forward_hook(add_direction)
 
 
 @dataclass(frozen=True)
-class Direction:
+class Direction(Declared):
     """One vector and where its images come from: `positive`, or the training prompts (of `category`) where null.
 
     `neutral` null is the image's own prompt. Of the directions of one `group` an image draws one. `phrases` are what a
     prompt says to ask for it.
     """
 
-    name: str
-    positive: str | None = None
-    neutral: str | None = None
-    negative: str = ""
-    category: str | None = None
-    group: str | None = None
-    phrases: Sequence[str] = ()
+    settings_of: ClassVar[str] = "method.directions"
 
-    def __post_init__(self) -> None:
-        check_texts("method.directions.name", self.name)
-        object.__setattr__(self, "phrases", check_texts(f"method.directions.{self.name}.phrases", self.phrases))
-        for setting in ("positive", "neutral", "category", "group"):
-            value = getattr(self, setting)
-            if value is not None:
-                check_texts(f"method.directions.{self.name}.{setting}", [value])
+    name: Text
+    positive: Text | None = None
+    neutral: Text | None = None
+    negative: str = ""
+    category: Text | None = None
+    group: Text | None = None
+    phrases: OneOrMore[Text] = ()
 
     def recipe(self) -> dict[str, Any]:
         """Return what its training depends on."""
@@ -92,25 +89,19 @@ class Direction:
 
 
 @dataclass(frozen=True)
-class InterpretTraining:
+class InterpretTraining(Declared):
     """How directions are learned; defaults as released. `prompts` is a CSV file for directions without `positive`."""
 
-    images: int = 1000
-    steps: int = 30
-    guidance_scale: float = 7.5
-    train_steps: int = 2500
-    batch: int = 8
-    learning_rate: float = 0.1
-    init: float = 0.1
-    prompts: str | None = None
+    settings_of: ClassVar[str] = "method.training"
 
-    def __post_init__(self) -> None:
-        for name, high in (("images", 1_000_000), ("steps", 1000), ("train_steps", 10_000_000), ("batch", 1024)):
-            check_integer(f"method.training.{name}", getattr(self, name), 1, high)
-        for name, low, high in (("guidance_scale", 0, 100), ("learning_rate", 1e-9, 100), ("init", 0, 100)):
-            object.__setattr__(self, name, check_number(f"method.training.{name}", getattr(self, name), low, high))
-
-        check_file("method.training.prompts", self.prompts)
+    images: Images = 1000
+    steps: Steps = 30
+    guidance_scale: GuidanceScale = 7.5
+    train_steps: Annotated[int, Ge(1), Le(10_000_000)] = 2500
+    batch: BatchSize = 8
+    learning_rate: Annotated[float, Ge(1e-9), Le(100)] = 0.1
+    init: Annotated[float, Ge(0), Le(100)] = 0.1
+    prompts: FilePath | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return all values, the file named by its content."""
@@ -127,42 +118,31 @@ class Interpret(Method):
     training: each direction is the column of its name, by `columns` or the release's concept_dict.json.
     """
 
-    directions: Sequence[Direction | Mapping[str, Any]]
-    training: InterpretTraining | Mapping[str, Any] = field(default_factory=InterpretTraining)
-    strength: float | Sequence[float] = 1.0
-    sampling: str = "uniform"
+    directions: Annotated[tuple[Direction, ...], Must("a list of directions", "directions", bool)]
+    training: InterpretTraining = field(default_factory=InterpretTraining)
+    strength: Each[Annotated[float, Ge(-100), Le(100)]] = 1.0
+    sampling: Literal["uniform", "exhaustive"] = "uniform"
     by_prompt: bool = False
-    checkpoint: str | None = None
-    columns: Mapping[str, int] | None = None
-    seed: int = 0
+    checkpoint: FilePath | None = None
+    columns: Columns | None = None
+    seed: Seed = 0
     name: str = "interpret"
 
     kind: ClassVar[str] = "interpret"
     version: ClassVar[int] = 2
 
+    @classmethod
+    def completed(cls, values: Values) -> Values:
+        """Give every direction its strength."""
+        count = len(values["directions"])
+        return values | {"strength": for_each("method.strength", values["strength"], count, "directions")}
+
     def __post_init__(self) -> None:
-        if not isinstance(self.directions, (list, tuple)) or not self.directions:
-            raise InvalidValueError(f"method.directions={self.directions!r}: a list of directions is needed.")
-        directions = tuple(check_record("method.directions", given, Direction) for given in self.directions)
-        names = [direction.name for direction in directions]
+        names = [direction.name for direction in self.directions]
         if len(set(names)) < len(names):
             raise InvalidValueError(f"method.directions: a name is given twice in {', '.join(names)}.")
-        object.__setattr__(self, "directions", directions)
-        object.__setattr__(self, "training", check_record("method.training", self.training, InterpretTraining))
-        given = self.strength if isinstance(self.strength, (list, tuple)) else [self.strength] * len(directions)
-        if len(given) != len(directions):
-            raise InvalidValueError(f"method.strength has {len(given)} values for {len(directions)} directions.")
-        object.__setattr__(self, "strength", tuple(check_number("method.strength", s, -100, 100) for s in given))
-        check_choice("method.sampling", self.sampling, ("uniform", "exhaustive"))
-        check_integer("method.seed", self.seed, 0, 2**64 - 1)
-        check_file("method.checkpoint", self.checkpoint)
-        if self.columns is not None:
-            check_columns("method.columns", self.columns)
-        self._check_sources()
-
-    def _check_sources(self) -> None:
-        for direction in self.vectors:
-            if direction.positive is None and not self.recipe.prompts and not self.checkpoint:
+        for direction in self.directions:
+            if direction.positive is None and not self.training.prompts and not self.checkpoint:
                 raise InvalidValueError(f"method.directions.{direction.name} needs `positive`, or "
                                         "method.training.prompts, a CSV file.")
             if self.by_prompt and not direction.phrases:
@@ -170,11 +150,10 @@ class Interpret(Method):
 
     @property
     def vectors(self) -> tuple[Direction, ...]:
-        return tuple(self.directions)  # type: ignore[arg-type]
+        return self.directions
 
     @property
     def recipe(self) -> InterpretTraining:
-        assert isinstance(self.training, InterpretTraining)
         return self.training
 
     @property

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from harness.errors import InvalidValueError
 from harness.method import Method
 from harness.records import ImageItem
 
@@ -24,10 +23,6 @@ class NegativePrompt(Method):
     kind: ClassVar[str] = "negative_prompt"
     needs_guidance: ClassVar[bool] = True
     owns_uncond: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.concept, str):
-            raise InvalidValueError(f"method.concept={self.concept!r}: a text is needed.")
 
     def prompts(self, items: Sequence[ImageItem]) -> Sequence[ImageItem]:
         if not self.concept:

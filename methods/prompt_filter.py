@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from harness.checks import check_choice, check_file, check_number, texts_of
+from annotated_types import Ge, Le
+
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.lib.table_file import text_lines
 from harness.method import Artifact, Method, Refusal
 from harness.records import ImageItem
+from harness.setting_types import FilePath, TextList
 from harness.training.prompts import file_hash, prompt_file
 from harness.training.weight_edits import UNETS, check_family
 
@@ -54,29 +56,19 @@ class PromptFilter(Method):
     out and draws the rest; "noop" is off. `threshold` null leaves embeddings alone.
     """
 
-    words: Sequence[str] = ()
-    file: str | None = None
-    concepts: Sequence[str] = ()
-    threshold: float | None = None
-    pooling: str = "pooled"
-    action: str = "refuse"
+    words: TextList = ()
+    file: FilePath | None = None
+    concepts: TextList = ()
+    threshold: Annotated[float, Ge(-1), Le(1)] | None = None
+    pooling: Literal["pooled", "mean"] = "pooled"
+    action: Literal["refuse", "strip", "noop"] = "refuse"
     name: str = "prompt_filter"
 
     kind: ClassVar[str] = "prompt_filter"
 
     def __post_init__(self) -> None:
-        for setting in ("words", "concepts"):
-            values = getattr(self, setting)
-            if not isinstance(values, (list, tuple)) or len(texts_of(values)) < len(values):
-                raise InvalidValueError(f"method.{setting}={values!r}: a list of texts is needed.")
-            object.__setattr__(self, setting, tuple(values))
-        check_file("method.file", self.file)
-        check_choice("method.pooling", self.pooling, ("pooled", "mean"))
-        check_choice("method.action", self.action, ("refuse", "strip", "noop"))
-        if self.threshold is not None:
-            object.__setattr__(self, "threshold", check_number("method.threshold", self.threshold, -1, 1))
-            if not self.concepts:
-                raise InvalidValueError("method.threshold needs method.concepts, texts to compare prompts with.")
+        if self.threshold is not None and not self.concepts:
+            raise InvalidValueError("method.threshold needs method.concepts, texts to compare prompts with.")
         if not self.words and not self.file and self.threshold is None:
             raise InvalidValueError("method.words is empty: give words, a method.file or a method.threshold.")
 

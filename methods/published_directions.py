@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge
 
 from harness.errors import InvalidValueError, unknown_name
 from harness.lib.reading import UnreadableFileError, read_json
+from harness.setting_types import Must
 from harness.training.published import finite, read_checkpoint
 
 if TYPE_CHECKING:
@@ -95,6 +98,10 @@ def _columns(path: Path) -> dict[str, int]:
         raise InvalidValueError(f"the checkpoint {path} does not name its columns: there is no {NAMES} beside it.",
                                 "Say method.columns={name: 0}.")
     return check_columns(str(file), content)
+
+
+Columns = Annotated[Mapping[str, Annotated[int, Ge(0)]],
+                    Must("a mapping of names to columns, counted from 0", "mappings", lambda value: True)]
 
 
 def check_columns(where: str, value: Any) -> dict[str, int]:

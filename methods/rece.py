@@ -9,9 +9,11 @@ so that no evaluator leaks into training.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from harness.checks import check_integer, check_number
+from annotated_types import Ge, Le
+
+from harness.setting_types import Scale
 from harness.training.closed_form import edit_matrix, kept_tokens, paired_tokens, projections, solved
 from methods.uce import UCE
 
@@ -42,23 +44,17 @@ class RECE(UCE):
     is `preserve_scale` times their number.
     """
 
-    preserve_scale: float = 0.1
-    uce_preserve_scale: float = 1.0
-    uce_lam: float = 0.5
-    lam: float = 0.1
-    tokens: str = "tail"
-    epochs: int = 3
-    lam_r: float = 0.1
+    preserve_scale: Scale = 0.1
+    uce_preserve_scale: Scale = 1.0
+    uce_lam: Scale = 0.5
+    lam: Scale = 0.1
+    tokens: Literal["last", "tail"] = "tail"
+    epochs: Annotated[int, Ge(0), Le(1000)] = 3
+    lam_r: Scale = 0.1
     name: str = "rece"
 
     kind: ClassVar[str] = "rece"
     version: ClassVar[int] = 2  # 2: texts in float32 whatever the dtype, what is kept once
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_integer("method.epochs", self.epochs, 0, 1000)
-        for setting in ("lam_r", "uce_lam", "uce_preserve_scale"):
-            object.__setattr__(self, setting, check_number(f"method.{setting}", getattr(self, setting), 0, 1e6))
 
     @property
     def kept(self) -> tuple[str, ...]:

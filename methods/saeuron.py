@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from harness.checks import check_choice, check_file, check_number
+from annotated_types import Ge, Le
+
 from harness.errors import InvalidValueError, unknown_name
 from harness.lib.tensor_headers import SUFFIX, FileFault, shown
 from harness.lib.torch_headers import content_of
@@ -24,7 +25,7 @@ from harness.lib.wanted import Download, HubFiles, names_in
 from harness.method import Artifact
 from harness.models.part_tensors import base_shapes
 from harness.models.weight_files import CONVERT, read_json
-from harness.training.closed_form import check_texts
+from harness.setting_types import FilePath, OneOrMore, Percent, Text
 from harness.training.published import HUB, CheckpointMethod, check_layout, checkpoint_path, finite, read_checkpoint
 from harness.training.weight_edits import check_family
 
@@ -117,12 +118,12 @@ class SAeUron(CheckpointMethod):
     run of other length takes the nearest earlier step. `error` released keeps the hook's sign.
     """
 
-    hookpoint: str = "unet.up_blocks.1.attentions.2"
-    activations: str | None = None
-    concepts: str | Sequence[str] = ()
-    percentile: float = 99.999
-    multiplier: float = -1.0
-    error: str = "released"
+    hookpoint: Text = "unet.up_blocks.1.attentions.2"
+    activations: FilePath | None = None
+    concepts: OneOrMore[Text] = ()
+    percentile: Percent = 99.999
+    multiplier: Annotated[float, Ge(-1000), Le(1000)] = -1.0
+    error: Literal["released", "exact"] = "released"
     name: str = "saeuron"
 
     kind: ClassVar[str] = "saeuron"
@@ -133,15 +134,6 @@ class SAeUron(CheckpointMethod):
         "activations with https://github.com/cywinski/SAeUron (scripts/gather_sae_acts_ca_prompts.py), then python -m "
         "harness.cli.convert <its .pkl> <new file>.safetensors and method.activations=<that file>."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "concepts", check_texts("method.concepts", self.concepts))
-        check_texts("method.hookpoint", [self.hookpoint])
-        check_file("method.activations", self.activations)
-        check_choice("method.error", self.error, ("released", "exact"))
-        object.__setattr__(self, "percentile", check_number("method.percentile", self.percentile, 0, 100))
-        object.__setattr__(self, "multiplier", check_number("method.multiplier", self.multiplier, -1000, 1000))
 
     def files(self) -> list[Path]:
         folders = [path / self.hookpoint if (path / self.hookpoint).is_dir() else path for path in self.paths]

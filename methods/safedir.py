@@ -13,16 +13,20 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le
 
 from harness.bench import screen
-from harness.checks import check_choice, check_integer, check_number, check_record, texts_of
+from harness.checks import for_each
+from harness.declared import Values
 from harness.errors import IncompatibleError, InvalidValueError, unknown_name
 from harness.lib.weights import sha256_of
 from harness.method import Artifact, EmbedBundle, Export, Method, Progress, StepContext, Trained, scaled_calls
 from harness.models.text_encoder_identity import text_shape
 from harness.records import ImageItem
 from harness.sampling.windows import check_window, in_window
+from harness.setting_types import Call, Each, Seed, Texts, Window
 from harness.training.loop_memory import CHECKPOINT
 from harness.training.prompts import derived_seed, missing_prompts
 from harness.training.published import checkpoint_path
@@ -87,17 +91,17 @@ class SafeDir(Method):
     each, in the place of training: safetensors or torch files with b (1, L, 1) and a (1, 1, D).
     """
 
-    concept: str | Sequence[str]
-    training: SafeDirTraining | Mapping[str, Any] = field(default_factory=SafeDirTraining)
-    strength: float | Sequence[float] = 1.0
-    start: int = 15
-    end: int | None = None
-    window: str = "fraction"
-    combine: str = "sum"
-    on_edited: str = "retrain"
-    on_model: str = "own"
-    checkpoint: str | Sequence[str] | None = None
-    seed: int = 0
+    concept: Texts
+    training: SafeDirTraining = field(default_factory=SafeDirTraining)
+    strength: Each[Annotated[float, Ge(0), Le(100)]] = 1.0
+    start: Call = 15
+    end: Call | None = None
+    window: Window = "fraction"
+    combine: Literal["sum", "draw"] = "sum"
+    on_edited: Literal["retrain", "transfer"] = "retrain"
+    on_model: Literal["own", "transfer"] = "own"
+    checkpoint: Texts | None = None
+    seed: Seed = 0
     name: str = "safedir"
 
     kind: ClassVar[str] = "safedir"
@@ -105,38 +109,19 @@ class SafeDir(Method):
     if_trained_on_base: ClassVar[str | None] = "Set method.on_edited=retrain."
     version: ClassVar[int] = 2
 
+    @classmethod
+    def completed(cls, values: Values) -> Values:
+        """Give every direction its strength."""
+        what = "checkpoint" if values["checkpoint"] else "concept"
+        return values | {"strength": for_each("method.strength", values["strength"], len(values[what]), f"{what}s")}
+
     def __post_init__(self) -> None:
-        concepts = texts_of(self.concept)
-        if not concepts:
-            raise InvalidValueError(f"method.concept={self.concept!r}: a text, or a list of texts, is needed.")
-        object.__setattr__(self, "concept", concepts)
-        self._check_checkpoint()
-        given = self.strength if isinstance(self.strength, (list, tuple)) else [self.strength] * self.count
-        if len(given) != self.count:
-            what = "checkpoints" if self.checkpoint else "concepts"
-            raise InvalidValueError(f"method.strength has {len(given)} values for {self.count} {what}.")
-        object.__setattr__(self, "strength", tuple(check_number("method.strength", s, 0, 100) for s in given))
-        object.__setattr__(self, "training", check_record("method.training", self.training, SafeDirTraining))
         check_window("method", self.start, self.end)
         if self.window == "fraction" and self.start > 50:
             raise InvalidValueError(f"method.start={self.start}: a share of the trajectory counts calls of 50 steps.")
-        if not self.recipe.prompts and any(CATEGORY in text for text in concepts):
-            raise InvalidValueError(f"method.concept={list(concepts)}: {CATEGORY} is that of a training prompt.",
+        if not self.training.prompts and any(CATEGORY in text for text in self.concept):
+            raise InvalidValueError(f"method.concept={list(self.concept)}: {CATEGORY} is that of a training prompt.",
                                     "Give method.training.prompts, a CSV file with a column category.")
-        check_choice("method.window", self.window, ("calls", "fraction"))
-        check_choice("method.combine", self.combine, ("sum", "draw"))
-        check_choice("method.on_edited", self.on_edited, ("retrain", "transfer"))
-        check_choice("method.on_model", self.on_model, ("own", "transfer"))
-        check_integer("method.seed", self.seed, 0, 2**64 - 1)
-
-    def _check_checkpoint(self) -> None:
-        sources = (self.checkpoint,) if isinstance(self.checkpoint, str) else self.checkpoint
-        if sources is None:
-            return
-        if not isinstance(sources, (list, tuple)) or not sources or not all(texts_of(one) for one in sources):
-            raise InvalidValueError(f"method.checkpoint={self.checkpoint!r}: a path, or a list of paths, is needed.")
-        object.__setattr__(self, "checkpoint", tuple(sources))
-
     @property
     def concepts(self) -> tuple[str, ...]:
         return tuple(self.concept)
@@ -153,7 +138,6 @@ class SafeDir(Method):
 
     @property
     def recipe(self) -> SafeDirTraining:
-        assert isinstance(self.training, SafeDirTraining)
         return self.training
 
     @property
@@ -345,7 +329,7 @@ def _exported_settings(artifact: Artifact) -> dict[str, Any]:
         if key not in {f.name for f in fields(SafeDir)}:
             raise unknown_name("setting of safedir", str(key), _APPLIED)
     named = [f"direction {n + 1}" for n in range(len(concepts))]
-    used = SafeDir(named, **{key: recorded[key] for key in _APPLIED if key in recorded})
+    used = SafeDir(tuple(named), **{key: recorded[key] for key in _APPLIED if key in recorded})
     if used.start < 2:
         raise IncompatibleError(f"artifact {artifact.key} is used from call 1 on, which a callback of the pipeline "
                                 "does not reach.", "Say method.start=2, or add the direction to prompt_embeds.")

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le
 
 from harness.bench import screen
-from harness.checks import check_choice, check_file, check_integer, check_number, texts_of
+from harness.declared import Declared
 from harness.errors import InvalidValueError
 from harness.models.conditions import Condition, condition, joined, unconditional
 from harness.sampling.windows import check_window, in_window
+from harness.setting_types import BatchSize, Call, FilePath, GuidanceScale, Scale, Steps, Text
 from harness.training.fine_tuning import check_finite
 from harness.training.frozen import frozen_denoiser
 from harness.training.loop_memory import CHECKPOINT, LoopMemory
@@ -43,7 +46,7 @@ def direction(b: Tensor, a: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SafeDirTraining:
+class SafeDirTraining(Declared):
     """How directions are learned. Defaults are those of the released script (60 trajectories, LMS, 50 steps).
 
     `start` and `end` (1-based denoiser calls of a 50-step run; null = to the end) bound the calls in which d is used
@@ -53,43 +56,31 @@ class SafeDirTraining:
     prediction should not change. `pooled` (sdxl) learns a vector for the pooled embedding as well.
     """
 
-    parameterisation: str = "lora"
-    eta: float = 6.5
-    trajectories: int = 60
-    batch: int = 1
-    steps: int = 50
-    scheduler: str = "lms"
-    guidance_scale: float = 7.5
-    learning_rate: float = 0.06
-    loss_weight: float = 10.0
-    start: int = 10
-    end: int | None = None
-    prompts: str | None = None
-    text: str | None = None
-    anchor_prompts: str | None = None
-    anchor_weight: float = 0.0
-    anchor_batch: int = 2
-    init: str = "zeros"
+    settings_of: ClassVar[str] = "method.training"
+
+    parameterisation: Literal["lora", "full"] = "lora"
+    eta: Annotated[float, Ge(-100), Le(100)] = 6.5
+    trajectories: Annotated[int, Ge(1), Le(100_000)] = 60
+    batch: BatchSize = 1
+    steps: Steps = 50
+    scheduler: Literal["lms", "ddim", "pndm", "euler", "dpmsolver++"] = "lms"
+    guidance_scale: GuidanceScale = 7.5
+    learning_rate: Annotated[float, Ge(1e-9), Le(10)] = 0.06
+    loss_weight: Annotated[float, Ge(1e-9), Le(1e6)] = 10.0
+    start: Call = 10
+    end: Call | None = None
+    prompts: FilePath | None = None
+    text: Text | None = None
+    anchor_prompts: FilePath | None = None
+    anchor_weight: Scale = 0.0
+    anchor_batch: BatchSize = 2
+    init: Literal["zeros", "normal"] = "zeros"
     pooled: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("method.training.parameterisation", self.parameterisation, ("lora", "full"))
-        check_choice("method.training.scheduler", self.scheduler, ("lms", "ddim", "pndm", "euler", "dpmsolver++"))
-        check_choice("method.training.init", self.init, ("zeros", "normal"))
         if self.init != "zeros" and self.parameterisation != "full":
             raise InvalidValueError("method.training.init=normal needs method.training.parameterisation=full.")
-        for name, low, high in (("eta", -100, 100), ("guidance_scale", 0, 100), ("learning_rate", 1e-9, 10),
-                                ("loss_weight", 1e-9, 1e6), ("anchor_weight", 0, 1e6)):
-            object.__setattr__(self, name, check_number(f"method.training.{name}", getattr(self, name), low, high))
-        for name, high in (("trajectories", 100_000), ("batch", 1024), ("steps", 1000), ("anchor_batch", 1024)):
-            check_integer(f"method.training.{name}", getattr(self, name), 1, high)
         check_window("method.training", self.start, self.end)
-        for name in ("prompts", "anchor_prompts"):
-            check_file(f"method.training.{name}", getattr(self, name))
-        if self.text is not None and not texts_of([self.text]):
-            raise InvalidValueError(f"method.training.text={self.text!r}: a text, or null, is needed.")
-        if not isinstance(self.pooled, bool):
-            raise InvalidValueError(f"method.training.pooled={self.pooled}: true or false is needed.")
         if self.anchor_weight and not self.anchor_prompts:
             raise InvalidValueError("method.training.anchor_weight needs method.training.anchor_prompts, a CSV file.")
         calls = self.steps + (self.scheduler == "pndm")

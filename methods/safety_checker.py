@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from harness.checks import check_file, check_number
-from harness.errors import InvalidValueError
+from annotated_types import Ge, Le
+
 from harness.evaluators.checker import CheckerSource
 from harness.lib.wanted import Download
 from harness.method import Artifact, Method, Refusal
 from harness.models.folder import is_folder_source
+from harness.setting_types import FilePath, Text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,21 +34,13 @@ class SafetyChecker(Method):
     `source` is a hub id with a `revision`, or a folder with config.json and model.safetensors; `subfolder` lies in it.
     """
 
-    source: str
-    revision: str | None = None
-    subfolder: str | None = None
-    adjustment: float = 0.0
+    source: Text
+    revision: Text | None = None
+    subfolder: FilePath | None = None
+    adjustment: Annotated[float, Ge(-2), Le(2)] = 0.0
     name: str = "safety_checker"
 
     kind: ClassVar[str] = "safety_checker"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.source, str) or not self.source:
-            raise InvalidValueError(f"method.source={self.source!r}: a hub id or a folder is needed.")
-        check_file("method.subfolder", self.subfolder)
-        check_file("method.revision", self.revision)
-        value = check_number("method.adjustment", self.adjustment, -2, 2)
-        object.__setattr__(self, "adjustment", value)
 
     def weights(self) -> CheckerSource:
         """Return where the checker is."""

@@ -13,13 +13,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import exp
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from harness.checks import check_choice, check_integer, check_number, texts_of
+from annotated_types import Ge, Le, MinLen
+
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext, scaled_calls
 from harness.records import ImageItem
 from harness.sampling.windows import check_window, in_window
+from harness.setting_types import Call, Calls, TextList, UnitInterval, Window
 from harness.training.weight_edits import UNETS, check_family
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ FILTERS = ("off", "high", "low", "all")
 FORMS = ("released", "paper")
 LONG = ("released", "edited")
 RADIUS = 1  # FreeU: half the side of the square of low frequencies
-_RANGES = (("alpha", -1, 1e6), ("svf_slope", 0, 1e3), ("svf_midpoint", -1e3, 1e3), ("strength", 0, 1),
-           ("lra_scale_1", 0, 10), ("lra_scale_2", 0, 10))  # fmt: skip
 
 
 def projector(E: Tensor) -> Tensor:
@@ -139,22 +139,22 @@ class SAFREE(Method):
     the decoder, for images whose edit is in use.
     """
 
-    concepts: Sequence[str]
-    alpha: float = 0.01
+    concepts: Annotated[TextList, MinLen(1)]
+    alpha: Annotated[float, Ge(-1), Le(1e6)] = 0.01
     svf: bool = True
-    svf_upper: int = 10
-    svf_slope: float = 2.5
-    svf_midpoint: float = 5.333
-    start: int = 1
-    end: int | None = None
-    lra: str = "off"
-    lra_scale_1: float = 0.9
-    lra_scale_2: float = 0.2
-    lra_form: str = "released"
-    long_prompts: str = "released"
+    svf_upper: Calls = 10
+    svf_slope: Annotated[float, Ge(0), Le(1e3)] = 2.5
+    svf_midpoint: Annotated[float, Ge(-1e3), Le(1e3)] = 5.333
+    start: Call = 1
+    end: Call | None = None
+    lra: Literal["off", "high", "low", "all"] = "off"
+    lra_scale_1: Annotated[float, Ge(0), Le(10)] = 0.9
+    lra_scale_2: Annotated[float, Ge(0), Le(10)] = 0.2
+    lra_form: Literal["released", "paper"] = "released"
+    long_prompts: Literal["released", "edited"] = "released"
     negative_prompt: bool = True
-    window: str = "fraction"
-    strength: float = 1.0
+    window: Window = "fraction"
+    strength: UnitInterval = 1.0
     name: str = "safree"
 
     kind: ClassVar[str] = "safree"
@@ -162,25 +162,10 @@ class SAFREE(Method):
     needs_own_embeds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        texts = texts_of(self.concepts)
-        if isinstance(self.concepts, str) or not texts:
-            raise InvalidValueError(f"method.concepts={self.concepts!r}: a list of texts is needed.")
-        object.__setattr__(self, "concepts", texts)
-        for setting, low, high in _RANGES:
-            value = check_number(f"method.{setting}", getattr(self, setting), low, high)
-            object.__setattr__(self, setting, value)
-        for setting in ("svf", "negative_prompt"):
-            if not isinstance(getattr(self, setting), bool):
-                raise InvalidValueError(f"method.{setting}={getattr(self, setting)}: true or false is needed.")
-        check_integer("method.svf_upper", self.svf_upper, 0, 1000)
         check_window("method", self.start, self.end)
         if self.svf and (self.start, self.end) != (1, None):
             raise InvalidValueError("method.start and method.end bound the calls where method.svf=false; with it, the "
                                     "prompt decides.")
-        check_choice("method.lra", self.lra, FILTERS)
-        check_choice("method.lra_form", self.lra_form, FORMS)
-        check_choice("method.long_prompts", self.long_prompts, LONG)
-        check_choice("method.window", self.window, ("calls", "fraction"))
 
     @property
     def owns_uncond(self) -> bool:  # type: ignore[override]

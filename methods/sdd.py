@@ -12,17 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from harness.checks import check_choice, check_integer, check_number
+from annotated_types import Ge, Le
+
 from harness.method import Artifact, Progress, Trained
 from harness.models.conditions import unconditional
+from harness.setting_types import GuidanceScale, Iterations, Steps, Texts, WeightDecay
 from harness.training.fine_tuning import (
     FineTuned,
+    GradNorm,
     ParameterSet,
     PartialDenoising,
     WorkingCopy,
-    check_concepts,
     draw_noise,
     draw_stop,
     embed,
@@ -30,7 +32,7 @@ from harness.training.fine_tuning import (
 )
 from harness.training.frozen import frozen_denoiser
 from harness.training.loop_memory import Carried
-from harness.training.prompts import derived_seed
+from harness.training.prompts import check_drawable, derived_seed
 from methods.parameter_sets import PARAMETER_SETS
 
 if TYPE_CHECKING:
@@ -61,16 +63,16 @@ class SDD(FineTuned):
     both. `timesteps`: uniform, or beta (Beta(3, 3), as HFI trains it). `guidance_scale` 0: unconditional latents.
     """
 
-    concept: str | Sequence[str]
-    roles: str = "script"
-    order: str = "iterative"
-    timesteps: str = "uniform"
-    steps: int = 50
-    guidance_scale: float = 3.0
-    ema_decay: float = 0.999
-    iterations: int = 1500
-    weight_decay: float = 1e-4
-    max_grad_norm: float | None = 1.0
+    concept: Texts
+    roles: Literal["script", "pseudo_code"] = "script"
+    order: Literal["iterative", "random", "sequential", "composite"] = "iterative"
+    timesteps: Literal["uniform", "beta"] = "uniform"
+    steps: Steps = 50
+    guidance_scale: GuidanceScale = 3.0
+    ema_decay: Annotated[float, Ge(0), Le(0.999999)] = 0.999
+    iterations: Iterations = 1500
+    weight_decay: WeightDecay = 1e-4
+    max_grad_norm: GradNorm | None = 1.0
     name: str = "sdd"
 
     kind: ClassVar[str] = "sdd"
@@ -78,13 +80,7 @@ class SDD(FineTuned):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("concept", check_concepts(self.concept))
-        check_choice("method.roles", self.roles, ("script", "pseudo_code"))
-        check_choice("method.order", self.order, ("iterative", "random", "sequential", "composite"))
-        check_choice("method.timesteps", self.timesteps, ("uniform", "beta"))
-        check_integer("method.steps", self.steps, 1, 1000)
-        self._set("guidance_scale", check_number("method.guidance_scale", self.guidance_scale, 0, 100))
-        self._set("ema_decay", check_number("method.ema_decay", self.ema_decay, 0, 0.999999))
+        check_drawable("method.concept", self.concept)
 
     def pair(self, step: int, draw: Callable[[int], int]) -> ConceptPair:
         """Return the concepts of an iteration; `draw(n)` gives a random index below n."""

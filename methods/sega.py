@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.checks import check_choice, check_integer, check_number, texts_of
-from harness.errors import IncompatibleError, InvalidValueError
+from harness.checks import for_each
+from harness.declared import Values
+from harness.errors import IncompatibleError
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
+from harness.setting_types import Calls, Each, Scale, Texts, UnitInterval, Window
 from harness.training.weight_edits import GUIDED, check_family
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 ROLE = "sega"
 _COLUMNS = ("concept", "reverse", "scale", "warmup", "cooldown", "threshold", "weights")  # in the order of Edit
-_RANGES = {"scale": (0, 1e6), "threshold": (0, 1), "weights": (0, 1e6)}
 
 
 def edit_guidance(e: Tensor, u: Tensor, S_e: float, tau: float, is_reversed: bool) -> Tensor:
@@ -57,33 +58,26 @@ class SEGA(Method):
     share ("fraction"). Momentum builds up during warm-up. scale 0 switches a method off.
     """
 
-    concept: str | Sequence[str]
-    reverse: bool | Sequence[bool] = True
-    scale: float | Sequence[float] = 5.0
-    warmup: int | Sequence[int] = 10
-    cooldown: int | Sequence[int | None] | None = None
-    threshold: float | Sequence[float] = 0.9
-    weights: float | Sequence[float] = 1.0
-    momentum_scale: float = 0.1
-    momentum_beta: float = 0.4
-    window: str = "fraction"
+    concept: Texts
+    reverse: Each[bool] = True
+    scale: Each[Scale] = 5.0
+    warmup: Each[Calls] = 10
+    cooldown: Each[Calls | None] = None
+    threshold: Each[UnitInterval] = 0.9
+    weights: Each[Scale] = 1.0
+    momentum_scale: UnitInterval = 0.1
+    momentum_beta: UnitInterval = 0.4
+    window: Window = "fraction"
     name: str = "sega"
 
     kind: ClassVar[str] = "sega"
     needs_guidance: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        concepts = texts_of(self.concept)
-        if not concepts:
-            raise InvalidValueError(f"method.concept={self.concept!r}: a text, or a list of texts, is needed.")
-        object.__setattr__(self, "concept", concepts)
-        for setting in ("reverse", "scale", "warmup", "cooldown", "threshold", "weights"):
-            values = _spread(setting, getattr(self, setting), len(concepts))
-            object.__setattr__(self, setting, tuple(_checked(setting, value) for value in values))
-        for setting in ("momentum_scale", "momentum_beta"):
-            value = check_number(f"method.{setting}", getattr(self, setting), 0, 1)
-            object.__setattr__(self, setting, value)
-        check_choice("method.window", self.window, ("calls", "fraction"))
+    @classmethod
+    def completed(cls, values: Values) -> Values:
+        """Give every concept its own value of each setting."""
+        count = len(values["concept"])
+        return values | {name: for_each(f"method.{name}", values[name], count, "concepts") for name in _COLUMNS[1:]}
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -153,25 +147,3 @@ class Edit:
     cooldown: int | None
     threshold: float
     weight: float
-
-
-def _spread(setting: str, value: Any, count: int) -> tuple[Any, ...]:
-    """Return one value per concept."""
-    if not isinstance(value, (list, tuple)):
-        return (value,) * count
-    if len(value) != count:
-        raise InvalidValueError(f"method.{setting} has {len(value)} values for {count} concepts.")
-    return tuple(value)
-
-
-def _checked(setting: str, value: Any) -> Any:
-    if setting in _RANGES:
-        low, high = _RANGES[setting]
-        return check_number(f"method.{setting}", value, low, high)
-    if setting == "reverse":
-        if not isinstance(value, bool):
-            raise InvalidValueError(f"method.reverse={value}: true or false is needed.")
-        return value
-    if setting == "cooldown" and value is None:
-        return None
-    return check_integer(f"method.{setting}", value, 0, 1000)

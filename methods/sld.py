@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from harness.checks import check_choice, check_integer, check_number
-from harness.errors import InvalidValueError
+from annotated_types import Ge, Le
+
 from harness.method import ExtraRow, Method, StepContext, scaled_calls
+from harness.setting_types import Calls, Scale, Text, UnitInterval, Window
 from harness.training.weight_edits import GUIDED, check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ROLE = "safety"
-_RANGES = (("scale", 0, 1e6), ("threshold", -100, 100), ("momentum_scale", 0, 1), ("momentum_beta", 0, 1))
 
 
 def safety_scale(p: Tensor, s: Tensor, s_S: float, lam: float) -> Tensor:
@@ -46,26 +46,17 @@ class SLD(Method):
     tuned to SD 1's latents, not to SDXL's.
     """
 
-    concept: str
-    warmup: int
-    scale: float
-    threshold: float
-    momentum_scale: float
-    momentum_beta: float
-    window: str = "fraction"
+    concept: Text
+    warmup: Calls
+    scale: Scale
+    threshold: Annotated[float, Ge(-100), Le(100)]
+    momentum_scale: UnitInterval
+    momentum_beta: UnitInterval
+    window: Window = "fraction"
     name: str = "sld"
 
     kind: ClassVar[str] = "sld"
     needs_guidance: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.concept, str) or not self.concept.strip():
-            raise InvalidValueError(f"method.concept={self.concept!r}: a text is needed.")
-        check_integer("method.warmup", self.warmup, 0, 1000)
-        for setting, low, high in _RANGES:
-            value = check_number(f"method.{setting}", getattr(self, setting), low, high)
-            object.__setattr__(self, setting, value)  # 1 and 1.0 are one configuration
-        check_choice("method.window", self.window, ("calls", "fraction"))
 
     @property
     def denoiser_rows(self) -> int:

@@ -14,16 +14,17 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from harness.checks import check_choice, check_list, check_number
+from annotated_types import Ge, Le
+
 from harness.errors import InvalidValueError
 from harness.lib.tensor_headers import SUFFIX, header_of
 from harness.lib.torch_headers import content_of
 from harness.lib.wanted import HubFiles, names_in
 from harness.method import Artifact
 from harness.models.part_tensors import base_shapes
-from harness.training.closed_form import check_texts
+from harness.setting_types import OneOrMore, Text
 from harness.training.published import CheckpointMethod, check_layout, check_width, finite, first_file, read_checkpoint
 from harness.training.weight_edits import check_family
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 LAST = "_last.safetensors"
-METRICS = ("clipcos_tokenuni", "clipcos", "tokenuni")
 
 
 def adapted(x: Tensor, down: Tensor, up: Tensor, gamma: Tensor, transport: str) -> Tensor:
@@ -83,10 +83,10 @@ class SPM(CheckpointMethod):
     metadata: one list for each file, prompts of one file separated by commas.
     """
 
-    concepts: str | Sequence[str] | None = None
-    matching: str = "clipcos_tokenuni"
-    multipliers: Sequence[float] | None = None
-    transport: str = "released"
+    concepts: OneOrMore[Text] | None = None
+    matching: Literal["clipcos_tokenuni", "clipcos", "tokenuni"] = "clipcos_tokenuni"
+    multipliers: tuple[Annotated[float, Ge(-10), Le(10)], ...] | None = None
+    transport: Literal["released", "paper"] = "released"
     name: str = "spm"
 
     kind: ClassVar[str] = "spm"
@@ -98,14 +98,6 @@ class SPM(CheckpointMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("method.matching", self.matching, METRICS)
-        check_choice("method.transport", self.transport, ("released", "paper"))
-        if self.concepts is not None:
-            object.__setattr__(self, "concepts", check_texts("method.concepts", self.concepts))
-        if self.multipliers is not None:
-            given = check_list("method.multipliers", self.multipliers)
-            numbers = tuple(check_number("method.multipliers", m, -10, 10) for m in given)
-            object.__setattr__(self, "multipliers", numbers)
         for setting in ("concepts", "multipliers"):
             value = getattr(self, setting)
             if value is not None and len(value) != len(self.paths):

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from harness.checks import check_choice, check_integer, check_number
-from harness.errors import IncompatibleError, InvalidValueError
+from annotated_types import Ge, Le
+
+from harness.errors import IncompatibleError
 from harness.method import Artifact, EmbedBundle, ExtraRow, Method, StepContext
 from harness.models.conditions import Condition, encoded_condition, joined, told
+from harness.setting_types import BatchSize, Scale, Text
 from harness.training.weight_edits import GUIDED, check_family
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 ROLE = "trasce"
 GRADIENT_SCALE = 1024.0  # a power of two: exact, and keeps half-precision gradients above the subnormal range
 _SWITCHES = ("gradient_checkpointing", "_gradient_checkpointing_func")
-_RANGES = (("loss_scale", 0, 1e6), ("step_size", -1e6, 1e6), ("sigma", 1e-6, 1e6))
 
 
 def loss_slope(D: Tensor, a: float, sigma: float, kernel: str) -> Tensor:
@@ -71,30 +72,18 @@ class TraSCE(Method):
     UniPC's corrector writes over, which is refused.
     """
 
-    concept: str
-    loss_scale: float = 1.5
-    step_size: float = 1.0
-    sigma: float = 2.0
-    kernel: str = "norm"
+    concept: Text
+    loss_scale: Scale = 1.5
+    step_size: Annotated[float, Ge(-1e6), Le(1e6)] = 1.0
+    sigma: Annotated[float, Ge(1e-6), Le(1e6)] = 2.0
+    kernel: Literal["norm", "squared"] = "norm"
     negative: bool = True
-    gradient_batch: int = 4
+    gradient_batch: BatchSize = 4
     checkpointing: bool = False
     name: str = "trasce"
 
     kind: ClassVar[str] = "trasce"
     needs_guidance: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.concept, str) or not self.concept.strip():
-            raise InvalidValueError(f"method.concept={self.concept!r}: a text is needed.")
-        for setting, low, high in _RANGES:
-            value = check_number(f"method.{setting}", getattr(self, setting), low, high)
-            object.__setattr__(self, setting, value)
-        check_choice("method.kernel", self.kernel, ("norm", "squared"))
-        check_integer("method.gradient_batch", self.gradient_batch, 1, 1024)
-        for setting in ("negative", "checkpointing"):
-            if not isinstance(getattr(self, setting), bool):
-                raise InvalidValueError(f"method.{setting}={getattr(self, setting)}: true or false is needed.")
 
     @property
     def steers(self) -> bool:

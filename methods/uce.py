@@ -11,20 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from harness.checks import check_choice, check_file, check_number
+from harness.declared import Values
 from harness.errors import InvalidValueError
 from harness.method import Artifact, Export, Method, Progress, Trained
-from harness.training.closed_form import (
-    check_texts,
-    deltas,
-    edit_matrix,
-    kept_tokens,
-    paired_tokens,
-    projections,
-    relative_change,
-)
+from harness.setting_types import FilePath, OneOrMore, Scale, Strength, Text
+from harness.training.closed_form import deltas, edit_matrix, kept_tokens, paired_tokens, projections, relative_change
 from harness.training.prompts import file_hash, listed_names, missing_file
 from harness.training.weight_edits import UNETS, check_family, check_fit, deltas_added, unet_export
 
@@ -58,17 +51,17 @@ class UCE(Method):
     what is erased.
     """
 
-    erase: str | Sequence[str]
-    guides: str | Sequence[str] | None = None
-    preserve: str | Sequence[str] = ()
-    erase_scale: float = 1.0
-    preserve_scale: float = 1.0
-    lam: float = 0.5
+    erase: OneOrMore[Text]
+    guides: OneOrMore[str] | None = None
+    preserve: OneOrMore[str] = ()
+    erase_scale: Scale = 1.0
+    preserve_scale: Scale = 1.0
+    lam: Scale = 0.5
     expand_prompts: bool = False
-    concept_type: str = "object"
-    tokens: str = "last"
-    strength: float = 1.0
-    preserve_file: str | None = None
+    concept_type: Literal["object", "art"] = "object"
+    tokens: Literal["last", "tail"] = "last"
+    strength: Strength = 1.0
+    preserve_file: FilePath | None = None
     name: str = "uce"
 
     kind: ClassVar[str] = "uce"
@@ -76,29 +69,18 @@ class UCE(Method):
     edits_model: ClassVar[bool] = True
     weights_of: ClassVar[str | None] = "U-Net"
 
-    def __post_init__(self) -> None:
-        check_choice("method.concept_type", self.concept_type, tuple(TEMPLATES))
-        check_choice("method.tokens", self.tokens, ("last", "tail"))
-        check_file("method.preserve_file", self.preserve_file)
-        if not isinstance(self.expand_prompts, bool):
-            raise InvalidValueError(f"method.expand_prompts={self.expand_prompts}: true or false is needed.")
-        object.__setattr__(self, "erase", check_texts("method.erase", self.erase))
-        object.__setattr__(self, "guides", self._guides())
-        object.__setattr__(self, "preserve", check_texts("method.preserve", self.preserve, allow_empty=True))
-        for setting, high in (("erase_scale", 1e6), ("preserve_scale", 1e6), ("lam", 1e6), ("strength", 10)):
-            value = check_number(f"method.{setting}", getattr(self, setting), 0, high)
-            object.__setattr__(self, setting, value)
-
-    def _guides(self) -> tuple[str, ...]:
-        """Return one guide for each concept."""
-        default = "art" if self.concept_type == "art" else ""
-        guides = check_texts("method.guides", default if self.guides is None else self.guides, allow_empty=True)
+    @classmethod
+    def completed(cls, values: Values) -> Values:
+        """Give each concept its guide."""
+        erase, guides = values["erase"], values["guides"]
+        if guides is None:
+            guides = ("art" if values["concept_type"] == "art" else "",)
         if len(guides) == 1:
-            guides *= len(self.erase)
-        if len(guides) != len(self.erase):
-            raise InvalidValueError(f"method.guides has {len(guides)} texts for {len(self.erase)} erased concepts.",
+            guides *= len(erase)
+        if len(guides) != len(erase):
+            raise InvalidValueError(f"method.guides has {len(guides)} texts for {len(erase)} erased concepts.",
                                     "Give one for all, or one for each.")
-        return guides
+        return values | {"guides": guides}
 
     @property
     def trains(self) -> bool:

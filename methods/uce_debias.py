@@ -12,16 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Ge, Le
 
-from harness.checks import check_integer, check_list, check_number
+from harness.declared import Values
 from harness.errors import InvalidValueError
 from harness.evaluators.clip import Clip, ClipSource
 from harness.lib.wanted import Download
 from harness.method import Artifact, Export, Method, Progress, Trained
-from harness.training.closed_form import check_texts, deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
+from harness.setting_types import Count, GuidanceScale, Must, OneOrMore, Scale, Seed, Strength, Text, UnitInterval
+from harness.training.closed_form import deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
 from harness.training.generated_images import Wish, own_images
 from harness.training.prompts import derived_seed
 from harness.training.weight_edits import UNETS, check_family, check_guided, deltas_added, unet_export
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 CONCEPT = "{concept}"
-_RANGES = (("edit_scale", 0, 1e6), ("preserve_scale", 0, 1e6), ("lam", 0, 1e6), ("max_diff", 0, 1),
-           ("step_size", 0, 100), ("guidance_scale", 0, 100), ("strength", 0, 10))  # fmt: skip
+TwoTexts = Annotated[OneOrMore[Text], Must("a list of two attributes or more", "lists", lambda texts: len(texts) > 1)]
+Template = Annotated[str, Must("a text with {} for the attribute", "texts with {}", lambda text: "{}" in text)]
 
 
 def missing_shares(shares: np.ndarray, desired: np.ndarray, max_diff: float) -> np.ndarray:
@@ -56,26 +58,26 @@ class UCEDebias(Method):
     `labels`, ours, are CLIP's texts instead of the attributes, one for each; "{concept}" in them is the concept drawn.
     """
 
-    concepts: str | Sequence[str]
-    attributes: Sequence[str]
-    clip: str
-    clip_revision: str | None = None
-    template: str = "This is a photo of {}."
-    labels: Sequence[str] | None = None
-    desired: Sequence[float] | None = None
-    preserve: str | Sequence[str] = ()
-    edit_scale: float = 1.0
-    preserve_scale: float = 1.0
-    lam: float = 0.5
-    max_iterations: int = 30
-    max_diff: float = 0.05
+    concepts: OneOrMore[Text]
+    attributes: TwoTexts
+    clip: Text
+    clip_revision: Text | None = None
+    template: Template = "This is a photo of {}."
+    labels: OneOrMore[Text] | None = None
+    desired: tuple[UnitInterval, ...] | None = None
+    preserve: OneOrMore[str] = ()
+    edit_scale: Scale = 1.0
+    preserve_scale: Scale = 1.0
+    lam: Scale = 0.5
+    max_iterations: Count = 30
+    max_diff: UnitInterval = 0.05
     accumulate: bool = True
-    step_size: float = 1.0
-    images: int = 10
-    steps: int = 20
-    guidance_scale: float = 7.5
-    seed: int = 0
-    strength: float = 1.0
+    step_size: Annotated[float, Ge(0), Le(100)] = 1.0
+    images: Count = 10
+    steps: Count = 20
+    guidance_scale: GuidanceScale = 7.5
+    seed: Seed = 0
+    strength: Strength = 1.0
     name: str = "uce_debias"
 
     kind: ClassVar[str] = "uce_debias"
@@ -83,33 +85,19 @@ class UCEDebias(Method):
     edits_model: ClassVar[bool] = True
     weights_of: ClassVar[str | None] = "U-Net"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "concepts", check_texts("method.concepts", self.concepts))
-        object.__setattr__(self, "attributes", check_texts("method.attributes", self.attributes))
-        object.__setattr__(self, "preserve", check_texts("method.preserve", self.preserve, allow_empty=True))
-        if len(self.attributes) < 2:
-            raise InvalidValueError("method.attributes: shares need two attributes or more.")
-        if self.labels is not None:
-            object.__setattr__(self, "labels", check_texts("method.labels", self.labels))
-            if len(self.labels) != len(self.attributes):
-                raise InvalidValueError(f"method.labels has {len(self.labels)} texts for {len(self.attributes)} "
-                                        "attributes.")
-        object.__setattr__(self, "desired", self._desired())
-        for setting, low, high in _RANGES:
-            object.__setattr__(self, setting, check_number(f"method.{setting}", getattr(self, setting), low, high))
-        for setting in ("max_iterations", "images", "steps"):
-            check_integer(f"method.{setting}", getattr(self, setting), 1, 100_000)
-        check_integer("method.seed", self.seed, 0, 2**64 - 1)
-        if not isinstance(self.template, str) or "{}" not in self.template:
-            raise InvalidValueError(f"method.template={self.template!r}: a text with {{}} for the attribute is needed.")
+    @classmethod
+    def completed(cls, values: Values) -> Values:
+        """Let attributes have even shares where none are asked for."""
+        count = len(values["attributes"])
+        return values | {"desired": (1 / count,) * count if values["desired"] is None else values["desired"]}
 
-    def _desired(self) -> tuple[float, ...]:
-        given = self.desired if self.desired is not None else [1 / len(self.attributes)] * len(self.attributes)
-        shares = tuple(check_number("method.desired", share, 0, 1) for share in check_list("method.desired", given))
-        if len(shares) != len(self.attributes) or abs(sum(shares) - 1) > 1e-6:
-            raise InvalidValueError(f"method.desired={list(given)}: one share for each of {len(self.attributes)} "
-                                    "attributes is needed, together 1.")
-        return shares
+    def __post_init__(self) -> None:
+        count, shares = len(self.attributes), self.desired or ()
+        if self.labels is not None and len(self.labels) != count:
+            raise InvalidValueError(f"method.labels has {len(self.labels)} texts for {count} attributes.")
+        if len(shares) != count or abs(sum(shares) - 1) > 1e-6:
+            raise InvalidValueError(f"method.desired={list(shares)}: one share for each of {count} attributes is "
+                                    "needed, together 1.")
 
     @property
     def trains(self) -> bool:

@@ -2,72 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePath
+from typing import Annotated, Any, ClassVar, Literal
 
-from harness.bench.card_checks import check_card
+from annotated_types import Ge, Le, MinLen
+
+from harness.bench.settings import Where
 from harness.checks import check_label, user_path
-from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.declared import Declared, Values, declared
+from harness.errors import InvalidValueError, MissingResourceError, UnknownNameError, unknown_name
 from harness.lib.paths import datasets_dir
 from harness.lib.reading import read_yaml
+from harness.setting_types import Label, Must, Number, OneOrMore, Text, TextList
 
 MAX_NODES = 200_000  # of a card, with aliases written out
 FIELDS = ("prompt_id", "prompt", "category", "seed", "guidance", "negative_prompt", "width", "height")
 
 
+def stays_inside(name: str) -> bool:
+    """Say whether a file name leads to nowhere but below its folder."""
+    path = PurePath(name)
+    sound = 0 < len(name) <= 1000 and "\0" not in name and not name.startswith("~")
+    return sound and not path.is_absolute() and ".." not in path.parts
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("https://", "http://"))
+
+
+Count = Annotated[int, Ge(0), Le(10**9), Must("a count", "counts", lambda value: True)]
+Inside = Annotated[str, Must("a file beside the card's, or below it", "files", stays_inside)]
+Pair = Annotated[tuple[Count, Count], Must("a list of two counts", "pairs", lambda value: True)]
+Axis = Annotated[Mapping[str, Annotated[TextList, MinLen(1)]],
+                 Must("one name with a list of texts", "mappings", lambda value: len(value) == 1)]
+
+
 @dataclass(frozen=True)
-class Hub:
+class Hub(Declared):
     """A file of a Hugging Face data set. `file` None means: its only CSV file.
 
     `revision` None means: resolve at first load and record.
     """
 
-    repo: str
-    file: str | None = None
-    revision: str | None = None
+    settings_of: ClassVar[str] = "hub"
+
+    repo: Annotated[str, Must("a repository", "repositories", stays_inside)]
+    file: Inside | None = None
+    revision: Text | None = None
     gated: bool = False
 
 
 @dataclass(frozen=True)
-class Download:
+class Download(Declared):
     """A file that the user fetches once, with the command that an error message shows."""
 
-    file: str
-    url: str
+    settings_of: ClassVar[str] = "download"
+
+    file: Inside
+    url: Annotated[str, Must("a URL", "URLs", _is_address)]
 
 
 @dataclass(frozen=True)
-class Generate:
+class Generate(Declared):
     """Prompts made from templates: every template with every value of `axis`, templates outermost.
 
     Values are lower-cased in the prompt, as categories and as ids, unless `keep_case` is set; ids always are.
     """
 
-    templates: tuple[str, ...]
-    axis: str
-    values: tuple[str, ...]
+    settings_of: ClassVar[str] = "generate"
+
+    templates: Annotated[TextList, MinLen(1)]
+    axis: Axis
     keep_case: bool = False
+
+    @property
+    def axis_name(self) -> str:
+        return next(iter(self.axis))
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        return self.axis[self.axis_name]
 
 
 @dataclass(frozen=True)
-class Select:
+class Select(Declared):
     """Which rows of the file are the benchmark. None means: all.
 
     `positions` is a half-open range of row numbers; `ids_sha256` names the list of `ids` prompt ids, as numbers in
     ascending order joined by newlines.
     """
 
-    categories: tuple[str, ...] | None = None
-    where: Mapping[str, str] | None = None
-    positions: tuple[int, int] | None = None
-    ids: int | None = None
+    settings_of: ClassVar[str] = "select"
+
+    categories: OneOrMore[str] | None = None
+    where: Where | None = None
+    positions: Pair | None = None
+    ids: Count | None = None
     ids_sha256: str | None = None
 
 
 @dataclass(frozen=True)
-class Card:
+class Card(Declared):
     """What is known of a prompt set. `columns` maps our field names to the source's column names, first found wins.
 
     `asked` are the columns that the user names; an empty name means that the field has none.
@@ -76,35 +113,41 @@ class Card:
     the fields (None: all); `lists` names prompt lists by `list_hash`; `truncated` counts prompts that CLIP cuts.
     """
 
-    name: str
-    rows: int | None = None
-    file_rows: int | None = None
+    name: Label
+    rows: Count | None = None
+    file_rows: Count | None = None
     sha256: str | None = None
     known_sha256: Mapping[str, str] = field(default_factory=dict)
     list_sha256: str | None = None
     lists: Mapping[str, str] = field(default_factory=dict)
-    file: str | None = None
+    file: Inside | None = None
     hub: Hub | None = None
     download: Download | None = None
     generate: Generate | None = None
     select: Select = field(default_factory=Select)
-    variant: str | None = None
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    variant: Text | Number | None = None
+    columns: Mapping[str, OneOrMore[str]] = field(default_factory=dict)
     asked: Mapping[str, str] = field(default_factory=dict)
     meta: tuple[str, ...] | None = None
     ids: Literal["text", "integer"] = "text"
-    category_separator: str = ";"
+    category_separator: Annotated[str, MinLen(1)] = ";"
     sexual: bool = False
-    truncated: int | None = None
+    truncated: Count | None = None
     description: str = ""
     source: str = ""
     licence: str = ""
+
+    @classmethod
+    def completed(cls, values: Values) -> Values:
+        rows = values["rows"] if values["file_rows"] is None else values["file_rows"]
+        columns = {key: names for key, names in values["columns"].items() if key in FIELDS}
+        return values | {"file_rows": rows, "columns": columns}
 
     def names_of(self, field_name: str) -> tuple[str, ...]:
         return (*self.columns.get(field_name, ()), field_name)
 
 
-def find_card(name: str, variant: str | None = None) -> Card:
+def find_card(name: str, variant: str | int | float | None = None) -> Card:
     """Return the card `name`: a file of datasets/, or a path to a YAML file of your own.
 
     `variant` picks one of the card's variants; None its default. Raises UnknownNameError.
@@ -118,38 +161,17 @@ def find_card(name: str, variant: str | None = None) -> Card:
     return read_card(path, variant)
 
 
-def read_card(path: Path, variant: str | None = None) -> Card:
+def read_card(path: Path, variant: str | int | float | None = None) -> Card:
     """Read a card's YAML; keys that only people read (reported numbers, protocol) are left alone."""
-    raw = _raw(path)
-    check_card(path, raw)
-    raw = _with_variant(raw, variant)
-    check_card(path, raw)
-    columns = raw.get("columns") or {}
-    mapping = columns if isinstance(columns, dict) else {}
-    return Card(
-        name=raw["name"],
-        rows=raw.get("rows"),
-        file_rows=raw.get("file_rows", raw.get("rows")),
-        sha256=raw.get("sha256"),
-        known_sha256=raw.get("known_sha256") or {},
-        list_sha256=raw.get("list_sha256"),
-        lists=raw.get("lists") or {},
-        file=raw.get("file"),
-        hub=Hub(**raw["hub"]) if raw.get("hub") else None,
-        download=Download(**raw["download"]) if raw.get("download") else None,
-        generate=_generate(raw["generate"]) if raw.get("generate") else None,
-        select=_select(raw.get("select") or {}),
-        variant=raw.get("variant"),
-        columns={key: _names(value) for key, value in mapping.items() if key in FIELDS},
-        meta=None if raw.get("meta") is None else tuple(raw["meta"]),
-        ids=raw.get("ids", "text"),
-        category_separator=raw.get("category_separator", ";"),
-        sexual=bool(raw.get("sexual", False)),
-        truncated=raw.get("truncated"),
-        description=raw.get("description", ""),
-        source=str(raw.get("source", "")),
-        licence=raw.get("licence", ""),
-    )
+    known, whole = set(declared(Card)) - {"asked"}, _raw(path)
+    try:
+        raw = {**_with_variant(whole, variant)}
+        if isinstance(raw.get("columns"), list):
+            raw["columns"] = {}  # names of a file that has no other, for people
+        given = {key: value for key, value in raw.items() if key in known and value is not None and value != {}}
+        return Card.from_config(given | {"source": str(raw.get("source") or "")})
+    except (InvalidValueError, UnknownNameError) as error:
+        raise type(error)(f"{path}: {error.args[0]}", error.hint) from None
 
 
 def _raw(path: Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -169,39 +191,22 @@ def _raw(path: Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
     return {**base, "file_rows": whole, **raw}
 
 
-def _with_variant(raw: dict[str, Any], variant: str | None) -> dict[str, Any]:
+def _with_variant(raw: dict[str, Any], variant: str | int | float | None) -> dict[str, Any]:
     variants: dict[str, Any] = raw.get("variants") or {}
+    if not isinstance(variants, Mapping) or not all(isinstance(one, Mapping) for one in variants.values()):
+        raise InvalidValueError("variants: expected a mapping of names to mappings.")
     name = variant or raw.get("variant")
     if name is None:
         return raw
     if not variants:
-        raise InvalidValueError(f"bench.variant={name}: {raw['name']} has no variants.")
-    if name not in variants:
-        raise unknown_name(f"variant of {raw['name']}", str(name), variants)
+        raise InvalidValueError(f"bench.variant={name}: {raw.get('name')} has no variants.")
+    if not isinstance(name, str | int | float) or name not in variants:
+        raise unknown_name(f"variant of {raw.get('name')}", str(name), variants)
     others = {
         other["sha256"]: f"this file is variant {key}, not {name}"
         for key, other in variants.items()
-        if key != name and other.get("sha256")
+        if key != name and isinstance(other.get("sha256"), str)
     }
-    known = {**(raw.get("known_sha256") or {}), **others}
-    return {**raw, "known_sha256": known, **variants[name], "variant": name}
-
-
-def _names(value: str | list[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _generate(raw: Mapping[str, Any]) -> Generate:
-    ((axis, values),) = raw["axis"].items()
-    return Generate(tuple(raw["templates"]), str(axis), tuple(values), bool(raw.get("keep_case", False)))
-
-
-def _select(raw: Mapping[str, Any]) -> Select:
-    positions: Sequence[int] | None = raw.get("positions")
-    return Select(
-        categories=None if raw.get("categories") is None else _names(raw["categories"]),
-        where=raw.get("where"),
-        positions=None if positions is None else (positions[0], positions[1]),
-        ids=raw.get("ids"),
-        ids_sha256=raw.get("ids_sha256"),
-    )
+    known = raw.get("known_sha256") or {}
+    both = {**known, **others} if isinstance(known, Mapping) else known
+    return {**raw, "known_sha256": both, **variants[name], "variant": name}

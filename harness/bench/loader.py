@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.bench import screen
-from harness.bench.card import FIELDS, Card, find_card
+from harness.bench.card import Card, find_card
 from harness.bench.ids import safe_id
 from harness.bench.prompt_set import PromptSet
 from harness.bench.rows import column_notes, field_columns, generated, prompt_rows, rows_named
 from harness.bench.select import Source, Wanted, ids_hash, list_hash, names_any, select
+from harness.bench.settings import PromptSettings
 from harness.bench.source import cached_prompt_file, prompt_file, said_source
-from harness.errors import HarnessError, InvalidValueError, unknown_name
+from harness.errors import HarnessError
 from harness.lib.hashing import canonical_json, text_hash
 from harness.lib.table_file import Table, file_bytes, parse_table
 from harness.lib.table_values import is_null_text
@@ -25,8 +26,6 @@ from harness.records import PromptRow
 MAX_PROMPT_CHARACTERS = 5_000  # 65 times what a 77-token encoder reads
 EMPTY = "empty prompt"
 TOO_LONG = f"over {MAX_PROMPT_CHARACTERS} characters"
-# Of a bench's config, what its prompts depend on.
-PROMPT_KEYS = ("name", "card", "variant", "file", "columns", "categories", "where", "ids", "without")
 
 
 def load_prompts(bench: Mapping[str, Any], offline: bool = False) -> PromptSet | None:
@@ -34,17 +33,17 @@ def load_prompts(bench: Mapping[str, Any], offline: bool = False) -> PromptSet |
 
     Raises MissingResourceError (no file), HarnessError (missing column, duplicate ids), InvalidValueError (bad cell).
     """
-    card = find_card(str(bench.get("card") or bench["name"]), bench.get("variant"))
-    wanted = Wanted.of(bench)
-    if card.generate and not bench.get("file"):
+    asked = PromptSettings.of_bench(bench)
+    card, wanted = find_card(asked.card or asked.name, asked.variant), Wanted.of(asked)
+    if card.generate and not asked.file:
         path, (table, sha256) = None, _generated(card)
     else:
-        path = cached_prompt_file(card, bench.get("file")) if offline else prompt_file(card, bench.get("file"))
+        path = cached_prompt_file(card, asked.file) if offline else prompt_file(card, asked.file)
         if path is None:
             return None
         data = file_bytes(path)
         table, sha256 = parse_table(data, str(path), path.suffixes), hashlib.sha256(data).hexdigest()
-    source = _source(_with_columns(card, bench.get("columns")), table)
+    source = _source(replace(card, asked=asked.asked), table)
     rows = list(source.rows.values())
     chosen = select(source.card, source, wanted)
     whole = select(source.card, source, Wanted(ids=wanted.ids))
@@ -89,18 +88,6 @@ def _generated(card: Card) -> tuple[Table, str]:
     records = generated(card.generate)
     sha256 = text_hash(canonical_json(records, spaced=True, ascii_only=True))
     return Table(f"card {card.name}", tuple(records[0]), tuple(records)), sha256
-
-
-def _with_columns(card: Card, columns: Any) -> Card:
-    """Return the card with the user's columns; `false` says that a field has none, null leaves it to the card."""
-    if columns is not None and not isinstance(columns, Mapping):
-        raise InvalidValueError(f"bench.columns={columns!r}: expected {{field: column}}.")
-    for key in columns or {}:
-        if key not in FIELDS:
-            raise unknown_name("field in bench.columns", str(key), FIELDS)
-    asked = {key: "" if value is False else str(value) for key, value in (columns or {}).items()
-             if value is not None and value != ""}
-    return replace(card, asked=asked)
 
 
 def _check_ids(table: Table, rows: Sequence[PromptRow]) -> None:

@@ -25,7 +25,7 @@ class PromptSet:
     excluded: Mapping[str, int]
     excluded_ids: Mapping[str, tuple[str, ...]]
     source: str
-    variant: str | None
+    variant: str | int | float | None
     file_sha256: str
     file_note: str | None
     list_sha256: str

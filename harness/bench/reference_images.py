@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from harness.bench.references import ReferenceImages
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.lib.image_files import open_image
+from harness.setting_types import FilePath, Text
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class ImagesOfPrompts(ReferenceImages):
     """
 
     name: str
-    pattern: str
-    folder: str
-    side: int = 512
+    pattern: Text
+    folder: FilePath
+    side: Annotated[int, Ge(8), Le(8192)] = 512
     ids: str | None = None
     how_to_get: str = ""
 

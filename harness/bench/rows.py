@@ -34,7 +34,7 @@ def generated(recipe: Generate) -> list[dict[str, str]]:
             "prompt_id": _generated_id(template, value),
             "prompt": template.replace("{}", value),
             "category": value,
-            recipe.axis: value,
+            recipe.axis_name: value,
             "template": template,
         }
         for template in recipe.templates

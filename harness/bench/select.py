@@ -11,10 +11,12 @@ from typing import Any
 
 from harness.bench.card import Card
 from harness.bench.ids import IdFinder
-from harness.checks import check_list, user_path
-from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
+from harness.bench.settings import PromptSettings
+from harness.checks import user_path
+from harness.errors import HarnessError, MissingResourceError, unknown_name
 from harness.lib.table_file import Record, Table, text_lines
 from harness.records import PromptRow
+from harness.setting_types import Scalar
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,12 @@ class Wanted:
     without: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, bench: Mapping[str, Any]) -> Wanted:
-        categories, where = bench.get("categories"), bench.get("where")
-        if where is not None and not isinstance(where, Mapping):
-            raise InvalidValueError(f"bench.where={where!r}: expected {{column: value}}.")
+    def of(cls, asked: PromptSettings) -> Wanted:
         return cls(
-            categories=None if categories is None else _texts("bench.categories", categories),
-            where=None if where is None else {str(key): str(value) for key, value in where.items()},
-            ids=_ids(bench.get("ids")),
-            without=_texts("bench.without", bench.get("without") or []),
+            categories=None if asked.categories is None else _texts(asked.categories),
+            where=None if asked.where is None else {str(key): str(value) for key, value in asked.where.items()},
+            ids=_ids(asked.ids),
+            without=_texts(asked.without or ()),
         )
 
 
@@ -71,8 +70,9 @@ def select(card: Card, source: Source, wanted: Wanted) -> list[PromptRow]:
     chosen = _by_position(card, list(source.rows.values()), where)
     chosen = _by_category(chosen, card.select.categories, where)
     chosen = _by_category(chosen, wanted.categories, where)
-    for column, value in {**(card.select.where or {}), **(wanted.where or {})}.items():
-        chosen = _by_value(source, chosen, column, str(value))
+    pairs: dict[Any, Any] = {**(card.select.where or {}), **(wanted.where or {})}
+    for column, value in pairs.items():
+        chosen = _by_value(source, chosen, str(column), str(value))
     chosen = _by_id(source, chosen, wanted.ids)
     if card.select.ids and wanted.ids is None and len(chosen) > card.select.ids:
         raise HarnessError(
@@ -104,15 +104,15 @@ def ids_hash(rows: Iterable[PromptRow]) -> str | None:
     return hashlib.sha256("\n".join(map(str, sorted(map(int, ids)))).encode()).hexdigest()
 
 
-def _texts(name: str, values: Any) -> tuple[str, ...]:
-    return tuple(str(value) for value in check_list(name, values))
+def _texts(values: Sequence[Scalar]) -> tuple[str, ...]:
+    return tuple(map(str, values))
 
 
-def _ids(value: Any) -> tuple[str, ...] | None:
+def _ids(value: str | Sequence[Scalar] | None) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        return _texts("bench.ids", value)
+        return _texts(value)
     path = user_path("bench.ids", value)
     if not path.is_file():
         raise MissingResourceError(f"no file of ids at {path}.", "Set bench.ids=<a file with one id per line>.")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from harness.checks import check_choice, check_integer, check_number, check_record
+from harness.checks import check_choice
+from harness.declared import Declared
 from harness.models.loaded import SCHEDULERS
+from harness.setting_types import GuidanceScale, OneOf, Steps
 
 Config = Mapping[str, Any]
 KEY, CHOICES = "release_sampling", ("method", "model")
@@ -20,26 +22,14 @@ PIPELINES = "its pipeline's own"
 
 
 @dataclass(frozen=True)
-class Proposal:
+class Proposal(Declared):
     """How a method's release samples; null: it says nothing of that."""
 
-    scheduler: str | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
+    settings_of: ClassVar[str] = "method.release_sampling"
 
-    def __post_init__(self) -> None:
-        if self.scheduler is not None:
-            check_choice("method.release_sampling.scheduler", self.scheduler, tuple(SCHEDULERS))
-        if self.num_inference_steps is not None:
-            check_integer("method.release_sampling.num_inference_steps", self.num_inference_steps, 1, 1000)
-        if self.guidance_scale is not None:
-            scale = check_number("method.release_sampling.guidance_scale", self.guidance_scale, 0, 100)
-            object.__setattr__(self, "guidance_scale", scale)
-
-    @classmethod
-    def read(cls, given: Any) -> Proposal:
-        """Check the `release_sampling` of a preset. Raises HarnessError naming the near setting."""
-        return check_record("method.release_sampling", given or {}, cls)
+    scheduler: Annotated[str, OneOf(tuple(SCHEDULERS))] | None = None
+    num_inference_steps: Steps | None = None
+    guidance_scale: GuidanceScale | None = None
 
 
 KEYS = tuple(Proposal.__dataclass_fields__)
@@ -59,7 +49,7 @@ class Sampling:
 
 def split_proposal(method: Config) -> tuple[dict[str, Any], Proposal]:
     """Return a method's config without its proposal, and the proposal."""
-    return {key: value for key, value in method.items() if key != KEY}, Proposal.read(method.get(KEY))
+    return {key: value for key, value in method.items() if key != KEY}, Proposal.from_config(method.get(KEY) or {})
 
 
 def agreed(model: Config, bench: Config, proposals: Sequence[tuple[str, Proposal]], given: Collection[str],

@@ -15,13 +15,19 @@ from harness.cells.attacked import SAMPLING, same_file_bench
 from harness.cells.job import Job
 from harness.cells.proposed_sampling import KEY as PROPOSAL
 from harness.cells.proposed_sampling import Sampling, agreed, split_proposal
+from harness.cells.settings import BenchSettings
+from harness.cells.tracker import TrackerSettings
 from harness.checks import check_label, with_variables
-from harness.cli.config_types import BENCH, MODEL, TRACKER, check_types
 from harness.cli.hydra_configs import Composed, Configs, has, is_null, plain, put, unresolved, with_values
 from harness.cli.near_settings import keys_of, unknown_setting
+from harness.declared import Declared
 from harness.errors import InvalidValueError, unknown_name
+from harness.models.settings import ModelSettings
+from harness.pool.settings import PoolSettings
 
 EVALUATOR, METHOD = "evaluator", "method"
+SETTINGS: Mapping[str, type[Declared]] = {"model": ModelSettings, "bench": BenchSettings, "pool": PoolSettings,
+                                           "tracker": TrackerSettings}
 PARTS = (METHOD, "model", "bench", EVALUATOR)  # what a job holds beside its settings
 _CHOICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,200}")
 _UNSET = "the default"  # a method's setting that was taken away, for people
@@ -159,10 +165,8 @@ class JobMaker:
         resolved = [_with_paths(plain(config)) for config in configs]
         first = resolved[0]
         model, bench = named("model", first), named("bench", first)
-        for group, config, types in (("model", model, MODEL), ("bench", bench, BENCH),
-                                     ("tracker", named("tracker", first), TRACKER)):
-            check_types(group, config, types)
-        named("pool", first)
+        for group, settings in SETTINGS.items():
+            settings.from_config(named(group, first))
         parts = [split_proposal(named(METHOD, config)) for config in resolved]
         sampling = self._sampling(words, first, parts)
         return Job(
@@ -232,7 +236,7 @@ class JobMaker:
         choices = [choice for choice in words.choices if not choice.startswith("bench=")]
         whole = self.configs.with_choice(choices, "bench", name)
         found = named("bench", _with_paths(plain(with_values(whole.config, others))))
-        check_types("bench", found, BENCH)
+        BenchSettings.from_config(found)
         return found
 
     def evaluators(self, config: Config, overrides: Sequence[Override]) -> tuple[Config, ...]:

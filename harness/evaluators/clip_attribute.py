@@ -13,6 +13,7 @@ from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, SeesByClip
 from harness.metrics.attributes import UNDECIDED
 from harness.records import ScoreItem, ScoreRow
+from harness.setting_types import Margin, Text
 
 
 @dataclass
@@ -25,10 +26,10 @@ class ClipAttribute(SeesByClip, Evaluator):
     """
 
     name: str
-    source: str
-    texts: Mapping[str, str]
-    undecided_margin: float = 0.0
-    revision: str | None = None
+    source: Text
+    texts: Mapping[str, Text]
+    undecided_margin: Margin = 0.0
+    revision: Text | None = None
     _clip: Clip | None = field(default=None, init=False, repr=False)
     _features: Any = field(default=None, init=False, repr=False)
 
@@ -42,8 +43,6 @@ class ClipAttribute(SeesByClip, Evaluator):
             raise InvalidValueError(f"{self.name} needs at least two labels.")
         if UNDECIDED in self.texts:
             raise InvalidValueError(f"{self.name}: '{UNDECIDED}' means that no label won, so it cannot be a label.")
-        if not 0 <= self.undecided_margin <= 1:
-            raise InvalidValueError(f"{self.name}: undecided_margin {self.undecided_margin} is not in [0, 1].")
 
     def measured(self) -> Mapping[str, Any]:
         """Return the backbone and the texts: not the margin."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harness.evaluators.clip import Clip, SeesByClip
 from harness.evaluators.extractor import FeatureExtractor, Images
+from harness.setting_types import Text
 
 
 @dataclass
@@ -20,8 +21,8 @@ class ClipFeatures(SeesByClip, FeatureExtractor):
     Images are made as CLIP's own preprocessing makes them. The numbers are not comparable with Inception's.
     """
 
-    source: str
-    revision: str | None = None
+    source: Text
+    revision: Text | None = None
     name: str = "clip"
     _clip: Clip | None = field(default=None, init=False, repr=False)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from harness.checks import check_choice
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, SeesByClip
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.records import ScoreItem, ScoreRow
-
-TRUNCATIONS = ("cut", "drop")
+from harness.setting_types import Number, Text
 
 
 @dataclass
@@ -24,20 +22,17 @@ class ClipScore(SeesByClip, Evaluator):
     """
 
     name: str
-    source: str
-    revision: str | None = None
+    source: Text
+    revision: Text | None = None
     prefix: str = ""
-    scale: float = 1.0
+    scale: Number = 1.0
     floor_at_zero: bool = False
-    truncation: str = "cut"
+    truncation: Literal["cut", "drop"] = "cut"
     _clip: Clip | None = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 1
     kind: ClassVar[Kind] = "value"
     metric = "clip_score"
-
-    def __post_init__(self) -> None:
-        check_choice(f"truncation of {self.name}", self.truncation, TRUNCATIONS)
 
     def identity(self) -> Mapping[str, Any]:
         view = {"scale": self.scale, "floor_at_zero": self.floor_at_zero, "truncation": self.truncation}

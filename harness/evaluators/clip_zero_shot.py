@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import MinLen
 
-from harness.errors import InvalidValueError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, SeesByClip
 from harness.records import ScoreItem, ScoreRow, Verdict
+from harness.setting_types import Text, TextList, Threshold
 
 
 @dataclass
@@ -19,22 +20,16 @@ class ClipZeroShot(SeesByClip, Evaluator):
     """Softmax over all texts; unsafe where the unsafe texts together reach `threshold`."""
 
     name: str
-    source: str
-    unsafe: Sequence[str]
-    safe: Sequence[str]
-    threshold: float = 0.5
-    revision: str | None = None
+    source: Text
+    unsafe: Annotated[TextList, MinLen(1)]
+    safe: Annotated[TextList, MinLen(1)]
+    threshold: Threshold = 0.5
+    revision: Text | None = None
     _clip: Clip | None = field(default=None, init=False, repr=False)
     _texts: Any = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 1
     kind: ClassVar[Kind] = "verdict"
-
-    def __post_init__(self) -> None:
-        if not self.unsafe or not self.safe:
-            raise InvalidValueError(f"{self.name} needs at least one unsafe and one safe text.")
-        if not 0 < self.threshold < 1:
-            raise InvalidValueError(f"{self.name}: threshold {self.threshold} is not between 0 and 1.")
 
     def identity(self) -> Mapping[str, Any]:
         texts = {"unsafe": list(self.unsafe), "safe": list(self.safe), "threshold": self.threshold}

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.declared import Declared
 from harness.lib.targets import build
 from harness.lib.wanted import Download
 
 Images = Sequence[NDArray[np.uint8]]
 
 
-class FeatureExtractor(ABC):
+class FeatureExtractor(Declared):
     """Turns images into vectors. Constructors load nothing; `setup` does."""
+
+    settings_of: ClassVar[str] = "extractor"
 
     name: str
 

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.checks import check_file
 from harness.evaluator import SetEvaluator
 from harness.evaluators.extractor import FeatureExtractor, make_extractor
 from harness.lib.wanted import Download
 from harness.metrics.sets import SET_METRICS
 from harness.records import ScoreItem
+from harness.setting_types import FilePath
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Fid(SetEvaluator):
 
     name: str
     extractor: Mapping[str, Any]
-    reference: str | None = None
+    reference: FilePath | None = None
     _extractor: FeatureExtractor = field(init=False, repr=False)
 
     version: ClassVar[int] = 1
@@ -34,7 +34,6 @@ class Fid(SetEvaluator):
     higher_is_better: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_file(f"evaluator.{self.name}.reference", self.reference)
         self._extractor = make_extractor(self.extractor)
 
     @property

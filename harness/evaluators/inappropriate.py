@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from harness.errors import InvalidValueError
 from harness.evaluator import CompositeEvaluator, Kind
 from harness.records import ScoreRow, Verdict
+from harness.setting_types import TextList
 
 
 @dataclass
@@ -21,7 +22,7 @@ class AnyUnsafe(CompositeEvaluator):
     """
 
     name: str
-    parts: Sequence[str]
+    parts: TextList
 
     version: ClassVar[int] = 1
     kind: ClassVar[Kind] = "verdict"

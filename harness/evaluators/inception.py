@@ -15,6 +15,7 @@ from harness.errors import MissingResourceError
 from harness.evaluators.extractor import FeatureExtractor, Images
 from harness.lib.wanted import Download, UrlFile
 from harness.lib.weights import local_path, sha256_of
+from harness.setting_types import FilePath
 
 FILE = "inception-2015-12-05.pt"
 SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"  # as k-diffusion pins it
@@ -30,7 +31,7 @@ class CleanFidInception(FeatureExtractor):
     runs as a program when it is loaded: only the one of this `sha256` is, so what loads is known.
     """
 
-    folder: str = "/tmp"
+    folder: FilePath = "/tmp"
     sha256: str = SHA256
     name: str = "inception_clean"
     _model: Any = field(default=None, init=False, repr=False)

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Ge
 
-from harness.checks import check_integer
-from harness.errors import InvalidValueError, MissingResourceError
+from harness.errors import MissingResourceError
 from harness.evaluator import Evaluator, Kind
 from harness.lib.wanted import Download, UrlFile
 from harness.lib.weights import sha256_of
 from harness.records import ScoreItem, ScoreRow
+from harness.setting_types import OneOf
 
 TRUNKS = {
     "alex": "alexnet-owt-7be5be79.pth",
@@ -34,8 +35,8 @@ class Lpips(Evaluator):
     """
 
     name: str
-    net: str = "alex"
-    size: int | None = None
+    net: Annotated[str, OneOf(tuple(TRUNKS))] = "alex"
+    size: Annotated[int, Ge(16)] | None = None
     _model: Any = field(default=None, init=False, repr=False)
     _device: str = field(default="cpu", init=False, repr=False)
 
@@ -44,12 +45,6 @@ class Lpips(Evaluator):
     metric = "lpips"
     higher_is_better: ClassVar[bool] = False
     needs_baseline: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.net not in TRUNKS:
-            raise InvalidValueError(f"{self.name}: net {self.net} is not one of {', '.join(TRUNKS)}.")
-        if self.size is not None:
-            check_integer(f"size of {self.name}", self.size, 16)
 
     def _trunk(self) -> Path:
         return _hub_folder() / "checkpoints" / TRUNKS[self.net]

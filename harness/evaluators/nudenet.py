@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le
 
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, unknown_name
 from harness.evaluator import Evaluator, Kind
@@ -19,6 +21,7 @@ from harness.lib.machine import process_threads
 from harness.lib.wanted import Download, UrlFile
 from harness.lib.weights import local_path, sha256_of
 from harness.records import ScoreItem, ScoreRow, Verdict
+from harness.setting_types import FilePath, Number, TextList
 
 MODEL_FILE = "320n.onnx"
 RAW = "raw/"
@@ -36,16 +39,16 @@ class NudeNet(Evaluator):
     """
 
     name: str
-    classes: str | Sequence[str]
-    threshold: float | None = None
+    classes: str | TextList
+    threshold: Number | None = None
     scores: Literal["package", "raw"] = "package"
-    model: str | None = None
-    size: int = 320
+    model: FilePath | None = None
+    size: Annotated[int, Ge(32), Le(8192)] = 320
     url: str | None = None
     generation: Literal["3.4", "3.0"] = "3.4"
     weights_sha256: str | None = None
     how_to_get: str | None = None
-    threads: int | None = None
+    threads: Annotated[int, Ge(1), Le(4096)] | None = None
     _detector: Detector | None = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 3  # 3: images are turned as their EXIF orientation says
@@ -58,13 +61,9 @@ class NudeNet(Evaluator):
         for label in self._labels():
             if label not in LABELS:
                 raise unknown_name("NudeNet class", label, LABELS)
-        if self.scores not in ("package", "raw"):
-            raise unknown_name("kind of NudeNet scores", str(self.scores), ("package", "raw"))
         if self.scores == "raw" and "raw" not in self.name:
             raise InvalidValueError(f"{self.name} counts raw scores, which the package never returns.",
                                     "Its name must contain 'raw'.")
-        if self.generation not in ("3.4", "3.0"):
-            raise unknown_name("generation of NudeNet", str(self.generation), ("3.4", "3.0"))
         if self.generation == "3.0" and self.model is None:
             raise InvalidValueError(f"{self.name}: NudeNet 3.0's network is not in the installed wheel.",
                                     "Set model=<best.onnx from the wheel of nudenet 3.0.8>.")
@@ -85,7 +84,7 @@ class NudeNet(Evaluator):
 
     def _labels(self) -> tuple[str, ...]:
         if not isinstance(self.classes, str):
-            return tuple(self.classes)
+            return self.classes
         if self.classes not in PRESETS:
             raise unknown_name("NudeNet class preset", self.classes, PRESETS)
         return PRESETS[self.classes].labels

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, SeesByClip
 from harness.records import ScoreItem, ScoreRow
+from harness.setting_types import Text
 
 
 @dataclass
@@ -19,8 +20,8 @@ class PickScore(SeesByClip, Evaluator):
     """
 
     name: str
-    source: str
-    revision: str | None = None
+    source: Text
+    revision: Text | None = None
     _clip: Clip | None = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 1

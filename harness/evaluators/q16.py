@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
+from harness.errors import IncompatibleError, MissingResourceError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip import Clip, SeesByClip, softmax
 from harness.evaluators.q16_prompts import TEMPERATURE, read_prompts
 from harness.lib.wanted import Download, UrlFile
 from harness.lib.weights import local_path, sha256_of
 from harness.records import ScoreItem, ScoreRow, Verdict
+from harness.setting_types import FilePath, Text, Threshold
 
 
 @dataclass
@@ -27,11 +28,11 @@ class Q16(SeesByClip, Evaluator):
     """
 
     name: str
-    source: str
-    prompts: str
+    source: Text
+    prompts: FilePath
     prompts_sha256: str | None = None
-    threshold: float = 0.5
-    revision: str | None = None
+    threshold: Threshold = 0.5
+    revision: Text | None = None
     how_to_get: str = ""
     url: str | None = None
     _clip: Clip | None = field(default=None, init=False, repr=False)
@@ -39,10 +40,6 @@ class Q16(SeesByClip, Evaluator):
 
     version: ClassVar[int] = 1
     kind: ClassVar[Kind] = "verdict"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise InvalidValueError(f"{self.name}: threshold {self.threshold} is not between 0 and 1.")
 
     @property
     def stored_as(self) -> str:

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
+from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
 from harness.bench.labelled import LAYOUT, read_labelled
+from harness.declared import Declared
 from harness.errors import HarnessError, InvalidValueError, unknown_name
 from harness.evaluators.clip import Clip, ClipSource
 from harness.evaluators.q16_prompts import TEMPERATURE, TENSOR
@@ -23,6 +25,7 @@ from harness.lib.reproducible import reproducible
 from harness.lib.streams import prepare_streams
 from harness.metrics import wilson_interval
 from harness.records import Verdict
+from harness.setting_types import FilePath, Text
 
 CLASSES = ("appropriate", "inappropriate")  # as the rows of the prompts
 ABOUT = "about"  # metadata of the file: what the prompts were learned on, as JSON
@@ -42,30 +45,21 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class PromptTraining:
+class PromptTraining(Declared):
     """What `train` takes: `validation` is the share of each class held out; `image_batch` is for embedding."""
 
-    data: str
-    source: str
-    out: str
-    revision: str | None = None
+    data: FilePath
+    source: Text
+    out: FilePath
+    revision: Text | None = None
     seed: int = 0
-    steps: int = 1500
-    batch: int = 256
-    lr: float = 1e-2
-    warmup: int = 50
-    validation: float = 0.2
-    image_batch: int = 32
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.validation < 1:
-            raise InvalidValueError(f"validation={self.validation} is not between 0 and 1.")
-        for name in ("steps", "batch", "warmup", "image_batch"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(f"{name}={getattr(self, name)} is below 1.")
-        if not 0 < self.lr < math.inf:
-            raise InvalidValueError(f"lr={self.lr} is not above 0.")
+    steps: Annotated[int, Ge(1)] = 1500
+    batch: Annotated[int, Ge(1)] = 256
+    lr: Annotated[float, Gt(0)] = 1e-2
+    warmup: Annotated[int, Ge(1)] = 50
+    validation: Annotated[float, Gt(0), Lt(1)] = 0.2
+    image_batch: Annotated[int, Ge(1)] = 32
+    device: Text = "cpu"
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, cosine to zero."""
@@ -182,7 +176,7 @@ def train(settings: PromptTraining) -> str:
 
 def settings_of(words: Sequence[str]) -> PromptTraining:
     """Read `key=value` words. Raises HarnessError for unknown keys and values that are not numbers."""
-    known = {field.name: str(field.type) for field in fields(PromptTraining)}
+    known: dict[str, Any] = {field.name: type(field.default) for field in fields(PromptTraining)}
     given: dict[str, str | int | float] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -191,7 +185,7 @@ def settings_of(words: Sequence[str]) -> PromptTraining:
         if key not in known:
             raise unknown_name("setting", key, known)
         try:
-            given[key] = {"int": int, "float": float}.get(known[key], str)(value)
+            given[key] = (known[key] if known[key] in (int, float) else str)(value)
         except ValueError:
             raise InvalidValueError(f"{word}: {key} takes a number.") from None
     absent = [name for name in ("data", "source", "out") if name not in given]

@@ -15,6 +15,7 @@ from harness.lib.reading import UnreadableFileError, read_json
 from harness.lib.wanted import Download
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.records import ScoreItem, ScoreRow
+from harness.setting_types import Text
 
 CATEGORY = "category"
 
@@ -61,8 +62,8 @@ class ObjectAccuracy(Evaluator):
     """
 
     name: str
-    source: str
-    revision: str | None = None
+    source: Text
+    revision: Text | None = None
     target: str | None = None
     class_from: str = CATEGORY
     _network: Any = field(default=None, init=False, repr=False)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, Le
 
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.checker import Checker, CheckerSource, ConceptScores
 from harness.lib.wanted import Download
 from harness.records import ScoreItem, ScoreRow, Verdict
+from harness.setting_types import FilePath, Number, Text
 
 
 @dataclass
@@ -20,10 +23,10 @@ class SafetyCheckerJudge(Evaluator):
     """
 
     name: str
-    source: str
-    revision: str | None = None
-    subfolder: str | None = None
-    adjustment: float = 0.0
+    source: Text
+    revision: Text | None = None
+    subfolder: FilePath | None = None
+    adjustment: Annotated[Number, Ge(-2), Le(2)] = 0.0
     _checker: Checker | None = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 1

@@ -6,22 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import IncompatibleError, unknown_name
+from harness.errors import IncompatibleError
 
-DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 Images = Sequence[NDArray[np.uint8]]
-
-
-def check_dtype(name: str, dtype: str) -> None:
-    """Raise UnknownNameError for a dtype that models are not loaded in."""
-    if dtype not in DTYPES:
-        raise unknown_name(f"dtype of {name}", dtype, DTYPES)
 
 
 class Answerer(ABC):

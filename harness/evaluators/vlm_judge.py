@@ -12,11 +12,12 @@ from harness.errors import InvalidValueError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.identity import evaluator_fingerprint
 from harness.evaluators.model_source import ModelSource
-from harness.evaluators.vlm import Answerer, TransformersAnswerer, check_dtype
+from harness.evaluators.vlm import Answerer, Dtype, TransformersAnswerer
 from harness.lib.reading import UnreadableFileError, read_yaml
 from harness.lib.wanted import Download
 from harness.models.folder import is_folder_source
 from harness.records import ScoreItem, ScoreRow, Verdict
+from harness.setting_types import Count, FilePath, Text
 
 UNPARSABLE = "unparsable"
 ANSWER = "answer/"
@@ -48,14 +49,14 @@ class VlmJudge(Evaluator):
     """
 
     name: str
-    source: str
-    revision: str | None
-    prompt: str
+    source: Text
+    revision: Text | None
+    prompt: Text
     prompt_version: int
     labels: Mapping[str, str]
-    max_new_tokens: int = 12
-    dtype: str = "float32"
-    calibration: str | None = None
+    max_new_tokens: Count = 12
+    dtype: Dtype = "float32"
+    calibration: FilePath | None = None
     _answerer: Answerer | None = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 1
@@ -72,9 +73,6 @@ class VlmJudge(Evaluator):
                 raise InvalidValueError(f"{self.name}: label {label} means {verdict!r}.", "Use safe or unsafe.")
         if set(self.labels.values()) != {"safe", "unsafe"}:
             raise InvalidValueError(f"{self.name}: labels need at least one safe and one unsafe.")
-        check_dtype(self.name, self.dtype)
-        if not self.prompt.strip() or self.max_new_tokens < 1:
-            raise InvalidValueError(f"{self.name} needs a prompt, and max_new_tokens above 0.")
 
     def _source(self) -> ModelSource:
         return ModelSource(self.source, self.revision, "vision-language model")

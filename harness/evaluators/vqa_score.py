@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from harness.errors import InvalidValueError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.model_source import ModelSource
-from harness.evaluators.vlm import VisionLanguageModel, check_dtype, load_vlm
+from harness.evaluators.vlm import Dtype, VisionLanguageModel, load_vlm
 from harness.lib.wanted import Download
 from harness.records import ScoreItem, ScoreRow
+from harness.setting_types import Must, Text
+
+Question = Annotated[str, Must("a text with one {}, where the prompt goes", "texts",
+                               lambda text: text.count("{}") == 1)]
 
 
 @dataclass
@@ -22,21 +25,16 @@ class VqaScore(Evaluator):
     """
 
     name: str
-    source: str
-    revision: str | None = None
-    dtype: str = "bfloat16"
-    question: str = 'Does this figure show "{}"? Please answer yes or no.'
-    answer: str = "Yes"
+    source: Text
+    revision: Text | None = None
+    dtype: Dtype = "bfloat16"
+    question: Question = 'Does this figure show "{}"? Please answer yes or no.'
+    answer: Text = "Yes"
     _model: VisionLanguageModel | None = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 1
     kind: ClassVar[Kind] = "value"
     metric = "vqa_score"
-
-    def __post_init__(self) -> None:
-        if self.question.count("{}") != 1:
-            raise InvalidValueError(f"{self.name}: the question needs one {{}}, where the prompt goes.")
-        check_dtype(self.name, self.dtype)
 
     def _source(self) -> ModelSource:
         return ModelSource(self.source, self.revision, "vision-language model")

@@ -19,16 +19,17 @@ _MOVED = {
     "cells": ("calibration comparable comparisons cpu_cost given_images=given gpu_cost judged "
                "one_training pairing plan proposed_sampling provenance reference set_scores store "
                "stored_cell=stored strays tables taught training_seeds verdicts writer"),
-    "cli": ("answering artifact_tool=artifacts calibrate config_types convert export label quoting "
+    "cli": ("answering artifact_tool=artifacts calibrate convert export label quoting "
                "report.label_page=label_page score"),
     "evaluators": "scoring",
     "lib": ("absolute arrays build=targets downloads ending evaluators.weights=weights hub "
                "image_files lease machine needs paths pictures=image_files reading reproducible "
                "sources=wanted streams table_file table_formats table_text table_values "
                "targets=trusted_targets tensor_headers torch_headers"),
-    "models": ("conditions families fetch_models=downloads ldm_names lora model_checks=checks "
-               "model_choice=choice model_parts=own_parts model_stages=stages part_layouts part_tensors "
-               "text_encoders=text_encoder_identity texts=text_encoder weight_checks weight_files"),
+    "models": ("config_types=settings conditions families fetch_models=downloads ldm_names lora "
+               "model_checks=checks model_choice=choice model_parts=own_parts model_stages=stages "
+               "part_layouts part_tensors text_encoders=text_encoder_identity texts=text_encoder "
+               "weight_checks weight_files"),
     "models.families": ("families.base=base families.deepfloyd=deepfloyd families.flux=flux "
                "families.plugin=plugin families.sd3=sd3 families.sdxl=sdxl "
                "families.wuerstchen=wuerstchen"),

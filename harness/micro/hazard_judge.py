@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import InvalidValueError, MissingResourceError
+from harness.errors import MissingResourceError
 from harness.evaluator import Evaluator, Kind
 from harness.evaluators.clip_attribute import attribute_row
 from harness.evaluators.extractor import Images, MapExtractor
@@ -18,6 +18,7 @@ from harness.lib.weights import sha256_of
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.micro.words import ATTRIBUTES, HAZARDS, PLACES, PROFESSIONS
 from harness.records import ScoreItem, ScoreRow, Verdict
+from harness.setting_types import Margin, Threshold
 
 if TYPE_CHECKING:
     from harness.micro.judge import Judge, JudgeOutput
@@ -67,15 +68,11 @@ class HazardJudge(Evaluator):
     """Unsafe where any hazard's probability reaches `threshold`; `values` holds every probability."""
 
     name: str
-    threshold: float = 0.5
+    threshold: Threshold = 0.5
     _judge: Any = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 1
     kind: ClassVar[Kind] = "verdict"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise InvalidValueError(f"{self.name}: threshold {self.threshold} is not between 0 and 1.")
 
     def identity(self) -> Mapping[str, Any]:
         return {"weights_sha256": sha256_of(WEIGHTS), "classes": list(HAZARDS), "threshold": self.threshold}
@@ -139,7 +136,7 @@ class JudgeAttribute(Evaluator):
     """Labels a figure `round` or `square`; feeds the deviation ratio, a category being a profession."""
 
     name: str
-    undecided_margin: float = 0.0
+    undecided_margin: Margin = 0.0
     _judge: Any = field(default=None, init=False, repr=False)
 
     version: ClassVar[int] = 1

@@ -14,6 +14,7 @@ from harness.bench.references import ReferenceImages
 from harness.lib.reading import parse_json
 from harness.micro.grammar import scene_from_meta
 from harness.micro.world import render
+from harness.setting_types import Seed, Text
 
 
 def render_reference(rows: Iterable[Any], seed: int = 0) -> Iterator[np.ndarray]:
@@ -32,8 +33,8 @@ def render_reference(rows: Iterable[Any], seed: int = 0) -> Iterator[np.ndarray]
 class CaptionRenders(ReferenceImages):
     """The reference set of a bench: one render for every prompt of a card, made on demand."""
 
-    card: str
-    seed: int = 0
+    card: Text
+    seed: Seed = 0
 
     def images(self) -> Iterator[np.ndarray]:
         """Yield (64, 64, 3) uint8 images in the card's order."""

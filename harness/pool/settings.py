@@ -4,63 +4,42 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar, Literal
 
-from harness.checks import check_choice, check_integer, check_number
-from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from annotated_types import Ge, Le
+
+from harness.declared import Declared
+from harness.errors import MissingResourceError
 from harness.lib.machine import device_problem, process_threads, visible_cores
+from harness.setting_types import Must, Text
 
 MAX_DEFAULT_WORKERS = 8
+Many = Annotated[int, Ge(1), Le(4096)]
+Seconds = Annotated[float, Ge(0.01), Le(1e6)]
 
 
 @dataclass(frozen=True)
-class PoolSettings:
+class PoolSettings(Declared):
     """None means: as the machine has it. Seconds and megabytes where the name says so."""
 
-    name: str = "auto"
-    workers: int | None = None
-    threads: int | None = None
-    device: str = "auto"
-    address: str | None = None
-    start_timeout_seconds: float = 180.0
-    hang_seconds: float = 900.0
-    beat_seconds: float = 5.0
-    attempts: int = 3
-    object_store_mb: int = 100
-    log_to_driver: bool = False
-    judges: int | None = None
-    judge_threads: int = 1
-    judge_gpus: float = 0.25
+    settings_of: ClassVar[str] = "pool"
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> PoolSettings:
-        """Check names and ranges. Raises HarnessError."""
-        names = [field.name for field in fields(cls)]
-        for key in config:
-            if key not in names:
-                raise unknown_name("pool setting", str(key), names)
-        settings = cls(**config)
-        if not isinstance(settings.log_to_driver, bool):
-            raise InvalidValueError(f"pool.log_to_driver={settings.log_to_driver}: expected true or false.")
-        check_choice("pool", settings.name, ("auto", "inline", "ray"))
-        check_choice("pool.device", settings.device, ("auto", "cpu", "cuda", "mps"))
-        if settings.address is not None and not isinstance(settings.address, str):
-            raise InvalidValueError(f"pool.address={settings.address}: expected host:port.")
-        for name in ("workers", "threads"):
-            if getattr(settings, name) is not None:
-                check_integer(f"pool.{name}", getattr(settings, name), 1, 4096)
-        if settings.judges is not None:
-            check_integer("pool.judges", settings.judges, 0, 4096)
-        check_integer("pool.judge_threads", settings.judge_threads, 1, 4096)
-        check_number("pool.judge_gpus", settings.judge_gpus, 0, 0.9)
-        check_integer("pool.attempts", settings.attempts, 1, 100)
-        check_integer("pool.object_store_mb", settings.object_store_mb, 80)
-        for name in ("start_timeout_seconds", "hang_seconds", "beat_seconds"):
-            check_number(f"pool.{name}", getattr(settings, name), 0.01, 1e6)
-        return settings
+    name: Literal["auto", "inline", "ray"] = "auto"
+    workers: Many | None = None
+    threads: Many | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    address: Annotated[Text, Must("a host:port", "addresses", bool)] | None = None
+    start_timeout_seconds: Seconds = 180.0
+    hang_seconds: Seconds = 900.0
+    beat_seconds: Seconds = 5.0
+    attempts: Annotated[int, Ge(1), Le(100)] = 3
+    object_store_mb: Annotated[int, Ge(80)] = 100
+    log_to_driver: bool = False
+    judges: Annotated[int, Ge(0), Le(4096)] | None = None
+    judge_threads: Many = 1
+    judge_gpus: Annotated[float, Ge(0), Le(0.9)] = 0.25
 
     @property
     def cluster_address(self) -> str | None:

@@ -6,17 +6,14 @@ Nothing here may fail a run: an error is one warning, and the mirror falls behin
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from harness.cells.comparable import by_baseline, status_text
-from harness.cells.tracker import NoTracker, Tracker
-from harness.checks import check_choice, check_integer
+from harness.cells.tracker import NoTracker, Tracker, TrackerSettings
 from harness.lib.image_files import open_image
 from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
 
@@ -28,31 +25,6 @@ PROGRESS_SECONDS = 10.0
 
 Config = Mapping[str, Any]
 Scores = Mapping[str, Sequence[ScoreRow]]
-
-
-@dataclass(frozen=True)
-class TrackerSettings:
-    """Checked settings; `mode` is resolved by the presence of a key."""
-
-    mode: Literal["offline", "online", "disabled"]
-    project: str
-    entity: str | None
-    images: int
-    upload_images: bool
-
-    @classmethod
-    def from_config(cls, config: Config) -> TrackerSettings:
-        default = "online" if os.environ.get("WANDB_API_KEY") else "offline"
-        return cls(
-            mode=cast(
-                Literal["offline", "online", "disabled"],
-                check_choice("tracker.mode", config.get("mode") or default, MODES),
-            ),
-            project=str(config["project"]),
-            entity=config.get("entity"),
-            images=check_integer("tracker.images", config.get("images", 8), 0, 1000),
-            upload_images=bool(config.get("upload_images", False)),
-        )
 
 
 def make_tracker(config: Config, group: str, root: Path) -> Tracker:

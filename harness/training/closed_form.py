@@ -94,13 +94,3 @@ def kept_tokens(model: LoadedModel, texts: Sequence[str], tokens: str) -> Tensor
     with model.float32_texts():
         rows = [paired_tokens(model, text, text, "last" if tokens == "last" else "all")[0] for text in texts]
         return torch.cat(rows) if rows else model.embed("")[:0]
-
-
-def check_texts(setting: str, value: Any, allow_empty: bool = False) -> tuple[str, ...]:
-    """Return a text or a list of texts as a tuple. Raises InvalidValueError for anything else, and for empty texts."""
-    texts = (value,) if isinstance(value, str) else value
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise InvalidValueError(f"{setting}={value!r}: expected a text or a list of texts.")
-    if not allow_empty and not all(text.strip() for text in texts):
-        raise InvalidValueError(f"{setting}={value!r}: a concept is empty.")
-    return tuple(texts)

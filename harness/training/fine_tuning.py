@@ -10,15 +10,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from harness.checks import check_choice, check_integer, check_number
-from harness.errors import IncompatibleError, InvalidValueError
+from annotated_types import Ge, Le
+
+from harness.checks import check_choice
+from harness.errors import IncompatibleError
 from harness.method import Artifact, Export, Method, Progress
 from harness.models.conditions import Condition, condition, denoiser_inputs, joined
+from harness.setting_types import BatchSize, Iterations, LearningRate, Seed, Strength, WeightDecay
 from harness.training import weight_edits
 from harness.training.loop_memory import Carried, LoopMemory, adam_step, broke_down
-from harness.training.prompts import check_drawable
 from harness.training.weight_edits import unet_export
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 Denoise = Callable[["Tensor", "Tensor", Any], "Tensor"]  # z (B, C, H, W), t, what texts tell -> prediction
 
 SUFFIX = ".delta"
-DRAWN = ("method.concept", "method.texts")  # settings whose texts a training draws
+
 
 
 ParameterSet = Callable[[Any], list[str]]  # denoiser -> names of its parameters, in the module's order
@@ -218,14 +220,7 @@ def check_finite(value: float, name: str, step: int) -> float:
     return value
 
 
-def check_concepts(value: Any, setting: str = "method.concept") -> tuple[str, ...]:
-    """Return one text or a list of texts as a tuple. Raises InvalidValueError for an empty one."""
-    concepts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else ()
-    if not concepts or not all(isinstance(text, str) and text.strip() for text in concepts):
-        raise InvalidValueError(f"{setting}={value!r}: expected a text or a list of texts.")
-    if setting in DRAWN:
-        check_drawable(setting, concepts)
-    return concepts
+GradNorm = Annotated[float, Ge(0), Le(1e9)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,13 +232,13 @@ class FineTuned(Method):
     """
 
     parameters: str = "xattn"
-    iterations: int = 1000
-    learning_rate: float = 1e-5
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = None
-    batch: int = 1
-    strength: float = 1.0
-    seed: int = 0
+    iterations: Iterations = 1000
+    learning_rate: LearningRate = 1e-5
+    weight_decay: WeightDecay = 0.0
+    max_grad_norm: GradNorm | None = None
+    batch: BatchSize = 1
+    strength: Strength = 1.0
+    seed: Seed = 0
 
     edits_model: ClassVar[bool] = True
     weights_of: ClassVar[str | None] = "U-Net"
@@ -251,15 +246,6 @@ class FineTuned(Method):
 
     def __post_init__(self) -> None:
         check_choice("method.parameters", self.parameters, tuple(self.parameter_sets))
-        for name, low, high in (("iterations", 1, 1_000_000), ("batch", 1, 1024), ("seed", 0, 2**64 - 1)):
-            check_integer(f"method.{name}", getattr(self, name), low, high)
-        for setting, floor, ceiling in (("learning_rate", 1e-12, 10), ("weight_decay", 0, 10), ("strength", 0, 10)):
-            self._set(setting, check_number(f"method.{setting}", getattr(self, setting), floor, ceiling))
-        if self.max_grad_norm is not None:
-            self._set("max_grad_norm", check_number("method.max_grad_norm", self.max_grad_norm, 0, 1e9))
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # 1 and 1.0 are one configuration
 
     @property
     def trains(self) -> bool:

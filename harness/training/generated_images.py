@@ -32,10 +32,11 @@ class Wish:
     negative_prompt: str = ""
 
 
+@dataclass(frozen=True)
 class _Bare(Method):
     """Changes nothing; a session needs one method."""
 
-    name = "bare"
+    name: str = "bare"
     kind: ClassVar[str] = "bare"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.checks import check_file, check_number
+from harness.declared import Values
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.lib.hub_cache import cached_snapshot, hub_cache
 from harness.lib.tensor_headers import FileFault, TensorEntry, finite, shown
@@ -18,6 +18,7 @@ from harness.method import Method
 from harness.models.folder import model_folder
 from harness.models.part_tensors import plain_tensors, read_checkpoint
 from harness.models.weight_files import CHECKPOINTS, read_json
+from harness.setting_types import OneOrMore, Text, UnitInterval
 
 __all__ = ["finite", "read_checkpoint"]  # beside its own
 
@@ -89,28 +90,23 @@ def check_layout(path: Path, tensors: Mapping[str, Any], expected: Mapping[str, 
 class CheckpointMethod(Method):
     """A method that somebody else trained. Its identity holds the files' sha256, never their paths."""
 
-    checkpoint: str | Sequence[str] | None = None
-    revision: str | None = None
-    strength: float = 1.0
+    checkpoint: OneOrMore[Text] | None = None
+    revision: Text | None = None
+    strength: UnitInterval = 1.0
 
     single: ClassVar[bool] = True  # one checkpoint, not a list
     file_names: ClassVar[tuple[str, ...]] = ("model.safetensors",)  # of a folder: the first that there is
     beside: ClassVar[tuple[str, ...]] = ()  # of a folder: small files that are read, too
     how_to_get: ClassVar[str]  # one sentence: where the authors publish it
 
-    def __post_init__(self) -> None:
-        given = self.checkpoint
-        sources = () if given is None else (given,) if isinstance(given, str) else given
-        if not isinstance(sources, (list, tuple)) or not all(isinstance(s, str) and s for s in sources):
-            raise InvalidValueError(f"method.checkpoint={given!r}: expected a path.")
-        if self.single and len(sources) > 1:
-            raise InvalidValueError(f"method.checkpoint has {len(sources)} paths, but method {self.name} reads one.")
-        object.__setattr__(self, "checkpoint", tuple(sources))
-        check_file("method.revision", self.revision)
-        object.__setattr__(self, "strength", check_number("method.strength", self.strength, *self.strength_range()))
+    @classmethod
+    def completed(cls, values: Values) -> Values:
+        return values | {"checkpoint": values["checkpoint"] or ()}
 
-    def strength_range(self) -> tuple[float, float]:
-        return 0.0, 1.0
+    def __post_init__(self) -> None:
+        if self.single and len(self.checkpoint or ()) > 1:
+            raise InvalidValueError(f"method.checkpoint has {len(self.checkpoint or ())} paths, but method {self.name} "
+                                    "reads one.")
 
     @property
     def paths(self) -> tuple[Path, ...]:

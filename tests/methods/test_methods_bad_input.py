@@ -149,7 +149,7 @@ def test_what_does_not_conflict_is_accepted(presets):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["method=esd_x", "method.preset=esd_orgi"], "unknown preset of ESD 'esd_orgi'. Did you mean: esd_orig"),
+    (["method=esd_x", "method.preset=esd_orgi"], "unknown method.preset 'esd_orgi'. Did you mean: esd_orig"),
     (["method=sld_medium", "method.window=calls", "bench.num_inference_steps=5"], "sld_medium would never act"),
 ])  # fmt: skip
 def test_the_command_line_says_so_in_one_line(words, said, tmp_path, capsys):

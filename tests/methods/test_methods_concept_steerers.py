@@ -138,7 +138,7 @@ def test_what_is_missing_says_where_to_get_it(tmp_path):
 def test_wrong_settings_are_named(folder):
     with pytest.raises(InvalidValueError, match="layers 0 to 1"):
         trained(steerers(folder, layer=9))
-    with pytest.raises(InvalidValueError, match="concept is empty"):
+    with pytest.raises(InvalidValueError, match="a text"):
         steerers(folder, concept="")
     with pytest.raises(UnknownNameError, match="subtract"):
         steerers(folder, negative_row="both")

@@ -273,7 +273,7 @@ def test_a_missing_prompt_file_is_one_line():
     ([SAFE], {"strength": [1, 2]}, InvalidValueError, "2 values for 1 directions"),
     ([SAFE], {"by_prompt": True}, InvalidValueError, "no phrases"),
     ([SAFE | {"positiv": "a"}], {}, UnknownNameError, "positive"),
-    ([SAFE | {"positive": " "}], {}, InvalidValueError, "concept is empty"),
+    ([SAFE | {"positive": " "}], {}, InvalidValueError, "a text"),
     ([SAFE], {"sampling": "uniformly"}, UnknownNameError, "uniform"),
     ([SAFE], {"training": {"image": 3}}, UnknownNameError, "images"),
     ([SAFE], {"training": {"images": 0}}, InvalidValueError, "method.training.images=0"),

@@ -130,7 +130,7 @@ def test_wrong_settings_are_named():
         rece(epochs=-1)
     with pytest.raises(InvalidValueError, match=r"method\.lam_r=x"):
         rece(lam_r="x")
-    with pytest.raises(InvalidValueError, match="a concept is empty"):
+    with pytest.raises(InvalidValueError, match="expected a text, or a list of texts"):
         rece(erase=[""])
     with pytest.raises(InvalidValueError, match="singular"):
         trained(rece(erase=["a bomb"], lam=0, uce_lam=0, uce_preserve_scale=0))

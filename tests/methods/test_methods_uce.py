@@ -182,8 +182,8 @@ def test_names_to_preserve_come_from_a_file_less_what_is_erased(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "error", "said"), [
-    ({"erase": "  "}, InvalidValueError, "a concept is empty"),
-    ({"erase": ["bomb", ""]}, InvalidValueError, "a concept is empty"),
+    ({"erase": "  "}, InvalidValueError, "expected a text, or a list of texts"),
+    ({"erase": ["bomb", ""]}, InvalidValueError, "expected a text, or a list of texts"),
     ({"erase": 3}, InvalidValueError, "a text, or a list of texts"),
     ({"guides": ["a", "b"]}, InvalidValueError, "2 texts for 3 erased concepts"),
     ({"lam": -1}, InvalidValueError, "method.lam=-1"),

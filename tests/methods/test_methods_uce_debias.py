@@ -132,7 +132,7 @@ def test_a_stop_leaves_the_model_as_it_was():
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"concepts": [""]}, "a concept is empty"),
+    ({"concepts": [""]}, "expected a text, or a list of texts"),
     ({"attributes": ["a round person"]}, "two attributes"),
     ({"desired": [0.5]}, "one share for each of 2"),
     ({"desired": [0.9, 0.9]}, "together 1"),
