@@ -9,11 +9,9 @@ from typing import Any
 
 from harness.cells.cell import Cell
 from harness.cells.comparable import Entry, by_baseline, mapping, named
-from harness.cells.judged import Rows, combined, judged
+from harness.cells.judged import scores_of
 from harness.cells.scored import Scored
-from harness.cells.store import CellStore
-from harness.evaluator import CompositeEvaluator, Evaluator
-from harness.metrics.summary import CellMetrics, EvaluatorScores, summarise_cell
+from harness.metrics.summary import CellMetrics, summarise_cell
 
 TO_BASE = "fid_to_base"
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -68,20 +66,6 @@ def _again(own: Scored, label: str, former: Entry) -> Entry | None:
     images = list(own.images.values())
     found = summarise_cell(images, own.for_metrics(), others, own.cell.spec.seed, label)
     return {**former, "metrics": {name: asdict(comparison) for name, comparison in found.comparisons.items()}}
-
-
-def scores_of(store: CellStore, evaluators: Mapping[str, Evaluator]) -> dict[str, EvaluatorScores]:
-    """Return what these evaluators said of another cell's images; nothing of that cell's own configuration is read."""
-    rows, images = dict[str, Rows](), store.images()
-    for name, evaluator in evaluators.items():
-        if evaluator.kind == "features" or evaluator.needs_baseline:
-            continue
-        if isinstance(evaluator, CompositeEvaluator):
-            if all(part in rows for part in evaluator.parts):
-                rows[name] = combined(evaluator, rows)
-        else:
-            rows[name] = judged(store, evaluator, images=images)
-    return {name: EvaluatorScores.of(evaluators[name], list(found.values())) for name, found in rows.items()}
 
 
 def _still_true(own: Scored, former: Entry, evaluators: Mapping[str, Any], before: Mapping[str, Any]) -> Entry:

@@ -10,7 +10,6 @@ from harness.cells.settings import BenchSettings
 from harness.method import Method
 from harness.models.stages import stages_identity
 from harness.records import GenerationSettings
-from harness.training.artifacts import GivenArtifact
 
 RECIPE = 1  # raised when the engine makes other pixels from the same configuration
 
@@ -31,9 +30,9 @@ def model_identity(model: Config, weights: str) -> dict[str, Any]:
     }
 
 
-def method_identities(methods: Sequence[Method], given: GivenArtifact | None) -> list[dict[str, Any]]:
-    """Return what of the methods changes pixels; an artifact that stands in for training counts."""
-    return [{**method.identity(), **({"artifact": given.key} if given and given.kind == method.kind else {})}
+def method_identities(methods: Sequence[Method], given: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return what of the methods changes pixels; `given` are the keys of artifacts that replace training, by kind."""
+    return [{**method.identity(), **({"artifact": given[method.kind]} if method.kind in given else {})}
             for method in methods]
 
 

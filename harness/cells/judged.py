@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from harness.cells.store import CellStore
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.identity import EvaluatorKey
+from harness.metrics.summary import EvaluatorScores
 from harness.records import ImageKey, ImageRow, ScoreRow
 
 Rows = dict[ImageKey, ScoreRow]
@@ -33,3 +34,17 @@ def combined(evaluator: CompositeEvaluator, parts: Mapping[str, Mapping[ImageKey
     first, *others = [parts[name] for name in evaluator.parts]
     keys = [key for key in first if all(key in rows for rows in others)]
     return {key: evaluator.combine({name: parts[name][key] for name in evaluator.parts}) for key in keys}
+
+
+def scores_of(store: CellStore, evaluators: Mapping[str, Evaluator]) -> dict[str, EvaluatorScores]:
+    """Return what these evaluators said of another cell's images; nothing of that cell's own configuration is read."""
+    rows, images = dict[str, Rows](), store.images()
+    for name, evaluator in evaluators.items():
+        if evaluator.kind == "features" or evaluator.needs_baseline:
+            continue
+        if isinstance(evaluator, CompositeEvaluator):
+            if all(part in rows for part in evaluator.parts):
+                rows[name] = combined(evaluator, rows)
+        else:
+            rows[name] = judged(store, evaluator, images=images)
+    return {name: EvaluatorScores.of(evaluators[name], list(found.values())) for name, found in rows.items()}

@@ -56,7 +56,8 @@ def make_cell(job: Job, prompts: PromptSet | None, shared: Shared | None = None)
     _check_methods(methods, model, guidance, generation)
     given = read_given(run.artifact, methods, model) if run.artifact else None
     identity = cell_identity(
-        model_identity(model, shared.weights(model)), method_identities(methods, given),
+        model_identity(model, shared.weights(model)),
+        method_identities(methods, {given.kind: given.key} if given else {}),
         sampling_identity(bench, generation, row_guidance(bench) if by_row(bench, model) else guidance, run.seed,
                           prompts),
     )  # fmt: skip
