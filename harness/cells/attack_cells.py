@@ -42,9 +42,9 @@ def with_given_before(own: Cell, before: Cell, column: str | None) -> Cell:
     if before.folder.parents[1] != own.folder.parents[1]:
         raise IncompatibleError(f"{before.folder} is of {'/'.join(before.spec.name.split('/')[:2])}, and the attack's "
                                 f"pictures are of {'/'.join(own.spec.name.split('/')[:2])}.",
-                                "Before and after an attack are of one model and method, in one results folder.")
+                                "Runs before and after an attack must have the same model, method and results folder.")
     if not (own.prompts and before.prompts):
-        raise InvalidValueError(f"{before.folder}: its prompts are not known.")
+        raise InvalidValueError(f"{before.folder}: its prompts are unknown.")
     found = attacked_prompts(own.prompts, before.prompts, column)
     attacks = {row.prompt_id: found[row.prompt_id] for row in own.rows if row.prompt_id in found}
     return replace(own, bench=replace(own.bench, attack="attack"), before=_joined(own, before, attacks))

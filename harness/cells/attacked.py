@@ -74,7 +74,7 @@ def attacked_prompts(own: PromptSet, before: PromptSet, column: str | None) -> d
         raise HarnessError(
             f"{len(lost)} of {len(found)} rows of {own.name} attack prompts that {before.name} does not have"
             + (f": {shown}." if shown else "."),
-            "Name the column that holds their ids, or their texts: bench.attacked_column=<column>.")
+            "Set the column with their ids or texts: bench.attacked_column=<column>.")
     return {key: prompt for key, prompt in found.items() if prompt is not None}
 
 
@@ -109,8 +109,8 @@ def _named(own: PromptSet, column: str | None) -> dict[str, str]:
         return {key: str(one.get(there) or "") for key, one in cells.items()}
     named = {key: own.sources.get(key, key) for key in cells}
     if all(_ROW_NUMBER.fullmatch(name) and name not in map(str, cells[key].values()) for key, name in named.items()):
-        raise HarnessError(f"the rows of {own.name} have no ids, so that nothing says which prompts they attack.",
-                           "Name the column: bench.columns.prompt_id=<column>, or bench.attacked_column=<column>.")
+        raise HarnessError(f"the rows of {own.name} have no ids, so it is unknown which prompts they attack.",
+                           "Set bench.columns.prompt_id=<column>, or bench.attacked_column=<column>.")
     return named
 
 

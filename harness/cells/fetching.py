@@ -28,7 +28,7 @@ from harness.models.loading import missing
 Config = Mapping[str, Any]
 Say = Callable[[str], object]
 
-NOT_FETCHED = "not fetched by this command"
+NOT_FETCHED = "not downloaded by this command"
 
 
 def prefetch(jobs: Sequence[Job], say: Say = print) -> None:
@@ -126,7 +126,7 @@ def _one_at_a_time(say: Say) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say("another prefetch is at work on this node; waiting for it")
+            say("another prefetch is running on this node; waiting for it")
             lock.acquire()
     except OSError as error:
         raise storage_error(error, folder) or error from error

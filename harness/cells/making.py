@@ -41,7 +41,7 @@ def make_cell(job: Job, prompts: PromptSet | None, shared: Shared | None = None)
     """
     shared = shared or Shared()
     if "images" in job.bench:
-        raise IncompatibleError(f"bench {job.bench['name']} has its images already.",
+        raise IncompatibleError(f"bench {job.bench['name']} already has its images.",
                                 "Judge them: python -m harness score")
     run, model = RunSettings.from_config(job.settings), shared.model(job.model)
     configured = [shared.method(config) for config in job.methods]
@@ -86,7 +86,7 @@ def make_cell(job: Job, prompts: PromptSet | None, shared: Shared | None = None)
 def as_baseline(cell: Cell, of: Cell) -> Cell:
     """Mark a cell that was added only because `of` is compared with it. Raises IncompatibleError unless they pair."""
     if cell.pairing != of.pairing:
-        raise IncompatibleError(f"{of.label} is not drawn as {cell.label} is: they cannot be compared.")
+        raise IncompatibleError(f"{of.label} is not sampled like {cell.label}: they cannot be compared.")
     return replace(cell, baseline_of=of.cell_id)
 
 
@@ -145,7 +145,7 @@ def _generation(run: RunSettings, bench: BenchSettings, model: Config) -> Genera
 def _check_negative_prompts(model: Config, prompts: PromptSet | None, bench: BenchSettings) -> None:
     own = sum(row.negative_prompt is not None for row in prompts.rows) if prompts else 0
     if own and not model.get("negative_branch", True):
-        raise IncompatibleError(f"{own} prompts of {bench.name} bring a negative prompt, and model {model['name']} has "
+        raise IncompatibleError(f"{own} prompts of {bench.name} have a negative prompt, but model {model['name']} has "
                                 f"no unconditional branch: {model['one_row_because']}.")
 
 

@@ -83,11 +83,12 @@ def _problem(cell: Cell, found: Sequence[Training], content: str | None) -> Inco
         return None
     if drawn is None and not _is_younger(found, store):
         return None  # rows of a former version, and the artifact was there before them
-    said = f"with artifact {drawn}" if drawn else "before the artifact was stored that is there now"
+    said = f"with artifact {drawn}" if drawn else "before the current artifact was stored"
     folders = " and ".join(str(one.folder) for one in found)
     return IncompatibleError(
-        f"{cell.label}: its {len(rows)} images were drawn {said}; {folders} holds another training, {content}, and a "
-        "cell's images are of one.", f"Put the former artifact back, or remove {cell.folder} to draw all of them again."
+        f"{cell.label}: its {len(rows)} images were generated {said}; {folders} has another training, {content}, "
+        "but a cell's images need a single one.",
+        f"Restore the earlier artifact, or delete {cell.folder} to generate all of them again.",
     )
 
 

@@ -97,7 +97,7 @@ def mixed(origins: Sequence[Mapping[str, Any]]) -> str | None:
                 counts[origin[name]] += origin["images"]
         if len(counts) > 1:
             told.append(f"several {name}: " + "; ".join(f"{kind} ({count} images)" for kind, count in counts.items()))
-    return f"made on {', and on '.join(told)}. The same seed may give other pixels there." if told else None
+    return f"made on {', and on '.join(told)}. The same seed may give different pixels there." if told else None
 
 
 def joined(own: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Reference:
         try:
             return ReferenceSet.load(self.name, self.file) if os.path.lexists(self.file) else None
         except UnreadableFileError as error:
-            log.warning("%s The features of the reference set are made again.", error)
+            log.warning("%s The features of the reference set are extracted again.", error)
             if self.file.is_file():
                 self.file.unlink(missing_ok=True)
             return None

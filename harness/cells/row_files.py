@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 CLOCK_SKEW_NS = 60 * 10**9  # between hosts
 MAX_TABLE = 2**30  # bytes of a row file
 KEPT_BYTES = 2**26  # of what the stores of a command have read: 60,000 rows of images
-LEADS_OUT = "it is a link that leads out of the folder"
+LEADS_OUT = "it is a link out of the folder"
 
 _T = TypeVar("_T")
 
@@ -135,7 +135,7 @@ class RowFiles:
     def report(self, name: str, reason: str) -> None:
         """Note what was left out, and say it once."""
         if name not in self.problems:
-            log.warning("%s: left out, %s", self.folder / name, reason)
+            log.warning("%s: ignored, %s", self.folder / name, reason)
         self.problems[name] = reason
 
 

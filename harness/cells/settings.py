@@ -37,13 +37,14 @@ class OverviewColumn:
         """Check a column of the configuration. Raises HarnessError."""
         known = ("title", "metric", "bench", "difference")
         if not isinstance(given, Mapping) or "title" not in given or "metric" not in given:
-            raise InvalidValueError(f"overview: {given!r} is no column.", "Give title and metric, and mostly bench.")
+            raise InvalidValueError(f"overview: {given!r} is not a column.",
+                                    "It needs title and metric, and usually bench.")
         for key in given:
             if key not in known:
                 raise unknown_name("setting of an overview column", str(key), known)
         column = cls(**{str(key): value for key, value in given.items()})
         if column.bench is None and column.metric != "training_seconds":
-            raise InvalidValueError(f"overview column {column.title!r} names no bench.")
+            raise InvalidValueError(f"overview column {column.title!r} has no bench.")
         return column
 
 

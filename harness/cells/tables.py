@@ -186,7 +186,7 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[str, str]]:
         if found.get("schema_version") != str(SCHEMA_VERSION) or not _fits(file.schema_arrow, schema):
             raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
         if file.metadata.num_rows > MAX_ROWS:
-            raise UnreadableTable(f"it has {file.metadata.num_rows} rows, and at most {MAX_ROWS} are read")
+            raise UnreadableTable(f"it has {file.metadata.num_rows} rows; the limit is {MAX_ROWS}")
         table = file.read()
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
@@ -216,7 +216,7 @@ def _image_columns(table: pa.Table) -> list[list[Any]]:
     if None in columns["prompt"] or None in columns["seed"]:
         raise ValueError("a row has no prompt or no seed")
     if not all(file is None or is_inside(file) for file in columns["file"]):
-        raise ValueError("a row names a file outside of its cell")
+        raise ValueError("a row names a file outside its cell")
     known: dict[Any, Any] = {}
     for name in _REPEATED:
         columns[name] = [known.setdefault(value, value) for value in columns[name]]

@@ -190,7 +190,7 @@ def test_folder_without_labels_says_what_to_give(tmp_path, capsys, content):
         (tmp_path / "labels.csv").write_bytes(content.encode("latin-1"))
     error = refused(capsys, "evaluator=hazard_judge", f"data={tmp_path}", f"results={tmp_path}")
     assert "labels" in error
-    assert "there is no folder" in refused(capsys, "evaluator=hazard_judge", f"data={tmp_path / 'x'}")
+    assert "no folder at" in refused(capsys, "evaluator=hazard_judge", f"data={tmp_path / 'x'}")
 
 
 def test_judge_that_fails_on_every_unsafe_image_calibrates_nothing(tmp_path, capsys):

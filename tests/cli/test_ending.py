@@ -135,7 +135,7 @@ def test_a_run_whose_ray_has_died_says_so_and_how_to_go_on(
     monkeypatch.setattr("harness.run._carry_out", lost)
     assert main(words(made)) == 2
     said = capsys.readouterr().out
-    assert "Ray has died: the head (GCS) at 10.0.0.1:6379 does not answer any more; what was made is kept." in said
+    assert "Ray has died: the head (GCS) at 10.0.0.1:6379 does not answer any more; finished work is kept." in said
     assert shlex.join(["python", "-m", "harness", *words(made)]) in said
     assert not (made / ".lease.json").exists()
 
