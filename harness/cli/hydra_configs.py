@@ -90,7 +90,7 @@ def _folder(place: str) -> Path:
 
 def _check_place(place: str) -> None:
     if not place.startswith(PACKAGES) and not (folder := _folder(place)).is_dir():
-        raise HarnessError(f"there is no config folder {folder}.", "Give --config-dir an existing folder.")
+        raise HarnessError(f"no config folder at {folder}.", "Pass an existing folder as --config-dir.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ class Configs:
         if found is None:
             with one_line():
                 compose(None, overrides=[f"+{group}={name}"])
-            raise HarnessError(f"{group}/{name} is no mapping of settings.")
+            raise HarnessError(f"{group}/{name} is not a mapping of settings.")
         return found
 
     def read(self, group: str, names: Iterable[str]) -> None:

@@ -107,7 +107,7 @@ class JobMaker:
             check_choice(METHOD, name)
             self.configs.check(METHOD, name)
         if not chosen:
-            raise InvalidValueError("method=[] names no method.", "Use method=none for the bare model.")
+            raise InvalidValueError("method=[] names no method.", "Use method=none for the base model.")
         found = [self.configs.with_choice(words.choices, METHOD, name) for name in chosen]
         return self._apart(found, chosen, words) if len(found) > 1 else found
 
@@ -283,7 +283,7 @@ def named(group: str, config: Mapping[str, Any]) -> Config:
     """Return the part of a config that a group makes, which has a name that can be a folder."""
     found = config.get(group)
     if not isinstance(found, dict):
-        raise InvalidValueError(f"{group} is no mapping of settings.", f"Choose one: {group}=<name>.")
+        raise InvalidValueError(f"{group} is not a mapping of settings.", f"Choose one: {group}=<name>.")
     check_label(f"{group}.name", found.get("name"))
     return found
 

@@ -89,7 +89,7 @@ def tune(composer: Composer, given: Mapping[str, Any], command: Sequence[str]) -
     objectives = objectives_of(base)
     if len(objectives) != len(settings.directions):
         raise InvalidValueError(f"hydra.sweeper.direction has {len(settings.directions)} values and there are "
-                                f"{len(objectives)} objectives: {', '.join(objectives)}.", "Give one for each.")
+                                f"{len(objectives)} objectives: {', '.join(objectives)}.", "Set one for each.")
     if base.settings["mode"] == "plan":
         return run([base], command, [f"hydra/sweeper=optuna runs {settings.n_trials} trials like this one, "
                                      f"{settings.n_jobs} at a time, over {', '.join(space)}"])

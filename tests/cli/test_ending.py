@@ -69,7 +69,7 @@ def test_signal_in_every_stage_ends_with_the_words_to_go_on(
     monkeypatch.setattr(STAGES[stage][0], sends(number))
     assert main(words(made)) == 130
     said = capsys.readouterr().out
-    assert "stopped; what was made is kept. To go on, run the same command again:" in said
+    assert "stopped; finished work is kept. To resume, run the same command again:" in said
     assert shlex.join(["python", "-m", "harness", *words(made)]) in said
     assert not (made / ".lease.json").exists()
     assert signal.getsignal(number) is before

@@ -228,7 +228,7 @@ def test_a_folder_is_compared_with_another_of_the_same_prompts(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["evaluator=degenerate"], "give run folders, or bench=folder"),
+    (["evaluator=degenerate"], "pass either run folders, or bench=folder"),
     (["nowhere/at/all", "evaluator=degenerate"], "is not a run folder"),
     (["nowhere", "evaluator=nudnet"], "nudenet"),
     (["nowhere", "evaluatr=degenerate"], "Did you mean: evaluator"),
