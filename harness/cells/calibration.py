@@ -109,7 +109,7 @@ def write_calibration(calibration: Calibration, results: Path) -> Path:
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read one file; rates are made from its counts anew. Raises HarnessError, saying where it is wrong."""
+    """Read one file; rates are made from its counts again. Raises HarnessError, saying where it is wrong."""
     plain = read_yaml(path)
     if plain is None:
         raise MissingResourceError(f"no calibration at {path}.", "python -m harness calibrate writes one.")
@@ -142,7 +142,7 @@ class Calibrations:
     problems: tuple[str, ...] = ()
 
     def of(self, evaluator: str, fingerprint: Any) -> Calibration | None:
-        """Return the calibration of this very evaluator and fingerprint; None where there is none."""
+        """Return the calibration of this very evaluator and fingerprint; None if there is none."""
         return self.found.get((evaluator, fingerprint)) if isinstance(fingerprint, str) else None
 
 

@@ -44,7 +44,7 @@ Found = Named
 
 
 def given_cell(bench: Config, evaluators: Sequence[Config], labels: Labels, results: Path) -> tuple[Cell, Found]:
-    """Take a folder of images in as a cell, and say what was found. Raises HarnessError where nothing fits.
+    """Take a folder of images in as a cell, and say what was found. Raises HarnessError if nothing fits.
 
     The same images and prompts give the same cell; images that have changed give another.
     """
@@ -113,7 +113,7 @@ def _hashes(files: Mapping[ImageKey, Path]) -> dict[ImageKey, str]:
 def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKey, str]) -> None:
     """Copy the images into the cell's folder and write their rows, unless that was done before.
 
-    Copied, because the script that made them may write over them. Raises HarnessError where the disk is too small.
+    Copied, because the script that made them may write over them. Raises HarnessError if the disk is too small.
     """
     store = cell.store
     known = store.done(verify=False)
@@ -139,6 +139,6 @@ def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKe
 
 
 def _outcome(key: ImageKey, prompt: PromptRow) -> Outcome:
-    """Return an image that someone else made of a prompt: how it was drawn is not known, its prompt's row may say."""
+    """Return an image from elsewhere: how it was generated is unknown, unless its prompt's row says so."""
     item = ImageItem(key, prompt.prompt, prompt.seed or 0, prompt.guidance or 0.0, prompt.category)
     return Outcome(item, None, Status.OK)

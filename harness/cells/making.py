@@ -36,7 +36,7 @@ Config = Mapping[str, Any]
 def make_cell(job: Job, prompts: PromptSet | None, shared: Shared | None = None) -> Cell:
     """Make the cell of a job. Raises HarnessError for values out of range and parts that do not fit.
 
-    `prompts` are those of its bench, None where they are not on this machine. `shared` is what the other cells of the
+    `prompts` are those of its bench, None if they are not on this machine. `shared` is what the other cells of the
     command have asked for.
     """
     shared = shared or Shared()
@@ -116,7 +116,7 @@ def _check_methods(methods: Sequence[Method], model: Config, guidance: float, ge
 
 
 def _card_rows(bench: Config, card: Card) -> int | None:
-    """Return how many rows the card says that the bench has; None where the bench's own settings choose among them."""
+    """Return how many rows the card says that the bench has; None if the bench's own settings choose among them."""
     if any(bench.get(key) for key in ("categories", "where", "ids", "without")):
         return None
     return card.rows

@@ -1,4 +1,4 @@
-"""What is to be done before anything is started: cells, missing images, time, disk, and what is not there."""
+"""What is to be done before anything is started: cells, missing images, time, disk, and what is missing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ THROUGHPUT_FILE = "throughput.json"
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell's share. `missing` is None where the prompts are not on this machine; `problems` block a run.
+    """One cell's share. `missing` is None if the prompts are not on this machine; `problems` block a run.
 
     `unavailable` are the evaluators that cannot run here, each with the reason.
     """
@@ -64,7 +64,7 @@ class CellPlan:
 
     @property
     def work(self) -> float | None:
-        """Return the TFLOP of the missing images; None where the model's config does not say."""
+        """Return the TFLOP of the missing images; None if the model's config does not say."""
         tflop = tflop_per_image(self.cell, denoiser_rows(self.cell))
         return None if tflop is None or self.n_missing is None else tflop * self.n_missing
 
@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Return what is not there and keeps cells from running, each thing once."""
+        """Return what is missing and keeps cells from running, each thing once."""
         return tuple(dict.fromkeys(problem for entry in self.cells for problem in entry.problems))
 
     def refuse_if_blocked(self) -> None:
@@ -202,7 +202,7 @@ def _seconds_per_image(cell: Cell, speeds: Mapping[str, float], on_cpu: bool) ->
 
 
 def cost_factor(cell: Cell) -> float:
-    """Return denoiser rows per step relative to those of the bare model: two, or one without a negative branch."""
+    """Return denoiser rows per step relative to those of the base model: two, or one without a negative branch."""
     return denoiser_rows(cell) / _own_rows(cell)
 
 

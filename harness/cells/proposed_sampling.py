@@ -89,7 +89,7 @@ def agreed(model: Config, bench: Config, proposals: Sequence[tuple[str, Proposal
 
 
 def _against(key: str, value: Any, model: Config, bench: Config, given: Collection[str], choice: str) -> str | None:
-    """Say what stands against a proposal; None where it is followed, "" where there is no difference to speak of."""
+    """Say what stands against a proposal; None if it is followed, "" where there is no difference to speak of."""
     of_bench = bench.get(key) if key != "scheduler" else None
     if (model.get(key) if of_bench is None else of_bench) == value:
         return ""

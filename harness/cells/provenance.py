@@ -88,7 +88,7 @@ def made_on(rows: Iterable[ImageRow]) -> list[dict[str, Any]]:
 
 
 def mixed(origins: Sequence[Mapping[str, Any]]) -> str | None:
-    """Say which kinds of hardware or versions the images of one cell come from, None where it is one of each."""
+    """Say which kinds of hardware or versions the images of one cell come from, None if it is one of each."""
     told = []
     for name in ("hardware", "versions"):
         counts: Counter[str] = Counter()

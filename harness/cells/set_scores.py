@@ -101,7 +101,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _metrics(records: Any) -> dict[str, Metric] | None:
-    """Return remembered metrics, None where they are not as they were written."""
+    """Return remembered metrics, None if they are not as they were written."""
     try:
         found = {name: Metric(**record) for name, record in records.items()}
     except (AttributeError, TypeError):

@@ -137,7 +137,7 @@ class CellStore:
         return own
 
     def artifact(self) -> str | None:
-        """Return which training the cell's images were drawn with, None where they do not say."""
+        """Return which training the cell's images were generated with, None if they do not say."""
         return drawn_with(self.images().values())
 
     def begun(self) -> float:
@@ -265,7 +265,7 @@ class CellStore:
         return self.folder / "scores" / evaluator.name
 
     def _put(self, path: Path, data: bytes) -> None:
-        """Write a file below the folder. Raises StorageError where a link on the way leads out of it."""
+        """Write a file below the folder. Raises StorageError if a link on the way leads out of it."""
         if not self._files.is_inside(path.parent):
             raise StorageError(f"{path.parent} is a link out of {self.folder}; nothing is written there.",
                                "Replace the link with a folder.")
@@ -330,7 +330,7 @@ def _is_of(row: ImageRow, item: ImageItem) -> bool:
 
 
 def drawn_with(rows: Iterable[ImageRow]) -> str | None:
-    """Return which training drew images: what most rows say of those that are there. None where none says it."""
+    """Return which training drew images: what most rows say of those that are there. None if none says it."""
     told = Counter(row.artifact for row in rows if row.artifact and row.status is not Status.ERROR)
     return min(told, key=lambda artifact: (-told[artifact], artifact), default=None)
 

@@ -110,7 +110,7 @@ def _check(config: Config, folder: Path, trusted: Collection[str]) -> None:
 
 
 def _problem(config: Config) -> str | None:
-    """Say what of a cell.yaml is not there, or of another type; None where all is well."""
+    """Say what of a cell.yaml is missing, or of another type; None if all is well."""
     identity, settings, bench = (config.get(key) for key in ("identity", "settings", "bench"))
     mappings = {"identity": identity, "settings": settings, "model": config.get("model"),
                 "bench": {} if bench is None else bench,

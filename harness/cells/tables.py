@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MAX_ROWS = 1_000_000
-# Columns that rows of former versions lack: unknown there.
+# Columns that rows of earlier versions lack: unknown there.
 ADDED = frozenset({"cell_id", "artifact", "host", "hardware", "versions"})
 
 _REPEATED = ("prompt", "worker", "error", "cell_id", "artifact", "host", "hardware", "versions")
@@ -199,7 +199,7 @@ def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
-    """Say whether a file has the columns of `schema`, but for those that were added to it later."""
+    """Return whether a file has the columns of `schema`, but for those that were added to it later."""
     import pyarrow as pa
 
     return found.equals(pa.schema([column for column in schema
@@ -229,7 +229,7 @@ def _image_columns(table: pa.Table) -> list[list[Any]]:
 
 
 def is_inside(file: str) -> bool:
-    """Say whether a path stays below the folder that it is relative to."""
+    """Return whether a path stays below the folder that it is relative to."""
     if file and file[0] != "/" and ".." not in file and "\0" not in file and os.sep == "/":
         return True
     path = PurePath(file)

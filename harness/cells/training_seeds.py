@@ -23,7 +23,7 @@ SEED = "seed"
 
 
 def varies(config: Config, made: Callable[[Config], Any] = build) -> bool:
-    """Say whether a method comes out otherwise when it is trained again with another seed; `made` builds it."""
+    """Return whether a method comes out otherwise when it is trained again with another seed; `made` builds it."""
     if not isinstance(config.get(SEED), int):
         return False
     method, other = made(config), made(_reseeded(config, 1))
@@ -33,7 +33,7 @@ def varies(config: Config, made: Callable[[Config], Any] = build) -> bool:
 def with_training_seeds(jobs: Sequence[Job]) -> list[Job]:
     """Return the jobs, those whose methods train with a seed as often as `training_seeds` says, each with its own.
 
-    The first is the job as it is; images and baselines are the same for all. Raises IncompatibleError where it would
+    The first is the job as it is; images and baselines are the same for all. Raises IncompatibleError if it would
     change nothing.
     """
     counts = [RunSettings.from_config(job.settings).training_seeds for job in jobs]

@@ -150,7 +150,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _action(given: Given) -> Sequence[str]:
-    """Return what to do and with what. Raises HarnessError where that is not one of ACTIONS, or not whole."""
+    """Return what to do and with what. Raises HarnessError if that is not one of ACTIONS, or incomplete."""
     action, *things = given.things or ("",)
     if action not in ACTIONS:
         raise unknown_name("action", action, ACTIONS)

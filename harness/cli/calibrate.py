@@ -59,7 +59,7 @@ class Request:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 calibrated, 2 a mistake or something that is not there."""
+    """Run the command line; return the exit code: 0 calibrated, 2 a mistake or something that is missing."""
     return answer_words("calibrate", words, HELP, _calibrate,
                         "stopped; nothing was written. To run again:")
 
@@ -155,7 +155,7 @@ def _check_ready(tree: _Tree, request: Request) -> None:
 
 
 def _judge(tree: _Tree, requests: Sequence[ScoreItem[str]], device: str, batch_size: int) -> list[ScoreRow]:
-    """Return one row an image, in order."""
+    """Return one row per image, in order."""
     made = tree.made
     if tree.parts:
         by_part = {part.made.name: _judge(part, requests, device, batch_size) for part in tree.parts}

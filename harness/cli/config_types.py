@@ -51,7 +51,7 @@ def check_types(group: str, config: Mapping[str, Any], types: Mapping[str, str])
 
 
 def is_of(value: Any, kind: str) -> bool:
-    """Say whether a value is of a kind of the tables; numbers are finite, and true is no number."""
+    """Return whether a value is of a kind of the tables; numbers are finite, and true is no number."""
     if isinstance(value, bool) or kind == "true or false":
         return isinstance(value, bool) and kind == "true or false"
     if isinstance(value, float) and not math.isfinite(value):

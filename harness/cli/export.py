@@ -32,7 +32,7 @@ def export_artifact(
 
 
 def method_class(artifact: StoredArtifact, trusted: Collection[str] = ()) -> type[Method]:
-    """Return the class that made an artifact. Raises InvalidValueError where it does not say."""
+    """Return the class that made an artifact. Raises InvalidValueError if it does not say."""
     path = artifact.meta.get("class")
     if path is None:
         raise InvalidValueError(f"artifact {artifact.key} does not record the class that trained it.",

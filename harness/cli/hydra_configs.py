@@ -187,7 +187,7 @@ class Configs:
             return [str(place) for place in places or ()]
 
     def is_group(self, key: str) -> bool:
-        """Say whether a key names a group of configs."""
+        """Return whether a key names a group of configs."""
         return "/" in key or key in self._groups
 
     def check(self, group: str, name: str) -> None:
@@ -255,7 +255,7 @@ def with_values(config: DictConfig, overrides: Sequence[Override]) -> DictConfig
 
 
 def has(config: DictConfig, key: str) -> bool:
-    """Say whether a config has a key, null or not."""
+    """Return whether a config has a key, null or not."""
     *parents, last = key.split(".")
     with one_line():
         node = OmegaConf.select(config, ".".join(parents)) if parents else config
@@ -263,7 +263,7 @@ def has(config: DictConfig, key: str) -> bool:
 
 
 def is_null(config: DictConfig, key: str) -> bool:
-    """Say whether a key is there and empty: Hydra does not know it from one that is not there."""
+    """Return whether a key is there and empty: Hydra does not know it from one that is missing."""
     with one_line():
         return has(config, key) and OmegaConf.select(config, key) is None
 
@@ -281,7 +281,7 @@ def unresolved(config: Any) -> Any:
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise into one line, with the nearest names where a config is not there."""
+    """Turn what Hydra and OmegaConf raise into one line, with the nearest names where a config is missing."""
     try:
         yield
     except MissingConfigException as error:

@@ -25,7 +25,7 @@ _FILLED = ("runtime", "overrides", "sweeper", "searchpath", "mode", "job.name", 
 
 
 def of_hydra(key: str) -> bool:
-    """Say whether a key is Hydra's own."""
+    """Return whether a key is Hydra's own."""
     return key.startswith(("hydra.", "hydra/"))
 
 
@@ -75,7 +75,7 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def is_multirun(master: Composed | None) -> bool:
-    """Say whether a config asks for a sweep itself: hydra.mode=MULTIRUN."""
+    """Return whether a config asks for a sweep itself: hydra.mode=MULTIRUN."""
     mode = unresolved(master.hydra).get("mode") if master else None
     return getattr(mode, "name", mode) == "MULTIRUN"
 

@@ -49,11 +49,11 @@ class JobMaker:
         self._evaluators: dict[str, Config] = {}
 
     def chooses(self, override: Override) -> bool:
-        """Say whether an override chooses a config of a group, rather than a value."""
+        """Return whether an override chooses a config of a group, rather than a value."""
         return self.configs.is_group(override.key_or_group) and not isinstance(override.value(), dict)
 
     def choice(self, override: Override) -> list[str]:
-        """Return the word by which Hydra is told of a choice, if it needs one. Raises HarnessError where it is none."""
+        """Return the word by which Hydra is told of a choice, if it needs one. Raises HarnessError if it is none."""
         group, name = override.key_or_group, override.value()
         if group == EVALUATOR:
             raise unknown_name("setting", group, ["evaluators"])
@@ -305,7 +305,7 @@ def names(setting: str, value: Any) -> list[str]:
 
 
 def _inner(config: Any, key: str) -> Any:
-    """Return the value of a key with dots; None where it is not there."""
+    """Return the value of a key with dots; None if it is missing."""
     for part in key.split("."):
         config = config.get(part) if isinstance(config, dict) else None
     return config

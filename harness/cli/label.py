@@ -75,7 +75,7 @@ def image_name(index: int) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 drawn, 2 a mistake or something that is not there."""
+    """Run the command line; return the exit code: 0 drawn, 2 a mistake or something that is missing."""
     return answer_words("label", words, HELP, _label,
                         "stopped; finished images are kept. To resume:")
 
@@ -126,7 +126,7 @@ def _integer(given: Given, name: str, default: int, low: int) -> int:
 
 
 def draw_images(request: Request) -> int:
-    """Draw the images that are not there yet, a batch at a time; return how many. Raises HarnessError."""
+    """Draw the images that are missing yet, a batch at a time; return how many. Raises HarnessError."""
     import torch
 
     from harness.models.loading import load_model, missing
@@ -156,7 +156,7 @@ def draw_images(request: Request) -> int:
 
 
 def _check_recipe(request: Request, model: Mapping[str, Any]) -> None:
-    """Note what the images are of. Raises InvalidValueError where the folder holds those of another model or text."""
+    """Note what the images are of. Raises InvalidValueError if the folder holds those of another model or text."""
     recipe = {"weights": weights_fingerprint(model), "guidance_scale": model["guidance_scale"], "rank": request.rank,
               "texts": list(request.texts), "seed": request.seed, "steps": request.steps}
     data = json.dumps(recipe, indent=1, ensure_ascii=False).encode()

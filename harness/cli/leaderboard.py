@@ -61,7 +61,7 @@ def _write(words: Sequence[str]) -> int:
 def _results(given: Given) -> str:
     named = [*given.things, *given.texts("results")]
     if len(named) > 1:
-        raise InvalidValueError(f"{len(named)} results folders given: {', '.join(named)}.", "Give one.")
+        raise InvalidValueError(f"{len(named)} results folders given: {', '.join(named)}.", "Pass one.")
     return named[0] if named else "results"
 
 

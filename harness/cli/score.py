@@ -217,7 +217,7 @@ def _judge(
     command: Sequence[str],
     console: Console,
 ) -> list[Failure]:
-    """Judge what has no current score, then write the summaries anew."""
+    """Judge what has no current score, then write the summaries again."""
     ids = {cell.cell_id for cell in cells}
     others = {other.folder: other for known in (compared, before) for cell_id, other in known.items() if cell_id in ids}
     everything = [*cells, *(other for folder, other in others.items() if folder not in {c.folder for c in cells})]

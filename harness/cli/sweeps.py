@@ -52,7 +52,7 @@ def combinations(overrides: Sequence[Override], loader: ConfigLoader) -> Iterato
 
 
 def values_of(override: Override) -> list[str]:
-    """Return the values of a swept setting. Raises InvalidValueError where they cannot be counted, or are none."""
+    """Return the values of a swept setting. Raises InvalidValueError if they cannot be counted, or are none."""
     if not override.is_discrete_sweep():
         raise InvalidValueError(f"'{override.input_line}': an interval is not a list of values to sweep over.",
                                 "Use a,b,c or range(start,stop,step); hydra/sweeper=optuna searches intervals.")

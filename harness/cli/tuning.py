@@ -153,7 +153,7 @@ def _chosen(trial: Trial, composer: Composer) -> list[Override]:
 
 
 def _values(job: Job, objectives: Sequence[str], directions: Sequence[str]) -> list[float] | None:
-    """Return a finished job's metrics; None where one is unknown. Raises HarnessError for one that is the other way."""
+    """Return a finished job's metrics; None if one is unknown. Raises HarnessError for one that is the other way."""
     cell = make_cells([job]).cells[0]
     metrics = (CellStore(cell.folder, cell.cell_id).read_summary() or {}).get("metrics") or {}
     found = []
