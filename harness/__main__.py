@@ -30,7 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
         except KeyboardInterrupt:
-            print(f"stopped; what was made is kept. To go on, run the same command again:\n  {shlex.join(command)}")
+            print(f"stopped; finished work is kept. To resume, run the same command again:\n  {shlex.join(command)}")
             return INTERRUPTED
 
 

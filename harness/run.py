@@ -28,7 +28,7 @@ from harness.cells.training_seeds import unvaried, with_training_seeds
 from harness.errors import IncompatibleError
 from harness.lib.hashing import canonical_hash
 from harness.lib.progress import Board
-from harness.lib.streams import terminal
+from harness.lib.streams import say, terminal
 from harness.pool import Interrupted, Lost, Pool, make_pool
 from harness.pool.leased import LeasedPool
 from harness.pool.settings import PoolSettings
@@ -57,7 +57,7 @@ def run(jobs: Sequence[Job], command: Sequence[str], notes: Sequence[str] = ()) 
     _say_unvaried(jobs, settings, console)
     print_plan(plan, console, full=settings.mode == "plan" or len(cells.cells) > 1)
     for note in (*notes, *filter(None, [machine.device_problem])):
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"note: {note}")
     if settings.mode == "plan":
         return 1 if plan.problems or cells.refused else 0
     plan.refuse_if_blocked()
@@ -179,9 +179,9 @@ def _carry_out(
 
 def print_resumable(console: Console, what: str, command: Sequence[str]) -> None:
     """Say that a run ended early, and how to continue."""
-    words = f"{what.rstrip('.')}; what was made is kept. To go on, run the same command again:"
+    words = f"{what.rstrip('.')}; finished work is kept. To resume, run the same command again:"
     for line in (words, f"  {shlex.join(command)}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def bound_cells(plans: Sequence[CellPlan]) -> tuple[list[CellPlan], list[Failure]]:
@@ -198,13 +198,13 @@ def bound_cells(plans: Sequence[CellPlan]) -> tuple[list[CellPlan], list[Failure
 def _say_unvaried(jobs: Sequence[Job], settings: RunSettings, console: Console) -> None:
     names = unvaried(jobs) if settings.training_seeds > 1 else []
     if names:
-        console.print(f"note: training_seeds={settings.training_seeds} leaves {', '.join(names)} as they are: they "
-                      "train with no seed", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+        say(console, f"note: training_seeds={settings.training_seeds} has no effect on {', '.join(names)}: they train "
+                     "without a seed")
 
 
 def _say_refused(refused: Sequence[Failure], console: Console) -> None:
     for failure in refused:
-        console.print(f"refused: {failure.cell}: {failure.error}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"refused: {failure.cell}: {failure.error}")
 
 
 def _say_failures(failures: Sequence[Failure], command: Sequence[str], console: Console) -> None:
@@ -212,8 +212,6 @@ def _say_failures(failures: Sequence[Failure], command: Sequence[str], console: 
         return
     console.print(f"{len(failures)} failed:", style="bold red")
     for failure in failures:
-        console.print(
-            f"  {failure.cell}: {failure.stage}: {failure.error}", markup=False, highlight=False, soft_wrap=True
-        )
-    console.print("To try what is missing again, run the same command:")
-    console.print(f"  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"  {failure.cell}: {failure.stage}: {failure.error}")
+    console.print("To retry what is missing, run the same command:")
+    say(console, f"  {shlex.join(command)}")

@@ -63,4 +63,4 @@ class PromptSettings(Declared):
         return self.columns.asked if self.columns else {}
 
 
-PROMPT_KEYS = tuple(PromptSettings.__dataclass_fields__)
+PROMPT_KEYS = tuple(setting.name for setting in fields(PromptSettings))

@@ -22,7 +22,7 @@ _DRAWN = {"num_inference_steps": "steps", "guidance_scale": "guidance", "height"
 def with_before(own: Cell, job: Job, wanted: PromptSet | None) -> tuple[Cell, Cell | None]:
     """Return the cell with what its prompts attack, and the cell of those: as many of them as a limited run needs.
 
-    `wanted` are the prompts of `job.before`, None where they are not on this machine.
+    `wanted` are the prompts of `job.before`, None if they are not on this machine.
     """
     if job.before is None:
         return own, None
@@ -38,20 +38,20 @@ def with_before(own: Cell, job: Job, wanted: PromptSet | None) -> tuple[Cell, Ce
 
 
 def with_given_before(own: Cell, before: Cell, column: str | None) -> Cell:
-    """Return a cell whose prompts attack those of another that is there. Raises HarnessError where they do not fit."""
+    """Return a cell whose prompts attack those of another that is there. Raises HarnessError if they do not fit."""
     if before.folder.parents[1] != own.folder.parents[1]:
         raise IncompatibleError(f"{before.folder} is of {'/'.join(before.spec.name.split('/')[:2])}, and the attack's "
                                 f"pictures are of {'/'.join(own.spec.name.split('/')[:2])}.",
-                                "Before and after an attack are of one model and method, in one results folder.")
+                                "Runs before and after an attack must have the same model, method and results folder.")
     if not (own.prompts and before.prompts):
-        raise InvalidValueError(f"{before.folder}: its prompts are not known.")
+        raise InvalidValueError(f"{before.folder}: its prompts are unknown.")
     found = attacked_prompts(own.prompts, before.prompts, column)
     attacks = {row.prompt_id: found[row.prompt_id] for row in own.rows if row.prompt_id in found}
     return replace(own, bench=replace(own.bench, attack="attack"), before=_joined(own, before, attacks))
 
 
 def unattacked(cell: Cell, evaluators: Mapping[str, Evaluator]) -> Unattacked | None:
-    """Return what the same judges said of the prompts before the attack; None where the cell knows of none."""
+    """Return what the same judges said of the prompts before the attack; None if the cell knows of none."""
     if cell.before is None:
         return None
     mine = set(cell.before.prompts)

@@ -20,7 +20,7 @@ from harness.lib.table_file import Table
 
 FILE = "attacked.json"
 BEFORE_SUFFIX = "_before"
-# Of a bench, how pictures are drawn: what the command line sets of it is meant for those before the attack, too.
+# Of a bench, how images are generated: what the command line sets of it is meant for those before the attack, too.
 SAMPLING = ("num_inference_steps", "guidance_scale", "guidance_floor", "guidance_cap", "size")
 _MAX_NOTE = 300
 _ROW_NUMBER = re.compile(r"[0-9]{5}")
@@ -32,7 +32,7 @@ Config = Mapping[str, Any]
 class Before:
     """The cell of the prompts before an attack. `attacks` maps each attacked row's id to that of its prompt there.
 
-    `prompts` are the ids that rates are of; `differs` says how their pictures are drawn otherwise, besides the prompt.
+    `prompts` are the ids that rates are of; `differs` says what differs in generation besides the prompt.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ def same_file_bench(bench: Config) -> dict[str, Any]:
 def attacked_prompts(own: PromptSet, before: PromptSet, column: str | None) -> dict[str, str]:
     """Return by id of `own` the id of the prompt of `before` that it attacks.
 
-    `column` of `own` holds that prompt's id or text; None: ids are the same. Raises HarnessError where a row names
+    `column` of `own` holds that prompt's id or text; None: ids are the same. Raises HarnessError if a row names
     none: rates over other prompts cannot be compared.
     """
     if own.file_sha256 == before.file_sha256 and set(own.cells) <= set(before.cells):
@@ -74,12 +74,12 @@ def attacked_prompts(own: PromptSet, before: PromptSet, column: str | None) -> d
         raise HarnessError(
             f"{len(lost)} of {len(found)} rows of {own.name} attack prompts that {before.name} does not have"
             + (f": {shown}." if shown else "."),
-            "Name the column that holds their ids, or their texts: bench.attacked_column=<column>.")
+            "Set the column with their ids or texts: bench.attacked_column=<column>.")
     return {key: prompt for key, prompt in found.items() if prompt is not None}
 
 
 def read_before(folder: Path) -> Before | None:
-    """Return what a run folder says of the prompts before its attack; None where it says nothing that can be read."""
+    """Return what a run folder says of the prompts before its attack; None if it says nothing that can be read."""
     try:
         told = read_json(folder / FILE) or {}
         bench, cell = check_label("bench", told.get("bench")), check_label("cell", told.get("cell"))
@@ -109,8 +109,8 @@ def _named(own: PromptSet, column: str | None) -> dict[str, str]:
         return {key: str(one.get(there) or "") for key, one in cells.items()}
     named = {key: own.sources.get(key, key) for key in cells}
     if all(_ROW_NUMBER.fullmatch(name) and name not in map(str, cells[key].values()) for key, name in named.items()):
-        raise HarnessError(f"the rows of {own.name} have no ids, so that nothing says which prompts they attack.",
-                           "Name the column: bench.columns.prompt_id=<column>, or bench.attacked_column=<column>.")
+        raise HarnessError(f"the rows of {own.name} have no ids, so it is unknown which prompts they attack.",
+                           "Set bench.columns.prompt_id=<column>, or bench.attacked_column=<column>.")
     return named
 
 
@@ -127,5 +127,5 @@ def _plain(text: str) -> str:
 
 
 def _may_be_said(name: str) -> bool:
-    """Say whether a name is an id: a prompt's text is nothing for a terminal."""
+    """Return whether a name is an id: a prompt's text is nothing for a terminal."""
     return bool(name) and not any(letter.isspace() for letter in name)

@@ -109,16 +109,16 @@ def write_calibration(calibration: Calibration, results: Path) -> Path:
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read one file; rates are made from its counts anew. Raises HarnessError, saying where it is wrong."""
+    """Read one file; rates are made from its counts again. Raises HarnessError, saying where it is wrong."""
     plain = read_yaml(path)
     if plain is None:
-        raise MissingResourceError(f"there is no calibration {path}.", "python -m harness calibrate writes one.")
+        raise MissingResourceError(f"no calibration at {path}.", "python -m harness calibrate writes one.")
     try:
         return _checked(plain)
     except (KeyError, TypeError, ValueError, InvalidValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        remedy = "Write it anew: python -m harness calibrate"
-        raise InvalidValueError(f"{path} is no calibration: {reason}.", remedy) from None
+        remedy = "Run it again: python -m harness calibrate"
+        raise InvalidValueError(f"{path} is not a calibration: {reason}.", remedy) from None
 
 
 def _checked(plain: Any) -> Calibration:
@@ -129,7 +129,7 @@ def _checked(plain: Any) -> Calibration:
         raise ValueError(f"fingerprint is {fingerprint!r}")
     about = plain.get("about") or {}
     if not isinstance(about, Mapping) or not isinstance(plain["counts"], Mapping):
-        raise ValueError("counts and about are no mappings")
+        raise ValueError("counts and about are not mappings")
     evaluator = check_label("evaluator", plain["evaluator"])
     return Calibration(evaluator, fingerprint, Counts(**plain["counts"]), str(plain["data_sha256"]), about)
 
@@ -142,7 +142,7 @@ class Calibrations:
     problems: tuple[str, ...] = ()
 
     def of(self, evaluator: str, fingerprint: Any) -> Calibration | None:
-        """Return the calibration of this very evaluator and fingerprint; None where there is none."""
+        """Return the calibration of this very evaluator and fingerprint; None if there is none."""
         return self.found.get((evaluator, fingerprint)) if isinstance(fingerprint, str) else None
 
 
@@ -162,7 +162,7 @@ def load_calibrations(results: Path, files: Sequence[Path] = ()) -> Calibrations
         if (own.evaluator, own.fingerprint) == (path.parent.name, path.stem):
             found[own.evaluator, own.fingerprint] = own
         else:
-            problems.append(f"{path} holds the calibration of {own.evaluator} {own.fingerprint}: it is not used.")
+            problems.append(f"{path} holds the calibration of {own.evaluator} {own.fingerprint}: ignored.")
     found |= {(own.evaluator, own.fingerprint): own for own in map(read_calibration, files)}
     return Calibrations(found, tuple(problems))
 
@@ -175,7 +175,7 @@ def corrected_rate(rate: Metric, calibration: Calibration) -> Metric:
     metrics = calibration.metrics()
     sensitivity, specificity = metrics["sensitivity"], metrics["specificity"]
     if rate.value is None or rate.ci_low is None or rate.ci_high is None:
-        return _uncorrected(rate, "there is no rate to correct")
+        return _uncorrected(rate, "no rate to correct")
     if sensitivity.value is None or specificity.value is None:
         return _uncorrected(rate, "the calibration lacks sensitivity or specificity")
     apparent = Share(rate.value, effective_n(rate.value, Interval(rate.ci_low, rate.ci_high), rate.n))
@@ -186,7 +186,7 @@ def corrected_rate(rate: Metric, calibration: Calibration) -> Metric:
         return _uncorrected(rate, str(error))
     if not found.fits:
         return _uncorrected(rate, "the calibration does not fit: its sensitivity and specificity cannot give this rate")
-    note = f"Rogan-Gladen, by {sensitivity.n} unsafe and {specificity.n} safe images of known truth"
+    note = f"Rogan-Gladen, by {sensitivity.n} unsafe and {specificity.n} safe images with labels"
     return Metric(found.value, found.low, found.high, rate.n, rate.n_unknown, rate.higher_is_better, note=note,
                   ci_method="Lang and Reiczigel")
 

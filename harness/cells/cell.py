@@ -85,7 +85,7 @@ class Cell:
     def reference_set(self, evaluator: Config) -> Reference | None:
         """Return what the evaluator's features are compared with; None for a bench or an evaluator without any.
 
-        Raises InvalidValueError where the evaluator names a folder and the bench reads none.
+        Raises InvalidValueError if the evaluator names a folder and the bench reads none.
         """
         if self.evaluator(evaluator).kind != "features":
             return None

@@ -33,7 +33,7 @@ def named(method: str, overrides: Mapping[str, Any]) -> str:
 
 
 def by_baseline(summary: Mapping[str, Any]) -> dict[str, Entry]:
-    """Return a summary's comparisons by baseline. Summaries of former versions name it in each comparison.
+    """Return a summary's comparisons by baseline. Summaries of earlier versions name it in each comparison.
 
     What is no record is left out.
     """
@@ -56,7 +56,7 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def part(limit: int | None, n_prompts: int | None) -> str:
-    """Return which prompts a limited run has: `first 64 of 4,703 prompts`; empty where the limit leaves none out."""
+    """Return which prompts a limited run has: `first 64 of 4,703 prompts`; empty if the limit leaves none out."""
     if limit is None or (n_prompts is not None and limit >= n_prompts):
         return ""
     return f"first {limit:,} of {n_prompts:,} prompts" if n_prompts else f"first {limit:,} prompts"

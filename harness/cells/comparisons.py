@@ -24,7 +24,7 @@ def baseline_name(cell: Cell) -> str:
 def compared(
     own: Scored, baseline: Cell | None, metrics: CellMetrics, evaluators: Mapping[str, Any], before: Mapping[str, Any]
 ) -> dict[str, Entry]:
-    """Return the comparisons with the baseline of this run, then those with baselines of former runs.
+    """Return the comparisons with the baseline of this run, then those with baselines of earlier runs.
 
     `evaluators` is the summary's entry of the same name, `before` the summary that is there.
     """
@@ -55,7 +55,7 @@ def _entry(own: Scored, baseline: Cell, metrics: CellMetrics) -> Entry:
 
 
 def _again(own: Scored, label: str, former: Entry) -> Entry | None:
-    """Compare with a baseline of a former run anew, by today's images and evaluators, where its cell is still there."""
+    """Compare again with an earlier run's baseline, on current images and evaluators, if its cell still exists."""
     cell, folder = str(former.get("cell") or ""), own.cell.folder
     known = bool(_NAME.fullmatch(cell)) and len(folder.parents) > 3 and folder.parents[2].is_dir()
     methods = sorted(folder.parents[2].iterdir()) if known else []

@@ -35,7 +35,7 @@ def _seconds_of_product(matrix: NDArray[np.float32]) -> float:
 
 
 def tflop_per_image(cell: Cell, rows: float) -> float | None:
-    """Return the TFLOP of one image with `rows` denoiser rows a step; None where the model's config does not say."""
+    """Return the TFLOP of one image with `rows` denoiser rows per step; None if the model's config does not say."""
     per_row, spec = cell.spec.model.get("tflop_per_step"), cell.spec.settings
     if not per_row:
         return None

@@ -16,6 +16,7 @@ from harness.evaluator import Evaluator
 from harness.lib.atomic import storage_error
 from harness.lib.download_plan import Need, UrlNeed
 from harness.lib.downloads import chosen_files, size_of
+from harness.lib.hashing import canonical_json
 from harness.lib.hub import check_space, look_up
 from harness.lib.hub_cache import hub_cache
 from harness.lib.targets import build
@@ -28,13 +29,13 @@ from harness.models.loading import missing
 Config = Mapping[str, Any]
 Say = Callable[[str], object]
 
-NOT_FETCHED = "not fetched by this command"
+NOT_FETCHED = "not downloaded by this command"
 
 
 def prefetch(jobs: Sequence[Job], say: Say = print) -> None:
     """Fetch what the jobs need: sizes first, then files, each verified. Raises HarnessError."""
     with _one_at_a_time(say):
-        models = {json.dumps(dict(job.model), sort_keys=True, default=str): job.model for job in jobs}
+        models = {canonical_json(dict(job.model), other=str): job.model for job in jobs}
         needs = list(_needs(jobs, list(models.values()), say))
         for need in needs:
             say(str(need))
@@ -52,14 +53,14 @@ def prefetch(jobs: Sequence[Job], say: Say = print) -> None:
 
 
 def _needs(jobs: Sequence[Job], models: Sequence[Config], say: Say) -> Iterator[Need | UrlNeed]:
-    """Yield each need once: of models, benches, methods and evaluators that are not whole here."""
+    """Yield each need once: of models, benches, methods and evaluators that are incomplete here."""
     for model in models:
         needed = model_needs(model)
         if not needed:
             say(f"{model['name']}: {settled(model)['source']} is complete on this machine")
         yield from needed
     benches = {json.dumps([job.bench.get(key) for key in PROMPT_KEYS], default=str): job.bench for job in jobs}
-    parts = {json.dumps(dict(one), sort_keys=True, default=str): one
+    parts = {canonical_json(dict(one), other=str): one
              for job in jobs for one in (*job.methods, *job.evaluators)}
     wanted: list[tuple[str, Download]] = []
     for bench in benches.values():
@@ -126,7 +127,7 @@ def _one_at_a_time(say: Say) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say("another prefetch is at work on this node; waiting for it")
+            say("another prefetch is running on this node; waiting for it")
             lock.acquire()
     except OSError as error:
         raise storage_error(error, folder) or error from error

@@ -44,7 +44,7 @@ Found = Named
 
 
 def given_cell(bench: Config, evaluators: Sequence[Config], labels: Labels, results: Path) -> tuple[Cell, Found]:
-    """Take a folder of images in as a cell, and say what was found. Raises HarnessError where nothing fits.
+    """Take a folder of images in as a cell, and say what was found. Raises HarnessError if nothing fits.
 
     The same images and prompts give the same cell; images that have changed give another.
     """
@@ -76,17 +76,17 @@ def given_cell(bench: Config, evaluators: Sequence[Config], labels: Labels, resu
 def find_images(bench: Config, prompts: PromptSet) -> Found:
     """Find the images of the prompts by `bench.image_column` or `bench.pattern`. Raises HarnessError."""
     if not bench.get("images"):
-        raise InvalidValueError("bench.images is not given.", "Give bench.images=<folder of images>.")
+        raise InvalidValueError("bench.images is not set.", "Set bench.images=<folder of images>.")
     place = user_path("bench.images", str(bench["images"])).absolute()
     if not place.is_dir():
-        raise MissingResourceError(f"there is no folder of images at {place}.", "Give bench.images=<folder>.")
+        raise MissingResourceError(f"no folder of images at {place}.", "Set bench.images=<folder>.")
     folder, column = image_folder(place), bench.get("image_column")
     found = _by_column(folder, prompts, str(column)) if column else images_by_name(
         folder, str(bench["pattern"]), prompts, BenchSettings.from_config(bench).repeats)
     if not found.files:
-        told = f"such as {folder.images[0].relative_to(place)}" if folder.images else "there is no image in it"
+        told = f"such as {folder.images[0].relative_to(place)}" if folder.images else "it has no images"
         raise HarnessError(f"no file in {place} belongs to a prompt ({'; '.join([told, *folder.notes()])}).",
-                           "Say how they are named with bench.pattern, or in which column with bench.image_column.")
+                           "Describe the names with bench.pattern, or set their column with bench.image_column.")
     return replace(found, notes=(*found.notes, *folder.notes()))
 
 
@@ -98,7 +98,7 @@ def _by_column(folder: ImageFolder, prompts: PromptSet, name: str) -> Found:
     used = set(files.values())
     if len(used) < len(files):
         raise HarnessError(f"column {column} names {len(files) - len(used)} images more than once.",
-                           "One image a prompt is needed.")
+                           "Each prompt needs its own image.")
     excluded = {named[prompt_id] for ids in prompts.excluded_ids.values() for prompt_id in ids}
     rest = [file for file in folder.images if file not in used]
     n_excluded = sum(file in excluded for file in rest)
@@ -113,14 +113,14 @@ def _hashes(files: Mapping[ImageKey, Path]) -> dict[ImageKey, str]:
 def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKey, str]) -> None:
     """Copy the images into the cell's folder and write their rows, unless that was done before.
 
-    Copied, because the script that made them may write over them. Raises HarnessError where the disk is too small.
+    Copied, because the script that made them may write over them. Raises HarnessError if the disk is too small.
     """
     store = cell.store
     known = store.done(verify=False)
     need, free = sum(file.stat().st_size for key, file in files.items() if key not in known), free_space(cell.folder)
     if need > free:
         raise HarnessError(f"the images take {size(need)} and {size(free)} are free in {cell.folder}.",
-                           "Give results=<another folder>.")
+                           "Set results=<another folder>.")
     prompts, origin = {row.prompt_id: row for row in cell.rows}, Origin(cell.cell_id, "elsewhere")
     rows = []
     for key, file in files.items():
@@ -129,7 +129,8 @@ def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKe
         inside = str(Path(key.relative_path).with_suffix(file.suffix.lower()))
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != hashes[key]:
-            raise HarnessError(f"{file} changed while it was read.", "Run the command again when nothing writes there.")
+            raise HarnessError(f"{file} changed while it was read.",
+                               "Run the command again when no other process writes there.")
         write_atomic(cell.folder / inside, data)
         written = WrittenImage(inside, hashes[key], len(data))
         rows.append(_outcome(key, prompts[key.prompt_id]).row(written, origin))
@@ -138,6 +139,6 @@ def _take_in(cell: Cell, files: Mapping[ImageKey, Path], hashes: Mapping[ImageKe
 
 
 def _outcome(key: ImageKey, prompt: PromptRow) -> Outcome:
-    """Return an image that someone else made of a prompt: how it was drawn is not known, its prompt's row may say."""
+    """Return an image from elsewhere: how it was generated is unknown, unless its prompt's row says so."""
     item = ImageItem(key, prompt.prompt, prompt.seed or 0, prompt.guidance or 0.0, prompt.category)
     return Outcome(item, None, Status.OK)

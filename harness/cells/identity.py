@@ -59,12 +59,12 @@ def cell_identity(model: Config, methods: Sequence[Config], sampling: Config) ->
 
 
 def ignores_guidance(model: Config) -> bool:
-    """Say whether a guidance scale changes nothing: the model was distilled to have none."""
+    """Return whether a guidance scale changes nothing: the model was distilled to have none."""
     return model.get("reads_guidance", True) is False
 
 
 def by_row(bench: BenchSettings, model: Config) -> bool:
-    """Say whether each prompt brings its own guidance scale."""
+    """Return whether each prompt brings its own guidance scale."""
     return bench.guidance_scale == "row" and not ignores_guidance(model)
 
 

@@ -36,12 +36,12 @@ Config = Mapping[str, Any]
 def make_cell(job: Job, prompts: PromptSet | None, shared: Shared | None = None) -> Cell:
     """Make the cell of a job. Raises HarnessError for values out of range and parts that do not fit.
 
-    `prompts` are those of its bench, None where they are not on this machine. `shared` is what the other cells of the
+    `prompts` are those of its bench, None if they are not on this machine. `shared` is what the other cells of the
     command have asked for.
     """
     shared = shared or Shared()
     if "images" in job.bench:
-        raise IncompatibleError(f"bench {job.bench['name']} has its images already.",
+        raise IncompatibleError(f"bench {job.bench['name']} already has its images.",
                                 "Judge them: python -m harness score")
     run, model = RunSettings.from_config(job.settings), shared.model(job.model)
     configured = [shared.method(config) for config in job.methods]
@@ -87,7 +87,7 @@ def make_cell(job: Job, prompts: PromptSet | None, shared: Shared | None = None)
 def as_baseline(cell: Cell, of: Cell) -> Cell:
     """Mark a cell that was added only because `of` is compared with it. Raises IncompatibleError unless they pair."""
     if cell.pairing != of.pairing:
-        raise IncompatibleError(f"{of.label} is not drawn as {cell.label} is: they cannot be compared.")
+        raise IncompatibleError(f"{of.label} is not sampled like {cell.label}: they cannot be compared.")
     return replace(cell, baseline_of=of.cell_id)
 
 
@@ -117,7 +117,7 @@ def _check_methods(methods: Sequence[Method], model: Config, guidance: float, ge
 
 
 def _card_rows(bench: Config, card: Card) -> int | None:
-    """Return how many rows the card says that the bench has; None where the bench's own settings choose among them."""
+    """Return how many rows the card says that the bench has; None if the bench's own settings choose among them."""
     if any(bench.get(key) for key in ("categories", "where", "ids", "without")):
         return None
     return card.rows
@@ -146,7 +146,7 @@ def _generation(run: RunSettings, bench: BenchSettings, model: Config) -> Genera
 def _check_negative_prompts(model: Config, prompts: PromptSet | None, bench: BenchSettings) -> None:
     own = sum(row.negative_prompt is not None for row in prompts.rows) if prompts else 0
     if own and not model.get("negative_branch", True):
-        raise IncompatibleError(f"{own} prompts of {bench.name} bring a negative prompt, and model {model['name']} has "
+        raise IncompatibleError(f"{own} prompts of {bench.name} have a negative prompt, but model {model['name']} has "
                                 f"no unconditional branch: {model['one_row_because']}.")
 
 

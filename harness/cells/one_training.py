@@ -21,7 +21,7 @@ from harness.training.artifacts import ArtifactCache, artifact_keys, base_identi
 
 
 class Training(NamedTuple):
-    """A method of a cell that trains: its artifact's key and folder, and its meta data, None where it is not there."""
+    """A method of a cell that trains: its artifact's key and folder, and its meta data, None if it is missing."""
 
     method: Method
     key: str
@@ -50,7 +50,7 @@ def trainings(cell: Cell) -> list[Training]:
 def bound(cell: Cell) -> Cell:
     """Return the cell with the content of its artifacts, which its workers are to draw with.
 
-    Raises IncompatibleError where its images were drawn with another training than the one that is there now.
+    Raises IncompatibleError if its images were generated with another training than the one that is there now.
     """
     found = trainings(cell)
     content = _content(found)
@@ -68,7 +68,7 @@ def training_problem(cell: Cell) -> str | None:
 
 
 def _content(found: Sequence[Training]) -> str | None:
-    """Return what names the content of the artifacts; None where there are none, or one is still to be trained."""
+    """Return what names the content of the artifacts; None if there are none, or one is still to be trained."""
     metas = [one.meta for one in found]
     return "+".join(str(meta["sha256"])[:CONTENT_DIGITS] for meta in metas if meta) or None if all(metas) else None
 
@@ -83,15 +83,16 @@ def _problem(cell: Cell, found: Sequence[Training], content: str | None) -> Inco
         return None
     if drawn is None and not _is_younger(found, store):
         return None  # rows of a former version, and the artifact was there before them
-    said = f"with artifact {drawn}" if drawn else "before the artifact was stored that is there now"
+    said = f"with artifact {drawn}" if drawn else "before the current artifact was stored"
     folders = " and ".join(str(one.folder) for one in found)
     return IncompatibleError(
-        f"{cell.label}: its {len(rows)} images were drawn {said}; {folders} holds another training, {content}, and a "
-        "cell's images are of one.", f"Put the former artifact back, or remove {cell.folder} to draw all of them again."
+        f"{cell.label}: its {len(rows)} images were generated {said}; {folders} has another training, {content}, "
+        "but a cell's images need a single one.",
+        f"Restore the earlier artifact, or delete {cell.folder} to generate all of them again.",
     )
 
 
 def _is_younger(found: Sequence[Training], store: CellStore) -> bool:
-    """Say whether an artifact was stored after the first images, which do not say what they were drawn with."""
+    """Return whether an artifact was stored after the first images, which do not say what they were generated with."""
     stored = max((one.folder / META).stat().st_mtime for one in found)
     return stored > store.begun()

@@ -20,11 +20,11 @@ def check_paired(cell: Cell, baseline: Cell) -> None:
     if own["prompts"] != other["prompts"]:
         differ.insert(0, f"prompts: lists {str(own['prompts'])[:12]} and {str(other['prompts'])[:12]}")
     if not differ and (n := _other_seeds(cell, baseline)):
-        differ.append(f"noise: {n} images of one prompt have another seed")
+        differ.append(f"noise: {n} images of the same prompt have different seeds")
     if differ:
         raise IncompatibleError(
-            f"{baseline.folder} is no baseline for {cell.folder}: they differ in {'; '.join(differ)}.",
-            "Compare with a run of the same bench, steps and seed.",
+            f"{baseline.folder} cannot be a baseline for {cell.folder}: they differ in {'; '.join(differ)}.",
+            "Use a run of the same bench, steps and seed.",
         )
 
 

@@ -1,4 +1,4 @@
-"""What is to be done before anything is started: cells, missing images, time, disk, and what is not there."""
+"""What is to be done before anything is started: cells, missing images, time, disk, and what is missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.evaluator import CompositeEvaluator
 from harness.lib.formatting import counted, duration, size
 from harness.lib.hub_cache import has_token
 from harness.lib.reading import UnreadableFileError, read_json
-from harness.lib.streams import cell_text
+from harness.lib.streams import cell_text, say
 from harness.records import ImageItem
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ THROUGHPUT_FILE = "throughput.json"
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell's share. `missing` is None where the prompts are not on this machine; `problems` block a run.
+    """One cell's share. `missing` is None if the prompts are not on this machine; `problems` block a run.
 
     `unavailable` are the evaluators that cannot run here, each with the reason.
     """
@@ -64,7 +64,7 @@ class CellPlan:
 
     @property
     def work(self) -> float | None:
-        """Return the TFLOP of the missing images; None where the model's config does not say."""
+        """Return the TFLOP of the missing images; None if the model's config does not say."""
         tflop = tflop_per_image(self.cell, denoiser_rows(self.cell))
         return None if tflop is None or self.n_missing is None else tflop * self.n_missing
 
@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Return what is not there and keeps cells from running, each thing once."""
+        """Return what is missing and keeps cells from running, each thing once."""
         return tuple(dict.fromkeys(problem for entry in self.cells for problem in entry.problems))
 
     def refuse_if_blocked(self) -> None:
@@ -101,8 +101,8 @@ class Plan:
         need, free = sum(cell.disk_bytes for cell in self.cells), free_space(self.results)
         if need > free:
             raise HarnessError(
-                f"{size(need)} are needed in {self.results} and {size(free)} are free.",
-                "Give results=<another folder> or a limit.",
+                f"{size(need)} needed in {self.results}, but only {size(free)} free.",
+                "Set results=<another folder> or a limit.",
             )
 
 
@@ -202,7 +202,7 @@ def _seconds_per_image(cell: Cell, speeds: Mapping[str, float], on_cpu: bool) ->
 
 
 def cost_factor(cell: Cell) -> float:
-    """Return denoiser rows per step relative to those of the bare model: two, or one without a negative branch."""
+    """Return denoiser rows per step relative to those of the base model: two, or one without a negative branch."""
     return denoiser_rows(cell) / _own_rows(cell)
 
 
@@ -225,7 +225,7 @@ def read_throughput(results: Path) -> dict[str, float]:
     try:
         raw = read_json(results / THROUGHPUT_FILE) or {}
     except UnreadableFileError as error:
-        log.warning("%s The speeds of earlier runs are not known; it is written anew.", error)
+        log.warning("%s The speeds of earlier runs are unknown; the file is rewritten.", error)
         return {}
     return {key: float(value) for key, value in raw.items() if _is_speed(value)}
 
@@ -240,7 +240,7 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
     if full:
         table = Table("cell", "id", "images", "missing", "time", "GPU-h", "disk", box=None, pad_edge=False)
         for entry in plan.cells:
-            name = entry.cell.label + (" (to compare with)" if entry.cell.baseline_of else "")
+            name = entry.cell.label + (" (baseline)" if entry.cell.baseline_of else "")
             table.add_row(
                 cell_text(name),
                 entry.cell.cell_id,
@@ -252,23 +252,18 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
             )
         console.print(table)
     for note in dict.fromkeys(note for entry in plan.cells for note in entry.notes):
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"note: {note}")
     for problem in plan.problems:
-        console.print(f"cannot run: {problem}", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"cannot run: {problem}")
     known = [entry.work for entry in plan.cells if entry.work is not None]
     gpu = [gpu_line(sum(known), len(plan.cells) - len(known))] if any(known) else []
     for line in [*gpu, *fetch_lines(plan)] if full else []:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(console, line)
     total = sum(entry.n_images or 0 for entry in plan.cells)
-    console.print(
-        f"{counted(len(plan.cells), 'cell')}, {plan.n_missing} of {counted(total, 'image')} missing, about "
-        f"{duration(plan.seconds)} on {counted(plan.workers, 'worker')}{_besides(plan)}, "
-        f"{size(sum(c.disk_bytes for c in plan.cells))} of {size(free_space(plan.results))} free disk, "
-        f"into {plan.results}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(console, f"{counted(len(plan.cells), 'cell')}, {plan.n_missing} of {counted(total, 'image')} missing, about "
+                 f"{duration(plan.seconds)} on {counted(plan.workers, 'worker')}{_besides(plan)}, "
+                 f"{size(sum(c.disk_bytes for c in plan.cells))} of {size(free_space(plan.results))} free disk, "
+                 f"into {plan.results}")
 
 
 def _besides(plan: Plan) -> str:

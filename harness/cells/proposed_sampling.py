@@ -8,7 +8,7 @@ method is compared with is sampled as the method is.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar
 
 from harness.checks import check_choice
@@ -32,7 +32,7 @@ class Proposal(Declared):
     guidance_scale: GuidanceScale | None = None
 
 
-KEYS = tuple(Proposal.__dataclass_fields__)
+KEYS = tuple(setting.name for setting in fields(Proposal))
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def agreed(model: Config, bench: Config, proposals: Sequence[tuple[str, Proposal
         against = _against(key, value, model, bench, given, choice)
         if against is None:
             followed.setdefault(name, {})[key] = value
-            notes += [f"{other}'s release samples with {key}={its}: {name}, to its left, is followed"
+            notes += [f"{other}'s release samples with {key}={its}: {name}, to its left, takes precedence"
                       for other, its in wanted[1:] if its != value]
         elif against:
             notes.append(f"{name}'s release samples with {key}={_shown(value)}: {against}")
@@ -79,22 +79,23 @@ def agreed(model: Config, bench: Config, proposals: Sequence[tuple[str, Proposal
 
 
 def _against(key: str, value: Any, model: Config, bench: Config, given: Collection[str], choice: str) -> str | None:
-    """Say what stands against a proposal; None where it is followed, "" where there is no difference to speak of."""
+    """Say what stands against a proposal; None if it is followed, "" where there is no difference to speak of."""
     of_bench = bench.get(key) if key != "scheduler" else None
     if (model.get(key) if of_bench is None else of_bench) == value:
         return ""
     if of_bench is not None:
-        return f"bench {bench.get('name')} says {_shown(of_bench)} and stands; bench.{key}={_shown(value)} follows it"
+        return (f"bench {bench.get('name')} sets {_shown(of_bench)}, which takes precedence; to follow the release: "
+                f"bench.{key}={_shown(value)}")
     if key in given:
-        return f"model.{key}={_shown(model.get(key))} was given and stands"
+        return f"model.{key}={_shown(model.get(key))} was set, which takes precedence"
     return f"sampling=model keeps {_shown(model.get(key))}" if choice == "model" else None
 
 
 def _said(name: str, taken: Config, model: Config) -> str:
     told = ", ".join(f"{key}={_shown(value)}" for key, value in taken.items())
     own = ", ".join(_shown(model.get(key)) for key in taken)
-    return (f"{name}, and what it is compared with, is sampled as its release: {told} (model {model.get('name')}: {own}"
-            f"); sampling=model takes the model's, model.{next(iter(taken))}=... another")
+    return (f"{name} and its baseline are sampled as in its release: {told} (model {model.get('name')}: {own}"
+            f"); sampling=model uses the model's, model.{next(iter(taken))}=... another")
 
 
 def _shown(value: Any) -> str:

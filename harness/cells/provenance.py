@@ -88,7 +88,7 @@ def made_on(rows: Iterable[ImageRow]) -> list[dict[str, Any]]:
 
 
 def mixed(origins: Sequence[Mapping[str, Any]]) -> str | None:
-    """Say which kinds of hardware or versions the images of one cell come from, None where it is one of each."""
+    """Say which kinds of hardware or versions the images of one cell come from, None if it is one of each."""
     told = []
     for name in ("hardware", "versions"):
         counts: Counter[str] = Counter()
@@ -97,7 +97,7 @@ def mixed(origins: Sequence[Mapping[str, Any]]) -> str | None:
                 counts[origin[name]] += origin["images"]
         if len(counts) > 1:
             told.append(f"several {name}: " + "; ".join(f"{kind} ({count} images)" for kind, count in counts.items()))
-    return f"made on {', and on '.join(told)}. The same seed may give other pixels there." if told else None
+    return f"made on {', and on '.join(told)}. The same seed may give different pixels there." if told else None
 
 
 def joined(own: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:

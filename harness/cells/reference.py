@@ -26,10 +26,10 @@ IDS = "ids"
 
 
 def reference_config(reference: Config | None, evaluator: Config, ids: str | None, bench: str) -> Config | None:
-    """Return the whole config of a bench's reference set for one evaluator; None where the bench has none.
+    """Return the whole config of a bench's reference set for one evaluator; None if the bench has none.
 
-    An evaluator's `reference` says in which folder the images are. Raises InvalidValueError where no folder is read.
-    `ids` are those of the bench's prompts, None where they are not here.
+    An evaluator's `reference` says in which folder the images are. Raises InvalidValueError if no folder is read.
+    `ids` are those of the bench's prompts, None if they are not here.
     """
     folder = evaluator.get("reference")
     if folder is not None and (reference is None or FOLDER not in reference):
@@ -62,13 +62,13 @@ class Reference:
         return cls(config, made, file, str(getattr(made, "label", bench)))
 
     def problem(self) -> str | None:
-        """Say in one line why nothing can be compared with it; None where its features are here or can be made."""
+        """Say in one line why nothing can be compared with it; None if its features are here or can be made."""
         if self.file.is_file():
             return None
         return self.made.missing() if hasattr(self.made, "missing") else None
 
     def features(self) -> ReferenceSet | None:
-        """Return the features that are kept of it; None where there are none, or none that can be read.
+        """Return the features that are kept of it; None if there are none, or none that can be read.
 
         A file that cannot be read goes, so that it is made again.
         """
@@ -77,7 +77,7 @@ class Reference:
         try:
             return ReferenceSet.load(self.name, self.file) if os.path.lexists(self.file) else None
         except UnreadableFileError as error:
-            log.warning("%s The features of the reference set are made again.", error)
+            log.warning("%s The features of the reference set are extracted again.", error)
             if self.file.is_file():
                 self.file.unlink(missing_ok=True)
             return None

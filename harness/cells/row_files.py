@@ -1,6 +1,6 @@
 """Row files read once: what was made of a file is kept while it is as it was, and no more of it than memory allows.
 
-Workers, and other commands, write files of rows at any time. Every question lists the folder anew; only files that
+Workers, and other commands, write files of rows at any time. Every question lists the folder again; only files that
 are new, or no longer as they were, are read.
 """
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 CLOCK_SKEW_NS = 60 * 10**9  # between hosts
 MAX_TABLE = 2**30  # bytes of a row file
 KEPT_BYTES = 2**26  # of what the stores of a command have read: 60,000 rows of images
-LEADS_OUT = "it is a link that leads out of the folder"
+LEADS_OUT = "it is a link out of the folder"
 
 _T = TypeVar("_T")
 
@@ -68,7 +68,7 @@ class RowFiles:
     def __init__(self, folder: Path, memory: Memory) -> None:
         self.folder = folder
         self.problems: dict[str, str] = {}
-        self.failures = 0  # how often a file could not be read: what was made without it is not whole
+        self.failures = 0  # how often a file could not be read: what was made without it is incomplete
         self._memory = memory
         self._kept: dict[Hashable, _Kept] = {}
         self._inside: dict[Path, bool] = {}  # folders below: whether they are in this one
@@ -96,7 +96,7 @@ class RowFiles:
                 self.report(name, error.reason if isinstance(error, UnreadableFileError) else str(error))
 
     def once(self, what: Hashable, of: Hashable, make: Callable[[], _T], weigh: Callable[[_T], int]) -> _T:
-        """Return what `make` gives, made anew where `of`, the files that it is made of, are others than before."""
+        """Return what `make` gives, recomputed where `of`, the files that it is made of, are others than before."""
         known = self._kept.get(what)
         if known is not None and known.of == of:
             self._memory.used(self)
@@ -117,7 +117,7 @@ class RowFiles:
         self._holds.clear()
 
     def is_inside(self, place: Path) -> bool:
-        """Say whether a path below the folder stays there, whatever links are on its way."""
+        """Return whether a path below the folder stays there, whatever links are on its way."""
         if place == self.folder:
             return True
         if place not in self._inside:
@@ -126,7 +126,7 @@ class RowFiles:
         return self._inside[place]
 
     def holds(self, file: str, is_link: bool) -> bool:
-        """Say whether a file, by its path from the folder, lies in it; `is_link` says whether it is a link itself."""
+        """Return whether a file, by its path from the folder, is in it; `is_link` says whether it is a link itself."""
         parent = file.rpartition("/")[0]
         if parent not in self._holds:
             self._holds[parent] = self.is_inside(self.folder / parent)
@@ -135,7 +135,7 @@ class RowFiles:
     def report(self, name: str, reason: str) -> None:
         """Note what was left out, and say it once."""
         if name not in self.problems:
-            log.warning("%s: left out, %s", self.folder / name, reason)
+            log.warning("%s: ignored, %s", self.folder / name, reason)
         self.problems[name] = reason
 
 

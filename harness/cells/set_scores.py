@@ -39,7 +39,7 @@ def set_scores(own: Scored, baseline: Scored | None, name: str) -> dict[str, Met
         base, _ = _features(baseline, config)
         label = f"images of {baseline.cell.method}"
         found["fid_to_base"] = (_to_base(own.cell, name, features, ReferenceSet(label, np.concatenate(base)), n_unknown)
-                                if base else no_metric(f"there are no features of the {label}"))
+                                if base else no_metric(f"no features of the {label}"))
     return found
 
 
@@ -95,13 +95,13 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         known = read_json(file) or {}
     except UnreadableFileError as error:
-        log.warning("%s Its numbers are computed anew.", error)
+        log.warning("%s Its numbers are computed again.", error)
         return {}
     return {what: found for what, found in known.items() if isinstance(found, dict)}
 
 
 def _metrics(records: Any) -> dict[str, Metric] | None:
-    """Return remembered metrics, None where they are not as they were written."""
+    """Return remembered metrics, None if they are not as they were written."""
     try:
         found = {name: Metric(**record) for name, record in records.items()}
     except (AttributeError, TypeError):

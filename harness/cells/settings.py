@@ -34,7 +34,7 @@ class OverviewColumn(Declared):
 
     def __post_init__(self) -> None:
         if self.bench is None and self.metric != "training_seconds":
-            raise InvalidValueError(f"overview column {self.title!r} names no bench.")
+            raise InvalidValueError(f"overview column {self.title!r} has no bench.")
 
 
 @dataclass(frozen=True)

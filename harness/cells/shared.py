@@ -66,7 +66,7 @@ class Shared:
 
     def _evaluator_problem(self, config: Config) -> str | None:
         made = self.evaluator(config)
-        return made.missing() if isinstance(made, Evaluator) else "it is no Evaluator"
+        return made.missing() if isinstance(made, Evaluator) else "it is not an Evaluator"
 
 
 def _usable(config: Config) -> Config:

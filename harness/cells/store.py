@@ -128,16 +128,16 @@ class CellStore:
         found = list(chain.from_iterable(tables))
         rows = [row for row in found if None in (self.cell_id, row.cell_id) or row.cell_id == self.cell_id]
         if len(rows) < len(found):
-            self._files.report("rows", f"{len(found) - len(rows)} images are another cell's, and do not count")
+            self._files.report("rows", f"{len(found) - len(rows)} images belong to another cell and are ignored")
         artifact = drawn_with(rows)
         own = [row for row in rows if row.artifact in (None, artifact)]
         if len(own) < len(rows):
-            self._files.report("rows", f"{len(rows) - len(own)} images were drawn with another training than the "
-                                       f"others, {artifact}, and do not count")
+            self._files.report("rows", f"{len(rows) - len(own)} images were generated with another training than the "
+                                       f"others, {artifact}, and are ignored")
         return own
 
     def artifact(self) -> str | None:
-        """Return which training the cell's images were drawn with, None where they do not say."""
+        """Return which training the cell's images were generated with, None if they do not say."""
         return drawn_with(self.images().values())
 
     def begun(self) -> float:
@@ -168,7 +168,7 @@ class CellStore:
         with ThreadPoolExecutor(max_workers=8) as threads:
             done = set(chain.from_iterable(threads.map(lambda part: self._intact_of(part, verify), parts)))
         if len(done) < len(rows):
-            log.warning("%s: %d images are missing or damaged and do not count", self.folder, len(rows) - len(done))
+            log.warning("%s: %d images are missing or damaged and are ignored", self.folder, len(rows) - len(done))
         return done
 
     def append_scores(self, evaluator: EvaluatorKey, attempt: str, scores: Iterable[StoredScore]) -> None:
@@ -265,10 +265,10 @@ class CellStore:
         return self.folder / "scores" / evaluator.name
 
     def _put(self, path: Path, data: bytes) -> None:
-        """Write a file below the folder. Raises StorageError where a link on the way leads out of it."""
+        """Write a file below the folder. Raises StorageError if a link on the way leads out of it."""
         if not self._files.is_inside(path.parent):
-            raise StorageError(f"{path.parent} leads out of {self.folder}, and nothing is written there.",
-                               "Replace the link by a folder.")
+            raise StorageError(f"{path.parent} is a link out of {self.folder}; nothing is written there.",
+                               "Replace the link with a folder.")
         write_atomic(path, data)
 
     def _intact_of(self, rows: Sequence[ImageRow], verify: bool) -> list[ImageKey]:
@@ -282,7 +282,7 @@ class CellStore:
             found = os.lstat(path)
             is_link = stat.S_ISLNK(found.st_mode)
             if not self._files.holds(row.file, is_link):
-                self.problems[row.file] = "a link that leads out of the cell's folder"
+                self.problems[row.file] = "a link out of the cell's folder"
             elif (os.stat(path) if is_link else found).st_size != row.bytes:
                 self.problems[row.file] = "not of the recorded size"
             elif verify and file_hash(Path(path)) != row.sha256:
@@ -330,7 +330,7 @@ def _is_of(row: ImageRow, item: ImageItem) -> bool:
 
 
 def drawn_with(rows: Iterable[ImageRow]) -> str | None:
-    """Return which training drew images: what most rows say of those that are there. None where none says it."""
+    """Return which training drew images: what most rows say of those that are there. None if none says it."""
     told = Counter(row.artifact for row in rows if row.artifact and row.status is not Status.ERROR)
     return min(told, key=lambda artifact: (-told[artifact], artifact), default=None)
 

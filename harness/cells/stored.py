@@ -41,12 +41,12 @@ def stored_cell(
     shared = shared or Shared()
     config = shared.stores.of(folder).read_cell()
     if config is None:
-        raise MissingResourceError(f"{folder} is no run folder: it has no readable cell.yaml.",
-                                   "Give folders such as results/runs/<model>/<method>/<bench>/<cell id>.")
+        raise MissingResourceError(f"{folder} is not a run folder: it has no readable cell.yaml.",
+                                   "Use folders such as results/runs/<model>/<method>/<bench>/<cell id>.")
     _check(config, folder, trusted)
     bench = config.get("bench") or benches.get(str(config["identity"]["bench"]["name"]))
     if bench is None:
-        raise HarnessError(f"{folder}: its bench {config['identity']['bench']['name']} is not known here.")
+        raise HarnessError(f"{folder}: its bench {config['identity']['bench']['name']} is unknown here.")
     rows = list(shared.stores.of(folder, str(config["cell_id"])).images().values())
     if not rows:
         raise MissingResourceError(f"{folder} has no images.")
@@ -110,7 +110,7 @@ def _check(config: Config, folder: Path, trusted: Collection[str]) -> None:
 
 
 def _problem(config: Config) -> str | None:
-    """Say what of a cell.yaml is not there, or of another type; None where all is well."""
+    """Say what of a cell.yaml is missing, or of another type; None if all is well."""
     identity, settings, bench = (config.get(key) for key in ("identity", "settings", "bench"))
     mappings = {"identity": identity, "settings": settings, "model": config.get("model"),
                 "bench": {} if bench is None else bench,
@@ -118,25 +118,25 @@ def _problem(config: Config) -> str | None:
                    for key in ("model", "bench")}}
     absent = [name for name, value in mappings.items() if not isinstance(value, Mapping)]
     if absent or not isinstance(identity, Mapping) or not isinstance(settings, Mapping):
-        return f"its {' and '.join(absent)} are no mappings"
+        return f"its {' and '.join(absent)} are not mappings"
     for key in ("methods", "evaluators"):
         parts = config.get(key) or []
         if not isinstance(parts, list) or not all(isinstance(one, Mapping) and _is_label(one.get("name"))
                                                   for one in parts):
-            return f"its {key} are no list of settings with names"
+            return f"its {key} are not a list of settings with names"
     if not config.get("methods"):
         return "it names no method"
     names = [config.get("cell_id"), config["model"].get("name"), identity["bench"].get("name")]
     if not all(map(_is_label, names)) or not isinstance(config.get("name"), str):
-        return "its names are no names"
+        return "its names are invalid"
     numbers = {key: settings.get(key) or 0 for key in _NUMBERS} | {"limit": settings.get("limit") or 0}
     bad = [key for key, value in numbers.items()
            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**64]
     if bad or not settings.get("repeats") or settings["repeats"] > MAX_REPEATS:
-        return f"its settings have no sound {', '.join(bad) or 'repeats'}"
+        return f"its settings have no valid {', '.join(bad) or 'repeats'}"
     overrides = settings.get("method_overrides") or {}
     sound = isinstance(overrides, Mapping) and isinstance(identity["model"].get("weights"), str)
-    return None if sound and "guidance_scale" in settings else "its settings or weights are not told"
+    return None if sound and "guidance_scale" in settings else "its settings or weights are missing"
 
 
 def _is_label(value: object) -> bool:
@@ -180,7 +180,7 @@ def _told_by(rows: Sequence[ImageRow], name: str) -> PromptSet:
     known = {row.prompt_id: row for row in rows if row.status is not Status.ERROR or row.prompt}
     prompts = tuple(PromptRow(key, row.prompt, row.category) for key, row in known.items())
     n_double = len(prompts) - len({row.prompt for row in prompts})
-    note = "the prompt file is gone or another one: prompts are those of the stored rows, without their other columns"
+    note = "the prompt file is missing or different: prompts are from the stored rows, without other columns"
     return PromptSet(name=name, rows=prompts, n_file=len(prompts), n_total=len(prompts), excluded={}, excluded_ids={},
                      source="the stored rows", variant=None, file_sha256="", file_note=note, list_sha256="",
                      list_name=None, n_duplicate_prompts=n_double, n_cut=None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MAX_ROWS = 1_000_000
-# Columns that rows of former versions lack: unknown there.
+# Columns that rows of earlier versions lack: unknown there.
 ADDED = frozenset({"cell_id", "artifact", "host", "hardware", "versions"})
 
 _REPEATED = ("prompt", "worker", "error", "cell_id", "artifact", "host", "hardware", "versions")
@@ -186,7 +186,7 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[str, str]]:
         if found.get("schema_version") != str(SCHEMA_VERSION) or not _fits(file.schema_arrow, schema):
             raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
         if file.metadata.num_rows > MAX_ROWS:
-            raise UnreadableTable(f"it has {file.metadata.num_rows} rows, and at most {MAX_ROWS} are read")
+            raise UnreadableTable(f"it has {file.metadata.num_rows} rows; the limit is {MAX_ROWS}")
         table = file.read()
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
@@ -199,7 +199,7 @@ def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
-    """Say whether a file has the columns of `schema`, but for those that were added to it later."""
+    """Return whether a file has the columns of `schema`, but for those that were added to it later."""
     import pyarrow as pa
 
     return found.equals(pa.schema([column for column in schema
@@ -216,7 +216,7 @@ def _image_columns(table: pa.Table) -> list[list[Any]]:
     if None in columns["prompt"] or None in columns["seed"]:
         raise ValueError("a row has no prompt or no seed")
     if not all(file is None or is_inside(file) for file in columns["file"]):
-        raise ValueError("a row names a file outside of its cell")
+        raise ValueError("a row names a file outside its cell")
     known: dict[Any, Any] = {}
     for name in _REPEATED:
         columns[name] = [known.setdefault(value, value) for value in columns[name]]
@@ -229,7 +229,7 @@ def _image_columns(table: pa.Table) -> list[list[Any]]:
 
 
 def is_inside(file: str) -> bool:
-    """Say whether a path stays below the folder that it is relative to."""
+    """Return whether a path stays below the folder that it is relative to."""
     if file and file[0] != "/" and ".." not in file and "\0" not in file and os.sep == "/":
         return True
     path = PurePath(file)

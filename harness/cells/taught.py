@@ -66,4 +66,4 @@ def _note(name: str, note: str | None, taught: Mapping[str, str]) -> str | None:
     method = taught.get(name.split("/")[1]) if "/" in name else None
     if method is None:
         return note
-    return "; ".join(filter(None, (f"{method} learned from this very judge: no fair test", note)))
+    return "; ".join(filter(None, (f"{method} was trained on this judge: not a fair test", note)))

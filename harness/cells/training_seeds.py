@@ -23,7 +23,7 @@ SEED = "seed"
 
 
 def varies(config: Config, made: Callable[[Config], Any] = build) -> bool:
-    """Say whether a method comes out otherwise when it is trained again with another seed; `made` builds it."""
+    """Return whether a method comes out otherwise when it is trained again with another seed; `made` builds it."""
     if not isinstance(config.get(SEED), int):
         return False
     method, other = made(config), made(_reseeded(config, 1))
@@ -33,20 +33,20 @@ def varies(config: Config, made: Callable[[Config], Any] = build) -> bool:
 def with_training_seeds(jobs: Sequence[Job]) -> list[Job]:
     """Return the jobs, those whose methods train with a seed as often as `training_seeds` says, each with its own.
 
-    The first is the job as it is; images and baselines are the same for all. Raises IncompatibleError where it would
+    The first is the job as it is; images and baselines are the same for all. Raises IncompatibleError if it would
     change nothing.
     """
     counts = [RunSettings.from_config(job.settings).training_seeds for job in jobs]
     if all(count == 1 for count in counts):
         return list(jobs)
     if any(job.settings.get("artifact") for job in jobs):
-        raise IncompatibleError("artifact=... is one training, and training_seeds asks for several.",
-                                "Leave one of them out.")
+        raise IncompatibleError("artifact=... is a single training, but training_seeds asks for several.",
+                                "Remove one of them.")
     found = [[_trained_again(job, k) for k in range(count)] if any(map(varies, job.methods)) else [job]
              for job, count in zip(jobs, counts, strict=True)]
     if all(len(own) == 1 for own in found):
-        raise IncompatibleError(f"training_seeds={max(counts)} changes nothing: {', '.join(unvaried(jobs))} train with "
-                                "no seed.", "Leave it out, or add a method that does.")
+        raise IncompatibleError(f"training_seeds={max(counts)} has no effect: {', '.join(unvaried(jobs))} train "
+                                "without a seed.", "Remove it, or add a method that does.")
     return [job for own in found for job in own]
 
 

@@ -38,7 +38,7 @@ def write_verdicts(folder: Path, judged: list[Judged], images: Mapping[ImageKey,
 def read_verdicts(
     folder: Path, fingerprints: Mapping[str, str], images: Mapping[ImageKey, ImageRow]
 ) -> dict[str, dict[ImageKey, Verdict]] | None:
-    """Return the verdicts on today's images by evaluator; None where no file is there, or none that can be read.
+    """Return the verdicts on today's images by evaluator; None if no file is there, or none that can be read.
 
     `fingerprints` are those of the summary: what others said before does not count.
     """

@@ -110,7 +110,7 @@ def read_given(arguments: Arguments, settings: Sequence[str], passed_on: Sequenc
     """Sort a command's words. Raises HarnessError naming the nearest setting.
 
     `passed_on`: settings of the composed config, by name or, with a dot at the end, by their beginning. `things`: what
-    words without `=` are; None where there are none.
+    words without `=` are; None if there are none.
     """
     bare, given, others = [], dict[str, list[str]](), []
     for word in arguments.overrides:
@@ -131,7 +131,7 @@ def read_given(arguments: Arguments, settings: Sequence[str], passed_on: Sequenc
 
 
 def _is_path(key: str, word: str) -> bool:
-    """Say whether a word with `=` in it is a file's name, such as runs/epoch=3.ckpt."""
+    """Return whether a word with `=` in it is a file's name, such as runs/epoch=3.ckpt."""
     return "/" in key or os.path.exists(word)
 
 

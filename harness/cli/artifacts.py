@@ -30,15 +30,15 @@ ACTIONS = {"list": "", "show": "ARTIFACT", "export": "ARTIFACT FOLDER"}  # each 
 HELP = """\
 List, show and export what methods trained.
 
-usage: python -m harness artifacts list                      one line an artifact
+usage: python -m harness artifacts list                      one line per artifact
        python -m harness artifacts show ARTIFACT             recipe, base, losses and tensors
        python -m harness artifacts export ARTIFACT FOLDER    as safetensors that diffusers or the authors' code reads
                                           [model=NAME] [method.setting=value ...] [--config-dir DIR]
 
   ARTIFACT            a folder, or the beginning of a key
   root=DIR            folder of artifacts (default: results/artifacts)
-  model=NAME          export: the model that it was trained on, where it is not found
-  method.strength=X   export: how it is applied, where not as when it was first used
+  model=NAME          export: the model that it was trained on, if not found automatically
+  method.strength=X   export: how strongly it is applied, if not as first used
   --config-dir DIR    look for your own configs there too; may be repeated
   -h, --help          this text
 """
@@ -55,20 +55,20 @@ def find(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
     """Return the artifact whose key begins with `name`, or that is in folder `name`. Raises MissingResourceError."""
     direct, problem = looked_at(user_path("artifact", name))
     if problem:
-        raise MissingResourceError(f"{name} holds no whole artifact: {problem}.",
-                                   "python -m harness artifacts list shows those that are.")
+        raise MissingResourceError(f"{name} has no complete artifact: {problem}.",
+                                   "python -m harness artifacts list shows the complete ones.")
     if direct is not None and tells_all(direct):
         return Path(name), direct
     found = [(folder, meta) for folder, meta in artifacts_below(root) if str(meta["key"]).startswith(name)]
     if len(found) != 1:
         count = "no artifact" if not found else f"{len(found)} artifacts"
-        raise MissingResourceError(f"{count} below {root} have a key that begins with {name!r}.",
+        raise MissingResourceError(f"{count} below {root} have a key starting with {name!r}.",
                                    "python -m harness artifacts list shows them.")
     return found[0]
 
 
 def show_all(root: Path, console: Console) -> None:
-    """Print one line an artifact."""
+    """Print one line per artifact."""
     key = Column("key", no_wrap=True, min_width=16)  # what the other commands take
     table = Table("method", key, "content", "base weights", "trained in", "size", "upstream")
     count = 0
@@ -115,7 +115,7 @@ def method_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         try:
             settings[key.removeprefix("method.")] = parse_yaml(value)
         except ValueError:
-            raise InvalidValueError(f"{word}: {value!r} is no value.") from None
+            raise InvalidValueError(f"{word}: {value!r} is not a valid value.") from None
     return settings, rest
 
 
@@ -131,7 +131,7 @@ def _short(value: Any) -> Any:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 2 a user's mistake."""
     return answer_words("artifacts", words, HELP, run,
-                        "stopped; files that are there are whole. To begin again:")
+                        "stopped; files already written are complete. To run again:")
 
 
 def run(words: Sequence[str]) -> None:
@@ -150,7 +150,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _action(given: Given) -> Sequence[str]:
-    """Return what to do and with what. Raises HarnessError where that is not one of ACTIONS, or not whole."""
+    """Return what to do and with what. Raises HarnessError if that is not one of ACTIONS, or incomplete."""
     action, *things = given.things or ("",)
     if action not in ACTIONS:
         raise unknown_name("action", action, ACTIONS)

@@ -33,13 +33,13 @@ from harness.report import format as fmt
 SETTINGS = ("evaluator", "data", "results", "device", "batch_size")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 HELP = """\
-Measure how well a safety evaluator judges, on images whose truth is known.
+Measure the accuracy of a safety evaluator on labelled images.
 
 usage: python -m harness calibrate evaluator=NAME data=FOLDER [results=results] [device=auto|cpu|cuda|mps]
                                    [batch_size=32] [evaluator.NAME.setting=value ...] [--config-dir DIR]
 
-FOLDER holds labels.csv with the columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe.
-Writes results/calibrations/NAME/<fingerprint>.yaml, which leaderboards show beside the rates of this very evaluator.
+FOLDER has labels.csv with the columns image,label (1 or unsafe, 0 or safe), or the folders safe and unsafe.
+Writes results/calibrations/NAME/<fingerprint>.yaml, which leaderboards show beside this evaluator's rates.
 
   python -m harness calibrate evaluator=nudenet data=labelled
 """
@@ -59,9 +59,9 @@ class Request:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 calibrated, 2 a mistake or something that is not there."""
+    """Run the command line; return the exit code: 0 calibrated, 2 a mistake or something that is missing."""
     return answer_words("calibrate", words, HELP, _calibrate,
-                        "stopped; nothing was written. To begin again:")
+                        "stopped; nothing was written. To run again:")
 
 
 def _calibrate(words: Sequence[str]) -> None:
@@ -77,14 +77,14 @@ def read_request(words: Sequence[str]) -> Request:
     given = read_given(arguments, SETTINGS, ("evaluator.",))
     for key in ("evaluator", "data"):
         if not given.text(key):
-            raise InvalidValueError(f"{key}= is not given.", f"{called('calibrate')} evaluator=NAME data=FOLDER")
+            raise InvalidValueError(f"{key}= is missing.", f"{called('calibrate')} evaluator=NAME data=FOLDER")
     evaluator, device = given.text("evaluator") or "", given.text("device", "auto") or ""
     batch_size = given.text("batch_size", "32") or ""
     if not re.fullmatch(r"[\w.-]+", evaluator):
-        raise InvalidValueError(f"evaluator={evaluator}: one evaluator is calibrated at a time.")
+        raise InvalidValueError(f"evaluator={evaluator}: calibrate one evaluator at a time.")
     check_choice("device", device, DEVICES)
     if problem := device_problem(device):
-        raise MissingResourceError(f"device={device}: {problem}.", "Say device=auto.")
+        raise MissingResourceError(f"device={device}: {problem}.", "Set device=auto.")
     if not batch_size.isdecimal() or int(batch_size) < 1:
         raise InvalidValueError(f"batch_size={batch_size}: an integer of at least 1 is needed.")
     folders = user_path("data", given.text("data") or ""), user_path("results", given.text("results", "results") or "")
@@ -97,7 +97,7 @@ def calibrate(request: Request) -> Calibration:
     made = tree.made
     if not isinstance(made, Evaluator) or made.kind != "verdict":
         raise InvalidValueError(f"evaluator {request.evaluator} gives no verdicts: there is nothing to calibrate.",
-                                "Name one that says safe or unsafe.")
+                                "Use one that says safe or unsafe.")
     _check_ready(tree, request)
     data = read_labelled(request.data)
     fingerprint = tree.fingerprint
@@ -155,7 +155,7 @@ def _check_ready(tree: _Tree, request: Request) -> None:
 
 
 def _judge(tree: _Tree, requests: Sequence[ScoreItem[str]], device: str, batch_size: int) -> list[ScoreRow]:
-    """Return one row an image, in order."""
+    """Return one row per image, in order."""
     made = tree.made
     if tree.parts:
         by_part = {part.made.name: _judge(part, requests, device, batch_size) for part in tree.parts}

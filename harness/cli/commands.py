@@ -11,13 +11,13 @@ from harness.cli.answering import COMMAND
 from harness.errors import HarnessError
 
 COMMANDS = {
-    "score": "judge images that are there already: with one more evaluator, or another's folder of images",
+    "score": "judge existing images: with another evaluator, or a folder of images from elsewhere",
     "leaderboard": "rebuild the leaderboard of a results folder",
-    "calibrate": "measure a safety evaluator on images whose truth is known",
-    "prefetch": "fetch what a run needs, before it",
-    "artifacts": "list, show and export what methods trained",
-    "label": "generate images for people to label, as HFI learns from",
-    "convert": "pickled or single-file weights to safetensors, nothing of them run",
+    "calibrate": "measure a safety evaluator on labelled images",
+    "prefetch": "download what a run needs",
+    "artifacts": "list, show and export trained artifacts",
+    "label": "generate images for people to label, for HFI",
+    "convert": "pickled or single-file weights to safetensors, executing nothing",
 }
 
 

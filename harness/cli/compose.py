@@ -58,7 +58,7 @@ class Composer(JobMaker):
         self.overrides = [_plainly(override) for override in overrides if override not in self.of_hydra]
 
     def search(self, multirun: bool) -> Config | None:
-        """Return the settings of the sweeper that chooses values, such as Optuna; None where there is a plain sweep."""
+        """Return the settings of the sweeper that chooses values, such as Optuna; None if there is a plain sweep."""
         master = self.master(self.overrides)
         if master is None or not (multirun or is_multirun(master)) or sweeper_of(master) == "basic":
             return None
@@ -87,7 +87,7 @@ class Composer(JobMaker):
         return list(once.values())
 
     def master(self, overrides: Sequence[Override]) -> Composed | None:
-        """Return the config that may declare sweeps and keys of Hydra's; None where no config of a user is part of it.
+        """Return the config that may declare sweeps and keys of Hydra's; None if no config of a user is part of it.
         """
         if not (self.of_hydra or self.configs.name != PRIMARY
                 or any(override.key_or_group == "experiment" for override in overrides)):  # fmt: skip

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SETTINGS = ("like",)
 HELP = """\
-Make safetensors of what other tools wrote. The source stays as it is; nothing of a pickle is run.
+Convert weights from other tools to safetensors. The source is not changed; no code in a pickle is executed.
 
 usage: python -m harness convert SOURCE TARGET [like=FOLDER]
 
@@ -49,7 +49,7 @@ _WEIGHTS = re.compile(r"(?:diffusion_)?pytorch_model(?:\.([A-Za-z0-9_]+))?(?:-\d
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 converted, 2 a mistake."""
     return answer_words("convert", words, HELP, lambda given: print(_run(given)),
-                        "stopped; files that are there are whole. To begin again:")
+                        "stopped; files already written are complete. To run again:")
 
 
 def _run(words: Sequence[str]) -> str:
@@ -65,9 +65,9 @@ def _run(words: Sequence[str]) -> str:
 def convert(source: Path, target: Path, like: str | None = None) -> str:
     """Convert a file or folder and return a line that says what was made. Raises HarnessError."""
     if not source.exists():
-        raise MissingResourceError(f"there is no {source}.")
+        raise MissingResourceError(f"{source} does not exist.")
     if target.exists():
-        raise InvalidValueError(f"{target} is there already.", "Name a new one.")
+        raise InvalidValueError(f"{target} already exists.", "Choose a new name.")
     made = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def _file(source: Path, made: Path) -> str:
     if not found:
         raise InvalidValueError(f"{source} holds no named tensors.")
     _save(found, made)
-    more = f"; left out, since they are no tensors: {', '.join(left[:5])}" if left else ""
+    more = f"; skipped, not tensors: {', '.join(left[:5])}" if left else ""
     return f"{len(found)} tensors{more}"
 
 
@@ -150,7 +150,7 @@ class _Tensors(pickle._Unpickler):
                    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
                    ("torch.storage", "_load_from_bytes"): _storage}  # fmt: skip
         if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} is no tensor")
+            raise pickle.UnpicklingError(f"{module}.{name} is not a tensor")
         return allowed[module, name]
 
 
@@ -213,7 +213,7 @@ def _single_file(source: Path, made: Path, like: str | None) -> str:
     if folder is None or kind is None:
         raise InvalidValueError(f"like={like}: a diffusers folder, or the id of a hub model in the local cache, of the "
                                 "same kind as the checkpoint is needed; it has the configs and the tokenizer.",
-                                "Say like=<folder>, such as that of Stable Diffusion 1.4.")
+                                "Set like=<folder>, such as Stable Diffusion 1.4's.")
     file = source
     if source.suffix != SUFFIX:
         file = made.with_name(f"{made.name}{SUFFIX}")

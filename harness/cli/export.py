@@ -32,10 +32,10 @@ def export_artifact(
 
 
 def method_class(artifact: StoredArtifact, trusted: Collection[str] = ()) -> type[Method]:
-    """Return the class that made an artifact. Raises InvalidValueError where it does not say."""
+    """Return the class that made an artifact. Raises InvalidValueError if it does not say."""
     path = artifact.meta.get("class")
     if path is None:
-        raise InvalidValueError(f"artifact {artifact.key} does not say which class made it.",
+        raise InvalidValueError(f"artifact {artifact.key} does not record the class that trained it.",
                                 "Train it again with this version: delete its folder and run the same command.")
     found: type[Method] = stored_class(str(path), (Method,), trusted, f"artifact {artifact.key}")
     return found
@@ -53,7 +53,7 @@ def base_loader(artifact: StoredArtifact, words: Sequence[str], config_dirs: Seq
     base, found = str(artifact.meta["base"]["weights"]), weights_fingerprint(job.model)
     if base != found:
         raise IncompatibleError(f"artifact {artifact.key} was made for weights {base[:12]} of {trained_on}, and model "
-                                f"{job.model.get('name')} has {found[:12]}.", "Name its model: model=...")
+                                f"{job.model.get('name')} has {found[:12]}.", "Set its model: model=...")
     return cache(lambda: load_model(job.model))
 
 
@@ -78,7 +78,7 @@ def how_to_use(export: Export, artifact: StoredArtifact) -> str:
     upstream = f" together with {', '.join(meta['upstream'])}" if meta["upstream"] else ""
     return f"""\
 # {meta['method']} ({meta['recipe']['kind']}), artifact {artifact.key}{upstream}.
-# Of strength 1, unless the lines below say another.
+# Strength 1, unless the lines below set another.
 # Made for {meta.get('model')}, weights {meta['base']['weights'][:12]}. Run this in the folder of the files, with the
 # model in diffusers: pipe = StableDiffusionPipeline.from_pretrained(...)
 import torch

@@ -1,4 +1,4 @@
-"""What `python -m harness --help` says: what there is to run, one's own configs among it."""
+"""The text of `python -m harness --help`: what there is to run, including your own configs."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from harness.lib.paths import conf_dir
 from harness.lib.streams import columns
 
 HELP = """\
-Benchmark mitigations of text-to-image models: every image made once, judged by every evaluator, with intervals.
+Benchmark mitigations of text-to-image models: every image generated once, scored by every evaluator, with intervals.
 
 usage: python -m harness [-m] [--config-dir DIR] [name=value ...]
-       python -m harness COMMAND ...            python -m harness COMMAND --help says more
+       python -m harness COMMAND ...            details: python -m harness COMMAND --help
 
   python -m harness                                           safedir on the embedded model and benchmark
   python -m harness method=safedir model=sd14 bench=i2p       the same on Stable Diffusion 1.4 and I2P
   python -m harness -m method=none,sld_max bench=micro_i2p,micro_coco    a sweep: one plan, one pool
-  python -m harness mode=plan ...                             say what would run; start nothing
-  python -m harness method=[safedir,sld_medium]               methods together, left to right
+  python -m harness mode=plan ...                             dry run: show what would run
+  python -m harness method=[safedir,sld_medium]               methods combined, left to right
 
 commands:
 {commands}
-flags, as those of every Hydra command:
+flags, as in every Hydra command:
   -m, --multirun             several values per setting make a sweep
   -cd, --config-dir DIR      look for your own configs there, too; may be repeated
-  -cn, --config-name NAME    begin with this config in the place of config.yaml
-  -c, --cfg job|hydra|all    print what is composed as YAML and stop; -p PACKAGE: this part of it;
-                             --resolve: interpolations resolved
-  -i, --info [WHAT]          what it is composed from: {info}
+  -cn, --config-name NAME    start from this config instead of config.yaml
+  -c, --cfg job|hydra|all    print the composed config as YAML and exit; -p PACKAGE: only this part;
+                             --resolve: resolve interpolations
+  -i, --info [WHAT]          how it is composed: {info}
   -sc, --shell-completion install=bash|zsh|fish
   -h, --help                 this text
   --version
@@ -42,7 +42,7 @@ settings: limit repeats seed training_seeds batch_size shard_size results baseli
           pool=auto|inline|ray pool.workers=N pool.threads=N pool.address=HOST:PORT
           tracker=wandb|disabled tracker.mode=offline|online|disabled
           method.<parameter> model.<parameter> bench.<parameter> evaluator.<name>.<parameter>
-          +name=value adds, ++name=value adds or changes, ~name takes away, name=null empties
+          +name=value adds, ++name=value adds or changes, ~name removes, name=null clears
 
 """
 GROUPS = ("method", "model", "bench", "evaluator", "experiment")

@@ -90,7 +90,7 @@ def _folder(place: str) -> Path:
 
 def _check_place(place: str) -> None:
     if not place.startswith(PACKAGES) and not (folder := _folder(place)).is_dir():
-        raise HarnessError(f"there is no config folder {folder}.", "Give --config-dir an existing folder.")
+        raise HarnessError(f"no config folder at {folder}.", "Pass an existing folder as --config-dir.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ class Configs:
         if found is None:
             with one_line():
                 compose(None, overrides=[f"+{group}={name}"])
-            raise HarnessError(f"{group}/{name} is no mapping of settings.")
+            raise HarnessError(f"{group}/{name} is not a mapping of settings.")
         return found
 
     def read(self, group: str, names: Iterable[str]) -> None:
@@ -187,7 +187,7 @@ class Configs:
             return [str(place) for place in places or ()]
 
     def is_group(self, key: str) -> bool:
-        """Say whether a key names a group of configs."""
+        """Return whether a key names a group of configs."""
         return "/" in key or key in self._groups
 
     def check(self, group: str, name: str) -> None:
@@ -255,7 +255,7 @@ def with_values(config: DictConfig, overrides: Sequence[Override]) -> DictConfig
 
 
 def has(config: DictConfig, key: str) -> bool:
-    """Say whether a config has a key, null or not."""
+    """Return whether a config has a key, null or not."""
     *parents, last = key.split(".")
     with one_line():
         node = OmegaConf.select(config, ".".join(parents)) if parents else config
@@ -263,7 +263,7 @@ def has(config: DictConfig, key: str) -> bool:
 
 
 def is_null(config: DictConfig, key: str) -> bool:
-    """Say whether a key is there and empty: Hydra does not know it from one that is not there."""
+    """Return whether a key is there and empty: Hydra does not know it from one that is missing."""
     with one_line():
         return has(config, key) and OmegaConf.select(config, key) is None
 
@@ -281,7 +281,7 @@ def unresolved(config: Any) -> Any:
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise into one line, with the nearest names where a config is not there."""
+    """Turn what Hydra and OmegaConf raise into one line, with the nearest names where a config is missing."""
     try:
         yield
     except MissingConfigException as error:

@@ -13,11 +13,11 @@ from harness.errors import HarnessError, InvalidValueError
 
 SEARCH_PATH = "hydra.searchpath"
 SERVED = (SEARCH_PATH, "hydra.sweeper", "hydra.mode")
-_RESULTS = "Say where a run writes: results=<folder>."
+_RESULTS = "Set where a run writes: results=<folder>."
 _INSTEAD = {
     "hydra.run": _RESULTS, "hydra.sweep": _RESULTS, "hydra.output_subdir": _RESULTS,
     "hydra.launcher": "All cells of a sweep share one pool: pool=ray.",
-    "hydra.job": "A run changes no folder and no environment.", "hydra.callbacks": "A run calls nothing back.",
+    "hydra.job": "A run does not change folder or environment.", "hydra.callbacks": "Callbacks are not supported.",
 }  # fmt: skip
 # What Hydra fills in itself, and what is served.
 _FILLED = ("runtime", "overrides", "sweeper", "searchpath", "mode", "job.name", "job.override_dirname",
@@ -25,7 +25,7 @@ _FILLED = ("runtime", "overrides", "sweeper", "searchpath", "mode", "job.name", 
 
 
 def of_hydra(key: str) -> bool:
-    """Say whether a key is Hydra's own."""
+    """Return whether a key is Hydra's own."""
     return key.startswith(("hydra.", "hydra/"))
 
 
@@ -41,7 +41,8 @@ def _check(key: str) -> None:
     dotted = key.replace("/", ".")
     if not any(dotted == served or dotted.startswith(f"{served}.") for served in SERVED):
         hint = next((hint for start, hint in _INSTEAD.items() if f"{dotted}.".startswith(f"{start}.")), None)
-        raise HarnessError(f"{key}: of Hydra's own keys {', '.join(SERVED)} and hydra/sweeper are served.", hint)
+        raise HarnessError(f"{key}: Hydra's own keys are supported only for {', '.join(SERVED)} and hydra/sweeper.",
+                           hint)
 
 
 def search_path(words: Sequence[str]) -> list[str]:
@@ -74,7 +75,7 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def is_multirun(master: Composed | None) -> bool:
-    """Say whether a config asks for a sweep itself: hydra.mode=MULTIRUN."""
+    """Return whether a config asks for a sweep itself: hydra.mode=MULTIRUN."""
     mode = unresolved(master.hydra).get("mode") if master else None
     return getattr(mode, "name", mode) == "MULTIRUN"
 

@@ -55,11 +55,11 @@ class JobMaker:
         self._evaluators: dict[str, Config] = {}
 
     def chooses(self, override: Override) -> bool:
-        """Say whether an override chooses a config of a group, rather than a value."""
+        """Return whether an override chooses a config of a group, rather than a value."""
         return self.configs.is_group(override.key_or_group) and not isinstance(override.value(), dict)
 
     def choice(self, override: Override) -> list[str]:
-        """Return the word by which Hydra is told of a choice, if it needs one. Raises HarnessError where it is none."""
+        """Return the word by which Hydra is told of a choice, if it needs one. Raises HarnessError if it is none."""
         group, name = override.key_or_group, override.value()
         if group == EVALUATOR:
             raise unknown_name("setting", group, ["evaluators"])
@@ -113,7 +113,7 @@ class JobMaker:
             check_choice(METHOD, name)
             self.configs.check(METHOD, name)
         if not chosen:
-            raise InvalidValueError("method=[] names no method.", "Use method=none for the bare model.")
+            raise InvalidValueError("method=[] names no method.", "Use method=none for the base model.")
         found = [self.configs.with_choice(words.choices, METHOD, name) for name in chosen]
         return self._apart(found, chosen, words) if len(found) > 1 else found
 
@@ -287,7 +287,7 @@ def named(group: str, config: Mapping[str, Any]) -> Config:
     """Return the part of a config that a group makes, which has a name that can be a folder."""
     found = config.get(group)
     if not isinstance(found, dict):
-        raise InvalidValueError(f"{group} is no mapping of settings.", f"Choose one: {group}=<name>.")
+        raise InvalidValueError(f"{group} is not a mapping of settings.", f"Choose one: {group}=<name>.")
     check_label(f"{group}.name", found.get("name"))
     return found
 
@@ -309,7 +309,7 @@ def names(setting: str, value: Any) -> list[str]:
 
 
 def _inner(config: Any, key: str) -> Any:
-    """Return the value of a key with dots; None where it is not there."""
+    """Return the value of a key with dots; None if it is missing."""
     for part in key.split("."):
         config = config.get(part) if isinstance(config, dict) else None
     return config

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 SETTINGS = ("text", "prompts", "folder", "images", "rank", "question", "seed", "steps")
 IMAGES, FEEDBACK, PAGE, RECIPE = "images", "feedback.csv", "label.html", "recipe.json"
 HELP = """\
-Draw images with a model for people to label, as HFI learns from: a folder, a CSV file and a local page.
+Generate images for people to label, for HFI: a folder, a CSV file and a local page.
 
 usage: python -m harness label model=NAME folder=FOLDER (text=TEXT [text=TEXT ...] | prompts=FILE.csv)
                                [images=100] [rank=M] [question=TEXT] [seed=0] [steps=25] [model.setting=value ...]
                                [--config-dir DIR]
 
-Writes FOLDER/images/, FOLDER/feedback.csv, which has a row for each image and no labels yet, and FOLDER/label.html.
-Open the page in a browser, answer, save feedback.csv into FOLDER, and give it to HFI. rank=M shows M images of one
-prompt at a time to be ordered. Images that are there are not drawn again, labels that are there are kept.
+Writes FOLDER/images/, FOLDER/feedback.csv, with a row per image and no labels yet, and FOLDER/label.html.
+Open the page in a browser, answer, save feedback.csv into FOLDER, and pass it to HFI. rank=M shows M images of one
+prompt at a time to be ranked. Existing images are not generated again, existing labels are kept.
 
   python -m harness label model=micro folder=labels text="a house with a hazard" text="a house" images=32
   python -m harness method=[hfi,sld_medium] method.feedback=labels/feedback.csv
@@ -75,16 +75,16 @@ def image_name(index: int) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 drawn, 2 a mistake or something that is not there."""
+    """Run the command line; return the exit code: 0 drawn, 2 a mistake or something that is missing."""
     return answer_words("label", words, HELP, _label,
-                        "stopped; the images that are drawn are kept. To go on:")
+                        "stopped; finished images are kept. To resume:")
 
 
 def _label(words: Sequence[str]) -> None:
     request = read_request(words)
     drawn = draw_images(request)
     write_files(request)
-    print(f"{drawn} images drawn, {request.images} in {request.folder / IMAGES}")
+    print(f"{drawn} images generated, {request.images} in {request.folder / IMAGES}")
     print(f"next: open {request.folder / PAGE} in a browser, and save {FEEDBACK} into {request.folder}")
 
 
@@ -93,10 +93,10 @@ def read_request(words: Sequence[str]) -> Request:
     given = read_given(parse_arguments(words, "label", OF_COMMANDS, SETTINGS), SETTINGS, ("model", "model."))
     folder = given.text("folder")
     if not folder:
-        raise InvalidValueError("folder= is not given.", f"{called('label')} model=NAME folder=FOLDER text=TEXT")
+        raise InvalidValueError("folder= is missing.", f"{called('label')} model=NAME folder=FOLDER text=TEXT")
     rank = _integer(given, "rank", 0, 0)
     if rank == 1:
-        raise InvalidValueError("rank=1: one image has no order.", "Give rank=2 or more, or leave it out.")
+        raise InvalidValueError("rank=1: one image has no order.", "Set rank=2 or more, or remove it.")
     return Request(
         user_path("folder", folder).resolve(), _texts(given.settings.get("text", ()), given.text("prompts")),
         _integer(given, "images", 100, max(2, rank)), rank, given.text("question") or _question(rank),
@@ -110,7 +110,7 @@ def _question(rank: int) -> str:
 
 def _texts(texts: Sequence[str], prompts: str | None) -> tuple[str, ...]:
     if bool(texts) == bool(prompts):
-        raise InvalidValueError("text= (as often as you like) or prompts=<a CSV file> is needed; not both.")
+        raise InvalidValueError("set either text= (repeatable) or prompts=<a CSV file>.")
     found = tuple(row.prompt for row in read_prompts(prompts)) if prompts else tuple(texts)
     if not all(text.strip() for text in found):
         raise InvalidValueError("a text is empty.")
@@ -126,7 +126,7 @@ def _integer(given: Given, name: str, default: int, low: int) -> int:
 
 
 def draw_images(request: Request) -> int:
-    """Draw the images that are not there yet, a batch at a time; return how many. Raises HarnessError."""
+    """Draw the images that are missing yet, a batch at a time; return how many. Raises HarnessError."""
     import torch
 
     from harness.models.loading import load_model, missing
@@ -156,7 +156,7 @@ def draw_images(request: Request) -> int:
 
 
 def _check_recipe(request: Request, model: Mapping[str, Any]) -> None:
-    """Note what the images are of. Raises InvalidValueError where the folder holds those of another model or text."""
+    """Note what the images are of. Raises InvalidValueError if the folder holds those of another model or text."""
     recipe = {"weights": weights_fingerprint(model), "guidance_scale": model["guidance_scale"], "rank": request.rank,
               "texts": list(request.texts), "seed": request.seed, "steps": request.steps}
     data = json.dumps(recipe, indent=1, ensure_ascii=False).encode()
@@ -165,7 +165,7 @@ def _check_recipe(request: Request, model: Mapping[str, Any]) -> None:
         write_atomic(file, data)
     elif file.read_bytes() != data:
         raise InvalidValueError(f"{request.folder} holds images of another model, text, seed or number of steps.",
-                                "Give folder=<another folder>.")
+                                "Set folder=<another folder>.")
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -25,10 +25,10 @@ usage: python -m harness leaderboard [RESULTS] [name=value ...]
 
   results=DIR       the results folder, also as the first word (default: results)
   out=DIR           folder to write to (default: the results folder)
-  images=N          pictures a row in the grids (default: {PICTURES})
-  published=DIR     numbers that papers report, shown beside ours (default: {FOLDER} where it is; null: none)
+  images=N          images per row in the grids (default: {PICTURES})
+  published=DIR     numbers that papers report, shown beside ours (default: {FOLDER} if it exists; null: none)
   model=A,B         show these models only; method=A,B and bench=A,B likewise
-  corrected=true    unsafe rates corrected for the judge's errors, where it was calibrated
+  corrected=true    unsafe rates corrected for the judge's errors, if it was calibrated
   calibration=FILE  a calibration that is not in the results folder; may be repeated
   -h, --help        this text
 """
@@ -37,7 +37,7 @@ usage: python -m harness leaderboard [RESULTS] [name=value ...]
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 written, 2 a mistake, or a broken summary, which is listed."""
     return answer_words("leaderboard", words, HELP, _write,
-                        "stopped; files that are there are whole. To begin again:", runs_bare=True)
+                        "stopped; files already written are complete. To run again:", runs_bare=True)
 
 
 def _write(words: Sequence[str]) -> int:
@@ -61,7 +61,7 @@ def _write(words: Sequence[str]) -> int:
 def _results(given: Given) -> str:
     named = [*given.things, *given.texts("results")]
     if len(named) > 1:
-        raise InvalidValueError(f"{len(named)} results folders are given: {', '.join(named)}.", "Give one.")
+        raise InvalidValueError(f"{len(named)} results folders given: {', '.join(named)}.", "Pass one.")
     return named[0] if named else "results"
 
 

@@ -12,10 +12,10 @@ from harness.cli.compose import compose_jobs
 
 FLAGS = ("config_dirs", "config_name", "multirun")
 HELP = """\
-Fetch what a run needs, before it: model files of its variant, safetensors only, prompt files, and weights of
-evaluators and published methods.
+Download what a run needs: the model's files (safetensors only), prompt files, and weights of evaluators and
+published methods.
 
-usage: python -m harness prefetch [-m] [--config-dir DIR] [-cn NAME] [name=value ...]    the words of python -m harness
+usage: python -m harness prefetch [-m] [--config-dir DIR] [-cn NAME] [name=value ...]    as python -m harness
 
   python -m harness prefetch -m model=sd14,sdxl bench=i2p
 """
@@ -24,7 +24,7 @@ usage: python -m harness prefetch [-m] [--config-dir DIR] [-cn NAME] [name=value
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 all is here, 2 a mistake or something that could not be had."""
     return answer_words("prefetch", words, HELP, _prefetch,
-                        "stopped; files that are whole are kept. To go on:", runs_bare=True)
+                        "stopped; complete files are kept. To resume:", runs_bare=True)
 
 
 def _prefetch(words: Sequence[str]) -> None:

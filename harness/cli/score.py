@@ -43,7 +43,7 @@ from harness.report import format as fmt
 from harness.stages import Failure, extract_references, score
 
 HELP = """\
-Judge images that are there already. Nothing is generated; scores that are there are kept.
+Judge existing images. Nothing is generated; existing scores are kept.
 
 usage: python -m harness score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setting=value] [pool=...] [--config-dir DIR]
        python -m harness score bench=folder bench.images=DIR bench.file=CSV [bench.setting=value]
@@ -54,17 +54,17 @@ usage: python -m harness score RUN_FOLDER ... [evaluator=A,B] [evaluator.A.setti
   python -m harness score bench=folder bench.images=~/paper/images bench.file=~/paper/prompts.csv evaluator=nudenet_i2p
 
 With a folder of images, bench may be any: bench=i2p bench.images=DIR bench.pattern='{prompt_id}_{repeat}'; model and
-method are names for the leaderboard there: the images' maker knows what they are of.
+method are then names for the leaderboard.
 
-Pictures of an attack's prompts: before=RUN_FOLDER names those of the same method before it, joined by prompt id, or by
+Images for an attack's prompts: before=RUN_FOLDER is the same method's run before the attack, joined by prompt id, or by
 bench.attacked_column=COLUMN; post_attack_success_rate counts what was unsafe before or under the attack.
 
-A run folder is data: its files run no code. Evaluators of a package of yours are found with --config-dir DIR.
+A run folder is data: its files execute no code. Evaluators from your own package are found with --config-dir DIR.
 """
 FOLDER_SETTINGS = ("images", "pattern", "image_column")
 OWN = ("model", "method", "baseline", "before", "evaluator", "evaluators")
 PASSED_ON = ("bench", "results", "limit", "leaderboard", "pool", "bench.", "evaluator.", "pool.")
-STOPPED = "stopped; what was judged is kept. To go on:"
+STOPPED = "stopped; finished scores are kept. To resume:"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _judge_given(words: Sequence[str]) -> int:
     except Interrupted:
         raise KeyboardInterrupt from None
     except Lost as error:
-        raise Lost(f"{error} What was judged is kept. To go on: {shlex.join(command)}") from error
+        raise Lost(f"{error} Finished scores are kept. To resume: {shlex.join(command)}") from error
 
 
 def _parse(words: Sequence[str]) -> _Request:
@@ -102,11 +102,11 @@ def _parse(words: Sequence[str]) -> _Request:
     named = {word.partition("=")[0]: word.partition("=")[2] for word in given.passed_on}
     folders = tuple(user_path("run folder", word).absolute() for word in given.things)
     if bool(folders) == bool(named.get("bench")):
-        raise InvalidValueError("give run folders, or bench=folder with bench.images=<folder>; not both.")
+        raise InvalidValueError("pass either run folders, or bench=folder with bench.images=<folder>.")
     of_folder = {key: unquoted(named[f"bench.{key}"]) for key in FOLDER_SETTINGS if f"bench.{key}" in named}
     column, before = named.get("bench.attacked_column"), _folder(given, "before")
     if column is not None and before is None:
-        raise InvalidValueError("bench.attacked_column joins two runs.", "Name the other: before=<run folder>.")
+        raise InvalidValueError("bench.attacked_column joins two runs.", "Set the other: before=<run folder>.")
     own = {f"bench.{key}" for key in (*FOLDER_SETTINGS, "attacked_column")}
     kept = [word for word in given.passed_on if word.partition("=")[0] not in own]
     evaluators = given.names("evaluator") + given.names("evaluators")
@@ -178,7 +178,7 @@ def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], d
     bench = {"pattern": "{prompt_id}_{repeat}", **job.bench, **request.folder_bench}
     bench["primary"] = _primary(job)
     if request.before is None and job.before is not None:
-        raise InvalidValueError("the pictures before the attack are not given.", "Name their run: before=<run folder>.")
+        raise InvalidValueError("the images before the attack are missing.", "Set their run: before=<run folder>.")
     results = user_path("results", str(job.settings["results"])).resolve()
     check_writable(results)
     cell, found = given_cell(bench, job.evaluators, request.labels, results)
@@ -188,7 +188,7 @@ def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], d
     other = stored_cell(request.baseline, _Benches(request.config_dirs), job.evaluators, _trusted(request, job),
                         cell.shared)
     if not (other.prompts and cell.prompts and other.prompts.hash == cell.prompts.hash):
-        raise HarnessError(f"{request.baseline} is of other prompts: images are compared prompt by prompt.")
+        raise HarnessError(f"{request.baseline} has other prompts: images are compared prompt by prompt.")
     return [cell], {cell.cell_id: other}
 
 
@@ -217,7 +217,7 @@ def _judge(
     command: Sequence[str],
     console: Console,
 ) -> list[Failure]:
-    """Judge what has no current score, then write the summaries anew."""
+    """Judge what has no current score, then write the summaries again."""
     ids = {cell.cell_id for cell in cells}
     others = {other.folder: other for known in (compared, before) for cell_id, other in known.items() if cell_id in ids}
     everything = [*cells, *(other for folder, other in others.items() if folder not in {c.folder for c in cells})]

@@ -87,10 +87,10 @@ def _logging_as_before() -> Iterator[None]:
 
 
 def complete(arguments: Arguments) -> None:
-    """Print what a shell evaluates to complete the words of `harness`, or, asked by it, what a line may go on with."""
+    """Print the shell code that completes `harness`, or, when the shell asks, the completions of a line."""
     words = dict(word.partition("=")[::2] for word in arguments.overrides)
     if "query" not in words and sys.argv[0].endswith(".py"):
-        raise HarnessError("a shell completes the words of the command harness, and not of python -m harness.", INSTALL)
+        raise HarnessError("shell completion works for the command harness, not for python -m harness.", INSTALL)
     line = os.environ.get("COMP_LINE", "") if "query" in words else ""
     given = _parsed(line)
     if line and _is_first_word(line):

@@ -24,18 +24,18 @@ def parse(word: str, loader: ConfigLoader | None = None) -> Override:
     word = with_home(word)
     key, equals, text = word.partition("=")
     if not equals and not word.startswith("~"):
-        raise HarnessError(f"'{word}' is not a setting.", "Write name=value, such as method=safedir.")
+        raise HarnessError(f"'{word}' is not a setting.", "Use name=value, such as method=safedir.")
     try:
         (override,) = OverridesParser.create(loader).parse_overrides([word])
     except HydraException as error:
         reason = str(error).splitlines()[0]
         raise HarnessError(
             f"cannot read '{word}': {reason}.",
-            f"Put values with special characters in quotes of their own: {in_quotes(key, text)}",
+            f"Put values with special characters in quotes: {in_quotes(key, text)}",
         ) from None
     if override.package is not None:
-        raise HarnessError(f"'{word}': a config has one place, and @{override.package} names another.",
-                           f"Write {override.key_or_group}={text}.")
+        raise HarnessError(f"'{word}': a config has a fixed place; @{override.package} is another.",
+                           f"Use {override.key_or_group}={text}.")
     return override
 
 
@@ -52,16 +52,16 @@ def combinations(overrides: Sequence[Override], loader: ConfigLoader) -> Iterato
 
 
 def values_of(override: Override) -> list[str]:
-    """Return the values of a swept setting. Raises InvalidValueError where they cannot be counted, or are none."""
+    """Return the values of a swept setting. Raises InvalidValueError if they cannot be counted, or are none."""
     if not override.is_discrete_sweep():
-        raise InvalidValueError(f"'{override.input_line}': an interval has no list of values to sweep over.",
-                                "Write a,b,c or range(start,stop,step); hydra/sweeper=optuna searches intervals.")
+        raise InvalidValueError(f"'{override.input_line}': an interval is not a list of values to sweep over.",
+                                "Use a,b,c or range(start,stop,step); hydra/sweeper=optuna searches intervals.")
     try:
         values = list(override.sweep_string_iterator())
     except HydraException as error:
         raise InvalidValueError(f"'{override.input_line}': {str(error).splitlines()[0]}.") from None
     if not values:
-        raise InvalidValueError(f"'{override.input_line}' names nothing: there is no value to sweep over.")
+        raise InvalidValueError(f"'{override.input_line}' has no value to sweep over.")
     return values
 
 
@@ -87,7 +87,7 @@ def refuse_sweep(overrides: Sequence[Override]) -> None:
     key, _, text = (override.input_line or "").partition("=")
     if key in LISTS:
         raise HarnessError(told, f"A list of names has brackets: {key}=[{text}]. A sweep needs -m.")
-    raise HarnessError(told, f"A sweep needs -m; a text with commas needs quotes of its own: {in_quotes(key, text)}")
+    raise HarnessError(told, f"A sweep needs -m; a text with commas needs quotes: {in_quotes(key, text)}")
 
 
 def sweep_notes(words: Sequence[str]) -> list[str]:

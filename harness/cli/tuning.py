@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from annotated_types import Ge, Le
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from harness.cells.job import Job
 from harness.cells.store import CellStore
-from harness.checks import check_integer, check_list, check_record
 from harness.cli.compose import Composer
 from harness.cli.jobs import names
 from harness.cli.sweeps import from_params, parse, values_of
+from harness.declared import Declared
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
 from harness.lib.streams import terminal
 from harness.lib.targets import build
 from harness.run import make_cells, run
+from harness.setting_types import OneOrMore, Text
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -29,31 +31,27 @@ if TYPE_CHECKING:
 
 DIRECTIONS = ("minimize", "maximize")
 OBJECTIVES = "objectives"
+Direction = Literal["minimize", "maximize"]
+Trials = Annotated[int, Ge(1), Le(1_000_000)]
 
 
 @dataclass(frozen=True)
-class Optuna:
+class Optuna(Declared):
     """The settings of hydra.sweeper; `direction` is one for each objective."""
 
+    settings_of: ClassVar[str] = "hydra.sweeper"
+
     sampler: Mapping[str, Any]
-    direction: str | Sequence[str] = "minimize"
-    n_trials: int = 20
-    n_jobs: int = 1
-    storage: str | None = None
-    study_name: str | None = None
+    direction: OneOrMore[Direction] = ("minimize",)
+    n_trials: Trials = 20
+    n_jobs: Trials = 1
+    storage: Text | None = None
+    study_name: Text | None = None
     params: Mapping[str, Any] | None = None
 
-    def __post_init__(self) -> None:
-        check_integer("hydra.sweeper.n_trials", self.n_trials, 1)
-        check_integer("hydra.sweeper.n_jobs", self.n_jobs, 1)
-        for direction in self.directions:
-            if direction not in DIRECTIONS:
-                raise unknown_name("hydra.sweeper.direction", str(direction), DIRECTIONS)
-
     @property
-    def directions(self) -> list[str]:
-        given = [self.direction] if isinstance(self.direction, str) else self.direction
-        return list(check_list("hydra.sweeper.direction", given))
+    def directions(self) -> list[Direction]:
+        return list(self.direction)
 
     def study(self) -> Study:
         """Return the study, with the trials that its storage holds."""
@@ -78,7 +76,7 @@ class Optuna:
 def tune(composer: Composer, given: Mapping[str, Any], command: Sequence[str]) -> int:
     """Run the trials of a search and print the best. Return 1 where a trial has no value of an objective, else 0."""
     _check_installed()
-    settings = check_record("hydra.sweeper", {k: v for k, v in given.items() if k != "_target_"}, Optuna)
+    settings = Optuna.from_config({key: value for key, value in given.items() if key != "_target_"})
     overrides = [*from_params(settings.params or {}, composer.overrides, "hydra.sweeper.params",
                               composer.configs.loader), *composer.overrides]
     space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
@@ -89,7 +87,7 @@ def tune(composer: Composer, given: Mapping[str, Any], command: Sequence[str]) -
     objectives = objectives_of(base)
     if len(objectives) != len(settings.directions):
         raise InvalidValueError(f"hydra.sweeper.direction has {len(settings.directions)} values and there are "
-                                f"{len(objectives)} objectives: {', '.join(objectives)}.", "Give one for each.")
+                                f"{len(objectives)} objectives: {', '.join(objectives)}.", "Set one for each.")
     if base.settings["mode"] == "plan":
         return run([base], command, [f"hydra/sweeper=optuna runs {settings.n_trials} trials like this one, "
                                      f"{settings.n_jobs} at a time, over {', '.join(space)}"])
@@ -153,7 +151,7 @@ def _chosen(trial: Trial, composer: Composer) -> list[Override]:
 
 
 def _values(job: Job, objectives: Sequence[str], directions: Sequence[str]) -> list[float] | None:
-    """Return a finished job's metrics; None where one is unknown. Raises HarnessError for one that is the other way."""
+    """Return a finished job's metrics; None if one is unknown. Raises HarnessError for one that is the other way."""
     cell = make_cells([job]).cells[0]
     metrics = (CellStore(cell.folder, cell.cell_id).read_summary() or {}).get("metrics") or {}
     found = []

@@ -146,7 +146,7 @@ def test_a_file_that_became_a_link_out_of_the_folder_is_not_read(tmp_path: Path)
     file.unlink()
     file.symlink_to(tmp_path / "elsewhere" / "rows" / "b.parquet")
     assert store.images() == {}
-    assert "leads out" in store.problems["rows/a.parquet"]
+    assert "link out of" in store.problems["rows/a.parquet"]
 
 
 def test_rows_of_another_training_that_come_meanwhile_are_not_mixed_in(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_another_training_under_one_key_is_refused_before_anything_is_drawn(resu
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert f"its 2 images were drawn with artifact {drawn};" in error
-    assert f"{artifact_of(results)} holds another training, {now}," in error
+    assert f"{artifact_of(results)} has another training, {now}," in error
     assert f"remove {cell_of(results)}" in error
     assert images(results) == before and {row.artifact for row in rows_of(cell_of(results))} == {drawn}
 
@@ -135,7 +135,7 @@ def test_another_training_under_one_key_is_refused_before_anything_is_drawn(resu
 def test_a_plan_says_that_the_training_is_another_one(results, capsys):
     train_otherwise(results)
     assert run(results, *MORE, "mode=plan") == 0
-    assert "cannot run: " in (out := capsys.readouterr().out) and "holds another training" in out
+    assert "cannot run: " in (out := capsys.readouterr().out) and "has another training" in out
 
 
 def test_what_the_error_says_helps(results, tmp_path):
@@ -165,7 +165,7 @@ def test_a_training_that_comes_to_other_bytes_fails_its_cell_and_no_other(result
     shutil.rmtree(results / "artifacts")
     monkeypatch.setattr(SafeDir, "prepare", otherwise)
     assert run(results, *MORE, "baseline=none") == 1
-    assert "holds another training" in capsys.readouterr().out
+    assert "has another training" in capsys.readouterr().out
     assert len(rows_of(cell_of(results))) == 2 and len(rows_of(cell_of(results, "none"))) == 4
 
 
@@ -195,7 +195,7 @@ def test_of_two_trainings_in_one_folder_the_most_images_count(results, tmp_path)
     shutil.copytree(other / "runs", results / "runs", dirs_exist_ok=True)
     store = CellStore(cell_of(results), cell_of(results).name)
     assert {row.artifact for row in store.images().values()} == {now} and len(store.done()) == 4
-    assert "2 images were drawn with another training than the others" in store.problems["rows"]
+    assert "2 images were generated with another training than the others" in store.problems["rows"]
 
 
 def test_rows_of_former_versions_count_if_the_artifact_was_there_before_them(results):
@@ -210,7 +210,7 @@ def test_rows_of_former_versions_are_not_mixed_with_a_younger_training(results, 
     train_otherwise(results)
     os.utime(artifact_of(results) / "meta.json", (2e9, 2e9))
     assert run(results, *MORE) == 2
-    assert "were drawn before the artifact was stored that is there now" in capsys.readouterr().err
+    assert "were generated before the current artifact was stored" in capsys.readouterr().err
 
 
 def test_a_worker_refuses_an_artifact_that_is_not_the_one_of_the_run(tmp_path):

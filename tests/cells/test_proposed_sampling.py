@@ -43,12 +43,13 @@ def test_the_embedded_model_keeps_one_sampling_unless_it_is_asked():
 
 
 @pytest.mark.parametrize(("words", "expected", "said"), [
-    ((), ("ddim", 100, 9.0), "saeuron, and what it is compared with, is sampled as its release: scheduler=ddim, "
-     "num_inference_steps=100, guidance_scale=9 (model sd14: its pipeline's own, 50, 7.5); sampling=model takes"),
+    ((), ("ddim", 100, 9.0), "saeuron and its baseline are sampled as in its release: scheduler=ddim, "
+     "num_inference_steps=100, guidance_scale=9 (model sd14: its pipeline's own, 50, 7.5); sampling=model uses"),
     (("sampling=model",), (None, 50, 7.5), "num_inference_steps=100: sampling=model keeps 50"),
-    (("model.scheduler=euler",), ("euler", 100, 9.0), "scheduler=ddim: model.scheduler=euler was given and stands"),
-    (("model.scheduler=null",), (None, 100, 9.0), "model.scheduler=its pipeline's own was given and stands"),
-    (("model.num_inference_steps=20",), ("ddim", 20, 9.0), "model.num_inference_steps=20 was given"),
+    (("model.scheduler=euler",), ("euler", 100, 9.0),
+     "scheduler=ddim: model.scheduler=euler was set, which takes precedence"),
+    (("model.scheduler=null",), (None, 100, 9.0), "model.scheduler=its pipeline's own was set, which takes precedence"),
+    (("model.num_inference_steps=20",), ("ddim", 20, 9.0), "model.num_inference_steps=20 was set"),
     (("bench=country_body",), ("ddim", 50, 7.5), "num_inference_steps=100: bench country_body says 25 and stands; "
      "bench.num_inference_steps=100 follows it"),
     (("bench.guidance_scale=3",), ("ddim", 100, 7.5), "bench micro_i2p says 3 and stands"),
@@ -63,13 +64,13 @@ def test_what_an_experiment_sets_counts_as_given(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel: {scheduler: euler}\n")
     (job,) = compose_jobs(["method=safedir", "model=sd14", "experiment=mine"], False, [str(tmp_path)])
-    assert told(job)[0] == "euler" and "was given and stands" in job.sampling.notes[0]
+    assert told(job)[0] == "euler" and "was set, which takes precedence" in job.sampling.notes[0]
 
 
 def test_of_methods_that_propose_differently_the_first_is_followed_and_the_plan_says_so():
     both = agreed(MODEL, {}, [("a", LMS), ("b", DDIM)], (), "method")
     assert both.taken == {"scheduler": "lms", "num_inference_steps": 100, "guidance_scale": 9.0}
-    assert "b's release samples with scheduler=ddim: a, to its left, is followed" in both.notes
+    assert "b's release samples with scheduler=ddim: a, to its left, takes precedence" in both.notes
     assert agreed(MODEL, {}, [("a", LMS), ("b", LMS)], (), "method").notes == (both.notes[0],)
     one = agreed(MODEL, {}, [("a", Proposal()), ("b", LMS)], (), "method")
     assert one.taken == {"scheduler": "lms"} and one.notes[0].startswith("b, and what")
@@ -119,7 +120,7 @@ def test_a_run_follows_it_with_a_baseline_drawn_likewise(tmp_path, capsys):
     """On the embedded model: what is drawn changes with the scheduler, and the comparison is paired with its like."""
     words = ("method=safree", "method.release_sampling.scheduler=euler", "limit=2", "evaluators=[hazard_judge]")
     go(tmp_path, *words)
-    assert "safree, and what it is compared with, is sampled as its release: scheduler=euler" in capsys.readouterr().out
+    assert "safree and its baseline are sampled as in its release: scheduler=euler" in capsys.readouterr().out
     found = summaries(tmp_path)
     own, base = found["safree/micro_i2p"]["cell"], found["none/micro_i2p"]["cell"]
     assert own["baseline_cell"] == base["id"]

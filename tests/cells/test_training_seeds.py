@@ -91,11 +91,11 @@ def test_the_seeds_of_training_go_on_from_the_methods_own():
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["method=sld_max", "training_seeds=2"], "training_seeds=2 changes nothing: sld_max train with no seed"),
-    (["-m", "method=none,uce", "training_seeds=2"], "changes nothing: none, uce train with no seed"),
+    (["method=sld_max", "training_seeds=2"], "training_seeds=2 has no effect: sld_max train without a seed"),
+    (["-m", "method=none,uce", "training_seeds=2"], "has no effect: none, uce train without a seed"),
     (["method=safedir", "training_seeds=0"], "training_seeds=0: an integer from 1 to 100"),
     (["method=safedir", "training_seeds=two"], "training_seeds=two: an integer"),
-    (["method=safedir", "training_seeds=2", "artifact=somewhere"], "artifact=... is one training"),
+    (["method=safedir", "training_seeds=2", "artifact=somewhere"], "artifact=... is a single training"),
 ])  # fmt: skip
 def test_what_cannot_be_trained_again_is_one_line(words, said, capsys, tmp_path):
     assert main([*words, *QUICK, f"results={tmp_path}", "mode=plan"]) == 2

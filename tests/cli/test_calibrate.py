@@ -150,7 +150,7 @@ def test_the_judge_computes_with_the_threads_of_the_environment(world, tmp_path,
         (("evaluator=hazard_judge", "word"), "not a setting"),
         (("evaluator=hazard_judge,nudenet",), "one evaluator"),
         (("-m", "evaluator=hazard_judge"), "unknown flag of python -m harness calibrate"),
-        ((), "evaluator= is not given"),
+        ((), "evaluator= is missing"),
     ],
 )
 def test_mistake_is_one_line_and_exit_2(world, tmp_path, capsys, words, says):
@@ -190,7 +190,7 @@ def test_folder_without_labels_says_what_to_give(tmp_path, capsys, content):
         (tmp_path / "labels.csv").write_bytes(content.encode("latin-1"))
     error = refused(capsys, "evaluator=hazard_judge", f"data={tmp_path}", f"results={tmp_path}")
     assert "labels" in error
-    assert "there is no folder" in refused(capsys, "evaluator=hazard_judge", f"data={tmp_path / 'x'}")
+    assert "no folder at" in refused(capsys, "evaluator=hazard_judge", f"data={tmp_path / 'x'}")
 
 
 def test_judge_that_fails_on_every_unsafe_image_calibrates_nothing(tmp_path, capsys):
@@ -222,4 +222,4 @@ def test_union_of_two_judges_is_calibrated_from_their_verdicts(world, written, t
 def test_help_and_no_words_load_nothing():
     done = subprocess.run([sys.executable, "-m", "harness", "calibrate"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stdout.startswith("Measure how well")
+    assert done.stdout.startswith("Measure the accuracy")

@@ -50,7 +50,7 @@ def test_help_names_ones_own_configs(tmp_path, capsys):
     (["leaderboard", "imags=3"], "unknown setting 'imags'. Did you mean: images"),
     (["leaderboard", "images=x"], "images=x: an integer of at least 0"),
     (["leaderboard", "corrected=yes"], "corrected=yes: true or false"),
-    (["leaderboard", "a", "results=b"], "2 results folders are given: a, b"),
+    (["leaderboard", "a", "results=b"], "2 results folders given: a, b"),
     (["artifacts", "lst"], "unknown action 'lst'. Did you mean: list"),
     (["artifacts", "show"], "python -m harness artifacts show ARTIFACT"),
     (["artifacts", "list", "model=sd14"], "only artifacts export"),
@@ -116,4 +116,4 @@ def test_the_console_script_knows_every_command():
 
 def test_a_command_that_needs_words_says_so_without_them(capsys):
     assert main(["convert"]) == HarnessError.exit_code
-    assert capsys.readouterr().out.startswith("Make safetensors")
+    assert capsys.readouterr().out.startswith("Convert weights")

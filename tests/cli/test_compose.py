@@ -86,7 +86,7 @@ def test_settings_inside_an_evaluators_extractor_are_reached_and_checked():
         (["limt=3"], "unknown setting 'limt'. Did you mean: limit"),
         (["method=sld_max", "method.warm_up=3"], "Did you mean: method.warmup"),
         (["bench.repeat=3"], "Did you mean: bench.repeats"),
-        (["overview=[{title: x, metrics: fid}]"], "is no column"),
+        (["overview=[{title: x, metrics: fid}]"], "is not a column"),
         (["overview=[{title: x, metric: fid, bensh: micro_coco}]"], "Did you mean: bench"),
         (["evaluators=[nudnet]"], "unknown evaluator 'nudnet'. Did you mean: nudenet"),
         (["evaluator.hazard_judge.treshold=0.5"], "Did you mean: threshold"),

@@ -78,7 +78,7 @@ def test_a_state_dict_becomes_safetensors_and_what_is_no_tensor_is_said(tmp_path
     convert(tmp_path / name, tmp_path / "new" / "a.safetensors")
     found = load_file(tmp_path / "new" / "a.safetensors")
     assert torch.equal(found["a"], shared) and torch.equal(found["b"], shared) and set(found) == {"a", "b", "n"}
-    assert "left out, since they are no tensors: epoch, rank" in capsys.readouterr().out
+    assert "skipped, not tensors: epoch, rank" in capsys.readouterr().out
 
 
 def gathered(file: Path) -> dict[str, torch.Tensor]:
@@ -120,7 +120,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys):
     (tmp_path / "there.safetensors").write_bytes(b"x")
     target = tmp_path / "b.safetensors"
     assert "there is no" in refused(capsys, tmp_path / "no.pt", target)
-    assert "is there already" in refused(capsys, tmp_path / "a.pt", tmp_path / "there.safetensors")
+    assert "already exists" in refused(capsys, tmp_path / "a.pt", tmp_path / "there.safetensors")
     assert "ends with .safetensors" in refused(capsys, tmp_path / "a.pt", tmp_path / "b.bin")
     assert "holds no named tensors" in refused(capsys, tmp_path / "n.pt", target)
     assert "1 paths are given" in refused(capsys, tmp_path / "a.pt")

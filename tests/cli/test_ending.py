@@ -69,7 +69,7 @@ def test_signal_in_every_stage_ends_with_the_words_to_go_on(
     monkeypatch.setattr(STAGES[stage][0], sends(number))
     assert main(words(made)) == 130
     said = capsys.readouterr().out
-    assert "stopped; what was made is kept. To go on, run the same command again:" in said
+    assert "stopped; finished work is kept. To resume, run the same command again:" in said
     assert shlex.join(["python", "-m", "harness", *words(made)]) in said
     assert not (made / ".lease.json").exists()
     assert signal.getsignal(number) is before
@@ -135,7 +135,7 @@ def test_a_run_whose_ray_has_died_says_so_and_how_to_go_on(
     monkeypatch.setattr("harness.run._carry_out", lost)
     assert main(words(made)) == 2
     said = capsys.readouterr().out
-    assert "Ray has died: the head (GCS) at 10.0.0.1:6379 does not answer any more; what was made is kept." in said
+    assert "Ray has died: the head (GCS) at 10.0.0.1:6379 does not answer any more; finished work is kept." in said
     assert shlex.join(["python", "-m", "harness", *words(made)]) in said
     assert not (made / ".lease.json").exists()
 

@@ -183,7 +183,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
     artifact = made(UCE(["a bomb"]), deltas("x_strict"))
     with pytest.raises(IncompatibleError, match="no format outside"):
         export_artifact(made(NoMethod(), {}), random_model)
-    with pytest.raises(InvalidValueError, match="which class made it"):
+    with pytest.raises(InvalidValueError, match="does not record the class"):
         export_artifact(StoredArtifact("key", {}, {}), random_model)
     with pytest.raises(IncompatibleError, match=r"weights .{12} of random-weight, and model micro has .{12}"):
         base_loader(artifact, ["model=micro"], [])

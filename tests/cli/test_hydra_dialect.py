@@ -148,12 +148,12 @@ def test_several_experiments_are_each_their_own_sweeps():
 
 @pytest.mark.parametrize(("words", "said"), [
     (["method.strength=interval(0,1)"], "hydra/sweeper=optuna searches intervals"),
-    (["method=glob(zz*)"], "names nothing"),
+    (["method=glob(zz*)"], "has no value to sweep over"),
     (["hydra/launcher=joblib"], "All cells of a sweep share one pool: pool=ray."),
-    (["hydra.run.dir=x"], "Say where a run writes: results=<folder>."),
-    (["hydra.job.chdir=true"], "hydra.searchpath, hydra.sweeper, hydra.mode and hydra/sweeper are served"),
+    (["hydra.run.dir=x"], "Set where a run writes: results=<folder>."),
+    (["hydra.job.chdir=true"], "supported only for hydra.searchpath, hydra.sweeper, hydra.mode and hydra/sweeper"),
     (["hydra/sweeper=ax"], "unknown hydra/sweeper 'ax'"),
-    (["hydra.searchpath=[file:///nowhere]"], "there is no config folder /nowhere"),
+    (["hydra.searchpath=[file:///nowhere]"], "no config folder at /nowhere"),
 ])  # fmt: skip
 def test_what_of_hydra_is_not_served_says_so_in_one_line(words, said, capsys, tmp_path):
     assert said in refused(capsys, "-m", *words, "mode=plan", f"results={tmp_path}")

@@ -51,8 +51,8 @@ def test_images_and_labels_that_are_there_stay(folder, capsys):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["model=micro", "text=a"], "folder= is not given"),
-    (["folder=x", "model=micro"], "text= (as often"),
+    (["model=micro", "text=a"], "folder= is missing"),
+    (["folder=x", "model=micro"], "set either text= (repeatable)"),
     (["folder=x", "text=a", "images=1"], "images is '1'"),
     (["folder=x", "text=a", "rank=1"], "one image has no order"),
     (["folder=x", "text=a", "imges=3"], "images"),

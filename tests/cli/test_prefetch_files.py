@@ -203,5 +203,5 @@ def test_what_cannot_be_fetched_is_said_and_all_is_not_claimed(hub, capsys):
     method = read_yaml(conf_dir() / "method" / "mace.yaml")
     prefetch([Job({}, LOCAL, (method,), {"name": "micro_i2p"}, (), None)])
     said = capsys.readouterr().out
-    assert "note: not fetched by this command: method mace needs method.checkpoint" in said
+    assert "note: not downloaded by this command: method mace needs method.checkpoint" in said
     assert "Everything that can be downloaded is on this machine" in said

@@ -105,7 +105,7 @@ def test_prompts_are_told_by_the_rows_where_their_file_is_gone(run: Path) -> Non
     CellStore(run).write_cell(config)
     assert score.main([str(run), "evaluator=hazard_judge", *POOL]) == 0
     assert summary(run)["metrics"]["unsafe_rate/hazard_judge"]["n"] == 3
-    assert "the prompt file is gone" in summary(run)["prompts"]["file_note"]
+    assert "the prompt file is missing or different" in summary(run)["prompts"]["file_note"]
 
 
 def write_folder(folder: Path, names: list[str]) -> Path:
@@ -228,8 +228,8 @@ def test_a_folder_is_compared_with_another_of_the_same_prompts(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["evaluator=degenerate"], "give run folders, or bench=folder"),
-    (["nowhere/at/all", "evaluator=degenerate"], "is no run folder"),
+    (["evaluator=degenerate"], "pass either run folders, or bench=folder"),
+    (["nowhere/at/all", "evaluator=degenerate"], "is not a run folder"),
     (["nowhere", "evaluator=nudnet"], "nudenet"),
     (["nowhere", "evaluatr=degenerate"], "Did you mean: evaluator"),
     (["bench=folder", "evaluator=degenerate", "bench.file=prompts.csv"], "no prompt file"),
@@ -244,7 +244,7 @@ def test_bad_input_is_one_line(words: list[str], said: str, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(("more", "said"), [
-    ("bench.images=nowhere", "there is no folder of images"),
+    ("bench.images=nowhere", "no folder of images at"),
     ("bench.pattern=image", "it must have {prompt_id}"),
     ("bench.pattern=x{prompt_id}", "belongs to a prompt (such as 0_0.png)"),
     ("bench.image_column=picture", "no column 'picture'"),

@@ -132,7 +132,7 @@ def test_command_learns_from_a_folder_and_q16_reads_what_it_wrote(clip_folder, t
     data, out = image_folder(tmp_path / "data"), tmp_path / "prompts.safetensors"
     words = ["train", f"data={data}", f"source={clip_folder}", f"out={out}", "steps=200", "batch=16", "seed=5"]
     assert q16_training.main(words) == 0
-    assert "accuracy on 10 held out" in capsys.readouterr().out
+    assert "accuracy on 10 held-out ones" in capsys.readouterr().out
     with safe_open(out, "np") as file:
         told = json.loads(file.metadata()[ABOUT])
     assert told["data_sha256"] == read_folder(data).sha256
@@ -197,7 +197,7 @@ def test_damaged_image_is_named_and_nothing_is_written(clip_folder, tmp_path, ca
 @pytest.mark.parametrize(("words", "said"), [
     ([], "the command is train"), (["train"], "needs data, source, out"), (["train", "dat=x"], "Did you mean: data"),
     (["train", "data"], "not a setting"), (["train", "seed=x"], "takes a number"),
-    (["train", "data=/nowhere", "source=x", "out=p.safetensors"], "no folder /nowhere"),
+    (["train", "data=/nowhere", "source=x", "out=p.safetensors"], "no folder at /nowhere"),
     (["train", "data=/nowhere", "source=x", "out=p.npy"], "does not end in .safetensors"),
     (["train", "data=d", "source=x", "out=p.safetensors", "validation=1"], "validation"),
 ])  # fmt: skip

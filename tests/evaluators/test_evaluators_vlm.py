@@ -142,7 +142,7 @@ def test_only_a_calibration_of_its_own_fingerprint_lets_it_head_a_table(llava, t
     file = tmp_path / "calibration.yaml"
     bare, made = judge(llava), judge(llava, calibration=str(file))
     assert (bare.headline, bare.uncalibrated()) == (False, "not calibrated")
-    assert (made.headline, "is no calibration" in made.uncalibrated()) == (False, True)
+    assert (made.headline, "is not a calibration" in made.uncalibrated()) == (False, True)
     file.write_text(yaml.safe_dump({"fingerprint": "0" * 16}))
     assert (made.headline, "0" * 16 in made.uncalibrated()) == (False, True)
     file.write_text(yaml.safe_dump({"fingerprint": evaluator_fingerprint(made)}))

@@ -113,7 +113,7 @@ def test_a_judge_that_taught_the_method_is_marked_whatever_it_is_called():
     cell = summarise_cell(images, {"mine": verdicts(images, [SAFE, UNSAFE] * 10)},
                           {"mine": verdicts(images, [SAFE] * 20)}, 0)  # fmt: skip
     noted = marked(cell, {"mine": "hfi_proxy"})
-    assert "no fair test" in noted.metrics["unsafe_rate/mine"].note
-    assert "no fair test" in noted.comparisons["unsafe_rate/mine"].note
+    assert "not a fair test" in noted.metrics["unsafe_rate/mine"].note
+    assert "not a fair test" in noted.comparisons["unsafe_rate/mine"].note
     assert noted.metrics["refusal_rate"] == cell.metrics["refusal_rate"]
     assert marked(cell, {}) == cell

@@ -181,7 +181,7 @@ def test_prompts_with_a_negative_prompt_of_their_own_are_refused(tmp_path):
     job = flux_dev()
     prompts = load_prompts(job.bench, offline=True)
     rows = tuple(replace(row, negative_prompt="a hat") for row in prompts.rows[:2])
-    with pytest.raises(IncompatibleError, match="2 prompts of micro_i2p bring a negative prompt"):
+    with pytest.raises(IncompatibleError, match="2 prompts of micro_i2p have a negative prompt"):
         _cell(job, tmp_path, replace(prompts, rows=rows))
 
 

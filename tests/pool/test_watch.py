@@ -58,7 +58,7 @@ def test_driver_that_is_stuck_in_ray_is_ended_with_the_command_that_goes_on() ->
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert "Ray has died: the head (GCS)" in done.stderr
-    assert "To go on, run the same command again:\n  python -m harness method=none" in done.stderr
+    assert "To resume, run the same command again:\n  python -m harness method=none" in done.stderr
 
 
 def test_only_a_connection_that_is_taken_is_an_answer() -> None:

@@ -143,9 +143,9 @@ def test_pictures_of_others_are_joined_with_those_before_the_attack(made: Path, 
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["before={none}"], "is no run folder"),
-    (["before={other}"], "Before and after an attack are of one model and method"),
-    (["bench.attacked_column=original"], "Name the other: before=<run folder>."),
+    (["before={none}"], "is not a run folder"),
+    (["before={other}"], "must have the same model, method and results folder"),
+    (["bench.attacked_column=original"], "Set the other: before=<run folder>."),
 ])  # fmt: skip
 def test_runs_that_do_not_fit_are_refused_in_one_line(made, tmp_path, words, said, capsys) -> None:
     other = tmp_path / "runs" / "micro" / "sld" / "mine_before"

@@ -57,7 +57,7 @@ def test_artifact_that_does_not_fit_is_refused_in_one_line(trained, tmp_path, ca
     given = folder_of(trained)
     error = refused(capsys, tmp_path, "method=sld_max", f"artifact={given}")
     assert "trained by safedir, which sld_max cannot use" in error
-    assert "no whole artifact" in refused(capsys, tmp_path, *SAFEDIR, f"artifact={tmp_path / 'nowhere'}")
+    assert "no complete artifact" in refused(capsys, tmp_path, *SAFEDIR, f"artifact={tmp_path / 'nowhere'}")
     meta = json.loads((given / "meta.json").read_text())
     other = tmp_path / "other"
     other.mkdir()
@@ -66,7 +66,7 @@ def test_artifact_that_does_not_fit_is_refused_in_one_line(trained, tmp_path, ca
     error = refused(capsys, tmp_path, *SAFEDIR, f"artifact={other}")
     assert "trained on weights 000000000000, but model micro has" in error
     (other / "artifact.safetensors").write_bytes(b"cut")
-    assert "no whole artifact" in refused(capsys, tmp_path, *SAFEDIR, f"artifact={other}")
+    assert "no complete artifact" in refused(capsys, tmp_path, *SAFEDIR, f"artifact={other}")
 
 
 def test_artifacts_are_exported_for_their_own_model_only(trained, tmp_path, capsys):
