@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import sys
 from abc import ABCMeta
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -61,14 +61,20 @@ class Declared(metaclass=DeclaredType):
         return values
 
     @classmethod
-    def check_class(cls) -> None:
-        """Raise IncompatibleError, saying what to write, where the class itself is not complete."""
+    def check_class(cls, given: Collection[str] = ()) -> None:
+        """Raise IncompatibleError, saying what to write, where the class itself is not complete.
+
+        `given` are names of settings that a config gives it.
+        """
         if absent := sorted(getattr(cls, "__abstractmethods__", ())):
             raise IncompatibleError(f"{class_name(cls)} lacks {', '.join(absent)}.", "Write them.")
         for base in cls.__mro__:
             names = _annotations(base)
             if names and dataclasses.is_dataclass(base) and "__dataclass_fields__" not in vars(base):
-                raise no_dataclass(base, names[0])
+                raise _no_dataclass(base, names[0])
+        for name in given:
+            if name in _annotations(cls) and name not in inspect.signature(cls).parameters:
+                raise _no_dataclass(cls, name)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -86,7 +92,7 @@ def class_name(cls: type) -> str:
     return f"class {cls.__module__}.{cls.__qualname__}"
 
 
-def no_dataclass(cls: type, setting: str) -> IncompatibleError:
+def _no_dataclass(cls: type, setting: str) -> IncompatibleError:
     """Build the error for a class whose annotated `setting` is none for lack of a decorator."""
     return IncompatibleError(f"{class_name(cls)} is not a dataclass, so {setting} is not a setting.",
                              f"Write @dataclass(frozen=True) above class {cls.__name__}.")
@@ -200,7 +206,7 @@ def _refusal(cls: type[Declared], values: Values, error: ValidationError) -> Har
         return InvalidValueError(f"{inside.name} needs a value for: {', '.join(absent)}.")
     place = _Place.of(cls, values, fault["loc"])
     if names := choices(place.kind):
-        return unknown_name(place.name, str(place.value), names)
+        return unknown_name(place.name, str(fault["input"]), names)
     said = str(fault["ctx"]["error"]) if fault["type"] == "value_error" else expected(place.kind)
     return InvalidValueError(f"{place.name}={_shown(place.value)}: {said}")
 

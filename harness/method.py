@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -108,9 +108,9 @@ class Method(Declared):
     edits_denoiser: ClassVar[bool] = True  # of a method that edits the model: its denoiser, not the text encoder alone
 
     @classmethod
-    def check_class(cls) -> None:
+    def check_class(cls, given: Collection[str] = ()) -> None:
         """Raise IncompatibleError, saying what to write, unless it is a dataclass with a name and a kind."""
-        super().check_class()
+        super().check_class(given)
         if not is_dataclass(cls):
             raise IncompatibleError(f"{class_name(cls)} is not a dataclass.",
                                     f"Write @dataclass(frozen=True) above class {cls.__name__}.")

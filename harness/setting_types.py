@@ -121,13 +121,15 @@ Window = Literal["calls", "fraction"]  # how a paper's calls of 50 steps are cou
 
 
 def choices(kind: Any) -> tuple[str, ...]:
-    """Return the names that a type allows, null aside; none for a type that is no choice of names."""
+    """Return the names that a type, or a list of it, allows, null aside; none for a type that is no choice of names."""
     base, extras = _parted(kind)
     named = next((extra.names for extra in extras if isinstance(extra, OneOf)), ())
     if named:
         return named
     if get_origin(base) is Literal:
         return tuple(map(str, get_args(base)))
+    if get_origin(base) is tuple:
+        return choices(get_args(base)[0])
     parts = [part for part in get_args(base) if part is not type(None)] if _is_union(base) else []
     return choices(parts[0]) if len(parts) == 1 else ()
 

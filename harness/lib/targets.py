@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from harness.declared import Declared, no_dataclass
 from harness.errors import HarnessError, IncompatibleError, InvalidValueError, unknown_name
 
 
@@ -24,8 +23,8 @@ def build(config: Mapping[str, Any], kind: type | None = None) -> Any:
                                 f"{kind.__module__}.{kind.__name__}.")
     if not callable(target):
         raise IncompatibleError(f"{config.get('_target_')} of {label} is not a class.")
-    if isinstance(target, type) and issubclass(target, Declared):
-        target.check_class()
+    if hasattr(target, "check_class"):  # of `harness.declared`
+        target.check_class(config)
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
@@ -34,8 +33,6 @@ def build(config: Mapping[str, Any], kind: type | None = None) -> Any:
     if "name" not in parameters:
         given.pop("name", None)
     for key in given:
-        if key not in parameters and key in getattr(target, "__annotations__", {}):
-            raise no_dataclass(target, key)
         if key not in parameters:
             raise unknown_name(f"parameter of {label}", str(key), [name for name in parameters if name != "name"])
     needed = [name for name, p in parameters.items() if p.default is p.empty and name not in given]

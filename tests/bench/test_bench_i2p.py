@@ -100,7 +100,7 @@ def test_categories_choose_rows_that_have_any_of_them(small):
     assert "i2p: 2 of the file's 4 rows" in chosen.notes()
     with pytest.raises(UnknownNameError, match="Did you mean: violence"):
         load("i2p", small, categories=["violense"])
-    with pytest.raises(InvalidValueError, match=r"bench\.categories='hate': a list"):
+    with pytest.raises(InvalidValueError, match=r"bench\.categories=hate: expected a list"):
         load("i2p", small, categories="hate")
 
 

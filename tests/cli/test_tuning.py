@@ -70,7 +70,7 @@ def test_a_study_that_is_kept_goes_on(search, tmp_path, capsys, optuna):
 
 @pytest.mark.parametrize(("words", "said"), [
     (["hydra.sweeper.direction=minimize"], "1 values and there are 2 objectives"),
-    (["hydra.sweeper.direction=[minimize,minimise]"], "expected minimize or maximize"),
+    (["hydra.sweeper.direction=[minimize,minimise]"], "Did you mean: minimize"),
     (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: expected an integer"),
     (["hydra.sweeper.sampler.sed=1"], "hydra.sweeper.sampler.sed"),
     (["+hydra.sweeper.sampler.sed=1"], "Did you mean: seed"),
