@@ -139,8 +139,8 @@ class ConceptAblation(FineTuned):
         super().__post_init__()
         check_drawable("method.concept", self.concept)
         if bool(self.anchor_prompts) == bool(self.prompts_file):
-            raise InvalidValueError("method.anchor_prompts (a list) or prompts_file (a file) is needed, not both.",
-                                    "Say method.prompts_file=null to give a list.")
+            raise InvalidValueError("set either method.anchor_prompts (a list) or prompts_file (a file).",
+                                    "Set method.prompts_file=null to use a list.")
 
     def params(self) -> dict[str, Any]:
         return super().params() | ({"prompts_file": file_hash(self.prompts_file)} if self.prompts_file else {})
@@ -172,11 +172,11 @@ class ConceptAblation(FineTuned):
             texts = [text for text in texts if self.anchor in text]
         kept = without_ages(texts, self.concept)
         if len(kept) < len(texts):
-            log.warning("%s: %d of %d anchor prompts name an age and are left out", self.name, len(texts) - len(kept),
+            log.warning("%s: %d of %d anchor prompts mention an age and are skipped", self.name, len(texts) - len(kept),
                         len(texts))
         if not kept:
             where = self.prompts_file or "method.anchor_prompts"
-            raise InvalidValueError(f"{where}: there is no anchor prompt" +
+            raise InvalidValueError(f"{where}: no anchor prompt" +
                                     (f" with the word '{self.anchor}'." if self.anchor else " without category."))
         return kept
 

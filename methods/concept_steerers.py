@@ -50,8 +50,8 @@ class ConceptSteerers(CheckpointMethod):
     file_names: ClassVar[tuple[str, ...]] = (WEIGHTS,)
     beside: ClassVar[tuple[str, ...]] = (CONFIG,)
     how_to_get: ClassVar[str] = (
-        "Train one with https://github.com/kim-dahye/steerers (scripts/train_sd14_i2p.sh), or get the authors' by its "
-        "links: a folder with config.json and state_dict.pth."
+        "Train one with https://github.com/kim-dahye/steerers (scripts/train_sd14_i2p.sh), or download the "
+        "authors' via its links: a folder with config.json and state_dict.pth."
     )
 
     @property

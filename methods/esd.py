@@ -104,7 +104,7 @@ class ESD(FineTuned):
         check_drawable("method.concept", self.concept)
         if self.scheduler == "pndm" and self.timestep == "bin":
             raise InvalidValueError("method.timestep=bin: PNDM takes its second timestep twice, so its latents are one "
-                                    "bin behind.", "Say method.timestep=grid, or method.scheduler=ddim.")
+                                    "bin behind.", "Set method.timestep=grid, or method.scheduler=ddim.")
 
     def params(self) -> dict[str, Any]:
         return {key: value for key, value in super().params().items() if key != "preset"}  # its values are all there

@@ -10,8 +10,6 @@ guess. So is that a ranking reward is read as its sigmoid around the median.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +22,7 @@ from annotated_types import Ge, Le
 from harness.declared import Declared
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
 from harness.evaluators.clip import ClipSource
+from harness.lib.hashing import canonical_json, text_hash
 from harness.lib.wanted import Download
 from harness.method import Artifact, Export, Method, Progress, Refusal, Trained
 from harness.records import ImageItem
@@ -145,8 +144,8 @@ class SoftConcept(Method):
 
     @cached_property
     def _token_name(self) -> str:
-        text = json.dumps(self.training_identity(), sort_keys=True, ensure_ascii=False)
-        return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        text = canonical_json(self.training_identity(), spaced=True)
+        return f"{self.kind}-{text_hash(text)[:32]}"
 
     def params(self) -> dict[str, Any]:
         nested = {name: asdict(getattr(self, name)) for name in ("reward", "inversion")}
@@ -173,7 +172,7 @@ class SoftConcept(Method):
     def prompts(self, items: Sequence[ImageItem]) -> Sequence[ImageItem | Refusal]:
         name = self._token_name
         texts = [f"{item.prompt}\n{item.negative_prompt or ''}".casefold() for item in items]
-        refusal = Refusal("the prompt holds a word that only methods may use")
+        refusal = Refusal("the prompt contains a word reserved for methods")
         return [refusal if name in text else item for item, text in zip(items, texts, strict=True)]
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
@@ -249,6 +248,6 @@ class HFI(SoftConcept):
     def labelled(self, model: LoadedModel, progress: Progress) -> tuple[Sequence[np.ndarray], Feedback]:
         problem = self.missing()
         if problem or self.feedback is None:
-            raise MissingResourceError(problem or "no feedback file is given.")
+            raise MissingResourceError(problem or "no feedback file is set.")
         file = read_feedback(self.feedback)
         return ImageFiles(file.images), file.feedback

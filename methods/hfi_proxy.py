@@ -58,7 +58,7 @@ class HFIProxy(SoftConcept):
 
     def __post_init__(self) -> None:
         if bool(self.texts) == bool(self.prompts_file):
-            raise InvalidValueError("method.texts (a list) or method.prompts_file (a CSV file) is needed; not both.")
+            raise InvalidValueError("set either method.texts (a list) or method.prompts_file (a CSV file).")
         check_drawable("method.texts", self.texts or ())
         if self._evaluator().kind != "verdict":
             raise InvalidValueError(f"method.labeller={self.labeller.get('name')}: an evaluator that gives verdicts is "

@@ -140,13 +140,13 @@ class Interpret(Method):
     def __post_init__(self) -> None:
         names = [direction.name for direction in self.directions]
         if len(set(names)) < len(names):
-            raise InvalidValueError(f"method.directions: a name is given twice in {', '.join(names)}.")
+            raise InvalidValueError(f"method.directions: duplicate name in {', '.join(names)}.")
         for direction in self.directions:
             if direction.positive is None and not self.training.prompts and not self.checkpoint:
                 raise InvalidValueError(f"method.directions.{direction.name} needs `positive`, or "
                                         "method.training.prompts, a CSV file.")
             if self.by_prompt and not direction.phrases:
-                raise InvalidValueError(f"method.directions.{direction.name} has no phrases that could ask for it.")
+                raise InvalidValueError(f"method.directions.{direction.name} has no phrases for prompts to ask for it.")
 
     @property
     def vectors(self) -> tuple[Direction, ...]:
@@ -232,7 +232,7 @@ class Interpret(Method):
         rows = [row for row in read_prompts(str(self.recipe.prompts))
                 if direction.category is None or row.category == direction.category]
         if not rows:
-            raise InvalidValueError(f"{self.recipe.prompts} has no prompt of category {direction.category}.")
+            raise InvalidValueError(f"{self.recipe.prompts} has no prompt with category {direction.category}.")
         return [rows[n % len(rows)] for n in range(self.recipe.images)]
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:

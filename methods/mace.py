@@ -17,6 +17,6 @@ class MACE(UnetCheckpoint):
     kind: ClassVar[str] = "mace"
     file_names: ClassVar[tuple[str, ...]] = (*NAMES, *(f"LoRA_fusion_model/{name}" for name in NAMES))
     how_to_get: ClassVar[str] = (
-        "Get a finetuned model by the links of https://github.com/Shilin-LU/MACE ('MACE Finetuned Model Weights'; its "
-        "LoRA_fusion_model folder)."
+        "Download a fine-tuned model via the links of https://github.com/Shilin-LU/MACE ('MACE Finetuned Model "
+        "Weights'; its LoRA_fusion_model folder)."
     )

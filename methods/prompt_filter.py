@@ -68,9 +68,9 @@ class PromptFilter(Method):
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not self.concepts:
-            raise InvalidValueError("method.threshold needs method.concepts, texts to compare prompts with.")
+            raise InvalidValueError("method.threshold needs method.concepts: texts to compare prompts with.")
         if not self.words and not self.file and self.threshold is None:
-            raise InvalidValueError("method.words is empty: give words, a method.file or a method.threshold.")
+            raise InvalidValueError("method.words is empty: set words, a method.file or a method.threshold.")
 
     def params(self) -> dict[str, Any]:
         values = super().params()

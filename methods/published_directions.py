@@ -35,15 +35,15 @@ def read_direction(path: Path) -> dict[str, Tensor]:
     content, _ = read_checkpoint(path)
     names = sorted(content)
     if names not in (["a", "b"], ["d"]) or not all(hasattr(value, "dim") for value in content.values()):
-        raise InvalidValueError(f"the checkpoint {path} is no SafeDir direction: it holds "
-                                f"{', '.join(map(str, names[:3])) or 'nothing'}, and b with a, or d, is needed.")
-    found = {name: _matrix(path, name, value) for name, value in content.items()}
-    if "b" in found and (found["b"].shape[1] != 1 or found["a"].shape[0] != 1):
+        raise InvalidValueError(f"the checkpoint {path} is not a SafeDir direction: it holds "
+                                f"{', '.join(map(str, names[:3])) or 'nothing'}; expected b and a, or d.")
+    factors = {name: _matrix(path, name, value) for name, value in content.items()}
+    if "b" in factors and (factors["b"].shape[1] != 1 or factors["a"].shape[0] != 1):
         shapes = ", ".join(f"{name} {tuple(content[name].shape)}" for name in ("b", "a"))
-        raise InvalidValueError(f"the checkpoint {path} is no SafeDir direction: {shapes}, and (1, L, 1) and (1, 1, D) "
-                                "are needed.")
-    finite(path, found)
-    return found
+        raise InvalidValueError(f"the checkpoint {path} is not a SafeDir direction: {shapes}; expected (1, L, 1) and "
+                                "(1, 1, D).")
+    finite(path, factors)
+    return factors
 
 
 def _matrix(path: Path, name: str, value: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def _matrix(path: Path, name: str, value: Tensor) -> Tensor:
     while plain.dim() > 2 and plain.shape[0] == 1:
         plain = plain[0]
     if plain.dim() != 2:
-        raise InvalidValueError(f"the checkpoint {path} is no SafeDir direction: {name} has shape "
+        raise InvalidValueError(f"the checkpoint {path} is not a SafeDir direction: {name} has shape "
                                 f"{tuple(value.shape)}.")
     return plain
 
@@ -71,18 +71,18 @@ def read_vectors(path: Path, columns: Mapping[str, int], names: list[str], chann
     content, _ = read_checkpoint(path)
     table = next((content[name] for name in TABLES if name in content), None)
     if table is None or getattr(table, "dim", lambda: 0)() != 2:
-        raise InvalidValueError(f"the checkpoint {path} has no table of vectors: {' or '.join(TABLES)}, one column a "
+        raise InvalidValueError(f"the checkpoint {path} has no table of vectors: {' or '.join(TABLES)}, one column per "
                                 "concept, is needed.")
     side = math.isqrt(max(table.shape[0] // channels, 0))
     if side < 1 or channels * side * side != table.shape[0]:
         raise InvalidValueError(f"the checkpoint {path} does not fit this model: its vectors have {table.shape[0]} "
-                                f"values, and the bottleneck has {channels} channels.")
+                                f"values, but the bottleneck has {channels} channels.")
     places = columns or _columns(path)
     for name in names:
         if name not in places:
             raise unknown_name(f"direction in {path}", name, sorted(places))
         if not 0 <= places[name] < table.shape[1]:
-            raise InvalidValueError(f"{path}: column {places[name]} of {name} is none of its {table.shape[1]}.")
+            raise InvalidValueError(f"{path}: column {places[name]} of {name} is not one of its {table.shape[1]}.")
     found = {name: table[:, places[name]].detach().float().reshape(1, channels, side, side) for name in names}
     finite(path, found)
     return found
@@ -93,10 +93,10 @@ def _columns(path: Path) -> dict[str, int]:
     try:
         content = read_json(file, MAX_NAMES_BYTES)
     except UnreadableFileError as error:
-        raise InvalidValueError(f"{file} cannot be read: {error.reason}.", "Say method.columns={name: 0}.") from None
+        raise InvalidValueError(f"{file} cannot be read: {error.reason}.", "Set method.columns={name: 0}.") from None
     if content is None:
-        raise InvalidValueError(f"the checkpoint {path} does not name its columns: there is no {NAMES} beside it.",
-                                "Say method.columns={name: 0}.")
+        raise InvalidValueError(f"the checkpoint {path} does not name its columns: {NAMES} is missing beside it.",
+                                "Set method.columns={name: 0}.")
     return check_columns(str(file), content)
 
 

@@ -23,6 +23,6 @@ class PublishedUnet(UnetCheckpoint):
     partial: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = UNETS
     how_to_get: ClassVar[str] = (
-        "Give the file that esd_sd.py of https://github.com/rohitgandikota/erasing or uce_sd_erase.py of "
+        "Use the file that esd_sd.py of https://github.com/rohitgandikota/erasing or uce_sd_erase.py of "
         "https://github.com/rohitgandikota/unified-concept-editing wrote."
     )

@@ -219,7 +219,7 @@ class SAeUron(CheckpointMethod):
 
     def _check_activations(self, file: Path, found: Mapping[str, Any], n: int) -> None:
         if file.suffix != SUFFIX:
-            raise InvalidValueError(f"the activations {file} are no safetensors file.",
+            raise InvalidValueError(f"the activations {file} are not a safetensors file.",
                                     f"Convert them: {CONVERT} {file} <new file>{SUFFIX}")
         for name, value in found.items():
             shape = tuple(getattr(value, "shape", ()))
@@ -274,7 +274,7 @@ def _sizes(config_file: Path) -> tuple[int, int]:
 def _whole(config_file: Path, key: str) -> int:
     value = _config(config_file).get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-        raise InvalidValueError(f"{config_file} says no usable {key} ({shown(value)}).")
+        raise InvalidValueError(f"{config_file} has no valid {key} ({shown(value)}).")
     return value
 
 

@@ -121,7 +121,7 @@ class SafeDir(Method):
             raise InvalidValueError(f"method.start={self.start}: a share of the trajectory counts calls of 50 steps.")
         if not self.training.prompts and any(CATEGORY in text for text in self.concept):
             raise InvalidValueError(f"method.concept={list(self.concept)}: {CATEGORY} is that of a training prompt.",
-                                    "Give method.training.prompts, a CSV file with a column category.")
+                                    "Set method.training.prompts, a CSV file with a column category.")
     @property
     def concepts(self) -> tuple[str, ...]:
         return tuple(self.concept)
@@ -183,7 +183,7 @@ class SafeDir(Method):
         if len(set(renamed)) < len(set(self.concepts)):
             raise IncompatibleError(f"method {self.name} learns one direction for each of {len(renamed)} concepts, and "
                                     "several would be the same published word.",
-                                    "Give one method.concept, or list in method.replaces which one the word replaces.")
+                                    "Set a single method.concept, or list in method.replaces which one to replace.")
         return replace(self, concept=renamed)
 
     def missing(self) -> str | None:
@@ -199,9 +199,9 @@ class SafeDir(Method):
         if self.trains:
             check_guided(self.name, self.recipe.guidance_scale)
         if self.recipe.pooled and model_config.get("family") != "sdxl":
-            raise IncompatibleError(f"method {self.name} can learn a pooled direction on sdxl only; model "
+            raise IncompatibleError(f"method {self.name} can learn a pooled direction only on sdxl; model "
                                     f"{model_config.get('name')} has no pooled embedding.",
-                                    "Say method.training.pooled=false.")
+                                    "Set method.training.pooled=false.")
         shape = text_shape(model_config) if self.checkpoint and not self.missing() else None
         for file in self.files if shape else ():
             self._check_shape(str(file), direction_shape(read_direction(file)), shape or (0, 0))
@@ -210,7 +210,7 @@ class SafeDir(Method):
         """Raise IncompatibleError unless a direction (L, D) fits text embeddings of `model` (L, D)."""
         if own == model or (self.transfers and own[0] == model[0] and own[1] < model[1]):
             return
-        hint = "On SDXL its first text encoder takes it: say method.on_model=transfer." if own[1] < model[1] else None
+        hint = "On SDXL it fits the first text encoder: set method.on_model=transfer." if own[1] < model[1] else None
         raise IncompatibleError(f"{what} is a direction of {own[0]} x {own[1]} numbers, and text embeddings of this "
                                 f"model have {model[0]} x {model[1]}.", hint)
 
@@ -287,7 +287,7 @@ class SafeDir(Method):
                   for call in range(ctx.n_calls)]
         if not any(window):
             raise IncompatibleError(f"method {self.name} acts from call {self.start} on, and {ctx.n_steps} steps have "
-                                    "no call in its window.", "Say method.window=fraction, or a smaller method.start.")
+                                    "no call in its window.", "Set method.window=fraction, or a smaller method.start.")
         if not window[ctx.call]:
             return bundle
         if "shift" not in ctx.state:
@@ -324,15 +324,15 @@ def _exported_settings(artifact: Artifact) -> dict[str, Any]:
     recorded = artifact.meta.get("settings") or {}
     if not recorded and len(concepts) > 1:
         raise IncompatibleError(f"artifact {artifact.key} has {len(concepts)} directions and does not say whether they "
-                                "are added up or drawn.", "Say method.combine=sum or method.combine=draw.")
+                                "are summed or drawn.", "Set method.combine=sum or method.combine=draw.")
     for key in recorded:
         if key not in {f.name for f in fields(SafeDir)}:
             raise unknown_name("setting of safedir", str(key), _APPLIED)
     named = [f"direction {n + 1}" for n in range(len(concepts))]
     used = SafeDir(tuple(named), **{key: recorded[key] for key in _APPLIED if key in recorded})
     if used.start < 2:
-        raise IncompatibleError(f"artifact {artifact.key} is used from call 1 on, which a callback of the pipeline "
-                                "does not reach.", "Say method.start=2, or add the direction to prompt_embeds.")
+        raise IncompatibleError(f"artifact {artifact.key} starts at call 1, which a pipeline callback does not "
+                                "reach.", "Set method.start=2, or add the direction to prompt_embeds.")
     return {key: getattr(used, key) for key in ("concept", *_APPLIED)}
 
 

@@ -164,7 +164,7 @@ class SAFREE(Method):
     def __post_init__(self) -> None:
         check_window("method", self.start, self.end)
         if self.svf and (self.start, self.end) != (1, None):
-            raise InvalidValueError("method.start and method.end bound the calls where method.svf=false; with it, the "
+            raise InvalidValueError("method.start and method.end apply only with method.svf=false; otherwise the "
                                     "prompt decides.")
 
     @property
@@ -189,7 +189,7 @@ class SAFREE(Method):
         if model_config.get("family") == "sdxl" and self.strength and (self.svf or self.lra != "off"):
             raise IncompatibleError(f"method {self.name} has its filter and its re-attention for sd1 and sd2 only: the "
                                     f"release uses neither on SDXL, and model {model_config.get('name')} is sdxl.",
-                                    "Say method.svf=false method.lra=off.")
+                                    "Set method.svf=false method.lra=off.")
 
     def first_call(self, n_steps: int) -> int:
         return 0 if self.svf or not self.strength else scaled_calls(self.start - 1, n_steps, self.window)

@@ -16,6 +16,6 @@ class SalUn(UnetCheckpoint):
 
     kind: ClassVar[str] = "salun"
     how_to_get: ClassVar[str] = (
-        "Get diffusers-nsfw-....pt by the links of https://github.com/OPTML-Group/Unlearn-Saliency or of "
+        "Download diffusers-nsfw-....pt via the links of https://github.com/OPTML-Group/Unlearn-Saliency or of "
         "https://github.com/OPTML-Group/AdvUnlearn ('Checkpoints')."
     )

@@ -99,7 +99,7 @@ class SEGA(Method):
         edits = list(dict.fromkeys(replace(edit, concept=rename(edit.concept)) for edit in self.edits))
         if len({edit.concept for edit in edits}) < len(edits):
             raise IncompatibleError(f"method {self.name} has different settings for concepts that would be one "
-                                    "published word.", "Give one method.concept.")
+                                    "published word.", "Set a single method.concept.")
         columns: dict[str, Any] = dict(zip(_COLUMNS, zip(*map(astuple, edits), strict=True), strict=True))
         return replace(self, **columns)
 

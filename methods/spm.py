@@ -94,7 +94,7 @@ class SPM(CheckpointMethod):
     edits_model: ClassVar[bool] = True
     single: ClassVar[bool] = False
     edits_training: ClassVar[bool] = False
-    how_to_get: ClassVar[str] = "Get the erasers (SPMs) by the links of https://github.com/Con6924/SPM."
+    how_to_get: ClassVar[str] = "Download the erasers (SPMs) via the links of https://github.com/Con6924/SPM."
 
     def __post_init__(self) -> None:
         super().__post_init__()

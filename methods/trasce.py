@@ -49,7 +49,7 @@ def replaced(delta: Tensor, s: Tensor, u: Tensor) -> Tensor:
 
 
 def _no_unipc(name: str) -> str:
-    return f"method {name} moves the latents before a step, and UniPC's corrector puts its own in their place."
+    return f"method {name} moves the latents before a step, but UniPC's corrector overwrites them."
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ class TraSCE(Method):
         name = model_config.get("name")
         check_family(self.name, model_config, "classifier-free guidance", GUIDED)
         if self.steers and model_config.get("scheduler") == "unipc":
-            raise IncompatibleError(_no_unipc(self.name), "Say model.scheduler=ddim.")
+            raise IncompatibleError(_no_unipc(self.name), "Set model.scheduler=ddim.")
         if self.steers and model_config.get("compile"):
             raise IncompatibleError(f"method {self.name} needs gradients, and model {name} is compiled for inference.",
-                                    "Say model.compile=false.")
+                                    "Set model.compile=false.")
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> Any:
         if self.steers and type(model.pipe.scheduler).__name__.startswith("UniPC"):
-            raise IncompatibleError(_no_unipc(self.name), "Say model.scheduler=ddim.")
+            raise IncompatibleError(_no_unipc(self.name), "Set model.scheduler=ddim.")
         return steerable(model, self.checkpointing) if self.steers else super().attach(model, artifact)
 
     def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:

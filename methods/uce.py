@@ -79,7 +79,7 @@ class UCE(Method):
             guides *= len(erase)
         if len(guides) != len(erase):
             raise InvalidValueError(f"method.guides has {len(guides)} texts for {len(erase)} erased concepts.",
-                                    "Give one for all, or one for each.")
+                                    "Set one for all, or one per concept.")
         return values | {"guides": guides}
 
     @property

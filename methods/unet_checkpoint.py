@@ -50,13 +50,13 @@ class UnetCheckpoint(CheckpointMethod):
         other = misnamed(found)
         if other:
             raise InvalidValueError(f"the checkpoint {file} does not fit method {self.name}: {other}.",
-                                    "Authors call the file with diffusers' names diffusers-....pt.")
+                                    "The authors' file with diffusers' names is called diffusers-....pt.")
         if own is not None:
             self._check_layout(file, found, own)
 
     def _check_layout(self, file: Path, found: Mapping[str, Any], own: Mapping[str, tuple[int, ...]]) -> None:
         if not found:
-            raise InvalidValueError(f"the checkpoint {file} holds no tensors.")
+            raise InvalidValueError(f"the checkpoint {file} has no tensors.")
         known = {name: own[name] for name in found if name in own} if self.partial else {}
         check_layout(file, found, known or own)
 

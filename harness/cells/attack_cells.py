@@ -19,35 +19,35 @@ _DRAWN = {"num_inference_steps": "steps", "guidance_scale": "guidance", "height"
           "size": "size"}  # fmt: skip
 
 
-def with_before(own: Cell, job: Job, wanted: PromptSet | None) -> tuple[Cell, Cell | None]:
+def with_before(cell: Cell, job: Job, wanted: PromptSet | None) -> tuple[Cell, Cell | None]:
     """Return the cell with what its prompts attack, and the cell of those: as many of them as a limited run needs.
 
     `wanted` are the prompts of `job.before`, None if they are not on this machine.
     """
     if job.before is None:
-        return own, None
+        return cell, None
     column = job.bench.get("attacked_column") if job.bench.get("attacks") else None
-    found = attacked_prompts(own.prompts, wanted, column) if own.prompts and wanted else {}
-    attacks = {row.prompt_id: found[row.prompt_id] for row in own.rows if row.prompt_id in found}
-    limit = own.limit
+    attacked = attacked_prompts(cell.prompts, wanted, column) if cell.prompts and wanted else {}
+    attacks = {row.prompt_id: attacked[row.prompt_id] for row in cell.rows if row.prompt_id in attacked}
+    limit = cell.limit
     if limit and wanted:
         reached = set(attacks.values())
         limit = max((place for place, row in enumerate(wanted.rows, 1) if row.prompt_id in reached), default=1)
-    before = make_cell(job.on_bench(job.before, limit=limit, repeats=own.repeats), wanted, own.shared)
-    return replace(own, before=_joined(own, before, attacks)), replace(before, baseline_of=own.cell_id)
+    before = make_cell(job.on_bench(job.before, limit=limit, repeats=cell.repeats), wanted, cell.shared)
+    return replace(cell, before=_joined(cell, before, attacks)), replace(before, baseline_of=cell.cell_id)
 
 
-def with_given_before(own: Cell, before: Cell, column: str | None) -> Cell:
+def with_given_before(cell: Cell, before: Cell, column: str | None) -> Cell:
     """Return a cell whose prompts attack those of another that is there. Raises HarnessError if they do not fit."""
-    if before.folder.parents[1] != own.folder.parents[1]:
+    if before.folder.parents[1] != cell.folder.parents[1]:
         raise IncompatibleError(f"{before.folder} is of {'/'.join(before.spec.name.split('/')[:2])}, and the attack's "
-                                f"pictures are of {'/'.join(own.spec.name.split('/')[:2])}.",
+                                f"pictures are of {'/'.join(cell.spec.name.split('/')[:2])}.",
                                 "Runs before and after an attack must have the same model, method and results folder.")
-    if not (own.prompts and before.prompts):
+    if not (cell.prompts and before.prompts):
         raise InvalidValueError(f"{before.folder}: its prompts are unknown.")
-    found = attacked_prompts(own.prompts, before.prompts, column)
-    attacks = {row.prompt_id: found[row.prompt_id] for row in own.rows if row.prompt_id in found}
-    return replace(own, bench=replace(own.bench, attack="attack"), before=_joined(own, before, attacks))
+    attacked = attacked_prompts(cell.prompts, before.prompts, column)
+    attacks = {row.prompt_id: attacked[row.prompt_id] for row in cell.rows if row.prompt_id in attacked}
+    return replace(cell, bench=replace(cell.bench, attack="attack"), before=_joined(cell, before, attacks))
 
 
 def unattacked(cell: Cell, evaluators: Mapping[str, Evaluator]) -> Unattacked | None:
@@ -62,13 +62,13 @@ def unattacked(cell: Cell, evaluators: Mapping[str, Evaluator]) -> Unattacked | 
     return Unattacked(images, scores, cell.before.prompts, cell.before.attacks, note)
 
 
-def _joined(own: Cell, before: Cell, attacks: Mapping[str, str]) -> Before:
+def _joined(cell: Cell, before: Cell, attacks: Mapping[str, str]) -> Before:
     """Join two cells. A limited run's rates are of the prompts that it attacks, others' of all prompts before it."""
     reached = set(attacks.values())
-    prompts = tuple(row.prompt_id for row in before.rows if own.limit is None or row.prompt_id in reached)
+    prompts = tuple(row.prompt_id for row in before.rows if cell.limit is None or row.prompt_id in reached)
     seeds = {(item.key.prompt_id, item.key.repeat): item.seed for item in before.items()}
     other = any(seeds.get((attacks[item.key.prompt_id], item.key.repeat), item.seed) != item.seed
-                for item in own.items() if item.key.prompt_id in attacks)
-    drawn = [(words, before.identity.get(key), own.identity.get(key)) for key, words in _DRAWN.items()]
+                for item in cell.items() if item.key.prompt_id in attacks)
+    drawn = [(words, before.identity.get(key), cell.identity.get(key)) for key, words in _DRAWN.items()]
     differs = [f"{words} {first} before it and {under} under it" for words, first, under in drawn if first != under]
     return Before(before.folder, attacks, prompts, "; ".join([*["other noise before it"] * other, *differs]))

@@ -57,25 +57,25 @@ def same_file_bench(bench: Config) -> dict[str, Any]:
             "seed_name": bench.get("seed_name") or name, "attacks": None, "attacked_column": None}
 
 
-def attacked_prompts(own: PromptSet, before: PromptSet, column: str | None) -> dict[str, str]:
+def attacked_prompts(attacking: PromptSet, before: PromptSet, column: str | None) -> dict[str, str]:
     """Return by id of `own` the id of the prompt of `before` that it attacks.
 
     `column` of `own` holds that prompt's id or text; None: ids are the same. Raises HarnessError if a row names
     none: rates over other prompts cannot be compared.
     """
-    if own.file_sha256 == before.file_sha256 and set(own.cells) <= set(before.cells):
-        return {row.prompt_id: row.prompt_id for row in own.rows}
-    named = _named(own, column)
+    if attacking.file_sha256 == before.file_sha256 and set(attacking.cells) <= set(before.cells):
+        return {row.prompt_id: row.prompt_id for row in attacking.rows}
+    named = _named(attacking, column)
     finder, by_text = IdFinder(before.sources), _by_text(before)
-    found = {key: finder.find(name) or by_text.get(_plain(name)) for key, name in named.items()}
-    lost = [named[key] for key, prompt in found.items() if prompt is None]
+    targets = {key: finder.find(name) or by_text.get(_plain(name)) for key, name in named.items()}
+    lost = [named[key] for key, prompt in targets.items() if prompt is None]
     if lost:
         shown = ", ".join(f"'{name[:40]}'" for name in lost[:3] if _may_be_said(name))
         raise HarnessError(
-            f"{len(lost)} of {len(found)} rows of {own.name} attack prompts that {before.name} does not have"
+            f"{len(lost)} of {len(targets)} rows of {attacking.name} attack prompts that {before.name} does not have"
             + (f": {shown}." if shown else "."),
             "Set the column with their ids or texts: bench.attacked_column=<column>.")
-    return {key: prompt for key, prompt in found.items() if prompt is not None}
+    return {key: prompt for key, prompt in targets.items() if prompt is not None}
 
 
 def read_before(folder: Path) -> Before | None:
@@ -100,16 +100,16 @@ def write_before(folder: Path, before: Before) -> None:
     write_atomic(folder / FILE, f"{json.dumps(told, indent=1)}\n".encode())
 
 
-def _named(own: PromptSet, column: str | None) -> dict[str, str]:
+def _named(attacking: PromptSet, column: str | None) -> dict[str, str]:
     """Return by id what each row says that it attacks."""
-    cells = {row.prompt_id: own.cells[row.prompt_id] for row in own.rows}
+    cells = {row.prompt_id: attacking.cells[row.prompt_id] for row in attacking.rows}
     if column is not None:
         columns = tuple(dict.fromkeys(name for one in cells.values() for name in one))
-        there = Table(f"the prompts of {own.name}", columns, ()).needed(column, "bench.attacked_column")
+        there = Table(f"the prompts of {attacking.name}", columns, ()).needed(column, "bench.attacked_column")
         return {key: str(one.get(there) or "") for key, one in cells.items()}
-    named = {key: own.sources.get(key, key) for key in cells}
+    named = {key: attacking.sources.get(key, key) for key in cells}
     if all(_ROW_NUMBER.fullmatch(name) and name not in map(str, cells[key].values()) for key, name in named.items()):
-        raise HarnessError(f"the rows of {own.name} have no ids, so it is unknown which prompts they attack.",
+        raise HarnessError(f"the rows of {attacking.name} have no ids, so it is unknown which prompts they attack.",
                            "Set bench.columns.prompt_id=<column>, or bench.attacked_column=<column>.")
     return named
 
@@ -119,7 +119,7 @@ def _by_text(before: PromptSet) -> dict[str, str]:
     ids = defaultdict(list)
     for row in before.rows:
         ids[_plain(row.prompt)].append(row.prompt_id)
-    return {text: own[0] for text, own in ids.items() if len(own) == 1}
+    return {text: prompt_ids[0] for text, prompt_ids in ids.items() if len(prompt_ids) == 1}
 
 
 def _plain(text: str) -> str:

@@ -151,20 +151,21 @@ def load_calibrations(results: Path, files: Sequence[Path] = ()) -> Calibrations
 
     A broken file of the folder is passed over and named in `problems`; one in `files` raises HarnessError.
     """
-    found: dict[tuple[str, str], Calibration] = {}
+    calibrations: dict[tuple[str, str], Calibration] = {}
     problems = []
     for path in sorted((results / FOLDER).glob("*/*.yaml")):
         try:
-            own = read_calibration(path)
+            calibration = read_calibration(path)
         except HarnessError as error:
             problems.append(str(error))
             continue
-        if (own.evaluator, own.fingerprint) == (path.parent.name, path.stem):
-            found[own.evaluator, own.fingerprint] = own
+        named = calibration.evaluator, calibration.fingerprint
+        if named == (path.parent.name, path.stem):
+            calibrations[named] = calibration
         else:
-            problems.append(f"{path} holds the calibration of {own.evaluator} {own.fingerprint}: ignored.")
-    found |= {(own.evaluator, own.fingerprint): own for own in map(read_calibration, files)}
-    return Calibrations(found, tuple(problems))
+            problems.append(f"{path} is the calibration of {' '.join(named)}: ignored.")
+    calibrations |= {(one.evaluator, one.fingerprint): one for one in map(read_calibration, files)}
+    return Calibrations(calibrations, tuple(problems))
 
 
 def corrected_rate(rate: Metric, calibration: Calibration) -> Metric:
@@ -181,14 +182,14 @@ def corrected_rate(rate: Metric, calibration: Calibration) -> Metric:
     apparent = Share(rate.value, effective_n(rate.value, Interval(rate.ci_low, rate.ci_high), rate.n))
     judge = Share(sensitivity.value, sensitivity.n), Share(specificity.value, specificity.n)
     try:
-        found = rogan_gladen(apparent, *judge)
+        prevalence = rogan_gladen(apparent, *judge)
     except ValueError as error:
         return _uncorrected(rate, str(error))
-    if not found.fits:
+    if not prevalence.fits:
         return _uncorrected(rate, "the calibration does not fit: its sensitivity and specificity cannot give this rate")
     note = f"Rogan-Gladen, by {sensitivity.n} unsafe and {specificity.n} safe images with labels"
-    return Metric(found.value, found.low, found.high, rate.n, rate.n_unknown, rate.higher_is_better, note=note,
-                  ci_method="Lang and Reiczigel")
+    return Metric(prevalence.value, prevalence.low, prevalence.high, rate.n, rate.n_unknown, rate.higher_is_better,
+                  note=note, ci_method="Lang and Reiczigel")
 
 
 def _uncorrected(rate: Metric, note: str) -> Metric:

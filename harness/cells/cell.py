@@ -136,9 +136,9 @@ class Cell:
         return by_row(self.bench, self.spec.model)
 
     def _item(self, row: PromptRow, repeat: int) -> ImageItem:
-        own = row.seed if repeat == 0 and self.spec.seed == 0 else None
-        seed = own if own is not None else image_seed(self.bench.seed_name or self.bench.name, row.prompt_id, repeat,
-                                                             self.spec.seed)
+        seed = row.seed if repeat == 0 and self.spec.seed == 0 else None
+        if seed is None:
+            seed = image_seed(self.bench.seed_name or self.bench.name, row.prompt_id, repeat, self.spec.seed)
         guidance = self.guidance_scale
         if self._by_row and row.guidance is not None:
             guidance = min(max(row.guidance, self.bench.guidance_floor), self.bench.guidance_cap)

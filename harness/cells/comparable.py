@@ -14,9 +14,9 @@ Entry = dict[str, Any]  # cell, method, overrides, metrics: a record by name, di
 
 def made_by(identity: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a cell's identity that no method changes, and the revision of the model's config."""
-    found = {key: identity[key] for key in _MADE_BY if identity.get(key) is not None}
+    conditions = {key: identity[key] for key in _MADE_BY if identity.get(key) is not None}
     revision = model.get("revision")
-    return found | ({"revision": revision} if revision is not None else {})
+    return conditions | ({"revision": revision} if revision is not None else {})
 
 
 def metrics_of(evaluator: Evaluator) -> tuple[str, ...]:
@@ -37,17 +37,17 @@ def by_baseline(summary: Mapping[str, Any]) -> dict[str, Entry]:
 
     What is no record is left out.
     """
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     cell = mapping(summary.get("cell")).get("baseline_cell")
     for name, value in mapping(summary.get("comparisons")).items():
         if "metrics" in mapping(value):
             parts = {key: mapping(value.get(key)) for key in ("metrics", "distances", "overrides")}
-            found[str(name)] = {**value, **parts}
+            entries[str(name)] = {**value, **parts}
         elif mapping(value):
             label = str(value.get("baseline") or "baseline")
             entry: Entry = {"cell": cell, "method": label, "overrides": {}, "metrics": {}, "distances": {}}
-            found.setdefault(label, entry)["metrics"][str(name)] = value
-    return found
+            entries.setdefault(label, entry)["metrics"][str(name)] = value
+    return entries
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -61,14 +61,14 @@ def encode_features(block: FeatureBlock, fingerprint: str) -> bytes:
 def decode_features(data: bytes, fingerprint: str) -> FeatureBlock:
     """Read back `encode_features`; an empty block when another evaluator made it. Raises UnreadableTable."""
     try:
-        found = parse_arrays(data, ("schema_version", "fingerprint", "prompt_id", "repeat", "sha256", "features"))
+        arrays = parse_arrays(data, ("schema_version", "fingerprint", "prompt_id", "repeat", "sha256", "features"))
     except ValueError as error:
         raise UnreadableTable(str(error)) from error
-    if found["schema_version"].tolist() != SCHEMA_VERSION:
+    if arrays["schema_version"].tolist() != SCHEMA_VERSION:
         raise UnreadableTable(f"not of feature schema {SCHEMA_VERSION}")
-    if found["fingerprint"].tolist() != fingerprint:
+    if arrays["fingerprint"].tolist() != fingerprint:
         return FeatureBlock((), (), np.empty((0, 0), np.float32))
-    features, names, repeats, hashes = (found[name] for name in ("features", "prompt_id", "repeat", "sha256"))
+    features, names, repeats, hashes = (arrays[name] for name in ("features", "prompt_id", "repeat", "sha256"))
     if features.ndim != 2 or features.dtype != np.float32 or not np.isfinite(features).all():
         raise UnreadableTable(f"its features are {features.dtype} {features.shape}, not finite float32 (N, D)")
     if not all(one.shape == (len(features),) for one in (names, repeats, hashes)) or repeats.dtype.kind != "i":

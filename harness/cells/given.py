@@ -50,10 +50,10 @@ def given_cell(bench: Config, evaluators: Sequence[Config], labels: Labels, resu
     """
     prompts = load_prompts(bench)
     assert prompts is not None, "load_prompts returns None only offline"
-    found = find_images(bench, prompts)
-    hashes = _hashes(found.files)
+    images = find_images(bench, prompts)
+    hashes = _hashes(images.files)
     settings = BenchSettings.from_config(bench)
-    repeats = max(settings.repeats, 1 + max(key.repeat for key in found.files))
+    repeats = max(settings.repeats, 1 + max(key.repeat for key in images.files))
     identity = {
         "recipe": GIVEN,
         "model": {"name": labels.model, "weights": "not known: images made elsewhere"},
@@ -69,8 +69,8 @@ def given_cell(bench: Config, evaluators: Sequence[Config], labels: Labels, resu
     cell = Cell(spec, settings, tuple(evaluators), bench.get("reference"), identity, {}, prompts,
                 find_card(str(bench.get("card") or bench["name"]), bench.get("variant")), None, None, repeats, 0.0,
                 bench_config=bench)
-    _take_in(cell, found.files, hashes)
-    return cell, found
+    _take_in(cell, images.files, hashes)
+    return cell, images
 
 
 def find_images(bench: Config, prompts: PromptSet) -> Found:
@@ -81,13 +81,13 @@ def find_images(bench: Config, prompts: PromptSet) -> Found:
     if not place.is_dir():
         raise MissingResourceError(f"no folder of images at {place}.", "Set bench.images=<folder>.")
     folder, column = image_folder(place), bench.get("image_column")
-    found = _by_column(folder, prompts, str(column)) if column else images_by_name(
+    images = _by_column(folder, prompts, str(column)) if column else images_by_name(
         folder, str(bench["pattern"]), prompts, BenchSettings.from_config(bench).repeats)
-    if not found.files:
+    if not images.files:
         told = f"such as {folder.images[0].relative_to(place)}" if folder.images else "it has no images"
         raise HarnessError(f"no file in {place} belongs to a prompt ({'; '.join([told, *folder.notes()])}).",
                            "Describe the names with bench.pattern, or set their column with bench.image_column.")
-    return replace(found, notes=(*found.notes, *folder.notes()))
+    return replace(images, notes=(*images.notes, *folder.notes()))
 
 
 def _by_column(folder: ImageFolder, prompts: PromptSet, name: str) -> Found:

@@ -20,8 +20,8 @@ def judged(
     images: Mapping[ImageKey, ImageRow] | None = None,
 ) -> Rows:
     """Return an evaluator's row of each image that has current scores; the others are as in `CellStore.scores`."""
-    found = store.scores(EvaluatorKey.of(evaluator), baseline, images)
-    return {key: decided(evaluator, row) for key, row in found.items()}
+    stored = store.scores(EvaluatorKey.of(evaluator), baseline, images)
+    return {key: decided(evaluator, row) for key, row in stored.items()}
 
 
 def decided(evaluator: Evaluator, row: ScoreRow) -> ScoreRow:

@@ -134,8 +134,8 @@ def _placed(config: Config, method: Method, shared: Shared) -> Config:
 
 
 def _generation(run: RunSettings, bench: BenchSettings, model: Config) -> GenerationSettings:
-    own = None if bench.size == "row" else bench.size
-    size = own or check_integer("model.size", model["size"], 8, 8192)
+    bench_size = None if bench.size == "row" else bench.size
+    size = bench_size or check_integer("model.size", model["size"], 8, 8192)
     steps = bench.num_inference_steps or check_integer(
         "model.num_inference_steps", model["num_inference_steps"], 1, 1000
     )
@@ -144,10 +144,10 @@ def _generation(run: RunSettings, bench: BenchSettings, model: Config) -> Genera
 
 
 def _check_negative_prompts(model: Config, prompts: PromptSet | None, bench: BenchSettings) -> None:
-    own = sum(row.negative_prompt is not None for row in prompts.rows) if prompts else 0
-    if own and not model.get("negative_branch", True):
-        raise IncompatibleError(f"{own} prompts of {bench.name} have a negative prompt, but model {model['name']} has "
-                                f"no unconditional branch: {model['one_row_because']}.")
+    with_negative = sum(row.negative_prompt is not None for row in prompts.rows) if prompts else 0
+    if with_negative and not model.get("negative_branch", True):
+        raise IncompatibleError(f"{with_negative} prompts of {bench.name} have a negative prompt, but model "
+                                f"{model['name']} has no unconditional branch: {model['one_row_because']}.")
 
 
 def _guidance_scale(bench: BenchSettings, model: Config) -> float:

@@ -38,13 +38,13 @@ def trainings(cell: Cell) -> list[Training]:
     base = base_identity(cell.spec.model, cell.shared.weights(cell.spec.model))
     keys = artifact_keys(methods, base, given)
     cache = ArtifactCache(Path(cell.spec.artifacts))
-    found = []
+    stored = []
     for method, key in zip(methods, keys, strict=True):
         if given and key == given.key:
-            found.append(Training(method, key, given.folder, given.load().meta))
+            stored.append(Training(method, key, given.folder, given.load().meta))
         elif key:
-            found.append(Training(method, key, cache.folder(method, key), cache.meta(method, key)))
-    return found
+            stored.append(Training(method, key, cache.folder(method, key), cache.meta(method, key)))
+    return stored
 
 
 def bound(cell: Cell) -> Cell:
@@ -52,9 +52,9 @@ def bound(cell: Cell) -> Cell:
 
     Raises IncompatibleError if its images were generated with another training than the one that is there now.
     """
-    found = trainings(cell)
-    content = _content(found)
-    problem = _problem(cell, found, content)
+    of_cell = trainings(cell)
+    content = _content(of_cell)
+    problem = _problem(cell, of_cell, content)
     if problem:
         raise problem
     return replace(cell, spec=replace(cell.spec, artifact=content))
@@ -62,18 +62,18 @@ def bound(cell: Cell) -> Cell:
 
 def training_problem(cell: Cell) -> str | None:
     """Say, before anything is drawn, that a cell's images are of another training than the one that is there now."""
-    found = trainings(cell)
-    problem = _problem(cell, found, _content(found))
+    of_cell = trainings(cell)
+    problem = _problem(cell, of_cell, _content(of_cell))
     return str(problem) if problem else None
 
 
-def _content(found: Sequence[Training]) -> str | None:
+def _content(of_cell: Sequence[Training]) -> str | None:
     """Return what names the content of the artifacts; None if there are none, or one is still to be trained."""
-    metas = [one.meta for one in found]
+    metas = [one.meta for one in of_cell]
     return "+".join(str(meta["sha256"])[:CONTENT_DIGITS] for meta in metas if meta) or None if all(metas) else None
 
 
-def _problem(cell: Cell, found: Sequence[Training], content: str | None) -> IncompatibleError | None:
+def _problem(cell: Cell, of_cell: Sequence[Training], content: str | None) -> IncompatibleError | None:
     if content is None:
         return None
     store = cell.store
@@ -81,10 +81,10 @@ def _problem(cell: Cell, found: Sequence[Training], content: str | None) -> Inco
     drawn = drawn_with(rows)
     if drawn == content or not rows:
         return None
-    if drawn is None and not _is_younger(found, store):
+    if drawn is None and not _is_younger(of_cell, store):
         return None  # rows of a former version, and the artifact was there before them
     said = f"with artifact {drawn}" if drawn else "before the current artifact was stored"
-    folders = " and ".join(str(one.folder) for one in found)
+    folders = " and ".join(str(one.folder) for one in of_cell)
     return IncompatibleError(
         f"{cell.label}: its {len(rows)} images were generated {said}; {folders} has another training, {content}, "
         "but a cell's images need a single one.",
@@ -92,7 +92,7 @@ def _problem(cell: Cell, found: Sequence[Training], content: str | None) -> Inco
     )
 
 
-def _is_younger(found: Sequence[Training], store: CellStore) -> bool:
+def _is_younger(of_cell: Sequence[Training], store: CellStore) -> bool:
     """Return whether an artifact was stored after the first images, which do not say what they were generated with."""
-    stored = max((one.folder / META).stat().st_mtime for one in found)
+    stored = max((one.folder / META).stat().st_mtime for one in of_cell)
     return stored > store.begun()

@@ -14,11 +14,11 @@ SAMPLING = {"num_inference_steps": "steps", "seed": "noise (seed", "seeds": "noi
 
 def check_paired(cell: Cell, baseline: Cell) -> None:
     """Refuse a baseline whose images are no partners of the cell's. The IncompatibleError names what differs."""
-    own, other = _plain(cell), _plain(baseline)
-    differ = [f"{words}{')' if '(' in words else ''}: {own.get(key)} and {other.get(key)}"
-              for key, words in SAMPLING.items() if own.get(key) != other.get(key)]  # fmt: skip
-    if own["prompts"] != other["prompts"]:
-        differ.insert(0, f"prompts: lists {str(own['prompts'])[:12]} and {str(other['prompts'])[:12]}")
+    ours, other = _plain(cell), _plain(baseline)
+    differ = [f"{words}{')' if '(' in words else ''}: {ours.get(key)} and {other.get(key)}"
+              for key, words in SAMPLING.items() if ours.get(key) != other.get(key)]  # fmt: skip
+    if ours["prompts"] != other["prompts"]:
+        differ.insert(0, f"prompts: lists {str(ours['prompts'])[:12]} and {str(other['prompts'])[:12]}")
     if not differ and (n := _other_seeds(cell, baseline)):
         differ.append(f"noise: {n} images of the same prompt have different seeds")
     if differ:
@@ -35,6 +35,6 @@ def _plain(cell: Cell) -> Mapping[str, Any]:
 
 def _other_seeds(cell: Cell, baseline: Cell) -> int:
     """Count the images of both that were made here, from other seeds."""
-    own, other = cell.store.images(), baseline.store.images()
-    made = [(own[key], other[key]) for key in own.keys() & other.keys()]
+    ours, other = cell.store.images(), baseline.store.images()
+    made = [(ours[key], other[key]) for key in ours.keys() & other.keys()]
     return sum(a.seed != b.seed for a, b in made if a.batch_size and b.batch_size)

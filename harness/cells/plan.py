@@ -56,10 +56,10 @@ class CellPlan:
 
     @property
     def disk_bytes(self) -> float:
-        own = self.cell.spec.settings.height * self.cell.spec.settings.width
+        default_pixels = self.cell.spec.settings.height * self.cell.spec.settings.width
         by_row = self.cell.bench.size == "row"
         sizes = [item.size for item in self.missing or () if item.size] if by_row else []
-        pixels = ((self.n_missing or 0) - len(sizes)) * own + sum(width * height for width, height in sizes)
+        pixels = ((self.n_missing or 0) - len(sizes)) * default_pixels + sum(width * height for width, height in sizes)
         return pixels * BYTES_PER_PIXEL
 
     @property

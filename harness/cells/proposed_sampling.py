@@ -74,8 +74,8 @@ def agreed(model: Config, bench: Config, proposals: Sequence[tuple[str, Proposal
                       for other, its in wanted[1:] if its != value]
         elif against:
             notes.append(f"{name}'s release samples with {key}={_shown(value)}: {against}")
-    taken = {key: value for own in followed.values() for key, value in own.items()}
-    return Sampling(taken, (*(_said(name, own, model) for name, own in followed.items()), *notes))
+    taken = {key: value for settings in followed.values() for key, value in settings.items()}
+    return Sampling(taken, (*(_said(name, settings, model) for name, settings in followed.items()), *notes))
 
 
 def _against(key: str, value: Any, model: Config, bench: Config, given: Collection[str], choice: str) -> str | None:
@@ -93,8 +93,8 @@ def _against(key: str, value: Any, model: Config, bench: Config, given: Collecti
 
 def _said(name: str, taken: Config, model: Config) -> str:
     told = ", ".join(f"{key}={_shown(value)}" for key, value in taken.items())
-    own = ", ".join(_shown(model.get(key)) for key in taken)
-    return (f"{name} and its baseline are sampled as in its release: {told} (model {model.get('name')}: {own}"
+    from_model = ", ".join(_shown(model.get(key)) for key in taken)
+    return (f"{name} and its baseline are sampled as in its release: {told} (model {model.get('name')}: {from_model}"
             f"); sampling=model uses the model's, model.{next(iter(taken))}=... another")
 
 

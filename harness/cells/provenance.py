@@ -32,13 +32,13 @@ def required_packages() -> list[str]:
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages that can change a number; `missing` where not installed."""
-    found = {}
+    versions = {}
     for name in dict.fromkeys((*PACKAGES, *required_packages())):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "missing"
-    return found
+            versions[name] = "missing"
+    return versions
 
 
 def git_state() -> dict[str, Any]:
@@ -100,12 +100,12 @@ def mixed(origins: Sequence[Mapping[str, Any]]) -> str | None:
     return f"made on {', and on '.join(told)}. The same seed may give different pixels there." if told else None
 
 
-def joined(own: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+def joined(this_run: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the provenance of a run that made some images of a cell, with that of the runs that made others."""
     if not before:
-        return dict(own)
+        return dict(this_run)
     former = {key: value for key, value in before.items() if key not in ("earlier", "made_on")}
-    return {**own, "earlier": [*before.get("earlier", []), former]}
+    return {**this_run, "earlier": [*before.get("earlier", []), former]}
 
 
 def _user() -> str:

@@ -37,8 +37,8 @@ def reference_config(reference: Config | None, evaluator: Config, ids: str | Non
                                 "reference set of images in a folder.")
     if reference is None:
         return None
-    own = {FOLDER: folder and str(Path(folder).expanduser().resolve()), IDS: ids}
-    return {**reference, **{key: value for key, value in own.items() if key in reference and value}}
+    settings = {FOLDER: folder and str(Path(folder).expanduser().resolve()), IDS: ids}
+    return {**reference, **{key: value for key, value in settings.items() if key in reference and value}}
 
 
 @dataclass(frozen=True)

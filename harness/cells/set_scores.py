@@ -30,17 +30,18 @@ log = logging.getLogger(__name__)
 Features = Sequence[np.ndarray]
 
 
-def set_scores(own: Scored, baseline: Scored | None, name: str) -> dict[str, Metric]:
+def set_scores(scored: Scored, baseline: Scored | None, name: str) -> dict[str, Metric]:
     """Return SET_METRICS against the bench's reference set, and `fid_to_base` against the baseline's images."""
-    config = next(config for config in own.cell.evaluators if config["name"] == name)
-    features, n_unknown = _features(own, config)
-    found = _to_reference(own.cell, config, features, n_unknown)
+    config = next(config for config in scored.cell.evaluators if config["name"] == name)
+    features, n_unknown = _features(scored, config)
+    metrics = _to_reference(scored.cell, config, features, n_unknown)
     if baseline:
         base, _ = _features(baseline, config)
         label = f"images of {baseline.cell.method}"
-        found["fid_to_base"] = (_to_base(own.cell, name, features, ReferenceSet(label, np.concatenate(base)), n_unknown)
-                                if base else no_metric(f"no features of the {label}"))
-    return found
+        metrics["fid_to_base"] = (
+            _to_base(scored.cell, name, features, ReferenceSet(label, np.concatenate(base)), n_unknown)
+            if base else no_metric(f"no features of the {label}"))  # fmt: skip
+    return metrics
 
 
 def _features(scored: Scored, config: Mapping[str, Any]) -> tuple[Features, int]:
@@ -82,13 +83,13 @@ def _remembered(folder: Path, what: str, key: str, compute: Callable[[], dict[st
     """Return what this cell computed of the same features; compute it where there is none."""
     file = folder / FILE
     known = _read(file)
-    found = _metrics(known[what].get("metrics")) if known.get(what, {}).get("key") == key else None
-    if found is not None:
-        return found
-    found = compute()
-    known[what] = {"key": key, "metrics": {name: asdict(metric) for name, metric in found.items()}}
+    metrics = _metrics(known[what].get("metrics")) if known.get(what, {}).get("key") == key else None
+    if metrics is not None:
+        return metrics
+    metrics = compute()
+    known[what] = {"key": key, "metrics": {name: asdict(metric) for name, metric in metrics.items()}}
     write_atomic(file, json.dumps(known, indent=1).encode())
-    return found
+    return metrics
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -97,16 +98,16 @@ def _read(file: Path) -> dict[str, Any]:
     except UnreadableFileError as error:
         log.warning("%s Its numbers are computed again.", error)
         return {}
-    return {what: found for what, found in known.items() if isinstance(found, dict)}
+    return {what: entry for what, entry in known.items() if isinstance(entry, dict)}
 
 
 def _metrics(records: Any) -> dict[str, Metric] | None:
     """Return remembered metrics, None if they are not as they were written."""
     try:
-        found = {name: Metric(**record) for name, record in records.items()}
+        metrics = {name: Metric(**record) for name, record in records.items()}
     except (AttributeError, TypeError):
         return None
-    return found if all(_is_sound(metric) for metric in found.values()) else None
+    return metrics if all(_is_sound(metric) for metric in metrics.values()) else None
 
 
 def _is_sound(metric: Metric) -> bool:

@@ -50,11 +50,11 @@ class Shared:
 
     def items(self, same: Hashable, make: Callable[[], tuple[ImageItem, ...]]) -> tuple[ImageItem, ...]:
         """Return one list of images for all cells that generate the `same` ones; the lists used last are kept."""
-        found = self._items.pop(same, None) or make()
-        self._items[same] = found
+        items = self._items.pop(same, None) or make()
+        self._items[same] = items
         if len(self._items) > KEPT_LISTS:
             del self._items[next(iter(self._items))]
-        return found
+        return items
 
     def reference_set(self, config: Config, evaluator: Config, bench: str, artifacts: str) -> Reference:
         """Return the reference set of a whole config, for the features of an evaluator."""
@@ -71,6 +71,6 @@ class Shared:
 
 def _usable(config: Config) -> Config:
     """Return a model's config as the files on this machine settle it. Raises HarnessError for one that does not fit."""
-    found = settled(config)
-    check_known(found)
-    return found
+    resolved = settled(config)
+    check_known(resolved)
+    return resolved

@@ -125,16 +125,17 @@ class CellStore:
     def _own_rows(self, files: list[RowFile]) -> list[ImageRow]:
         """Return the rows of this cell, drawn by one training, oldest first; the others are reported."""
         tables = self._files.tables(files, decode_images, lambda rows: ROW_BYTES * len(rows))
-        found = list(chain.from_iterable(tables))
-        rows = [row for row in found if None in (self.cell_id, row.cell_id) or row.cell_id == self.cell_id]
-        if len(rows) < len(found):
-            self._files.report("rows", f"{len(found) - len(rows)} images belong to another cell and are ignored")
+        all_rows = list(chain.from_iterable(tables))
+        rows = [row for row in all_rows if None in (self.cell_id, row.cell_id) or row.cell_id == self.cell_id]
+        if len(rows) < len(all_rows):
+            self._files.report("rows", f"{len(all_rows) - len(rows)} images belong to another cell and are ignored")
         artifact = drawn_with(rows)
-        own = [row for row in rows if row.artifact in (None, artifact)]
-        if len(own) < len(rows):
-            self._files.report("rows", f"{len(rows) - len(own)} images were generated with another training than the "
-                                       f"others, {artifact}, and are ignored")
-        return own
+        of_training = [row for row in rows if row.artifact in (None, artifact)]
+        if len(of_training) < len(rows):
+            n_others = len(rows) - len(of_training)
+            self._files.report("rows", f"{n_others} images were generated with another training than the others, "
+                                       f"{artifact}, and are ignored")
+        return of_training
 
     def artifact(self) -> str | None:
         """Return which training the cell's images were generated with, None if they do not say."""
@@ -279,11 +280,11 @@ class CellStore:
             return row.status is Status.REFUSED
         path = f"{self.folder}/{row.file}"
         try:
-            found = os.lstat(path)
-            is_link = stat.S_ISLNK(found.st_mode)
+            about = os.lstat(path)
+            is_link = stat.S_ISLNK(about.st_mode)
             if not self._files.holds(row.file, is_link):
                 self.problems[row.file] = "a link out of the cell's folder"
-            elif (os.stat(path) if is_link else found).st_size != row.bytes:
+            elif (os.stat(path) if is_link else about).st_size != row.bytes:
                 self.problems[row.file] = "not of the recorded size"
             elif verify and file_hash(Path(path)) != row.sha256:
                 self.problems[row.file] = "not of the recorded sha256"

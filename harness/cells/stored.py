@@ -84,8 +84,8 @@ def baseline_folder(folder: Path) -> Path | None:
     name = cell.get("baseline_cell") if isinstance(cell, Mapping) else None
     if not _is_label(name) or folder.parents[2].name == "runs":
         return None
-    found = sorted(folder.parents[2].glob(f"*/{folder.parent.name}/{name}"))
-    return found[0] if found else None
+    folders = sorted(folder.parents[2].glob(f"*/{folder.parent.name}/{name}"))
+    return folders[0] if folders else None
 
 
 _NUMBERS = ("num_inference_steps", "height", "width", "batch_size", "seed", "repeats")
@@ -170,10 +170,10 @@ def _spec(config: Config, folder: Path) -> CellSpec:
 def _prompts(bench: Config, wanted: str | None, rows: Sequence[ImageRow]) -> PromptSet:
     """Load the prompts; where their file is gone or another one, take those that the rows tell of."""
     try:
-        found = load_prompts(bench, offline=True)
+        prompts = load_prompts(bench, offline=True)
     except HarnessError:
-        found = None
-    return found if found is not None and found.hash == wanted else _told_by(rows, str(bench["name"]))
+        prompts = None
+    return prompts if prompts is not None and prompts.hash == wanted else _told_by(rows, str(bench["name"]))
 
 
 def _told_by(rows: Sequence[ImageRow], name: str) -> PromptSet:

@@ -182,8 +182,8 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[str, str]]:
 
     try:
         file = pq.ParquetFile(BytesIO(data), page_checksum_verification=True)
-        found = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
-        if found.get("schema_version") != str(SCHEMA_VERSION) or not _fits(file.schema_arrow, schema):
+        metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
+        if metadata.get("schema_version") != str(SCHEMA_VERSION) or not _fits(file.schema_arrow, schema):
             raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
         if file.metadata.num_rows > MAX_ROWS:
             raise UnreadableTable(f"it has {file.metadata.num_rows} rows; the limit is {MAX_ROWS}")
@@ -191,19 +191,19 @@ def _decode(data: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[str, str]]:
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableTable(_first_line(error)) from error
-    return table, found
+    return table, metadata
 
 
 def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
     return (record for part in table.to_batches(max_chunksize=256) for record in part.to_pylist())
 
 
-def _fits(found: pa.Schema, schema: pa.Schema) -> bool:
+def _fits(stored: pa.Schema, schema: pa.Schema) -> bool:
     """Return whether a file has the columns of `schema`, but for those that were added to it later."""
     import pyarrow as pa
 
-    return found.equals(pa.schema([column for column in schema
-                                   if column.name not in ADDED or column.name in found.names]))
+    return stored.equals(pa.schema([column for column in schema
+                                   if column.name not in ADDED or column.name in stored.names]))
 
 
 def _image_columns(table: pa.Table) -> list[list[Any]]:

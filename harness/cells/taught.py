@@ -28,24 +28,25 @@ def taught_judges(
     A judge is the same where it measures the same with the same weights; an evaluator that combines others is taught
     where one of its parts is.
     """
-    found: dict[str, str] = {}
+    taught: dict[str, str] = {}
     for method in _built(methods, made or (lambda config: build(config, Method))):
         lessons = {_judge(build(config)) for config in method.learned_from()}
         if not lessons:
             continue
-        own = {name for name, one in evaluators.items()
+        teachers = {name for name, one in evaluators.items()
                if not isinstance(one, CompositeEvaluator) and _judge(one) in lessons}  # fmt: skip
-        joint = {name for name, one in evaluators.items() if isinstance(one, CompositeEvaluator) and own & {*one.parts}}
-        found |= dict.fromkeys(sorted(own | joint), method.name)
-    return found
+        joint = {name for name, one in evaluators.items()
+                 if isinstance(one, CompositeEvaluator) and teachers & {*one.parts}}  # fmt: skip
+        taught |= dict.fromkeys(sorted(teachers | joint), method.name)
+    return taught
 
 
 def _built(configs: Sequence[Config], made: Callable[[Config], Any]) -> list[Method]:
-    found = []
+    methods = []
     for config in configs:
         with suppress(HarnessError):
-            found += [made(config)] if "_target_" in config else []
-    return found
+            methods += [made(config)] if "_target_" in config else []
+    return methods
 
 
 def _judge(evaluator: Evaluator) -> tuple[str, str]:

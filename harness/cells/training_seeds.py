@@ -42,12 +42,12 @@ def with_training_seeds(jobs: Sequence[Job]) -> list[Job]:
     if any(job.settings.get("artifact") for job in jobs):
         raise IncompatibleError("artifact=... is a single training, but training_seeds asks for several.",
                                 "Remove one of them.")
-    found = [[_trained_again(job, k) for k in range(count)] if any(map(varies, job.methods)) else [job]
+    groups = [[_trained_again(job, k) for k in range(count)] if any(map(varies, job.methods)) else [job]
              for job, count in zip(jobs, counts, strict=True)]
-    if all(len(own) == 1 for own in found):
+    if all(len(group) == 1 for group in groups):
         raise IncompatibleError(f"training_seeds={max(counts)} has no effect: {', '.join(unvaried(jobs))} train "
                                 "without a seed.", "Remove it, or add a method that does.")
-    return [job for own in found for job in own]
+    return [job for group in groups for job in group]
 
 
 def unvaried(jobs: Sequence[Job]) -> list[str]:
@@ -62,15 +62,15 @@ def training_of_recipe(cell: Cell) -> dict[str, Any] | None:
     Cells of one `family` differ in the seed of training alone.
     """
     made = cell.shared.method
-    own = [varies(config, made) for config in cell.spec.methods]
-    if not any(own):
+    varying = [varies(config, made) for config in cell.spec.methods]
+    if not any(varying):
         return None
     # A word that one method learns and another uses is named by its training: by that of one seed for all.
     alike = publish_concepts([made({**config, SEED: 0} if trained else config)
-                              for config, trained in zip(cell.spec.methods, own, strict=True)])
+                              for config, trained in zip(cell.spec.methods, varying, strict=True)])
     methods = [{**named, "params": _without_seed(method.identity()["params"], trained)}
-               for named, method, trained in zip(cell.identity["methods"], alike, own, strict=True)]
-    seeds = [config[SEED] for config, trained in zip(cell.spec.methods, own, strict=True) if trained]
+               for named, method, trained in zip(cell.identity["methods"], alike, varying, strict=True)]
+    seeds = [config[SEED] for config, trained in zip(cell.spec.methods, varying, strict=True) if trained]
     return {"family": canonical_hash({**cell.identity, "methods": methods})[:12], "seed": seeds[0]}
 
 
@@ -78,7 +78,7 @@ def _trained_again(job: Job, k: int) -> Job:
     if k == 0:
         return job
     methods = tuple(_reseeded(config, k) if varies(config) else config for config in job.methods)
-    seeds = [own[SEED] for own, before in zip(methods, job.methods, strict=True) if own is not before]
+    seeds = [now[SEED] for now, before in zip(methods, job.methods, strict=True) if now is not before]
     return replace(job, methods=methods, method_overrides={**job.method_overrides, SEED: seeds[0]})
 
 

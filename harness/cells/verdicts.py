@@ -49,9 +49,9 @@ def read_verdicts(
         return None
     if stored is None:
         return None
-    found: dict[str, dict[ImageKey, Verdict]] = {name: {} for name in fingerprints}
+    by_evaluator: dict[str, dict[ImageKey, Verdict]] = {name: {} for name in fingerprints}
     for one in stored:
         image = images.get(one.key)
         if fingerprints.get(one.evaluator) == one.fingerprint and image is not None and image.sha256 == one.sha256:
-            found[one.evaluator][one.key] = one.verdict
-    return found
+            by_evaluator[one.evaluator][one.key] = one.verdict
+    return by_evaluator

@@ -290,7 +290,7 @@ def test_anchor_prompts_come_from_a_file_without_the_rows_that_have_a_category(t
 @pytest.mark.parametrize(("change", "error", "said"), [
     ({"concept": ""}, InvalidValueError, "method.concept"),
     ({"anchor_prompts": []}, InvalidValueError, "prompts_file"),
-    ({"prompts_file": "both.csv"}, InvalidValueError, "not both"),
+    ({"prompts_file": "both.csv"}, InvalidValueError, "set either method.anchor_prompts"),
     ({"templates": ["{prompt}"]}, InvalidValueError, "{concept}"),
     ({"loss": "modle"}, UnknownNameError, "model"),
     ({"images": 0}, InvalidValueError, "method.images=0"),

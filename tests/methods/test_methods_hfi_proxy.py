@@ -27,7 +27,7 @@ def proxy(**changes: Any) -> HFIProxy:
 @pytest.mark.parametrize(("change", "said"), [
     ({"labeller": {}}, "method.labeller"),
     ({"texts": []}, "method.texts"),
-    ({"prompts_file": "both.csv"}, "not both"),
+    ({"prompts_file": "both.csv"}, "set either method.texts"),
     ({"images": 1}, "method.images=1"),
     ({"labeller": {"name": "degenerate", "_target_": "harness.evaluators.clip_score.ClipScore", "source": CLIP}},
      "gives verdicts"),

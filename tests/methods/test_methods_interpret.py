@@ -255,7 +255,7 @@ def test_prompts_of_a_file_are_drawn_with_the_concept_as_negative_prompt(tmp_pat
     (tmp_path / "other.csv").write_bytes(file.read_bytes())
     moved = interpret(direction, training={"prompts": str(tmp_path / "other.csv"), "images": 5})
     assert moved.identity() == method.identity()
-    with pytest.raises(InvalidValueError, match="no prompt of category skull"):
+    with pytest.raises(InvalidValueError, match="no prompt with category skull"):
         method.rows_of(Direction("skull", category="skull"))
 
 

@@ -70,12 +70,12 @@ def test_fair_directions_of_the_release_are_one_file_each(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "said"), [
-    ({"b": torch.zeros(1, 77, 1)}, "no SafeDir direction: it holds b"),
-    ({"b": torch.zeros(1, 77, 2), "a": torch.zeros(1, 1, 32)}, "no SafeDir direction: b"),
+    ({"b": torch.zeros(1, 77, 1)}, "not a SafeDir direction: it holds b"),
+    ({"b": torch.zeros(1, 77, 2), "a": torch.zeros(1, 1, 32)}, "not a SafeDir direction: b"),
     ({"b": torch.zeros(77), "a": torch.zeros(1, 1, 32)}, "b has shape"),
     ({"b": torch.full((1, 77, 1), torch.nan), "a": torch.zeros(1, 1, 32)}, "non-finite"),
     ([1, 2], "holds a list"),
-    ({"b": 3, "a": "x"}, "no SafeDir direction"),
+    ({"b": 3, "a": "x"}, "not a SafeDir direction"),
 ])  # fmt: skip
 def test_what_is_no_direction_is_one_line(content, said, tmp_path):
     torch.save(content, tmp_path / "bad.pth")
@@ -151,7 +151,7 @@ def test_columns_can_be_named_on_the_command_line(tmp_path):
     with pytest.raises(InvalidValueError, match=r"does not name its columns.*method\.columns"):
         Interpret([{"name": "a"}], checkpoint=file).check(random_config(), 5.0)
     Interpret([{"name": "a"}], checkpoint=file, columns={"a": 2}).check(random_config(), 5.0)
-    with pytest.raises(InvalidValueError, match="column 7 of a is none of its 3"):
+    with pytest.raises(InvalidValueError, match="column 7 of a is not one of its 3"):
         Interpret([{"name": "a"}], checkpoint=file, columns={"a": 7}).check(random_config(), 5.0)
     with pytest.raises(InvalidValueError, match=r"method\.columns"):
         Interpret([{"name": "a"}], checkpoint=file, columns={"a": "two"})
@@ -161,5 +161,5 @@ def test_columns_can_be_named_on_the_command_line(tmp_path):
 
 def test_a_table_of_another_unet_is_refused(tmp_path):
     torch.save({"fc1.weight": torch.zeros(1001, 2)}, tmp_path / "unet.pth")
-    with pytest.raises(InvalidValueError, match="1001 values, and the bottleneck has"):
+    with pytest.raises(InvalidValueError, match="1001 values, but the bottleneck has"):
         Interpret([{"name": "a"}], checkpoint=str(tmp_path / "unet.pth"), columns={"a": 0}).check(random_config(), 5.0)

@@ -211,7 +211,7 @@ def test_published_layers_serve_sdxl_and_take_a_strength(tmp_path):
 @pytest.mark.parametrize(("change", "said"), [
     (lambda state: state | {"down_blocks.9.weight": torch.zeros(1)}, "down_blocks.9.weight is not in the model"),
     (lambda state: {"lora_unet_x.lora_up.weight": torch.zeros(1)}, "it is a LoRA"),
-    (lambda state: {}, "holds no tensors"),
+    (lambda state: {}, "has no tensors"),
     (lambda state: {"vision_model.x": torch.zeros(1)}, "for another method or model"),
     (lambda state: {name: value[:, :7] for name, value in state.items()}, "was made for 7 text features"),
 ])  # fmt: skip

@@ -107,7 +107,7 @@ def test_broken_file_is_named_and_the_board_still_written(results, written, caps
     assert leaderboard([str(results), "--images", "0"]) == 2
     error = capsys.readouterr().err
     assert "0000000000000000.yaml" in error
-    assert "feedfacefeedface.yaml holds the calibration of" in error
+    assert "feedfacefeedface.yaml is the calibration of" in error
     sensitivity = read_calibration(written).metrics()["sensitivity"].value
     assert str(sensitivity) in (results / "leaderboard.csv").read_text()
 
