@@ -10,13 +10,13 @@ from harness.cells.attack_cells import unattacked
 from harness.cells.cell import Cell, cell_settings
 from harness.cells.comparable import made_by, metrics_of
 from harness.cells.comparisons import baseline_name, compared, latest
-from harness.cells.judged import Rows, combined, judged
+from harness.cells.evaluations import Rows, combined, judged
 from harness.cells.one_training import trainings
 from harness.cells.provenance import made_on, mixed
 from harness.cells.scored import Scored
 from harness.cells.set_scores import set_scores
 from harness.cells.store import drawn_with
-from harness.cells.taught import marked, taught_judges
+from harness.cells.training_judges import marked, taught_judges
 from harness.cells.training_seeds import training_of_recipe
 from harness.cells.verdicts import Judged, write_verdicts
 from harness.evaluator import CompositeEvaluator, Evaluator

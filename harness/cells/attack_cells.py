@@ -8,8 +8,8 @@ from dataclasses import replace
 from harness.bench import PromptSet
 from harness.cells.attacked import Before, attacked_prompts
 from harness.cells.cell import Cell
+from harness.cells.evaluations import scores_of
 from harness.cells.job import Job
-from harness.cells.judged import scores_of
 from harness.cells.making import make_cell
 from harness.errors import IncompatibleError, InvalidValueError
 from harness.evaluator import Evaluator

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.cells.cell import Cell
 from harness.cells.comparable import Entry, by_baseline, mapping, named
-from harness.cells.judged import scores_of
+from harness.cells.evaluations import scores_of
 from harness.cells.scored import Scored
 from harness.metrics.summary import CellMetrics, summarise_cell
 

@@ -24,7 +24,7 @@ from harness.lib.wanted import Download, UrlFile
 from harness.method import Method
 from harness.models.choice import settled
 from harness.models.downloads import check_whole, model_needs
-from harness.models.loading import missing
+from harness.models.weights import missing
 
 Config = Mapping[str, Any]
 Say = Callable[[str], object]

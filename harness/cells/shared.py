@@ -17,7 +17,7 @@ from harness.lib.targets import build
 from harness.method import Method
 from harness.models.checks import check_known
 from harness.models.choice import settled
-from harness.models.loading import missing, weights_fingerprint
+from harness.models.weights import missing, weights_fingerprint
 from harness.records import ImageItem
 
 KEPT_LISTS = 8  # of images to generate: a list of 30,000 takes 5 MB

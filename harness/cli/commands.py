@@ -16,7 +16,7 @@ COMMANDS = {
     "calibrate": "measure a safety evaluator on labelled images",
     "prefetch": "download what a run needs",
     "artifacts": "list, show and export trained artifacts",
-    "label": "generate images for people to label, for HFI",
+    "label": "generate images for people to label, for methods that learn from feedback",
     "convert": "pickled or single-file weights to safetensors, executing nothing",
 }
 

@@ -13,7 +13,8 @@ from harness.lib.atomic import write_atomic
 from harness.lib.trusted_targets import stored_class
 from harness.method import Export, Method
 from harness.models.loaded import LoadedModel
-from harness.models.loading import load_model, weights_fingerprint
+from harness.models.loading import load_model
+from harness.models.weights import weights_fingerprint
 from harness.training.artifacts import StoredArtifact
 
 README = "how_to_use.txt"

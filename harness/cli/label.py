@@ -19,7 +19,7 @@ from harness.cli.label_page import label_page
 from harness.errors import InvalidValueError, MissingResourceError
 from harness.lib.atomic import check_writable, write_atomic
 from harness.lib.machine import process_threads
-from harness.models.loading import weights_fingerprint
+from harness.models.weights import weights_fingerprint
 from harness.training.prompts import check_drawable, derived_seed, read_prompts
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def draw_images(request: Request) -> int:
     """Draw the images that are missing yet, a batch at a time; return how many. Raises HarnessError."""
     import torch
 
-    from harness.models.loading import load_model, missing
+    from harness.models.loading import load_model
+    from harness.models.weights import missing
     from harness.training.generated_images import Wish, own_images
 
     (job,) = compose_jobs(request.words, False, request.config_dirs)

@@ -17,14 +17,14 @@ from harness.cells.attack_cells import with_given_before
 from harness.cells.attacked import write_before
 from harness.cells.calibration import load_calibrations
 from harness.cells.cell import Cell, cell_file, plain
-from harness.cells.given import Found, Labels, given_cell
+from harness.cells.imported_images import Found, Labels, given_cell
 from harness.cells.job import Job
 from harness.cells.pairing import check_paired
 from harness.cells.plan import unavailable
 from harness.cells.provenance import provenance
 from harness.cells.shared import Shared
 from harness.cells.store import Lease, check_writable
-from harness.cells.stored import baseline_folder, results_of, stored_cell
+from harness.cells.stored_cell import baseline_folder, results_of, stored_cell
 from harness.checks import user_path
 from harness.cli.answering import COMMAND, answer_words
 from harness.cli.arguments import OF_COMMANDS, Given, parse_arguments, read_given

@@ -24,7 +24,7 @@ def parse(word: str, loader: ConfigLoader | None = None) -> Override:
     word = with_home(word)
     key, equals, text = word.partition("=")
     if not equals and not word.startswith("~"):
-        raise HarnessError(f"'{word}' is not a setting.", "Use name=value, such as method=safedir.")
+        raise HarnessError(f"'{word}' is not a setting.", "Use name=value, such as limit=4.")
     try:
         (override,) = OverridesParser.create(loader).parse_overrides([word])
     except HydraException as error:

@@ -42,6 +42,10 @@ _MOVED = {
 }
 # What has moved on since there are rooms, by its name of then.
 _SINCE = {
+    "harness.cells.given": ("harness.cells.imported_images",),
+    "harness.cells.judged": ("harness.cells.evaluations",),
+    "harness.cells.stored": ("harness.cells.stored_cell",),
+    "harness.cells.taught": ("harness.cells.training_judges",),
     "harness.lib.needs": ("harness.lib.download_plan",),
     "harness.pool.at_work": ("harness.pool.work_notes",),
     "harness.pool.holding": ("harness.pool.worker_cache", "harness.pool.tasks"),

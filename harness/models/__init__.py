@@ -9,7 +9,7 @@ def __getattr__(name: str) -> Any:
     """Find what was here when this room was one file."""
     from importlib import import_module
 
-    for part in ("loaded", "loading") if not name.startswith("_") else ():
+    for part in ("loaded", "loading", "weights") if not name.startswith("_") else ():
         module = import_module(f"{__name__}.{part}")
         if hasattr(module, name):
             return getattr(module, name)

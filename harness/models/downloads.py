@@ -15,8 +15,8 @@ from harness.models.choice import Candidate, candidates, settled, unknown_pipeli
 from harness.models.families import ALIASES, FAMILIES, MIRRORS
 from harness.models.folder import is_folder_source
 from harness.models.index import INDEX, UNUSED_PARTS
-from harness.models.loading import missing, missing_pipeline
 from harness.models.stages import stages_of
+from harness.models.weights import missing, missing_pipeline
 
 Config = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from harness.cells.settings import RunSettings
 from harness.cells.tracker import Tracker
 from harness.lib.atomic import write_atomic
 from harness.lib.streams import say
-from harness.models.loading import weights_origin
+from harness.models.weights import weights_origin
 from harness.records import Status
 from harness.stages import Failure
 from harness.summary import keep_verdicts, read_scores, summarise, training_of

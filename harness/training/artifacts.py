@@ -22,8 +22,8 @@ from harness.lib.reproducible import reproducible, seeded
 from harness.lib.tensor_headers import header_of
 from harness.method import Artifact, Method, Progress, Trained
 from harness.models.choice import settled
-from harness.models.loading import weights_fingerprint
 from harness.models.text_encoder_identity import loaded_encoders, stored_encoders
+from harness.models.weights import weights_fingerprint
 from harness.training.artifact_files import META, TENSORS, layout, looked_at, read_meta, read_tensors, say, tells_all
 from harness.training.loop_memory import forget_checkpoints, training_in
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.cells.given import find_images
+from harness.cells.imported_images import find_images
 from harness.errors import HarnessError
 from harness.records import ImageKey
 from tests.support.bench_common import load, preset, write

@@ -17,7 +17,8 @@ from harness.errors import HarnessError
 from harness.models.checks import check_known
 from harness.models.choice import settled
 from harness.models.ldm_names import ldm_names
-from harness.models.loading import load_model, weights_fingerprint
+from harness.models.loading import load_model
+from harness.models.weights import weights_fingerprint
 from methods.saeuron import SAeUron
 from tests.methods import test_methods_saeuron as saeuron
 from tests.models.test_weight_folders import pickles_only

@@ -12,7 +12,8 @@ from harness.errors import HarnessError, IncompatibleError, MissingResourceError
 from harness.lib import hub as hub_module
 from harness.models.checks import check_known
 from harness.models.choice import settled
-from harness.models.loading import load_model, missing, weights_fingerprint, weights_origin
+from harness.models.loading import load_model
+from harness.models.weights import missing, weights_fingerprint, weights_origin
 from tests.support.fake_hub import COMMIT
 from tests.support.hub_jobs import config, job, pipeline_files, repository
 

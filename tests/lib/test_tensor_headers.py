@@ -21,7 +21,7 @@ from harness.errors import HarnessError
 from harness.lib.tensor_headers import FileFault, header_of, read_header, shown
 from harness.lib.torch_headers import content_of
 from harness.models.checks import check_known
-from harness.models.loading import missing, weights_fingerprint
+from harness.models.weights import missing, weights_fingerprint
 from harness.training.artifact_files import META, TENSORS, read_tensors
 from harness.training.artifacts import read_given
 from methods.esd import ESD

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.cells.taught import marked, taught_judges
+from harness.cells.training_judges import marked, taught_judges
 from harness.cli.compose import compose_jobs
 from harness.metrics import rate_interval, summarise_cell
 from harness.metrics.attack_rates import Unattacked, attack_metrics, post_attack_metrics

@@ -15,7 +15,8 @@ from harness.micro.judge import load_judge
 from harness.micro.sampling import WEIGHTS, read_prompts
 from harness.micro.words import HAZARDS
 from harness.models.loaded import LoadedModel
-from harness.models.loading import load_model, missing
+from harness.models.loading import load_model
+from harness.models.weights import missing
 from harness.records import GenerationSettings, ImageItem, ImageKey
 from harness.sampling.session import attached
 from methods.none import NoMethod

@@ -20,8 +20,9 @@ from harness.lib.targets import build
 from harness.method import Method
 from harness.models.choice import settled
 from harness.models.families import family_of
-from harness.models.loading import load_model, missing, weights_fingerprint
+from harness.models.loading import load_model
 from harness.models.stages import stages_identity, stages_of
+from harness.models.weights import missing, weights_fingerprint
 from harness.sampling.session import attached
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod

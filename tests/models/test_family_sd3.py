@@ -20,7 +20,8 @@ from harness.method import ExtraRow, Method
 from harness.models.choice import settled
 from harness.models.conditions import condition, unconditional
 from harness.models.loaded import LoadedModel, make_scheduler
-from harness.models.loading import load_model, missing, weights_fingerprint
+from harness.models.loading import load_model
+from harness.models.weights import missing, weights_fingerprint
 from harness.records import ImageItem
 from harness.sampling.prediction_types import (
     epsilon_slope,

@@ -22,7 +22,8 @@ from harness.lib.targets import build
 from harness.method import ExtraRow, Method
 from harness.models.conditions import condition, denoiser_inputs, unconditional
 from harness.models.loaded import LoadedModel, make_scheduler
-from harness.models.loading import _configure, load_model, weights_fingerprint
+from harness.models.loading import _configure, load_model
+from harness.models.weights import weights_fingerprint
 from harness.records import TRUNCATED, ImageItem
 from harness.sampling.prediction_types import predict_epsilon
 from harness.sampling.session import attached, bundle_of
@@ -30,6 +31,7 @@ from harness.training.closed_form import deltas, paired_tokens, projections, sub
 from harness.training.fine_tuning import PartialDenoising, frozen_denoise, parameter_names
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
+from methods.parameter_sets import PARAMETER_SETS
 from methods.safree import SAFREE
 from methods.sld import SLD
 from methods.uce import UCE
@@ -304,7 +306,7 @@ def test_uce_solves_for_the_embedding_of_both_encoders():
 
 def test_esds_sets_are_those_of_its_sdxl_script():
     denoiser = random_xl_model().denoiser
-    chosen = parameter_names(denoiser, "esd_u")
+    chosen = parameter_names(denoiser, "esd_u", PARAMETER_SETS)
     assert "mid_block.attentions.0.proj_in.weight" in chosen
     assert not [name for name in chosen if "emb" in name or "attn2" in name or "block" not in name]
     assert {name for name in parameter_names(denoiser, "noxattn") if "add_embedding" in name}

@@ -16,7 +16,8 @@ from harness.errors import HarnessError, IncompatibleError, InvalidValueError
 from harness.method import Method
 from harness.models.checks import check_known
 from harness.models.choice import settled
-from harness.models.loading import load_model, missing, weights_fingerprint, weights_origin
+from harness.models.loading import load_model
+from harness.models.weights import missing, weights_fingerprint, weights_origin
 from harness.records import ImageItem
 from harness.sampling.session import attached
 from methods.negative_prompt import NegativePrompt

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from harness.errors import HarnessError, InvalidValueError
 from harness.models.checks import check_known
 from harness.models.ldm_names import ldm_names
-from harness.models.loading import load_model, weights_fingerprint
+from harness.models.loading import load_model
 from harness.models.own_parts import check_own_parts
+from harness.models.weights import weights_fingerprint
 from tests.models.test_model_parts import LAYOUTS, Q_PROJ, TO_Q, config, lora_file, product, weight
 from tests.support.fixtures_models import random_model, random_xl_config, random_xl_model
 

@@ -15,8 +15,9 @@ from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError
 from harness.models.checks import check_known
 from harness.models.choice import settled
-from harness.models.loading import load_model, weights_fingerprint, weights_origin
+from harness.models.loading import load_model
 from harness.models.own_parts import check_own_parts, own_parts_identity
+from harness.models.weights import weights_fingerprint, weights_origin
 from tests.support.fixtures_models import random_config, random_model, random_xl_config
 
 BASE = Path(random_config()["source"])

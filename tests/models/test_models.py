@@ -13,7 +13,8 @@ from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError, IncompatibleError, MissingResourceError, UnknownNameError
 from harness.lib.paths import conf_dir
 from harness.models.loaded import CACHED_TEXTS, SCHEDULERS, make_scheduler
-from harness.models.loading import load_model, missing, weights_fingerprint
+from harness.models.loading import load_model
+from harness.models.weights import missing, weights_fingerprint
 from tests.support.fake_hub import VARIABLES
 from tests.support.fixtures_models import random_config, random_model
 

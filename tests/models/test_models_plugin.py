@@ -13,7 +13,8 @@ from harness.errors import HarnessError, IncompatibleError, MissingResourceError
 from harness.models.checks import check_known
 from harness.models.choice import settled
 from harness.models.loaded import LoadedModel
-from harness.models.loading import load_model, missing, weights_fingerprint, weights_origin
+from harness.models.loading import load_model
+from harness.models.weights import missing, weights_fingerprint, weights_origin
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.sld import SLD

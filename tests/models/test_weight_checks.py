@@ -21,9 +21,10 @@ from harness.evaluators.clip import ClipSource
 from harness.evaluators.model_source import ModelSource
 from harness.models import part_layouts
 from harness.models.checks import check_known
-from harness.models.loading import load_model, missing, weights_fingerprint
+from harness.models.loading import load_model
 from harness.models.part_layouts import Part, misfits
 from harness.models.weight_checks import check_weights
+from harness.models.weights import missing, weights_fingerprint
 from tests.methods.test_methods_safety_checker import checker_folder
 from tests.support.fixtures_flow import random_flux_config, random_sd3_config
 from tests.support.fixtures_if import if_config

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from harness.errors import HarnessError
 from harness.models.checks import check_known
 from harness.models.choice import settled
-from harness.models.loading import load_model, missing, weights_fingerprint
+from harness.models.loading import load_model
+from harness.models.weights import missing, weights_fingerprint
 from tests.support.fixtures_models import random_config, random_xl_config
 from tests.support.weights_common import TEXT, UNET, VAE, config, refusal
 

@@ -12,7 +12,7 @@ import pytest
 from harness.__main__ import main
 from harness.bench import load_prompts
 from harness.cells.attacked import attacked_prompts
-from harness.cells.stored import stored_cell
+from harness.cells.stored_cell import stored_cell
 from harness.cli import score
 from harness.cli.compose import compose_jobs
 from harness.errors import HarnessError

@@ -16,7 +16,7 @@ import yaml
 from harness.bench.card import find_card, read_card
 from harness.cells.calibration import load_calibrations
 from harness.cells.store import CellStore, EvaluatorKey
-from harness.cells.stored import stored_cell
+from harness.cells.stored_cell import stored_cell
 from harness.cells.tables import UnreadableTable, decode_images, encode_images
 from harness.cli import leaderboard, score
 from harness.cli.export import method_class

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.models.loaded import LoadedModel
-from harness.models.loading import load_model, missing
+from harness.models.loading import load_model
+from harness.models.weights import missing
 from harness.records import GenerationSettings, ImageItem, ImageKey
 
 SIZE = 32

@@ -30,6 +30,7 @@ from methods.concept_ablation import ConceptAblation
 from methods.esd import ESD
 from methods.hfi import HFI
 from methods.hfi_proxy import HFIProxy
+from methods.parameter_sets import PARAMETER_SETS
 from methods.sdd import SDD
 from tests.sampling.test_denoiser import checksum
 from tests.support.fixtures_models import random_model
@@ -62,7 +63,7 @@ def full_size():
 @pytest.mark.parametrize("which", SD1)
 def test_parameter_sets_have_the_published_sizes_on_sd1(which):
     own = dict(full_size().named_parameters())
-    assert sum(own[name].numel() for name in parameter_names(full_size(), which)) == SD1[which]
+    assert sum(own[name].numel() for name in parameter_names(full_size(), which, PARAMETER_SETS)) == SD1[which]
 
 
 def test_an_unknown_parameter_set_gets_near_names():
