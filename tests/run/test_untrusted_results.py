@@ -77,7 +77,7 @@ POISONS = {
     "a function of the harness": set_evaluator("harness.lib.atomic.write_atomic", path="{mark}", data="x"),
     "a class of the harness of another kind": set_evaluator("harness.cells.store.CellStore", folder="{mark}"),
     "a module reached through the harness": set_evaluator(
-        "harness.lib.targets.importlib.import_module", name="evil_module"),
+        "harness.lib.classes.importlib.import_module", name="evil_module"),
     "no path": set_evaluator("..os.system"),
     "an extractor": lambda c: c["evaluators"][1].update(extractor={"_target_": "evil_module.Evil", "name": "x"}),
     "a method": lambda c: c["methods"][0].update(_target_="evil_module.Evil"),

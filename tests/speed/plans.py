@@ -74,14 +74,14 @@ def plan(case: str, results: Path, cells: int) -> None:
     from harness.run import make_cells
 
     jobs = jobs_of(case, results, cells)
-    begun = time.perf_counter()
+    begun, busy = time.perf_counter(), time.process_time()
     made = make_plan(make_cells(jobs).cells, results, 1, verify=False)
     print_plan(made, Console(file=StringIO(), width=140), full=True)
-    seconds = time.perf_counter() - begun
+    seconds, busy = time.perf_counter() - begun, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     images = sum(entry.n_images or 0 for entry in made.cells)
     print(f"{len(made.cells):4d} cells, {made.n_missing:9,d} of {images:9,d} images missing: {seconds:7.2f} s, "
-          f"{peak:6.0f} MB at the peak", flush=True)
+          f"{busy:7.2f} s of CPU, {peak:6.0f} MB at the peak", flush=True)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from harness.errors import IncompatibleError, MissingResourceError
-from harness.lib.targets import locate
+from harness.lib.classes import locate
 from harness.models.families.base import Family
 
 
