@@ -110,10 +110,10 @@ class Method(Declared):
     @classmethod
     def check_class(cls, given: Collection[str] = ()) -> None:
         """Raise IncompatibleError, saying what to write, unless it is a dataclass with a name and a kind."""
-        super().check_class(given)
         if not is_dataclass(cls):
             raise IncompatibleError(f"{class_name(cls)} is not a dataclass.",
                                     f"Write @dataclass(frozen=True) above class {cls.__name__}.")
+        super().check_class(given)
         kind = cls.__name__.lower()
         if not hasattr(cls, "kind"):
             raise IncompatibleError(f"{class_name(cls)} has no kind, the name of its algorithm.",

@@ -173,7 +173,7 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (["method=milder", "method.words=abc"], "method.words=abc: expected a list of texts."),
     (["method=milder", "method.form=sof"], "unknown method.form 'sof'. Did you mean: soft?"),
     (["method=milder", "method.strenght=1"], "Did you mean: method.strength,"),
-    (["method=nodataclass", "method.strength=1"], "newcomer_package.NoDataclass is not a dataclass, so name is not a setting. Write @"),
+    (["method=nodataclass", "method.strength=1"], "newcomer_package.NoDataclass is not a dataclass. Write @dataclass("),
     (["method=moresettings"], "is not a dataclass, so more is not a setting. Write @dataclass(frozen=True) above"),
     (["method=nokind"], 'has no kind, the name of its algorithm. Write kind: ClassVar[str] = "nokind" in it.'),
     (["method=noname"], 'Write name: str = "noname" in it.'),
