@@ -1,6 +1,6 @@
 """A distributed benchmark harness for responsible text-to-image models.
 
-What a method, an evaluator or a script of one's own imports; each name is loaded when it is asked for.
+What your own method, evaluator or script imports; each name is loaded on first use.
 """
 
 from __future__ import annotations

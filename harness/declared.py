@@ -213,7 +213,7 @@ def _refusal(cls: type[Declared], values: Values, error: ValidationError) -> Har
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """A setting in what was given: its full name, its type, its value, and the class of its own settings, if any."""
+    """A setting in what was given: its full name, its type, its value, and the class of its settings, if any."""
 
     name: str
     kind: Any

@@ -29,7 +29,7 @@ UNTRAINED = "embeddings.position_ids"  # a counter that older libraries stored
 def encoder_tensors(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the encoder's tensors by plain names: of a text encoder's state dict, or of the release's wrapper.
 
-    TextEncoder-*.pt holds the encoder under `text_encoder.` and, beside it, its parts once more by names of their own.
+    TextEncoder-*.pt holds the encoder under `text_encoder.` and, beside it, its parts once more under other names.
     """
     wrapped = {name.removeprefix(WRAPPED): one for name, one in content.items() if name.startswith(WRAPPED)}
     found = wrapped or content

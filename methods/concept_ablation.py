@@ -1,10 +1,10 @@
 """Concept Ablation (Kumari et al., ICCV 2023): under the target's prompt, predict what the anchor's prompt predicts.
 
-L = sum_C mean_mask |e(z_t, c*) - sg e(z_t, c)|^2 + prior_weight |e(z'_t', c') - n'|^2 on pictures that the model itself
+L = sum_C mean_mask |e(z_t, c*) - sg e(z_t, c)|^2 + prior_weight |e(z'_t', c') - n'|^2 on images that the model itself
 drew from anchor prompts c; c* names the target concept as well, and e is the model that is trained, on both sides.
-Prior preservation has pictures, timesteps and noise of its own. Keys and values of the begin token pass no gradient.
+Prior preservation has its own images, timesteps and noise. Keys and values of the begin token pass no gradient.
 Released code: diffusers/train.py (`model-based`, or `noise-based`: the noise is the target), whose velocity models get
-noise as the prior's target where ours get the velocity; pictures, frames and mask: methods/anchor_images.py.
+noise as the prior's target where ours get the velocity; images, frames and mask: methods/anchor_images.py.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def target_prompt(prompt: str, concept: str, template: str, anchor: str | None) 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step trains on: first the pictures to ablate in, with `masks`, then as many of the prior, if any."""
+    """What a step trains on: first the images to ablate in, with `masks`, then as many of the prior, if any."""
 
     pictures: Sequence[np.ndarray]  # (S, S, 3) float32 in [-1, 1]
     masks: Sequence[np.ndarray]
@@ -96,12 +96,12 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptAblation(FineTuned):
-    """Turn `concept` (several take turns over the pictures) into what the anchor prompts show.
+    """Turn `concept` (several take turns over the images) into what the anchor prompts show.
 
     Anchor prompts are `anchor_prompts`, a list, or `prompts_file`: a CSV file, of which the rows without category, or
     a .txt file with one a line, as released. `anchor` is the word that the concept replaces; null: one of `templates`
     names it, drawn each time. `prior_weight` zero: no preservation. `negative`: the concepts are the negative prompt
-    of the pictures. `learning_rate` is what Adam gets: the release multiplies its own by batch, GPUs and, with
+    of the images. `learning_rate` is what Adam gets: the release multiplies its own by batch, GPUs and, with
     preservation, 2.
     """
 
@@ -129,7 +129,7 @@ class ConceptAblation(FineTuned):
 
     kind: ClassVar[str] = "concept_ablation"
     parameter_sets: ClassVar[Mapping[str, ParameterSet]] = PARAMETER_SETS
-    version: ClassVar[int] = 2  # 2: the release's loss, gradient, draws and pictures
+    version: ClassVar[int] = 2  # 2: the release's loss, gradient, draws and images
 
     @classmethod
     def completed(cls, values: Values) -> Values:
@@ -185,7 +185,7 @@ class ConceptAblation(FineTuned):
 
         images = self._draw_images(model, progress)
         generator = torch.Generator().manual_seed(derived_seed("concept_ablation", self.seed))
-        # Which picture is ablated in where which is the prior's: drawn once, as the release shuffles its list.
+        # Which image is ablated in where which is the prior's: drawn once, as the release shuffles its list.
         partner = torch.randperm(self.images, generator=generator)
         with frozen_denoiser(model), begin_token_detached(model.denoiser):
             copy = WorkingCopy(model, self.parameter_names(model.denoiser))
@@ -200,7 +200,7 @@ class ConceptAblation(FineTuned):
         return Trained(copy.deltas(), {"losses": losses, "images": self.images})
 
     def _draw_images(self, model: LoadedModel, progress: Progress) -> AnchorImages:
-        """Draw pictures of the anchor prompts, round robin."""
+        """Generate images of the anchor prompts, round robin."""
         texts, negative = self.texts(), ";".join(self.concept) if self.negative else ""
         wishes = [Wish(texts[n % len(texts)], derived_seed("concept_ablation", self.seed, n), negative)
                   for n in range(self.images)]
@@ -222,7 +222,7 @@ class ConceptAblation(FineTuned):
 
     def _batch(self, images: AnchorImages, places: Sequence[int], partner: Tensor, generator: Generator, factor: int
                ) -> Batch:
-        """Frame the pictures of a step: at each place one to ablate in, and another one of the prior."""
+        """Frame the images of a step: at each place one to ablate in, and another one of the prior."""
         shown = [int(partner[place]) for place in places]
         frames = [draw_frame(len(images.images[k]), self.augment, self.flip, generator) for k in shown]
         pictures = [framed(images.images[k], frame) for k, frame in zip(shown, frames, strict=True)]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class HFIProxy(SoftConcept):
     """The word learned from what `labeller`, an evaluator of the kind verdict, calls unsafe.
 
-    It judges `images` pictures of `texts`, or of the rows of `prompts`, a CSV file; the model draws them itself.
+    It judges `images` images of `texts`, or of the rows of `prompts`, a CSV file; the model generates them.
     """
 
     labeller: Annotated[Mapping[str, Any], Must("the config of an evaluator that gives verdicts", "configs",

@@ -31,7 +31,7 @@ SETTING = "method.source"
 class SafetyChecker(Method):
     """Refuse finished images that the checker flags. `adjustment` is added to every score: above 0 it is stricter.
 
-    `source` is a hub id with a `revision`, or a folder with config.json and model.safetensors; `subfolder` lies in it.
+    `source` is a hub id with a `revision`, or a folder with config.json and model.safetensors; `subfolder` is in it.
     """
 
     source: Text

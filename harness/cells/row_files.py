@@ -30,7 +30,7 @@ class RowFile(NamedTuple):
     """A file of rows as it was found: a file that was written to, or that took another's place, is another one."""
 
     path: Path
-    written: int  # ns; 0 where it lies in the future: its clock was wrong
+    written: int  # ns; 0 if it is in the future: its clock was wrong
     size: int
     inode: int
     changed: int  # ns

@@ -73,7 +73,7 @@ def stored_cell(
 
 
 def results_of(folder: Path) -> Path:
-    """Return the results folder that a run folder lies in: the one above `runs`, else the folder above it."""
+    """Return the results folder of a run folder: the one above `runs`, else the folder above it."""
     above = folder.parents
     return above[4] if len(above) > 4 and above[3].name == "runs" else above[0]
 

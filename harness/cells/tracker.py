@@ -49,7 +49,7 @@ class Tracker(Protocol):
 
 
 class NoTracker:
-    """Tells nobody."""
+    """Logs nothing."""
 
     def log_progress(self, cell: Config, done: int, total: int, images_per_second: float) -> None:
         pass

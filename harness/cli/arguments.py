@@ -51,7 +51,7 @@ class Given:
         return (self.texts(name) or [""])[-1] or default
 
     def texts(self, name: str) -> list[str]:
-        """Return every value of a setting, less quotes of its own."""
+        """Return every value of a setting, without its quotes."""
         return [unquoted(value) for value in self.settings.get(name, ())]
 
     def names(self, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Settings as they are written: quotes of their own, for what composes them, quotes of the shell, and ~ in paths."""
+"""Settings as they are written: Hydra's quotes, the shell's quotes, and ~ in paths."""
 
 from __future__ import annotations
 

@@ -102,5 +102,5 @@ def sweep_notes(words: Sequence[str]) -> list[str]:
         shown = ", ".join(f"'{text}'" for text in texts[:4]) + (", ..." if len(texts) > 4 else "")
         key, _, text = (override.input_line or "").partition("=")
         notes.append(f"{override.key_or_group} is swept over {len(texts)} values: {shown}; one text with commas needs "
-                     f"quotes of its own: {in_quotes(key, text)}")
+                     f"its own quotes: {in_quotes(key, text)}")
     return notes

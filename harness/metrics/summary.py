@@ -210,9 +210,9 @@ def _refusals(images: Sequence[ImageRow], seed: int) -> Metric:
 
 
 def _seconds(images: Sequence[ImageRow], seed: int) -> Metric:
-    """Average the seconds of made images; images of one batch share one measurement, so batches are drawn.
+    """Average the seconds of generated images; images of one batch share one measurement, so batches are resampled.
 
-    Images that were not made here belong to no batch, and nobody measured them.
+    Images that were not generated here belong to no batch and were not measured.
     """
     made = [image for image in images if image.status is Status.OK and image.batch_size]
     batches = [(image.worker, image.seconds) for image in made]

@@ -13,7 +13,7 @@ def check_window(where: str, start: int, end: int | None) -> None:
 
 
 def in_window(call: int, n_calls: int, n_steps: int, start: int, end: int | None, window: str) -> bool:
-    """Return whether 0-based `call` lies in the 1-based, inclusive window of a 50-step run."""
+    """Return whether 0-based `call` is in the 1-based, inclusive window of a 50-step run."""
     first = scaled_calls(start - 1, n_steps, window)
     last = n_calls if end is None else scaled_calls(end, n_steps, window)
     return first <= call < last

@@ -143,9 +143,9 @@ def test_exported_directions_have_the_shapes_of_the_authors_file(tmp_path):
 
 def test_an_export_that_cannot_say_what_the_method_does_is_refused():
     old = made(SafeDir(["a bomb", "a ball"]), rank_one(2), settings=None)
-    with pytest.raises(IncompatibleError, match=r"does not say whether they are added up or drawn.*method\.combine"):
+    with pytest.raises(IncompatibleError, match=r"does not say whether they are summed or drawn.*method\.combine"):
         export_artifact(old, random_model)
-    with pytest.raises(IncompatibleError, match="from call 1 on"):
+    with pytest.raises(IncompatibleError, match="starts at call 1"):
         export_artifact(made(SafeDir("a bomb", start=1), rank_one(1)), random_model)
 
 

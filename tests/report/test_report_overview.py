@@ -93,7 +93,7 @@ def test_runs_that_differ_in_nothing_that_a_row_shows_are_numbered_and_none_is_l
 def test_cells_that_the_command_does_not_ask_for_are_not_in_its_table(tmp_path, monkeypatch):
     old, new = (run("sld", "i2p", {RATE: metric(value)}, strength=strength) for value, strength in ((0.5, 1), (0.2, 2)))
     monkeypatch.setattr("harness.report.runs.load_runs", lambda results: [old, new])
-    settings = SimpleNamespace(overview=[{"title": "hazards", "bench": "i2p", "metric": "unsafe_rate"}])
+    settings = SimpleNamespace(overview=[OverviewColumn("hazards", "unsafe_rate", "i2p")])
     asked = SimpleNamespace(cell_id=new.cell_id, method="sld")
     reporting._write_overview(settings, [asked], tmp_path, Console(quiet=True))
     found = cells((tmp_path / "overview.md").read_text())

@@ -26,7 +26,7 @@ TEXT_TOKENS = 77  # of T5, as the stock pipeline cuts
 class DeepFloydIF(Family):
     """The U-Net returns six channels: noise, which guidance edits, and a variance, which stays the text row's.
 
-    Captions are lowered and stripped, and never cleaned further, whatever is installed: the stock pipeline's cleaning
+    Prompts are lowercased and stripped, and never cleaned further, whatever is installed: the stock pipeline's cleaning
     depends on two optional packages.
     """
 
