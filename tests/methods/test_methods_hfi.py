@@ -118,10 +118,10 @@ def test_images_of_feedback_are_found_whichever_way_accents_and_slashes_are_writ
 @pytest.mark.parametrize(("text", "error", "said"), [
     ("image,label\n0.png,1\nlost.png,0\ngone.png,0\n", MissingResourceError, "2 of 3 images are missing, such as"),
     ("image,label\n0.png,1\n1.png,1\n", InvalidValueError, "all 2 labels are 1"),
-    ("image,label\n0.png,1\n1.png,nan\n", InvalidValueError, "row 1: label 'nan' is no number from 0 to 1"),
+    ("image,label\n0.png,1\n1.png,nan\n", InvalidValueError, "row 1: label 'nan' is not a number from 0 to 1"),
     ("image,label\n0.png,1\n1.png,\n", InvalidValueError, "all 1 labels are 1"),
     ("image,label\n0.png,1\n1.png,7\n", InvalidValueError, "row 1: label '7'"),
-    ("image,rank\n0.png,1\n1.png,nan\n", InvalidValueError, "row 1: rank 'nan' is no number of at least 1"),
+    ("image,rank\n0.png,1\n1.png,nan\n", InvalidValueError, "row 1: rank 'nan' is not a number of at least 1"),
     ("image,rank\n0.png,2\n1.png,2\n", InvalidValueError, "no two images in a group have different ranks"),
     ("image,label,rank\n0.png,1,2\n", InvalidValueError, "one of 'label' or 'rank'"),
     ("file,label\n0.png,1\n", InvalidValueError, "needs a column 'image'"),
@@ -331,7 +331,7 @@ def test_feedback_is_named_by_content_not_by_path(feedback, tmp_path):
     ({"replaces": [""]}, InvalidValueError, "method.replaces"),
     ({"reward": {"hiden": 3}}, UnknownNameError, "Did you mean: hidden"),
     ({"inversion": {"top": 0}}, InvalidValueError, "method.inversion.top=0"),
-    ({"inversion": {"templates": ["a photo"]}}, InvalidValueError, "each must contain"),
+    ({"inversion": {"templates": ["a photo"]}}, InvalidValueError, "expected a text with {} for the word"),
     ({"clip": "/nowhere/clip", "feedback": None}, None, ""),
 ])  # fmt: skip
 def test_wrong_settings_are_named(change, error, said):
