@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from harness.bench.source import how_to_get
 from harness.cells.cell import Cell
@@ -238,7 +238,8 @@ def _is_speed(value: Any) -> bool:
 def print_plan(plan: Plan, console: Console, full: bool) -> None:
     """Print what a run would do; `full` shows one line per cell, else only the totals."""
     if full:
-        table = Table("cell", "id", "images", "missing", "time", "GPU-h", "disk", box=None, pad_edge=False)
+        columns = (Column("cell", no_wrap=True), "id", "images", "missing", "time", "GPU-h", "disk")
+        table = Table(*columns, box=None, pad_edge=False)
         for entry in plan.cells:
             name = entry.cell.label + (" (baseline)" if entry.cell.baseline_of else "")
             table.add_row(

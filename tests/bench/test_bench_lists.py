@@ -262,7 +262,7 @@ def test_every_preset_lets_the_user_name_a_column(tmp_path):
 
 def test_prompts_that_are_not_here_say_how_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setattr("harness.bench.source.DOWNLOADS", tmp_path)
-    with pytest.raises(MissingResourceError, match=r"Get them: .*harness\.prefetch.* or curl .*coco_30k\.csv https://raw.*bench\.file="):
+    with pytest.raises(MissingResourceError, match=r"Get them: .*harness prefetch.* or curl .*coco_30k\.csv https://raw.*bench\.file="):
         load("coco10k")
     assert load_prompts(preset("coco10k"), offline=True) is None
     write(tmp_path / "coco_30k.csv", ["image_id", "prompt", "evaluation_seed"], [["01", "a house", "3"]])

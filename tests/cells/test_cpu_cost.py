@@ -30,7 +30,7 @@ def test_half_precision_on_a_cpu_stops_a_run_in_one_line(tmp_path, capsys):
     said = capsys.readouterr()
     errors = [line for line in said.err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "model.dtype=float32" in errors[0]
-    assert said.out.index("on a CPU") < said.out.index("images missing")
+    assert said.out.index("on a CPU") < said.out.index("missing, about")
     assert not (tmp_path / "out").exists()
 
 

@@ -126,15 +126,15 @@ def test_another_training_under_one_key_is_refused_before_anything_is_drawn(resu
     assert run(results, *MORE) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert f"its 2 images were drawn with artifact {drawn};" in error
+    assert f"its 2 images were generated with artifact {drawn};" in error
     assert f"{artifact_of(results)} has another training, {now}," in error
-    assert f"remove {cell_of(results)}" in error
+    assert f"delete {cell_of(results)}" in error
     assert images(results) == before and {row.artifact for row in rows_of(cell_of(results))} == {drawn}
 
 
 def test_a_plan_says_that_the_training_is_another_one(results, capsys):
     train_otherwise(results)
-    assert run(results, *MORE, "mode=plan") == 0
+    assert run(results, *MORE, "mode=plan") == 1
     assert "cannot run: " in (out := capsys.readouterr().out) and "has another training" in out
 
 

@@ -50,9 +50,9 @@ def test_the_embedded_model_keeps_one_sampling_unless_it_is_asked():
      "scheduler=ddim: model.scheduler=euler was set, which takes precedence"),
     (("model.scheduler=null",), (None, 100, 9.0), "model.scheduler=its pipeline's own was set, which takes precedence"),
     (("model.num_inference_steps=20",), ("ddim", 20, 9.0), "model.num_inference_steps=20 was set"),
-    (("bench=country_body",), ("ddim", 50, 7.5), "num_inference_steps=100: bench country_body says 25 and stands; "
-     "bench.num_inference_steps=100 follows it"),
-    (("bench.guidance_scale=3",), ("ddim", 100, 7.5), "bench micro_i2p says 3 and stands"),
+    (("bench=country_body",), ("ddim", 50, 7.5), "num_inference_steps=100: bench country_body sets 25, which "
+     "takes precedence; to follow the release: bench.num_inference_steps=100"),
+    (("bench.guidance_scale=3",), ("ddim", 100, 7.5), "bench micro_i2p sets 3, which takes precedence"),
 ])  # fmt: skip
 def test_command_line_and_bench_come_before_the_method_and_the_plan_says_so(words, expected, said):
     (job,) = composed("method=saeuron", "model=sd14", *words)
@@ -73,7 +73,7 @@ def test_of_methods_that_propose_differently_the_first_is_followed_and_the_plan_
     assert "b's release samples with scheduler=ddim: a, to its left, takes precedence" in both.notes
     assert agreed(MODEL, {}, [("a", LMS), ("b", LMS)], (), "method").notes == (both.notes[0],)
     one = agreed(MODEL, {}, [("a", Proposal()), ("b", LMS)], (), "method")
-    assert one.taken == {"scheduler": "lms"} and one.notes[0].startswith("b, and what")
+    assert one.taken == {"scheduler": "lms"} and one.notes[0].startswith("b and its baseline")
 
 
 def test_what_makes_no_difference_is_not_spoken_of():
@@ -89,7 +89,7 @@ def test_a_wrong_proposal_is_one_line():
         Proposal("dim")
     for wrong in ({"num_inference_steps": 0}, {"num_inference_steps": "ten"}, {"guidance_scale": "x"}):
         with pytest.raises(InvalidValueError, match=r"method\.release_sampling\."):
-            Proposal.read(wrong)
+            Proposal.from_config(wrong)
     with pytest.raises(UnknownNameError, match="method"):
         agreed(MODEL, {}, [], (), "paper")
 

@@ -93,8 +93,8 @@ def test_the_seeds_of_training_go_on_from_the_methods_own():
 @pytest.mark.parametrize(("words", "said"), [
     (["method=sld_max", "training_seeds=2"], "training_seeds=2 has no effect: sld_max train without a seed"),
     (["-m", "method=none,uce", "training_seeds=2"], "has no effect: none, uce train without a seed"),
-    (["method=safedir", "training_seeds=0"], "training_seeds=0: an integer from 1 to 100"),
-    (["method=safedir", "training_seeds=two"], "training_seeds=two: an integer"),
+    (["method=safedir", "training_seeds=0"], "training_seeds=0: expected an integer from 1 to 100"),
+    (["method=safedir", "training_seeds=two"], "training_seeds=two: expected an integer"),
     (["method=safedir", "training_seeds=2", "artifact=somewhere"], "artifact=... is a single training"),
 ])  # fmt: skip
 def test_what_cannot_be_trained_again_is_one_line(words, said, capsys, tmp_path):
@@ -107,7 +107,7 @@ def test_a_sweep_names_the_methods_that_stay_as_they_are(capsys, tmp_path):
     words = ["-m", "method=none,sld_max,safedir", "training_seeds=2", "mode=plan"]
     assert main([*QUICK, *words, f"results={tmp_path}"]) == 0
     out = capsys.readouterr().out
-    assert "note: training_seeds=2 leaves none, sld_max as they are" in out and "4 cells" in out
+    assert "note: training_seeds=2 has no effect on none, sld_max" in out and "4 cells" in out
 
 
 def test_a_board_has_one_row_of_their_mean_and_spread(board):

@@ -120,7 +120,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, capsys):
     torch.save({"n": 3}, tmp_path / "n.pt")
     (tmp_path / "there.safetensors").write_bytes(b"x")
     target = tmp_path / "b.safetensors"
-    assert "there is no" in refused(capsys, tmp_path / "no.pt", target)
+    assert "no.pt does not exist" in refused(capsys, tmp_path / "no.pt", target)
     assert "already exists" in refused(capsys, tmp_path / "a.pt", tmp_path / "there.safetensors")
     assert "ends with .safetensors" in refused(capsys, tmp_path / "a.pt", tmp_path / "b.bin")
     assert "holds no named tensors" in refused(capsys, tmp_path / "n.pt", target)

@@ -44,7 +44,7 @@ def words(results: Path) -> list[str]:
 
 
 STAGES = {
-    "composing": ("harness.cli.compose.compose_jobs", 0),
+    "composing": ("harness.cli.compose.Composer.jobs", 0),
     "planning": ("harness.run.make_plan", 0),
     "opening the tracker": ("harness.run.make_tracker", 0),
     "reporting": ("harness.report.write.read_scores", 1),

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError
+from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators.extractor import FeatureExtractor, MapExtractor
 from harness.evaluators.feature_distance import FeatureDistance, map_distance
 from harness.evaluators.fid import Fid
@@ -202,7 +202,7 @@ def test_lpips_without_trunk_weights_says_how_to_get_them(monkeypatch, tmp_path)
 
 
 def test_lpips_net_must_exist():
-    with pytest.raises(InvalidValueError, match="alex, vgg, squeeze"):
+    with pytest.raises(UnknownNameError, match="alex, squeeze, vgg"):
         Lpips("lpips", net="resnet")
 
 

@@ -89,9 +89,9 @@ def test_stored_cosines_of_one_convention_are_read_by_another(clip_folder):
 def test_a_clip_score_names_its_convention_and_counts_what_was_cut(clip_folder):
     rows = ready(ClipScore("a", clip_folder)).score([item(0), item(1, prompt="tree " * 200)])
     heim = replace(build(preset("clip_score_heim")), name="x").note(rows)
-    assert heim == "100 x max(cosine, 0), openai/clip-vit-large-patch14, prompt; 1 over-long cut"
+    assert heim == "100 x max(cosine, 0), openai/clip-vit-large-patch14, prompt; 1 over-long truncated"
     uce = build(preset("clip_score_uce"))
-    assert uce.note(rows).endswith("1 over-long left out")
+    assert uce.note(rows).endswith("1 over-long skipped")
     sdd = build(preset("clip_score_sdd")).note(rows[:1])
     assert sdd == "1 x cosine, openai/clip-vit-large-patch14, 'A photo depicts ' + prompt"
 

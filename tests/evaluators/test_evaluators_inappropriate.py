@@ -69,5 +69,5 @@ def test_parts_must_be_two_different_others(parts):
 
 
 def test_it_sees_no_images():
-    with pytest.raises(TypeError, match="no images"):
+    with pytest.raises(TypeError, match="does not score images"):
         UNION.score([ScoreItem(row(SAFE).key, "", (), {}, None)])

@@ -17,7 +17,7 @@ from harness.models import downloads as fetch_models
 from harness.models import lora
 from harness.models import text_encoder_identity as text_encoders
 from harness.models.weight_checks import network_problem
-from harness.pool import at_work
+from harness.pool import work_notes
 from methods import interpret_direction as latent_direction
 from methods import published_directions
 
@@ -64,7 +64,7 @@ def network(file: Path) -> Any:
 
 
 def left_note(file: Path) -> Any:
-    return at_work._is_left(file)
+    return work_notes._is_left(file)
 
 
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {

@@ -269,7 +269,7 @@ def test_a_missing_prompt_file_is_one_line():
 @pytest.mark.parametrize(("directions", "change", "error", "said"), [
     ([], {}, InvalidValueError, "list of directions"),
     ([{"name": "x"}], {}, InvalidValueError, "needs `positive`"),
-    ([SAFE, SAFE], {}, InvalidValueError, "given twice"),
+    ([SAFE, SAFE], {}, InvalidValueError, "duplicate name in bomb, bomb"),
     ([SAFE], {"strength": [1, 2]}, InvalidValueError, "2 values for 1 directions"),
     ([SAFE], {"by_prompt": True}, InvalidValueError, "no phrases"),
     ([SAFE | {"positiv": "a"}], {}, UnknownNameError, "positive"),

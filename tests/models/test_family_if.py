@@ -165,7 +165,7 @@ def test_each_stage_is_another_model_and_its_settings_are_part_of_the_cell():
 @pytest.mark.parametrize("change,error,said", [
     ({"stage": 4}, InvalidValueError, "stages 1 to 3"),
     ({"stage": "two"}, InvalidValueError, "stages 1 to 3"),
-    ({"stages": "here"}, InvalidValueError, "a list is needed"),
+    ({"stages": "here"}, InvalidValueError, "expected a list"),
     ({"stages": [{"pipeline": "IFSuperResolutionPipeline"}]}, InvalidValueError, "stage 2 needs a source"),
     ({"stages": [{"source": "x/y"}]}, InvalidValueError, "stage 2 needs a pipeline"),
     ({"stages": [{"source": "x/y", "noise": 3}]}, UnknownNameError, "noise_level"),

@@ -70,7 +70,7 @@ def test_weights_cut_short_are_found_without_reading_them(folder):
     file.write_bytes(file.read_bytes()[:-100])
     assert "truncated" in str(missing(config(folder)))
     file.write_bytes(b"<!DOCTYPE html>")
-    assert "truncated" in str(missing(config(folder)))
+    assert "is a web page" in str(missing(config(folder)))
 
 
 def test_a_wrong_config_json_is_one_line(folder):

@@ -62,8 +62,8 @@ def configured(file: str, **values: object):
 
 
 FOLDERS = {
-    "no U-Net in the index": (indexed("unet", None), "names no unet, and a StableDiffusionPipeline needs one"),
-    "a VAE that is null": (indexed("vae", [None, None]), "names no vae, and"),
+    "no U-Net in the index": (indexed("unet", None), "lists no unet, which a StableDiffusionPipeline needs"),
+    "a VAE that is null": (indexed("vae", [None, None]), "lists no vae, which"),
     "a scheduler of no library": (indexed("scheduler", ["diffusers", "NoSuch"]),
                                   "says that scheduler is a NoSuch of diffusers, which is not a known class"),
     "a part of a module of anybody's": (indexed("unet", ["os", "system"]), "says that unet is a system of os"),
@@ -147,7 +147,7 @@ def test_a_single_file_is_named_as_one_wherever_it_is(tmp_path, monkeypatch, rel
     file.parent.mkdir()
     save_file({"model.diffusion_model.x": torch.zeros(1)}, file)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(HarnessError, match=r"single-file checkpoint.*harness\.convert") as error:
+    with pytest.raises(HarnessError, match=r"single-file checkpoint.*harness convert") as error:
         settled(local(f"sub/{name}" if relative else file))
     assert str(file) in str(error.value)
 
@@ -182,7 +182,7 @@ def test_a_damaged_file_of_the_hubs_cache_names_prefetch(tmp_path, monkeypatch):
     hub = random_config() | {"source": "me/micro", "revision": "abc"}
     check_known(settled(hub))
     (snapshot / UNET).write_bytes((snapshot / UNET).read_bytes()[:-1])
-    with pytest.raises(HarnessError, match=r"is truncated.*harness\.prefetch"):
+    with pytest.raises(HarnessError, match=r"is truncated.*harness prefetch"):
         check_known(settled(hub))
     (snapshot / UNET).unlink()
     check_known(settled(hub))
@@ -210,7 +210,7 @@ def test_sdxl_without_its_second_encoder_is_refused_in_the_plan(tmp_path):
     for part in ("text_encoder_2", "tokenizer_2"):
         folder = Path(shutil.copytree(whole, tmp_path / part))
         indexed(part, [None, None])(folder)
-        with pytest.raises(HarnessError, match=f"names no {part}, and a StableDiffusionXLPipeline needs one"):
+        with pytest.raises(HarnessError, match=f"lists no {part}, which a StableDiffusionXLPipeline needs"):
             check_known(settled(random_xl_config() | {"source": str(folder)}))
 
 

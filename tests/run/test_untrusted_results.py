@@ -238,7 +238,7 @@ def test_a_chain_of_cards_that_ends_in_itself_is_named(tmp_path: Path, monkeypat
     monkeypatch.setattr("harness.bench.card.datasets_dir", lambda: tmp_path)
     for name, of in (("a", "b"), ("b", "a")):
         (tmp_path / f"{name}.yaml").write_text(f"name: {name}\nof: {of}\n")
-    with pytest.raises(InvalidValueError, match="of itself: b > a"):
+    with pytest.raises(InvalidValueError, match="refers to itself: b > a"):
         find_card("a")
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import HarnessError
-from harness.method import Method
+from harness.method import Method, Trained
 from harness.sampling.session import attached
 from harness.training.artifacts import ArtifactCache, artifact_keys, base_identity, prepare_all, read_given
 from methods.esd import ESD
@@ -156,7 +156,9 @@ class Broken(Maker):
     """Learns what is no number."""
 
     kind: ClassVar[str] = "broken"
-    number: float = float("nan")
+
+    def prepare(self, model, upstream, progress):
+        return Trained({"number": torch.tensor(torch.nan)})
 
 
 def test_what_is_learned_and_no_number_is_not_stored(tmp_path: Path) -> None:

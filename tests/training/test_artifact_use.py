@@ -108,7 +108,7 @@ def test_a_direction_transfers_to_models_of_the_same_text_encoder_only(trained, 
     assert main([*QUICK, *words, f"model.path={unet}", "method.on_model=transfer"]) == 0
     capsys.readouterr()
     assert main([*QUICK, *words, f"model.path={unet}"]) == 2
-    assert "made for weights" in capsys.readouterr().err
+    assert "was trained on weights" in capsys.readouterr().err
     assert main([*QUICK, *words, f"model.path={text}", "method.on_model=transfer"]) == 2
     error = capsys.readouterr().err
     assert "was trained with text encoder" in error and error.count("\n") == 1

@@ -81,7 +81,7 @@ def test_a_repository_without_the_files_says_which_are_looked_for(hub):
     hub.repositories["models/owner/name"] = FakeRepository({"model.safetensors": b"x"})
     given = {"checkpoint": "hf://owner/name", "concept": "a", "layer": 9}
     method = read_yaml(conf_dir() / "method" / "concept_steerers.yaml") | given
-    with pytest.raises(HarnessError, match=r"there is no state_dict\.pth in owner/name"):
+    with pytest.raises(HarnessError, match=r"no state_dict\.pth in owner/name"):
         prefetch([Job({}, LOCAL, (method,), {"name": "micro_i2p"}, (), None)])
 
 
@@ -152,7 +152,7 @@ WRONG = {
     "sae's place": (lambda folder: sae(folder, nested=False, hookpoint="unet.up_blocks.7.attentions.0"),
                     "unknown method.hookpoint"),
     "sae's activations as a pickle": (lambda folder: sae(folder, activations=str(write_checkpoint(
-        folder / "acts.pkl", saeuron.gathered()))), r"python -m harness\.convert .*acts\.pkl"),
+        folder / "acts.pkl", saeuron.gathered()))), r"python -m harness convert .*acts\.pkl"),
 }  # fmt: skip
 
 
