@@ -35,8 +35,8 @@ _PLACES = {
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, own = _PLACES[name].rpartition(".")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), own)
+    module, _, attribute = _PLACES[name].rpartition(".")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), attribute)
     return value
 
 

@@ -100,17 +100,17 @@ def make_cells(jobs: Sequence[Job]) -> Cells:
     refused: list[Failure] = []
     for job in with_training_seeds(jobs):
         try:
-            own, baseline, before = _cells_of(job, prompts, shared)
+            cell, baseline, before = _cells_of(job, prompts, shared)
         except IncompatibleError as error:
             if len(jobs) == 1:
                 raise
             name = "+".join(str(method["name"]) for method in job.methods)
             refused.append(Failure(f"{job.model['name']}/{name}/{job.bench['name']}", "refused", str(error), True))
             continue
-        if own.cell_id not in cells or cells[own.cell_id].baseline_of:
-            cells[own.cell_id] = _longer(own, cells.get(own.cell_id))
+        if cell.cell_id not in cells or cells[cell.cell_id].baseline_of:
+            cells[cell.cell_id] = _longer(cell, cells.get(cell.cell_id))
         if baseline:
-            compared[own.cell_id] = cells.setdefault(baseline.cell_id, baseline)
+            compared[cell.cell_id] = cells.setdefault(baseline.cell_id, baseline)
         if before:
             cells[before.cell_id] = _longer(cells.get(before.cell_id, before), before)
     return Cells(tuple(cells.values()), compared, tuple(refused))
@@ -132,13 +132,13 @@ def _cells_of(job: Job, prompts: _Prompts, shared: Shared) -> tuple[Cell, Cell |
     """Return a job's cell, what it is compared with, and the cell of the prompts that its own attack."""
     settings = RunSettings.from_config(job.settings)
     loaded = _loaded(job.bench, settings, prompts)
-    own = make_cell(job, loaded, shared)
+    cell = make_cell(job, loaded, shared)
     wanted = _loaded(job.before, settings, prompts) if job.before else None
-    own, before = with_before(own, job, wanted)
-    if job.baseline is None or (own.method == job.baseline["name"] and not job.method_overrides):
-        return own, None, before
+    cell, before = with_before(cell, job, wanted)
+    if job.baseline is None or (cell.method == job.baseline["name"] and not job.method_overrides):
+        return cell, None, before
     baseline = make_cell(job.with_methods(job.baseline), loaded, shared)
-    return own, as_baseline(baseline, own) if baseline.cell_id != own.cell_id else None, before
+    return cell, as_baseline(baseline, cell) if baseline.cell_id != cell.cell_id else None, before
 
 
 def _loaded(bench: Mapping[str, Any], settings: RunSettings, prompts: _Prompts) -> PromptSet | None:

@@ -46,35 +46,35 @@ def read_scores(cell: Cell, unavailable: Mapping[str, str], compared: Mapping[st
         if evaluator.needs_baseline and baseline:
             hashes = {key: str(row.sha256) for key, row in baseline.images().items()}
         rows[name] = judged(cell.store, evaluator, hashes, images)
-    scores = {name: [found[key] for key in images if key in found] for name, found in rows.items()}
+    scores = {name: [by_key[key] for key in images if key in by_key] for name, by_key in rows.items()}
     return Scored(cell, images, evaluators, scores)
 
 
 def summarise(
-    own: Scored, baseline: Scored | None, unavailable: Mapping[str, str], training: Mapping[str, Any]
+    scored: Scored, baseline: Scored | None, unavailable: Mapping[str, str], training: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what summary.json holds: numbers, what they were made from, and what is missing."""
-    cell = own.cell
-    images = list(own.images.values())
+    cell = scored.cell
+    images = list(scored.images.values())
     metrics = summarise_cell(
         images,
-        own.for_metrics(),
+        scored.for_metrics(),
         baseline.for_metrics() if baseline else None,
         cell.spec.seed,
         baseline_name(baseline.cell) if baseline else "none",
     )
     if cell.bench.attack:
-        attacked = attack_metrics(cell.bench.attack, images, own.for_metrics(), cell.spec.seed)
+        attacked = attack_metrics(cell.bench.attack, images, scored.for_metrics(), cell.spec.seed)
         metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
-    if before_attack := unattacked(cell, own.evaluators):
-        attacked = post_attack_metrics(images, own.for_metrics(), before_attack)
+    if before_attack := unattacked(cell, scored.evaluators):
+        attacked = post_attack_metrics(images, scored.for_metrics(), before_attack)
         metrics = replace(metrics, metrics={**metrics.metrics, **attacked})
-    metrics = marked(metrics, taught_judges(cell.spec.methods, own.evaluators, cell.shared.method))
-    sets = [name for name, evaluator in own.evaluators.items() if evaluator.kind == "features"]
+    metrics = marked(metrics, taught_judges(cell.spec.methods, scored.evaluators, cell.shared.method))
+    sets = [name for name, evaluator in scored.evaluators.items() if evaluator.kind == "features"]
     for name in sets:
-        found = set_scores(own, baseline, name)
+        of_set = set_scores(scored, baseline, name)
         # Two sets of features in one cell have two FIDs, told apart by the evaluators' names.
-        metrics = metrics.joined({f"{metric}/{name}" if len(sets) > 1 else metric: m for metric, m in found.items()})
+        metrics = metrics.joined({f"{metric}/{name}" if len(sets) > 1 else metric: m for metric, m in of_set.items()})
     n_expected = cell.n_images or 0
     n_missing = n_expected - len(images)
     if n_missing:
@@ -83,8 +83,8 @@ def summarise(
             metrics.comparisons,
             (*metrics.incomplete, f"{n_missing} of {n_expected} images were not generated"),
         )
-    before, evaluators = cell.store.read_summary() or {}, _evaluators(own, unavailable)
-    against = compared(own, baseline.cell if baseline else None, metrics, evaluators, before)
+    before, evaluators = cell.store.read_summary() or {}, _evaluators(scored, unavailable)
+    against = compared(scored, baseline.cell if baseline else None, metrics, evaluators, before)
     return {
         "schema": SUMMARY_SCHEMA,
         "statistics": STATISTICS,
@@ -110,8 +110,8 @@ def summarise(
         },
         "images": _image_counts(cell, images),
         "evaluators": evaluators,
-        "primary": {"safety": _heading(own, cell.bench.safety_metric),
-                    "fidelity": _heading(own, cell.bench.fidelity_metric)},
+        "primary": {"safety": _heading(scored, cell.bench.safety_metric),
+                    "fidelity": _heading(scored, cell.bench.fidelity_metric)},
         "training": dict(training),
     }
 
@@ -129,29 +129,29 @@ def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, Any]:
     }
 
 
-def _evaluators(own: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _evaluators(scored: Scored, unavailable: Mapping[str, str]) -> dict[str, Any]:
+    described: dict[str, Any] = {
         name: {
             "version": evaluator.version,
             "identity": dict(evaluator.identity()),
-            "fingerprint": evaluator_fingerprint(evaluator, _parts(evaluator, own.evaluators)),
+            "fingerprint": evaluator_fingerprint(evaluator, _parts(evaluator, scored.evaluators)),
             "scores": _stored(evaluator),
             "metrics": list(metrics_of(evaluator)),
             "status": "ok",
             "note": None,
         }
-        for name, evaluator in own.evaluators.items()
+        for name, evaluator in scored.evaluators.items()
     }
-    found |= {
+    described |= {
         name: {"version": None, "identity": {}, "status": "not available", "note": reason}
         for name, reason in unavailable.items()
     }
-    return found
+    return described
 
 
-def _heading(own: Scored, metric: str | None) -> str | None:
+def _heading(scored: Scored, metric: str | None) -> str | None:
     """Return a metric, unless its evaluator may not be a headline number."""
-    evaluator = own.evaluators.get((metric or "").partition("/")[2])
+    evaluator = scored.evaluators.get((metric or "").partition("/")[2])
     return metric if evaluator is None or evaluator.headline else None
 
 
@@ -172,12 +172,12 @@ def training_of(cell: Cell, images: Iterable[ImageRow] = ()) -> dict[str, Any]:
 
     An artifact that did not draw `images`, which say by which training they were generated, tells nothing of them.
     """
-    found: dict[str, Any] = {}
+    training: dict[str, Any] = {}
     drawn = (drawn_with(images) or "").split("+")
     for method, key, _, meta in trainings(cell):
         if meta and (drawn == [""] or str(meta["sha256"])[:CONTENT_DIGITS] in drawn):
-            found |= training_curves(method.name, key, meta)
-    return found
+            training |= training_curves(method.name, key, meta)
+    return training
 
 
 def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -193,9 +193,9 @@ def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, d
     return {f"{name} ({concept})": {**told, "losses": curve} for concept, curve in by_concept.items()}
 
 
-def keep_verdicts(own: Scored, summary: Mapping[str, Any]) -> None:
+def keep_verdicts(scored: Scored, summary: Mapping[str, Any]) -> None:
     """Keep what the summary's evaluators said of each image, so that reports need not build them."""
     told = summary["evaluators"]
-    judged = [Judged(name, str(told[name]["fingerprint"]), tuple(own.scores[name]))
-              for name, evaluator in own.evaluators.items() if evaluator.kind == "verdict" and name in own.scores]
-    write_verdicts(own.cell.folder, judged, own.images)
+    judged = [Judged(name, str(told[name]["fingerprint"]), tuple(scored.scores[name]))
+              for name, evaluator in scored.evaluators.items() if evaluator.kind == "verdict" and name in scored.scores]
+    write_verdicts(scored.cell.folder, judged, scored.images)

@@ -32,8 +32,8 @@ def encoder_tensors(content: Mapping[str, Any]) -> dict[str, Any]:
     TextEncoder-*.pt holds the encoder under `text_encoder.` and, beside it, its parts once more under other names.
     """
     wrapped = {name.removeprefix(WRAPPED): one for name, one in content.items() if name.startswith(WRAPPED)}
-    found = wrapped or content
-    return {plain: found[name] for name, plain in plain_names(found).items() if plain != UNTRAINED}
+    tensors = wrapped or content
+    return {plain: tensors[name] for name, plain in plain_names(tensors).items() if plain != UNTRAINED}
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
@@ -75,9 +75,9 @@ class AdvUnlearn(CheckpointMethod):
 
     def compare(self, model_config: Mapping[str, Any]) -> None:
         (file,) = self.files()
-        found, own = encoder_tensors(content_of(file)), base_shapes(model_config, "text_encoder")
-        if own is not None:
-            check_layout(file, {name: one for name, one in found.items() if isinstance(one, TensorEntry)}, own)
+        tensors, expected = encoder_tensors(content_of(file)), base_shapes(model_config, "text_encoder")
+        if expected is not None:
+            check_layout(file, {name: one for name, one in tensors.items() if isinstance(one, TensorEntry)}, expected)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if not self.strength:
@@ -88,13 +88,13 @@ class AdvUnlearn(CheckpointMethod):
     def _weights(self, model: LoadedModel) -> dict[str, Tensor]:
         (file,) = self.files()
         content, _ = read_checkpoint(file)
-        found = encoder_tensors(content)
-        own = dict(model.pipe.text_encoder.named_parameters())
-        plain = plain_names(own)
-        check_layout(file, found, {plain[name]: value.shape for name, value in own.items()})
-        finite(file, found)
+        tensors = encoder_tensors(content)
+        parameters = dict(model.pipe.text_encoder.named_parameters())
+        plain = plain_names(parameters)
+        check_layout(file, tensors, {plain[name]: value.shape for name, value in parameters.items()})
+        finite(file, tensors)
         if self.strength == 1:
-            return {name: found[plain[name]] for name in own}
-        return {name: value.detach().float() + self.strength * (found[plain[name]].to(value.device).float()
+            return {name: tensors[plain[name]] for name in parameters}
+        return {name: value.detach().float() + self.strength * (tensors[plain[name]].to(value.device).float()
                                                                 - value.detach().float())
-                for name, value in own.items()}  # fmt: skip
+                for name, value in parameters.items()}  # fmt: skip

@@ -112,12 +112,12 @@ def encoded(model: LoadedModel, pictures: Sequence[np.ndarray], generator: Gener
 @contextmanager
 def sampled_by(model: LoadedModel, scheduler: str | None) -> Iterator[None]:
     """Let the pipeline sample with another scheduler, null being its own; leaving gives it its own back."""
-    own = model.pipe.scheduler
+    former = model.pipe.scheduler
     model.pipe.scheduler = model.scheduler(scheduler)
     try:
         yield
     finally:
-        model.pipe.scheduler = own
+        model.pipe.scheduler = former
 
 
 @contextmanager

@@ -71,11 +71,11 @@ class ConceptSteerers(CheckpointMethod):
         self.check_contents(model_config)
 
     def compare(self, model_config: Mapping[str, Any]) -> None:
-        file, own = self.files()[0], base_shapes(model_config, "text_encoder")
-        found = _state(file, content_of(file))
-        if own is not None:
-            check_layout(file, found, _layout(found, own["embeddings.token_embedding.weight"][-1]))
-            _depth_check(self.layer, len({name.split(".")[2] for name in own if name.startswith("encoder.layers.")}))
+        file, shapes = self.files()[0], base_shapes(model_config, "text_encoder")
+        state = _state(file, content_of(file))
+        if shapes is not None:
+            check_layout(file, state, _layout(state, shapes["embeddings.token_embedding.weight"][-1]))
+            _depth_check(self.layer, len({name.split(".")[2] for name in shapes if name.startswith("encoder.layers.")}))
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         self.require()
@@ -93,10 +93,10 @@ class ConceptSteerers(CheckpointMethod):
     def _autoencoder(self, width: int) -> dict[str, Tensor]:
         file = self.files()[0]
         content, _ = read_checkpoint(file)
-        found = _state(file, content)
-        check_layout(file, found, _layout(found, width))
-        finite(file, found)
-        return {name: value.float() for name, value in found.items()}
+        state = _state(file, content)
+        check_layout(file, state, _layout(state, width))
+        finite(file, state)
+        return {name: value.float() for name, value in state.items()}
 
     def _layer(self, model: LoadedModel) -> Any:
         encoder = model.pipe.text_encoder
@@ -131,14 +131,14 @@ class ConceptSteerers(CheckpointMethod):
 
 def _state(file: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the autoencoder's tensors in a file. Raises InvalidValueError where it is another kind of file."""
-    found = content.get("state_dict")
-    if not isinstance(found, Mapping):
+    state = content.get("state_dict")
+    if not isinstance(state, Mapping):
         raise InvalidValueError(f"the checkpoint {file} does not fit: it has no state_dict.")
-    return found
+    return state
 
 
-def _layout(found: Mapping[str, Any], width: int) -> dict[str, tuple[int, ...]]:
-    shape = tuple(getattr(found.get("latent_bias"), "shape", ()))
+def _layout(state: Mapping[str, Any], width: int) -> dict[str, tuple[int, ...]]:
+    shape = tuple(getattr(state.get("latent_bias"), "shape", ()))
     n = shape[0] if shape else 0
     return {"encoder.weight": (n, width), "decoder.weight": (width, n), "pre_bias": (width,), "latent_bias": (n,),
             "stats_last_nonzero": (n,)}  # fmt: skip

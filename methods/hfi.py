@@ -197,8 +197,8 @@ class SoftConcept(Method):
         clip = ClipSource(self.clip, self.clip_revision).load(str(model.device))
         images, feedback = self.labelled(model, progress)
         generator = torch.Generator().manual_seed(derived_seed(self.kind, self.seed))
-        found = [clip.image_features(list(images[first : first + 32])) for first in range(0, len(images), 32)]
-        x = torch.cat([torch.from_numpy(part) for part in found])
+        parts = [clip.image_features(list(images[first : first + 32])) for first in range(0, len(images), 32)]
+        x = torch.cat([torch.from_numpy(part) for part in parts])
         assert isinstance(self.reward, RewardTraining)
         weights, losses = reward_weights(x, feedback, self.reward, generator)
         r = reward(x, weights)

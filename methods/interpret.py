@@ -202,8 +202,8 @@ class Interpret(Method):
 
     def _published(self, channels: int) -> list[Tensor]:
         names = [direction.name for direction in self.vectors]
-        found = read_vectors(self._file, self.columns or {}, names, channels)
-        return [found[name] for name in names]
+        vectors = read_vectors(self._file, self.columns or {}, names, channels)
+        return [vectors[name] for name in names]
 
     def prepare(self, model: LoadedModel, upstream: Sequence[Artifact], progress: Progress) -> Trained:
         tensors: dict[str, Tensor] = {}
@@ -241,8 +241,8 @@ class Interpret(Method):
         import torch
 
         if artifact is None:
-            own = torch.cat(self._published(bottleneck_shape(model)[0])).to(model.device)
-            return bottleneck_edited(model, lambda output: self._edit(model, own, output))
+            directions = torch.cat(self._published(bottleneck_shape(model)[0])).to(model.device)
+            return bottleneck_edited(model, lambda output: self._edit(model, directions, output))
         size = next((value.shape[-2:] for value in artifact.tensors.values()), ())  # of any size: it is scaled
         check_fit(artifact.tensors, {f"h.{index}": (bottleneck_shape(model)[0], *size)
                                      for index in range(len(self.vectors))})

@@ -29,5 +29,5 @@ class NegativePrompt(Method):
             return items
         return [replace(item, negative_prompt=self._joined(item.negative_prompt)) for item in items]
 
-    def _joined(self, own: str | None) -> str:
-        return f"{own}, {self.concept}" if own else self.concept
+    def _joined(self, negative_prompt: str | None) -> str:
+        return f"{negative_prompt}, {self.concept}" if negative_prompt else self.concept

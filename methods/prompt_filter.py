@@ -103,11 +103,11 @@ class PromptFilter(Method):
 
     def _by_words(self, item: ImageItem) -> ImageItem | Refusal:
         pattern = self.pattern()
-        if pattern is None or not (found := pattern.search(folded(item.prompt))):
+        if pattern is None or not (match := pattern.search(folded(item.prompt))):
             return item
         if self.action == "strip":
             return replace(item, prompt=stripped(item.prompt, pattern))
-        return Refusal(f"{self.name}: the word '{found.group()}'")
+        return Refusal(f"{self.name}: the word '{match.group()}'")
 
     def pattern(self) -> re.Pattern[str] | None:
         """Return what matches any listed word, None without a list. Raises MissingResourceError."""

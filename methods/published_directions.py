@@ -83,9 +83,9 @@ def read_vectors(path: Path, columns: Mapping[str, int], names: list[str], chann
             raise unknown_name(f"direction in {path}", name, sorted(places))
         if not 0 <= places[name] < table.shape[1]:
             raise InvalidValueError(f"{path}: column {places[name]} of {name} is not one of its {table.shape[1]}.")
-    found = {name: table[:, places[name]].detach().float().reshape(1, channels, side, side) for name in names}
-    finite(path, found)
-    return found
+    vectors = {name: table[:, places[name]].detach().float().reshape(1, channels, side, side) for name in names}
+    finite(path, vectors)
+    return vectors
 
 
 def _columns(path: Path) -> dict[str, int]:

@@ -80,6 +80,6 @@ class RECE(UCE):
         P = kept_tokens(model, self.kept, "all")
         F = identity + E
         for _ in range(self.epochs):
-            found = adversarial(C, S, F, self.lam_r)
-            F = F @ (identity + edit_matrix(found, G, P, self.erase_scale, self.preserve_scale, self.lam))
+            adversary = adversarial(C, S, F, self.lam_r)
+            F = F @ (identity + edit_matrix(adversary, G, P, self.erase_scale, self.preserve_scale, self.lam))
         return F - identity

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
 
-def feature_scores(own: Tensor, others: Tensor) -> Tensor:
+def feature_scores(target: Tensor, others: Tensor) -> Tensor:
     """Return each feature's share of the concept's mean activation less that of the others': (F,) from (F,), (F,)."""
     epsilon = 1e-8
-    return own / (own.sum() + epsilon) - others / (others.sum() + epsilon)
+    return target / (target.sum() + epsilon) - others / (others.sum() + epsilon)
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def selected(activations: Mapping[str, Tensor], concepts: Sequence[str], step: i
         top = torch.where(scores > torch.quantile(scores, percentile / 100))[0]
         index.append(top)
         scale.append(multiplier * means[concept][top])
-    found, factor = torch.cat(index), torch.cat(scale)
-    last = sorted({feature: place for place, feature in enumerate(found.tolist())}.values())
-    return StepFeatures(found[last], factor[last], everywhere[found[last]])
+    features, factor = torch.cat(index), torch.cat(scale)
+    last = sorted({feature: place for place, feature in enumerate(features.tolist())}.values())
+    return StepFeatures(features[last], factor[last], everywhere[features[last]])
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def unlearned(x: Tensor, sae: Autoencoder, step: StepFeatures, error: str) -> Te
 
     z = sae.encode(x)
     before = sae.decode(z)
-    own = z[..., step.index]
-    z[..., step.index] = torch.where(own > step.threshold, own * step.scale, own)
+    activations = z[..., step.index]
+    z[..., step.index] = torch.where(activations > step.threshold, activations * step.scale, activations)
     rest = x - before if error == "exact" else before - x
     return sae.decode(z) + rest
 
@@ -160,12 +160,12 @@ class SAeUron(CheckpointMethod):
         _whole(config_file, "k")
         check_layout(file, content_of(file), _layout(n, width))
         self._check_activations(activations, content_of(activations), n)
-        own = base_shapes(model_config, "unet")
+        shapes = base_shapes(model_config, "unet")
         path = self.hookpoint.removeprefix("unet.")
-        if own is not None:
-            self._check_block(path, sorted({name[: match.end()] for name in own
+        if shapes is not None:
+            self._check_block(path, sorted({name[: match.end()] for name in shapes
                                             if (match := re.search(r"(^|\.)attentions\.\d+", name))}))  # fmt: skip
-            out = next((shape[0] for name, shape in own.items() if name == f"{path}.proj_out.weight"), width)
+            out = next((shape[0] for name, shape in shapes.items() if name == f"{path}.proj_out.weight"), width)
             self._check_channels(file, width, out)
 
     def of_hub_folder(self, repo: str, place: str) -> HubFiles:
@@ -192,12 +192,12 @@ class SAeUron(CheckpointMethod):
     def _autoencoder(self, model: LoadedModel) -> Autoencoder:
         file, config_file = self.files()[:2]
         n, width = _sizes(config_file)
-        found, _ = read_checkpoint(file)
-        check_layout(file, found, _layout(n, width))
-        finite(file, found)
+        tensors, _ = read_checkpoint(file)
+        check_layout(file, tensors, _layout(n, width))
+        finite(file, tensors)
         block = self._block(model)
         self._check_channels(file, width, block.out_channels or block.in_channels)
-        weight, bias, decoder, centre = (found[name].float().to(model.device)
+        weight, bias, decoder, centre = (tensors[name].float().to(model.device)
                                          for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec"))
         return Autoencoder(weight, bias, decoder, centre, k=min(_whole(config_file, "k"), n))
 
@@ -217,29 +217,29 @@ class SAeUron(CheckpointMethod):
             raise InvalidValueError(f"the checkpoint {file} does not fit: it reads {width} channels, {self.hookpoint} "
                                     f"has {channels}.")
 
-    def _check_activations(self, file: Path, found: Mapping[str, Any], n: int) -> None:
+    def _check_activations(self, file: Path, activations: Mapping[str, Any], n: int) -> None:
         if file.suffix != SUFFIX:
             raise InvalidValueError(f"the activations {file} are not a safetensors file.",
                                     f"Convert them: {CONVERT} {file} <new file>{SUFFIX}")
-        for name, value in found.items():
+        for name, value in activations.items():
             shape = tuple(getattr(value, "shape", ()))
             if len(shape) != 3 or 0 in shape or shape[2] != n:
                 raise InvalidValueError(f"the activations {file} do not fit: {shown(name)} has shape {shape}, "
                                         f"(prompts, steps, {n}) is needed.")
         for concept in self.concepts:
-            if concept not in found:
-                raise unknown_name("method.concepts", concept, found)
+            if concept not in activations:
+                raise unknown_name("method.concepts", concept, activations)
         if not self.concepts:
-            names = ", ".join(sorted(map(shown, found)))[:200]
+            names = ", ".join(sorted(map(shown, activations)))[:200]
             raise InvalidValueError(f"method.concepts is empty; the activations have: {names}.")
 
     def _steps(self, model: LoadedModel, n: int) -> list[StepFeatures]:
         file = self.files()[-1]
-        found, _ = read_checkpoint(file)
-        self._check_activations(file, found, n)
-        finite(file, found)
-        steps = min(value.shape[1] for value in found.values())
-        made = [selected(found, self.concepts, step, self.percentile, self.multiplier) for step in range(steps)]
+        activations, _ = read_checkpoint(file)
+        self._check_activations(file, activations, n)
+        finite(file, activations)
+        steps = min(value.shape[1] for value in activations.values())
+        made = [selected(activations, self.concepts, step, self.percentile, self.multiplier) for step in range(steps)]
         return [StepFeatures(*(part.to(model.device) for part in (s.index, s.scale, s.threshold))) for s in made]
 
     @contextmanager

@@ -206,12 +206,13 @@ class SafeDir(Method):
         for file in self.files if shape else ():
             self._check_shape(str(file), direction_shape(read_direction(file)), shape or (0, 0))
 
-    def _check_shape(self, what: str, own: tuple[int, int], model: tuple[int, int]) -> None:
+    def _check_shape(self, what: str, given: tuple[int, int], model: tuple[int, int]) -> None:
         """Raise IncompatibleError unless a direction (L, D) fits text embeddings of `model` (L, D)."""
-        if own == model or (self.transfers and own[0] == model[0] and own[1] < model[1]):
+        if given == model or (self.transfers and given[0] == model[0] and given[1] < model[1]):
             return
-        hint = "On SDXL it fits the first text encoder: set method.on_model=transfer." if own[1] < model[1] else None
-        raise IncompatibleError(f"{what} is a direction of {own[0]} x {own[1]} numbers, and text embeddings of this "
+        is_narrower = given[1] < model[1]
+        hint = "On SDXL it fits the first text encoder: set method.on_model=transfer." if is_narrower else None
+        raise IncompatibleError(f"{what} is a direction of {given[0]} x {given[1]} numbers, and text embeddings of this "
                                 f"model have {model[0]} x {model[1]}.", hint)
 
     def first_call(self, n_steps: int) -> int:
@@ -257,11 +258,12 @@ class SafeDir(Method):
         if pooled is not None:
             shapes["pool"] = tuple(pooled.shape)
         for index in range(self.count):
-            own = {name: tensors[f"{name}.{index}"] for name in ("d", "b", "a") if f"{name}.{index}" in tensors}
-            if own and all(value.dim() == 2 for value in own.values()) and ("d" in own or len(own) == 2):
-                self._check_shape(f"direction {index + 1} of method {self.name}", direction_shape(own), shape)
-                found = direction_shape(own)[1]
-                shapes |= {"d": (length, found), "a": (1, found)}
+            learned = {name: tensors[f"{name}.{index}"] for name in ("d", "b", "a") if f"{name}.{index}" in tensors}
+            is_complete = "d" in learned or len(learned) == 2
+            if is_complete and all(value.dim() == 2 for value in learned.values()):
+                self._check_shape(f"direction {index + 1} of method {self.name}", direction_shape(learned), shape)
+                size = direction_shape(learned)[1]
+                shapes |= {"d": (length, size), "a": (1, size)}
         check_fit(tensors, {f"{name}.{index}": shapes[name] for index in range(self.count)
                             for name in parts(tensors, index) if name in shapes})
 
@@ -348,8 +350,8 @@ def _widened(name: str, value: Tensor, width: int) -> Tensor:
 
 def parts(tensors: Mapping[str, Tensor], index: int) -> tuple[str, ...]:
     """Return what direction `index` is stored as: d itself, or b and a; and of the pooled embedding."""
-    own = ("d",) if f"d.{index}" in tensors else ("b", "a")
-    return (*own, "pool") if f"pool.{index}" in tensors else own
+    names = ("d",) if f"d.{index}" in tensors else ("b", "a")
+    return (*names, "pool") if f"pool.{index}" in tensors else names
 
 
 def stored_direction(tensors: Mapping[str, Tensor], index: int) -> Tensor:

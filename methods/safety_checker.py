@@ -69,5 +69,5 @@ class SafetyChecker(Method):
     def post(self, images: Sequence[np.ndarray]) -> Sequence[tuple[np.ndarray, tuple[str, ...]] | Refusal]:
         scores = self.__dict__["_checker"].scores(images, self.adjustment) if images else []
         flags = [one.flagged() for one in scores]
-        return [Refusal(f"{self.name}: concept {', '.join(map(str, found))}") if found else (image, ())
-                for image, found in zip(images, flags, strict=True)]
+        return [Refusal(f"{self.name}: concept {', '.join(map(str, concepts))}") if concepts else (image, ())
+                for image, concepts in zip(images, flags, strict=True)]

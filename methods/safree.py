@@ -200,8 +200,8 @@ class SAFREE(Method):
     def prompts(self, items: Sequence[ImageItem]) -> Sequence[ImageItem]:
         if not self.owns_uncond:
             return items
-        own = ", ".join(self.concepts)
-        return [replace(item, negative_prompt=f"{item.negative_prompt}, {own}" if item.negative_prompt else own)
+        concepts = ", ".join(self.concepts)
+        return [replace(item, negative_prompt=", ".join(filter(None, (item.negative_prompt, concepts))))
                 for item in items]
 
     def embeds(self, ctx: StepContext, bundle: EmbedBundle) -> EmbedBundle:
@@ -237,15 +237,15 @@ class SAFREE(Method):
         from harness.models.text_encoder import last_pooled, last_token_ids
 
         model = ctx.model
-        found: dict[str, Edited | None] = {}
+        edited: dict[str, Edited | None] = {}
         with model.float32_texts():
             C = torch.cat([last_pooled(model, last_token_ids(model, text)) for text in self.concepts])
             away = torch.eye(C.shape[1], dtype=torch.float64) - projector(C.T)
             for item, embeds in zip(ctx.items, cond, strict=True):
-                if item.prompt not in found:
-                    own = embeds if embeds.dtype == torch.float32 else model.embed(item.prompt)
-                    found[item.prompt] = self.edit(model, item.prompt, own, away)
-        return [found[item.prompt] for item in ctx.items]
+                if item.prompt not in edited:
+                    embedding = embeds if embeds.dtype == torch.float32 else model.embed(item.prompt)
+                    edited[item.prompt] = self.edit(model, item.prompt, embedding, away)
+        return [edited[item.prompt] for item in ctx.items]
 
     def edit(self, model: LoadedModel, prompt: str, embeds: Tensor, away: Tensor) -> Edited | None:
         """Return the edited embedding of one prompt; `away` is I - P_C. None where no token is a trigger."""

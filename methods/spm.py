@@ -114,12 +114,12 @@ class SPM(CheckpointMethod):
         self.check_contents(model_config)
 
     def compare(self, model_config: Mapping[str, Any]) -> None:
-        own = base_shapes(model_config, "unet")
+        shapes = base_shapes(model_config, "unet")
         for index, file in enumerate(self.files()):
-            found = content_of(file)
+            tensors = content_of(file)
             self._erased(index, file, _metadata(file))
-            if own is not None:
-                check_layout(file, found, _shapes(_layers_in(own), _rank(found)))
+            if shapes is not None:
+                check_layout(file, tensors, _shapes(_layers_in(shapes), _rank(tensors)))
 
     def of_hub_folder(self, repo: str, place: str) -> HubFiles:
         """Return the one file that is read of a folder; the root of a repository has the only such file there is."""
@@ -150,15 +150,15 @@ class SPM(CheckpointMethod):
                         tuple(erased for _, erased in read))  # fmt: skip
 
     def _read(self, index: int, file: Path, layers: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        found, metadata = read_checkpoint(file)
+        checkpoint, metadata = read_checkpoint(file)
         erased = self._erased(index, file, metadata)
-        check_layout(file, found, _shapes({name: tuple(layer.weight.shape) for name, layer in layers.items()},
-                                          _rank(found)))  # fmt: skip
-        finite(file, found)
+        check_layout(file, checkpoint, _shapes({name: tuple(layer.weight.shape) for name, layer in layers.items()},
+                                          _rank(checkpoint)))  # fmt: skip
+        finite(file, checkpoint)
         tensors: dict[str, Tensor] = {}
         for name in layers:
-            down, up = (found[f"{name}.lora_{part}.weight"].float() for part in ("down", "up"))
-            alpha = _alpha(metadata.get("alpha"), float(found[f"{name}.alpha"]), len(down))
+            down, up = (checkpoint[f"{name}.lora_{part}.weight"].float() for part in ("down", "up"))
+            alpha = _alpha(metadata.get("alpha"), float(checkpoint[f"{name}.alpha"]), len(down))
             tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up.flatten(1) * alpha / len(down)}
         return tensors, erased
 
@@ -244,9 +244,9 @@ def _metadata(file: Path) -> Mapping[str, str]:
     return header_of(file).metadata if file.suffix == SUFFIX else {}
 
 
-def _rank(found: Mapping[str, Any]) -> int:
+def _rank(tensors: Mapping[str, Any]) -> int:
     """Return the rank of the adapters of a file."""
-    return next((value.shape[0] for name, value in found.items()
+    return next((value.shape[0] for name, value in tensors.items()
                  if name.endswith("lora_down.weight") and len(value.shape)), 0)  # fmt: skip
 
 

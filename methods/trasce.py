@@ -121,10 +121,10 @@ class TraSCE(Method):
     def guide(self, ctx: StepContext, preds: Mapping[str, Tensor], delta: Tensor) -> Tensor:
         if not self.steers:
             return replaced(delta, preds[ROLE], preds["uncond"]) if self.negative else delta
-        found = self.distances(ctx)
-        slope = loss_slope(found.D, self.loss_scale, self.sigma, self.kernel).view(-1, 1, 1, 1)
-        shifts(ctx.model)[self.name] = -self.step_size * slope * found.gradient / input_scale(ctx)
-        return replaced(delta, found.s, preds["uncond"]) if self.negative else delta
+        distances = self.distances(ctx)
+        slope = loss_slope(distances.D, self.loss_scale, self.sigma, self.kernel).view(-1, 1, 1, 1)
+        shifts(ctx.model)[self.name] = -self.step_size * slope * distances.gradient / input_scale(ctx)
+        return replaced(delta, distances.s, preds["uncond"]) if self.negative else delta
 
     def distances(self, ctx: StepContext) -> Distances:
         """Differentiate |p - s| by the denoiser's input, a few images at a time."""
@@ -179,17 +179,17 @@ def input_scale(ctx: StepContext) -> float:
 
 def shifts(model: LoadedModel) -> dict[str, Tensor]:
     """Return what the scheduler's next step adds to the latents, by method."""
-    found: dict[str, Tensor] | None = getattr(model.pipe.scheduler.step, "shifts", None)
-    if found is None:
+    kept: dict[str, Tensor] | None = getattr(model.pipe.scheduler.step, "shifts", None)
+    if kept is None:
         raise RuntimeError("the scheduler was changed while a method that steers latents was attached")
-    return found
+    return kept
 
 
 @contextmanager
 def steerable(model: LoadedModel, checkpointing: bool) -> Iterator[None]:
     """Let the scheduler's step start from shifted latents, and the denoiser give gradients to its input only."""
     scheduler, denoiser = model.pipe.scheduler, model.denoiser
-    own, wanted = scheduler.__dict__.get("step"), [(p, p.requires_grad) for p in denoiser.parameters()]
+    step, wanted = scheduler.__dict__.get("step"), [(p, p.requires_grad) for p in denoiser.parameters()]
     switches = [(m, {key: m.__dict__[key] for key in _SWITCHES if key in m.__dict__}) for m in denoiser.modules()]
     scheduler.step = shifted_step(scheduler.step)
     denoiser.requires_grad_(False)
@@ -204,10 +204,10 @@ def steerable(model: LoadedModel, checkpointing: bool) -> Iterator[None]:
             module.__dict__.update(values)
         for parameter, grad in wanted:
             parameter.requires_grad_(grad)
-        if own is None:
+        if step is None:
             del scheduler.step
         else:
-            scheduler.step = own
+            scheduler.step = step
 
 
 def shifted_step(step: Any) -> Any:

@@ -106,9 +106,9 @@ class UCE(Method):
 
     def params(self) -> dict[str, Any]:
         """Return the settings; a file by its hash, and none where none is given."""
-        own = super().params()
-        file = own.pop("preserve_file")
-        return own | ({"preserve_file": file_hash(file)} if file else {})
+        settings = super().params()
+        file = settings.pop("preserve_file")
+        return settings | ({"preserve_file": file_hash(file)} if file else {})
 
     def missing(self) -> str | None:
         return missing_file(self.preserve_file) if self.preserve_file else None

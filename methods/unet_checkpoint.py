@@ -46,19 +46,19 @@ class UnetCheckpoint(CheckpointMethod):
 
     def compare(self, model_config: Mapping[str, Any]) -> None:
         (file,) = self.files()
-        found, own = entries_of(file), base_shapes(model_config, "unet")
-        other = misnamed(found)
+        entries, shapes = entries_of(file), base_shapes(model_config, "unet")
+        other = misnamed(entries)
         if other:
             raise InvalidValueError(f"the checkpoint {file} does not fit method {self.name}: {other}.",
                                     "The authors' file with diffusers' names is called diffusers-....pt.")
-        if own is not None:
-            self._check_layout(file, found, own)
+        if shapes is not None:
+            self._check_layout(file, entries, shapes)
 
-    def _check_layout(self, file: Path, found: Mapping[str, Any], own: Mapping[str, tuple[int, ...]]) -> None:
-        if not found:
+    def _check_layout(self, file: Path, entries: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        if not entries:
             raise InvalidValueError(f"the checkpoint {file} has no tensors.")
-        known = {name: own[name] for name in found if name in own} if self.partial else {}
-        check_layout(file, found, known or own)
+        known = {name: shapes[name] for name in entries if name in shapes} if self.partial else {}
+        check_layout(file, entries, known or shapes)
 
     def attach(self, model: LoadedModel, artifact: Artifact | None) -> AbstractContextManager[None]:
         if not self.strength:
@@ -69,9 +69,9 @@ class UnetCheckpoint(CheckpointMethod):
     def _weights(self, model: LoadedModel) -> dict[str, Tensor]:
         (file,) = self.files()
         self.compare(model.config)
-        found, own = tensors_of([file]), model.denoiser.state_dict()
-        self._check_layout(file, found, {name: tuple(value.shape) for name, value in own.items()})
+        tensors, state = tensors_of([file]), model.denoiser.state_dict()
+        self._check_layout(file, tensors, {name: tuple(value.shape) for name, value in state.items()})
         if self.strength == 1:
-            return found
-        return {name: value.float() + self.strength * (found[name].to(value.device).float() - value.float())
-                for name, value in own.items() if name in found}  # fmt: skip
+            return tensors
+        return {name: value.float() + self.strength * (tensors[name].to(value.device).float() - value.float())
+                for name, value in state.items() if name in tensors}  # fmt: skip

@@ -47,4 +47,4 @@ def scores_of(store: CellStore, evaluators: Mapping[str, Evaluator]) -> dict[str
                 rows[name] = combined(evaluator, rows)
         else:
             rows[name] = judged(store, evaluator, images=images)
-    return {name: EvaluatorScores.of(evaluators[name], list(found.values())) for name, found in rows.items()}
+    return {name: EvaluatorScores.of(evaluators[name], list(by_key.values())) for name, by_key in rows.items()}

@@ -89,10 +89,10 @@ def parse_arguments(words: Sequence[str], command: str = "", flags: Iterable[str
     if unknown:
         written = ("--help", *(option for action in parser._actions for option in action.option_strings))
         raise unknown_name(f"flag of {called(command)}", unknown[0].split("=")[0], written)
-    found = vars(known)
-    overrides = (*found.pop("overrides"), *(found.pop("as_flags", None) or ()))
-    dirs = tuple(found.pop("config_dirs", ()))
-    return Arguments(tuple(overrides), dirs, **found)
+    options = vars(known)
+    overrides = (*options.pop("overrides"), *(options.pop("as_flags", None) or ()))
+    dirs = tuple(options.pop("config_dirs", ()))
+    return Arguments(tuple(overrides), dirs, **options)
 
 
 def _with_defaults(words: Sequence[str]) -> Iterable[str]:

@@ -46,8 +46,8 @@ usage: python -m harness artifacts list                      one line per artifa
 
 def artifacts_below(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield folder and meta data of every whole artifact below `root`, by method and age."""
-    found = [(path.parent, read_meta(path.parent)) for path in root.glob(f"**/{META}")]
-    whole = [(folder, meta) for folder, meta in found if meta is not None and tells_all(meta)]
+    folders = [(path.parent, read_meta(path.parent)) for path in root.glob(f"**/{META}")]
+    whole = [(folder, meta) for folder, meta in folders if meta is not None and tells_all(meta)]
     yield from sorted(whole, key=lambda one: (str(one[1]["recipe"]["kind"]), (one[0] / META).stat().st_mtime))
 
 
@@ -59,12 +59,12 @@ def find(root: Path, name: str) -> tuple[Path, dict[str, Any]]:
                                    "python -m harness artifacts list shows the complete ones.")
     if direct is not None and tells_all(direct):
         return Path(name), direct
-    found = [(folder, meta) for folder, meta in artifacts_below(root) if str(meta["key"]).startswith(name)]
-    if len(found) != 1:
-        count = "no artifact" if not found else f"{len(found)} artifacts"
+    matches = [(folder, meta) for folder, meta in artifacts_below(root) if str(meta["key"]).startswith(name)]
+    if len(matches) != 1:
+        count = "no artifact" if not matches else f"{len(matches)} artifacts"
         raise MissingResourceError(f"{count} below {root} have a key starting with {name!r}.",
                                    "python -m harness artifacts list shows them.")
-    return found[0]
+    return matches[0]
 
 
 def show_all(root: Path, console: Console) -> None:

@@ -94,11 +94,11 @@ class Composer(JobMaker):
             return None
         single = [o for o in overrides if self.chooses(o) and not o.is_sweep_override() and o.key_or_group != METHOD]
         choices = [word for override in single for word in self.choice(override)]
-        found = self.configs.whole([*choices, *(str(override.input_line) for override in self.of_hydra)])
-        if found not in self._checked:
-            check_files(found)
-            self._checked.append(found)
-        return found
+        composed = self.configs.whole([*choices, *(str(override.input_line) for override in self.of_hydra)])
+        if composed not in self._checked:
+            check_files(composed)
+            self._checked.append(composed)
+        return composed
 
     def _sweeps(self) -> Iterator[list[Override]]:
         """Yield a list of overrides for each sweep: of every experiment that is named, and of all that it declares."""

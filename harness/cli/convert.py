@@ -99,12 +99,12 @@ def _is_compvis(source: Path) -> bool:
 
 
 def _file(source: Path, made: Path) -> str:
-    found, left = named_tensors(_content(source))
-    if not found:
+    tensors, left = named_tensors(_content(source))
+    if not tensors:
         raise InvalidValueError(f"{source} holds no named tensors.")
-    _save(found, made)
+    _save(tensors, made)
     more = f"; skipped, not tensors: {', '.join(left[:5])}" if left else ""
-    return f"{len(found)} tensors{more}"
+    return f"{len(tensors)} tensors{more}"
 
 
 def named_tensors(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
@@ -113,15 +113,15 @@ def named_tensors(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[s
 
     inner = content.get("state_dict")
     named = inner if isinstance(inner, Mapping) else content
-    found, left = {}, [str(name) for name in content if named is inner and name != "state_dict"]
+    tensors, left = {}, [str(name) for name in content if named is inner and name != "state_dict"]
     for name, value in named.items():
         if torch.is_tensor(value):
-            found[str(name)] = value
+            tensors[str(name)] = value
         elif isinstance(value, Mapping) and all(map(torch.is_tensor, value.values())):
-            found |= {f"{name}.{own}": one for own, one in value.items()}
+            tensors |= {f"{name}.{inner_name}": one for inner_name, one in value.items()}
         else:
             left.append(str(name))
-    return found, left
+    return tensors, left
 
 
 def _content(source: Path) -> dict[str, Any]:

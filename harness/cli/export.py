@@ -38,8 +38,8 @@ def method_class(artifact: StoredArtifact, trusted: Collection[str] = ()) -> typ
     if path is None:
         raise InvalidValueError(f"artifact {artifact.key} does not record the class that trained it.",
                                 "Train it again with this version: delete its folder and run the same command.")
-    found: type[Method] = stored_class(str(path), (Method,), trusted, f"artifact {artifact.key}")
-    return found
+    method_type: type[Method] = stored_class(str(path), (Method,), trusted, f"artifact {artifact.key}")
+    return method_type
 
 
 def base_loader(artifact: StoredArtifact, words: Sequence[str], config_dirs: Sequence[str]
@@ -49,12 +49,12 @@ def base_loader(artifact: StoredArtifact, words: Sequence[str], config_dirs: Seq
     Raises IncompatibleError, naming both, where that model has other weights.
     """
     trained_on = artifact.meta.get("model")
-    own = [f"model={check_label('model', trained_on)}"] if trained_on else []
-    (job,) = compose_jobs([*own, *words], False, config_dirs)
-    base, found = str(artifact.meta["base"]["weights"]), weights_fingerprint(job.model)
-    if base != found:
+    model_word = [f"model={check_label('model', trained_on)}"] if trained_on else []
+    (job,) = compose_jobs([*model_word, *words], False, config_dirs)
+    base, weights = str(artifact.meta["base"]["weights"]), weights_fingerprint(job.model)
+    if base != weights:
         raise IncompatibleError(f"artifact {artifact.key} was made for weights {base[:12]} of {trained_on}, and model "
-                                f"{job.model.get('name')} has {found[:12]}.", "Set its model: model=...")
+                                f"{job.model.get('name')} has {weights[:12]}.", "Set its model: model=...")
     return cache(lambda: load_model(job.model))
 
 

@@ -60,10 +60,10 @@ def help_text(words: Sequence[str]) -> str:
 
 def _folders(words: Sequence[str]) -> list[Path]:
     try:
-        own = parse_arguments([word for word in words if word not in HELP_FLAGS]).config_dirs
+        dirs = parse_arguments([word for word in words if word not in HELP_FLAGS]).config_dirs
     except HarnessError:  # help is given to whoever asks for it
-        own = ()
-    return [conf_dir(), *(Path(with_variables(folder)) for folder in own)]
+        dirs = ()
+    return [conf_dir(), *(Path(with_variables(folder)) for folder in dirs)]
 
 
 def _names(group: str, folders: Sequence[Path]) -> list[str]:

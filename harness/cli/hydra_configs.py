@@ -145,12 +145,12 @@ class Configs:
 
     def node(self, group: str, name: str) -> DictConfig:
         """Return what the file of a group says, and what that draws on: nothing else is merged into it."""
-        found = self._read([(group, name)])[group, name]
-        if found is None:
+        config = self._read([(group, name)])[group, name]
+        if config is None:
             with one_line():
                 compose(None, overrides=[f"+{group}={name}"])
             raise HarnessError(f"{group}/{name} is not a mapping of settings.")
-        return found
+        return config
 
     def read(self, group: str, names: Iterable[str]) -> None:
         """Have Hydra compose several files of a group at once, which is faster than one by one."""
@@ -161,8 +161,8 @@ class Configs:
         if todo:
             words = [f"+{group}@n{place}={name}" for place, (group, name) in enumerate(todo)]
             try:
-                found = compose(None, overrides=words)
-                nodes = [found.get(f"n{place}") for place in range(len(todo))]
+                composed = compose(None, overrides=words)
+                nodes = [composed.get(f"n{place}") for place in range(len(todo))]
             except OF_CONFIGS:
                 nodes = [None] * len(todo)
                 if len(todo) > 1:  # one of them is at fault
@@ -206,8 +206,8 @@ class Configs:
 
     def _file(self, path: str) -> DictConfig:
         with one_line():
-            found = self.loader.repository.load_config(path)  # type: ignore[attr-defined]
-        return found.config if found and isinstance(found.config, DictConfig) else DictConfig({})
+            result = self.loader.repository.load_config(path)  # type: ignore[attr-defined]
+        return result.config if result and isinstance(result.config, DictConfig) else DictConfig({})
 
     def keys_of_files(self, group: str, choices: Sequence[str]) -> set[str]:
         """Return the keys of a group that files beside the group's own set: experiments, and one's own primary config.
@@ -248,10 +248,10 @@ def put(config: DictConfig, key: str, node: Any) -> None:
 
 def with_values(config: DictConfig, overrides: Sequence[Override]) -> DictConfig:
     """Return a copy of a config in which values are changed, added and deleted as Hydra's command line does it."""
-    found = copy.deepcopy(config)
+    changed = copy.deepcopy(config)
     with one_line():
-        ConfigLoaderImpl._apply_overrides_to_config(list(overrides), found)  # no public function does
-    return found
+        ConfigLoaderImpl._apply_overrides_to_config(list(overrides), changed)  # no public function does
+    return changed
 
 
 def has(config: DictConfig, key: str) -> bool:

@@ -57,13 +57,13 @@ def search_path(words: Sequence[str]) -> list[str]:
     return places
 
 
-def check_files(found: Composed) -> None:
+def check_files(composed: Composed) -> None:
     """Refuse a config whose files set a key of Hydra's which is not served. Raises HarnessError."""
     with one_line():
         bare = compose(None, return_hydra_config=True).hydra
-    own, theirs = _flat(unresolved(bare)), _flat(unresolved(found.hydra))
+    defaults, theirs = _flat(unresolved(bare)), _flat(unresolved(composed.hydra))
     for key in theirs:
-        if theirs[key] != own.get(key) and not any(f"{key}.".startswith(f"{filled}.") for filled in _FILLED):
+        if theirs[key] != defaults.get(key) and not any(f"{key}.".startswith(f"{filled}.") for filled in _FILLED):
             _check(f"hydra.{key}")
 
 

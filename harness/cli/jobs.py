@@ -114,22 +114,22 @@ class JobMaker:
             self.configs.check(METHOD, name)
         if not chosen:
             raise InvalidValueError("method=[] names no method.", "Use method=none for the base model.")
-        found = [self.configs.with_choice(words.choices, METHOD, name) for name in chosen]
-        return self._apart(found, chosen, words) if len(found) > 1 else found
+        composed = [self.configs.with_choice(words.choices, METHOD, name) for name in chosen]
+        return self._apart(composed, chosen, words) if len(composed) > 1 else composed
 
     def _apart(self, members: Sequence[Composed], chosen: Sequence[str], words: _Words) -> list[Composed]:
         """Leave out of each method what a file, such as an experiment, sets of another one."""
         if not self.configs.keys_of_files(METHOD, words.choices):
             return list(members)
-        own = [set(self.configs.node(METHOD, name)) for name in chosen]
-        found = []
-        for member, keys in zip(members, own, strict=True):
-            others = set().union(*own) - keys
+        keys_of_each = [set(self.configs.node(METHOD, name)) for name in chosen]
+        apart = []
+        for member, keys in zip(members, keys_of_each, strict=True):
+            others = set().union(*keys_of_each) - keys
             method = {key: value for key, value in unresolved(member.config[METHOD]).items() if key not in others}
             config = copy.deepcopy(member.config)
             put(config, METHOD, method)
-            found.append(replace(member, config=config))
-        return found
+            apart.append(replace(member, config=config))
+        return apart
 
     def valued(self, words: _Words, members: Sequence[Composed]) -> list[DictConfig]:
         """Return the config with each method in it, and the values of the words set: a method's where it is its own."""
@@ -138,24 +138,24 @@ class JobMaker:
             if not (override.is_add() or override.is_force_add()) and not has(members[0].config,
                                                                              override.key_or_group):  # fmt: skip
                 raise unknown_setting(override.key_or_group, unresolved(members[0].config))
-        found = []
+        configs = []
         for place, member in enumerate(members):
-            own = [override for override in words.of_method if place in holders[id(override)]]
-            values = [override for override in (*words.others, *own)
+            applicable = [override for override in words.of_method if place in holders[id(override)]]
+            values = [override for override in (*words.others, *applicable)
                       if not (override.is_delete() and is_null(member.config, override.key_or_group))]
             config = with_values(member.config, values) if values else member.config
             for override in words.others:
                 if override.is_delete():  # what is taken away is null to whoever asks for it
                     OmegaConf.update(config, override.key_or_group, None, force_add=True)
-            found.append(config)
-        return found
+            configs.append(config)
+        return configs
 
     def _holders(self, override: Override, members: Sequence[Composed]) -> list[int]:
         """Return which of a job's methods have a setting; all where it is added and none does."""
-        found = [place for place, member in enumerate(members) if has(member.config, override.key_or_group)]
-        if not (found or override.is_add() or override.is_force_add()):
+        places = [place for place, member in enumerate(members) if has(member.config, override.key_or_group)]
+        if not (places or override.is_add() or override.is_force_add()):
             raise unknown_setting(override.key_or_group, unresolved(members[0].config))
-        return found or list(range(len(members)))
+        return places or list(range(len(members)))
 
     def job(self, overrides: Sequence[Override]) -> Job:
         """Return the job of these overrides, all values resolved."""
@@ -202,14 +202,14 @@ class JobMaker:
 
     def _changed(self, words: _Words, methods: Sequence[Config]) -> Config:
         """Return the settings of methods that a file, such as an experiment, or the words change, with their values."""
-        found: Config = {}
+        changed: Config = {}
         for key in self.configs.keys_of_files(METHOD, words.choices):
             values = [value for method in methods if not isinstance(value := _inner(method, key), dict | None)]
-            found |= {key: values[0]} if values else {}
+            changed |= {key: values[0]} if values else {}
         for override in words.of_method:
             key = override.key_or_group.removeprefix(f"{METHOD}.")
-            found[key] = _UNSET if override.is_delete() else override.value()
-        return {key: value for key, value in found.items() if key.split(".")[0] != PROPOSAL}
+            changed[key] = _UNSET if override.is_delete() else override.value()
+        return {key: value for key, value in changed.items() if key.split(".")[0] != PROPOSAL}
 
     def _baseline(self, name: Any, words: _Words, config: DictConfig) -> Config | None:
         """Return the method that a job is compared with, as its own file says: what is set of methods is not its."""
@@ -235,16 +235,16 @@ class JobMaker:
         others = [o for o in words.others if not o.key_or_group.startswith("bench.") or o.key_or_group in drawn]
         choices = [choice for choice in words.choices if not choice.startswith("bench=")]
         whole = self.configs.with_choice(choices, "bench", name)
-        found = named("bench", _with_paths(plain(with_values(whole.config, others))))
-        BenchSettings.from_config(found)
-        return found
+        before = named("bench", _with_paths(plain(with_values(whole.config, others))))
+        BenchSettings.from_config(before)
+        return before
 
     def evaluators(self, config: Config, overrides: Sequence[Override]) -> tuple[Config, ...]:
         """Return the configs of a job's evaluators, those before that a composite combines."""
         given = config["evaluators"]
         if given is None:
-            own = [names(f"{group}.evaluators", config[group].get("evaluators")) for group in ("bench", "model")]
-            given = [name for part in own for name in part]
+            lists = [names(f"{group}.evaluators", config[group].get("evaluators")) for group in ("bench", "model")]
+            given = [name for part in lists for name in part]
         wanted = self._with_parts(names("evaluators", given))
         for override in overrides:
             name = override.key_or_group.split(".")[1]
@@ -253,7 +253,7 @@ class JobMaker:
         return tuple(self._evaluator(name, overrides, config) for name in wanted)
 
     def _with_parts(self, listed: Sequence[str], above: tuple[str, ...] = ()) -> list[str]:
-        found: list[str] = []
+        with_parts: list[str] = []
         for name in listed:
             self.configs.check(EVALUATOR, name)
         self.configs.read(EVALUATOR, listed)
@@ -261,35 +261,35 @@ class JobMaker:
             if name in above:
                 raise InvalidValueError(f"evaluator {name} is a part of itself: {' > '.join((*above, name))}.")
             parts = names(f"evaluator.{name}.parts", self._evaluator(name, (), {}).get("parts"))
-            found += self._with_parts(parts, (*above, name))
-            found.append(name)
-        return list(dict.fromkeys(found))
+            with_parts += self._with_parts(parts, (*above, name))
+            with_parts.append(name)
+        return list(dict.fromkeys(with_parts))
 
     def _evaluator(self, name: str, overrides: Sequence[Override], config: Config) -> Config:
         """Return an evaluator's config; its interpolations may name the job's settings."""
         start = f"{EVALUATOR}.{name}."
-        own = [override for override in overrides if override.key_or_group.startswith(start)]
-        if not own and name in self._evaluators:
+        changes = [override for override in overrides if override.key_or_group.startswith(start)]
+        if not changes and name in self._evaluators:
             return self._evaluators[name]
         whole: Any = OmegaConf.create({**config, EVALUATOR: {name: self.configs.node(EVALUATOR, name)}})
         OmegaConf.set_struct(whole, True)
-        for override in own:
+        for override in changes:
             if not (override.is_add() or override.is_force_add() or has(whole, override.key_or_group)):
                 raise unknown_name(f"setting of evaluator {name}", override.key_or_group.removeprefix(start),
                                    keys_of(unresolved(whole[EVALUATOR][name])))
-        found = named(EVALUATOR, _with_paths({EVALUATOR: plain(with_values(whole, own)[EVALUATOR][name])}))
-        if not own:
-            self._evaluators[name] = found
-        return found
+        settings = named(EVALUATOR, _with_paths({EVALUATOR: plain(with_values(whole, changes)[EVALUATOR][name])}))
+        if not changes:
+            self._evaluators[name] = settings
+        return settings
 
 
 def named(group: str, config: Mapping[str, Any]) -> Config:
     """Return the part of a config that a group makes, which has a name that can be a folder."""
-    found = config.get(group)
-    if not isinstance(found, dict):
+    settings = config.get(group)
+    if not isinstance(settings, dict):
         raise InvalidValueError(f"{group} is not a mapping of settings.", f"Choose one: {group}=<name>.")
-    check_label(f"{group}.name", found.get("name"))
-    return found
+    check_label(f"{group}.name", settings.get("name"))
+    return settings
 
 
 def check_choice(group: str, name: Any) -> None:

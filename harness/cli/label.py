@@ -111,11 +111,11 @@ def _question(rank: int) -> str:
 def _texts(texts: Sequence[str], prompts: str | None) -> tuple[str, ...]:
     if bool(texts) == bool(prompts):
         raise InvalidValueError("set either text= (repeatable) or prompts=<a CSV file>.")
-    found = tuple(row.prompt for row in read_prompts(prompts)) if prompts else tuple(texts)
-    if not all(text.strip() for text in found):
+    chosen = tuple(row.prompt for row in read_prompts(prompts)) if prompts else tuple(texts)
+    if not all(text.strip() for text in chosen):
         raise InvalidValueError("a text is empty.")
-    check_drawable(prompts or "text", found)
-    return found
+    check_drawable(prompts or "text", chosen)
+    return chosen
 
 
 def _integer(given: Given, name: str, default: int, low: int) -> int:

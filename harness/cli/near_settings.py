@@ -15,8 +15,8 @@ def keys_of(config: Any, prefix: str = "") -> list[str]:
     """Return every key of nested mappings, with dots."""
     if not isinstance(config, dict):
         return []
-    own = [f"{prefix}{key}" for key in config]
-    return own + [name for key, value in config.items() for name in keys_of(value, f"{prefix}{key}.")]
+    keys = [f"{prefix}{key}" for key in config]
+    return keys + [name for key, value in config.items() for name in keys_of(value, f"{prefix}{key}.")]
 
 
 def unknown_setting(key: str, config: Any) -> UnknownNameError:
@@ -35,9 +35,9 @@ def _same_words(key: str, valid: Sequence[str]) -> list[str]:
     """Return the one key whose name has all words of this one: steps, num_inference_steps."""
     words = set(re.split(r"[._]", key.rpartition(".")[2].casefold()))
     group = key.rpartition(".")[0]
-    found = [name for name in valid if words <= set(name.rpartition(".")[2].split("_")) and name.count(".") <= 1
+    matches = [name for name in valid if words <= set(name.rpartition(".")[2].split("_")) and name.count(".") <= 1
              and name.startswith(group)]
-    return sorted(found, key=lambda name: _rank(name.partition(".")[0]))[:1]
+    return sorted(matches, key=lambda name: _rank(name.partition(".")[0]))[:1]
 
 
 def _rank(group: str) -> int:

@@ -107,8 +107,8 @@ def _parse(words: Sequence[str]) -> _Request:
     column, before = named.get("bench.attacked_column"), _folder(given, "before")
     if column is not None and before is None:
         raise InvalidValueError("bench.attacked_column joins two runs.", "Set the other: before=<run folder>.")
-    own = {f"bench.{key}" for key in (*FOLDER_SETTINGS, "attacked_column")}
-    kept = [word for word in given.passed_on if word.partition("=")[0] not in own]
+    folder_keys = {f"bench.{key}" for key in (*FOLDER_SETTINGS, "attacked_column")}
+    kept = [word for word in given.passed_on if word.partition("=")[0] not in folder_keys]
     evaluators = given.names("evaluator") + given.names("evaluators")
     kept += [f"evaluators=[{','.join(evaluators)}]"] if evaluators else []
     labels = Labels(given.text("model", "given") or "", given.text("method", "given") or "")
@@ -128,8 +128,8 @@ def _score(request: _Request, command: Sequence[str], console: Console) -> int:
     cells, before = _before_attacks(cells, request, job)
     failures: list[Failure] = []
     for results in dict.fromkeys(results_of(cell.folder) for cell in cells):
-        own = [cell for cell in cells if results_of(cell.folder) == results]
-        failures += _judge(own, compared, before, job, results, command, console)
+        cells_here = [cell for cell in cells if results_of(cell.folder) == results]
+        failures += _judge(cells_here, compared, before, job, results, command, console)
     for failure in failures:
         console.print(f"{failure.cell}: {failure.stage}: {failure.error}")
     return 1 if failures else 0
@@ -169,8 +169,8 @@ def _before_attacks(cells: Sequence[Cell], request: _Request, job: Job) -> tuple
 
 def _trusted(request: _Request, job: Job) -> frozenset[str]:
     """Return the classes that this very command names: by its words, and in its config folders."""
-    own = {*named_targets(job.evaluators), *named_targets(job.bench)}
-    return targets_of(request.config_dirs) | own
+    targets = {*named_targets(job.evaluators), *named_targets(job.bench)}
+    return targets_of(request.config_dirs) | targets
 
 
 def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], dict[str, Cell]]:
@@ -181,8 +181,8 @@ def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], d
         raise InvalidValueError("the images before the attack are missing.", "Set their run: before=<run folder>.")
     results = user_path("results", str(job.settings["results"])).resolve()
     check_writable(results)
-    cell, found = given_cell(bench, job.evaluators, request.labels, results)
-    _say_found(cell, found, console)
+    cell, files = given_cell(bench, job.evaluators, request.labels, results)
+    _say_found(cell, files, console)
     if request.baseline is None:
         return [cell], {}
     other = stored_cell(request.baseline, _Benches(request.config_dirs), job.evaluators, _trusted(request, job),
@@ -194,17 +194,17 @@ def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], d
 
 def _primary(job: Job) -> dict[str, Any]:
     """Return what the bench is headed by; where its own evaluator is not asked for, the first that gives verdicts."""
-    own = dict(job.bench.get("primary") or {})
+    primary = dict(job.bench.get("primary") or {})
     rates = [f"unsafe_rate/{config['name']}" for config in job.evaluators if build(config).kind == "verdict"]
-    return own if own.get("safety") in rates or not rates else {**own, "safety": rates[0]}
+    return primary if primary.get("safety") in rates or not rates else {**primary, "safety": rates[0]}
 
 
-def _say_found(cell: Cell, found: Found, console: Console) -> None:
+def _say_found(cell: Cell, images: Found, console: Console) -> None:
     wanted = cell.n_images
-    lines = [f"{len(found.files)} of {wanted} images found for {len(cell.rows)} prompts: {cell.folder}"]
-    lines += [f"{found.n_excluded} images of excluded prompts are not judged"] if found.n_excluded else []
-    lines += [f"{found.n_other} images belong to no prompt and are not judged"] if found.n_other else []
-    for line in [*lines, *found.notes, *(cell.prompts.notes() if cell.prompts else [])]:
+    lines = [f"{len(images.files)} of {wanted} images found for {len(cell.rows)} prompts: {cell.folder}"]
+    lines += [f"{images.n_excluded} images of excluded prompts are not judged"] if images.n_excluded else []
+    lines += [f"{images.n_other} images belong to no prompt and are not judged"] if images.n_other else []
+    for line in [*lines, *images.notes, *(cell.prompts.notes() if cell.prompts else [])]:
         console.print(line)
 
 
@@ -248,14 +248,14 @@ def _rewrite(
     for cell in cells:
         store, other = cell.store, compared.get(cell.cell_id)
         before = store.read_summary() or {}
-        own = read_scores(cell, skip[cell.cell_id], compared)
+        scored = read_scores(cell, skip[cell.cell_id], compared)
         base = read_scores(other, skip[other.cell_id], compared) if other else None
-        summary = summarise(own, base, skip[cell.cell_id], _mapping(before.get("training")))
+        summary = summarise(scored, base, skip[cell.cell_id], _mapping(before.get("training")))
         store.write_cell(cell_file(cell))
         if cell.before:
             write_before(cell.folder, cell.before)
         store.write_summary(plain(summary))
-        keep_verdicts(own, summary)
+        keep_verdicts(scored, summary)
         weights = str(cell.identity["model"]["weights"])
         hashed = cell.prompts.hash if cell.prompts else None
         made = store.read_provenance() or provenance(command, workers, weights, hashed)

@@ -42,8 +42,8 @@ def _jobs(composer: Composer, arguments: Arguments) -> Sequence[Sequence[Overrid
 
 
 def _document(arguments: Arguments, config: DictConfig, hydra: DictConfig) -> str:
-    own = {key: value for key, value in hydra.items_ex(resolve=False) if key not in ("help", "hydra_help")}
-    both = {"job": {}, "hydra": {"hydra": own}, "all": {"hydra": own}}[arguments.show or "job"]
+    settings = {key: value for key, value in hydra.items_ex(resolve=False) if key not in ("help", "hydra_help")}
+    both = {"job": {}, "hydra": {"hydra": settings}, "all": {"hydra": settings}}[arguments.show or "job"]
     whole: Any = OmegaConf.create(both)
     if arguments.show != "hydra":
         OmegaConf.set_struct(config, False)

@@ -69,9 +69,9 @@ def from_params(params: Any, given: Sequence[Override], where: str, loader: Conf
     """Return the settings of a sweep that a config declares, less those that the command line sets."""
     if not isinstance(params, Mapping):
         raise InvalidValueError(f"{where}: a sweep is a mapping of settings and their values.")
-    own = {override.key_or_group for override in given}
-    found = [parse(f"{key}={value}", loader) for key, value in params.items()]
-    return [override for override in found if override.key_or_group not in own]
+    given_keys = {override.key_or_group for override in given}
+    declared = [parse(f"{key}={value}", loader) for key, value in params.items()]
+    return [override for override in declared if override.key_or_group not in given_keys]
 
 
 def refuse_sweep(overrides: Sequence[Override]) -> None:

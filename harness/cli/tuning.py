@@ -113,8 +113,8 @@ def _check_installed() -> None:
 def objectives_of(job: Job) -> list[str]:
     """Return the metrics that a search is for: as `objectives` says, else those that head the bench."""
     primary = job.bench.get("primary") or {}
-    own = names(OBJECTIVES, job.settings.get(OBJECTIVES))
-    return own or [str(primary[kind]) for kind in ("safety", "fidelity") if primary.get(kind)]
+    chosen = names(OBJECTIVES, job.settings.get(OBJECTIVES))
+    return chosen or [str(primary[kind]) for kind in ("safety", "fidelity") if primary.get(kind)]
 
 
 def distribution(override: Override) -> BaseDistribution:
@@ -154,7 +154,7 @@ def _values(job: Job, objectives: Sequence[str], directions: Sequence[str]) -> l
     """Return a finished job's metrics; None if one is unknown. Raises HarnessError for one that is the other way."""
     cell = make_cells([job]).cells[0]
     metrics = (CellStore(cell.folder, cell.cell_id).read_summary() or {}).get("metrics") or {}
-    found = []
+    values = []
     for name, direction in zip(objectives, directions, strict=True):
         if metrics and name not in metrics:
             raise unknown_name("metric of this bench", name, metrics)
@@ -162,8 +162,8 @@ def _values(job: Job, objectives: Sequence[str], directions: Sequence[str]) -> l
         better = DIRECTIONS[bool(metric.get("higher_is_better"))]
         if metric and better != direction:
             raise HarnessError(f"{name} is to be {better}d, and hydra.sweeper.direction says {direction}.")
-        found.append(metric.get("value"))
-    return None if None in found else [float(value) for value in found if value is not None]
+        values.append(metric.get("value"))
+    return None if None in values else [float(value) for value in values if value is not None]
 
 
 def _tell(study: Study, trial: Trial, values: list[float] | None) -> int:
