@@ -212,8 +212,8 @@ class SafeDir(Method):
             return
         is_narrower = given[1] < model[1]
         hint = "On SDXL it fits the first text encoder: set method.on_model=transfer." if is_narrower else None
-        raise IncompatibleError(f"{what} is a direction of {given[0]} x {given[1]} numbers, and text embeddings of this "
-                                f"model have {model[0]} x {model[1]}.", hint)
+        raise IncompatibleError(f"{what} is a direction of {given[0]} x {given[1]} numbers, but text embeddings of "
+                                f"this model have {model[0]} x {model[1]}.", hint)
 
     def first_call(self, n_steps: int) -> int:
         return scaled_calls(self.start - 1, n_steps, self.window) if any(self.strengths) else 0
