@@ -95,7 +95,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
 
 def test_a_direction_of_another_text_encoder_is_refused_in_the_plan(tmp_path):
     wide = SafeDir("x", checkpoint=released(tmp_path / "wide.pth", width=768))
-    with pytest.raises(IncompatibleError, match="77 x 768 numbers, and text embeddings of this model have 77 x 32"):
+    with pytest.raises(IncompatibleError, match="77 x 768 numbers, but text embeddings of this model have 77 x 32"):
         wide.check(random_config(), 5.0)
     gone = SafeDir("x", checkpoint=str(tmp_path / "gone.pth"))
     assert "is missing" in str(gone.missing())
