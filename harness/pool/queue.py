@@ -169,7 +169,6 @@ class TaskQueue:
             return self.finished(job, give_up(job.task, error))
         return TaskFailure(job.root, error, job.deaths)
 
-
     def _keep_stored(self, job: Job, task: GenerateTask, worker: str) -> bool:
         """Take from a dead worker's job the images that it had stored; say whether none is left to make."""
         left, rows = _stored(task)
