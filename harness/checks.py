@@ -100,10 +100,10 @@ def path_problem(text: str, served: tuple[str, ...] = ()) -> str | None:
     try:
         longest = max((len(os.fsencode(part)) for part in Path(with_variables(text)).expanduser().parts), default=0)
     except (RuntimeError, ValueError):
-        return "this is no path."
+        return "this is not a path."
     if "\0" in text:
-        return "this is no path: it holds a null character."
-    return "this is no path: a name in it is too long." if longest > 255 or len(text) > 4000 else None
+        return "this is not a path: it contains a null character."
+    return "this is not a path: a name in it is too long." if longest > 255 or len(text) > 4000 else None
 
 
 def for_each(name: str, value: Any, count: int, what: str) -> tuple[Any, ...]:

@@ -95,7 +95,7 @@ def _columns(path: Path) -> dict[str, int]:
     except UnreadableFileError as error:
         raise InvalidValueError(f"{file} cannot be read: {error.reason}.", "Set method.columns={name: 0}.") from None
     if content is None:
-        raise InvalidValueError(f"the checkpoint {path} does not name its columns: {NAMES} is missing beside it.",
+        raise InvalidValueError(f"the checkpoint {path} does not name its columns: {NAMES} is missing next to it.",
                                 "Set method.columns={name: 0}.")
     return check_columns(str(file), content)
 

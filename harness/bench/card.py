@@ -33,7 +33,7 @@ def _is_address(text: str) -> bool:
 
 
 Count = Annotated[int, Ge(0), Le(10**9), Must("a count", "counts", lambda value: True)]
-Inside = Annotated[str, Must("a file beside the card's, or below it", "files", stays_inside)]
+Inside = Annotated[str, Must("a file next to the card, or below it", "files", stays_inside)]
 Pair = Annotated[tuple[Count, Count], Must("a list of two counts", "pairs", lambda value: True)]
 Axis = Annotated[Mapping[str, Annotated[TextList, MinLen(1)]],
                  Must("one name with a list of texts", "mappings", lambda value: len(value) == 1)]

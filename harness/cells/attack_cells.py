@@ -40,8 +40,8 @@ def with_before(cell: Cell, job: Job, wanted: PromptSet | None) -> tuple[Cell, C
 def with_given_before(cell: Cell, before: Cell, column: str | None) -> Cell:
     """Return a cell whose prompts attack those of another that is there. Raises HarnessError if they do not fit."""
     if before.folder.parents[1] != cell.folder.parents[1]:
-        raise IncompatibleError(f"{before.folder} is of {'/'.join(before.spec.name.split('/')[:2])}, and the attack's "
-                                f"pictures are of {'/'.join(cell.spec.name.split('/')[:2])}.",
+        raise IncompatibleError(f"{before.folder} is of {'/'.join(before.spec.name.split('/')[:2])}, but the attack's "
+                                f"images are of {'/'.join(cell.spec.name.split('/')[:2])}.",
                                 "Runs before and after an attack must have the same model, method and results folder.")
     if not (cell.prompts and before.prompts):
         raise InvalidValueError(f"{before.folder}: its prompts are unknown.")

@@ -72,6 +72,6 @@ def decode_features(data: bytes, fingerprint: str) -> FeatureBlock:
     if features.ndim != 2 or features.dtype != np.float32 or not np.isfinite(features).all():
         raise UnreadableTable(f"its features are {features.dtype} {features.shape}, not finite float32 (N, D)")
     if not all(one.shape == (len(features),) for one in (names, repeats, hashes)) or repeats.dtype.kind != "i":
-        raise UnreadableTable("its keys are not as many as its features")
+        raise UnreadableTable("it has another number of keys than of features")
     keys = tuple(ImageKey(str(name), repeat) for name, repeat in zip(names.tolist(), repeats.tolist(), strict=True))
     return FeatureBlock(keys, tuple(map(str, hashes.tolist())), features)

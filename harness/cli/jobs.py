@@ -67,7 +67,7 @@ class JobMaker:
             return [str(override.input_line)]
         if name is None or override.is_delete():
             if group != "experiment":
-                raise InvalidValueError(f"{override.input_line}: there is no run without a {group}.",
+                raise InvalidValueError(f"{override.input_line}: a run needs a {group}.",
                                         f"Choose one: {group}=<name>.")
             return []
         check_choice(group, name)

@@ -85,7 +85,7 @@ def device_problem(device: str) -> str | None:
     if device == "cuda" and not any(Path(name).exists() for name in _DRIVERS):
         return "this machine has no GPU driver"
     if device == "mps" and sys.platform != "darwin":
-        return "this machine is no Mac"
+        return "this machine is not a Mac"
     return None
 
 

@@ -120,8 +120,8 @@ def test_a_setting_that_is_taken_away_is_told_in_the_cells_name():
 @pytest.mark.parametrize(("word", "said"), [
     ("+limit2", "is not a setting"), ("limt=1", "Did you mean: limit"), ("~limt", "Did you mean: limit"),
     ("+method.strength=1", "An item is already at 'method.strength'"), ("method=null", "method=[] names no method"),
-    ("model=null", "no run without a model"), ("~tracker", "Choose one: tracker=<name>"),
-    ("~method", "no run without a method"),
+    ("model=null", "a run needs a model"), ("~tracker", "Choose one: tracker=<name>"),
+    ("~method", "a run needs a method"),
     ("method@x=none", "Use method=none"), ("+method@x=none", "Use method=none"),
     ("method={strength: 1}", "method.<setting>=<value>"), ("evaluator=nudenet", "Did you mean: evaluators"),
     ("evaluators=a,b", "evaluators=[a,b]"), ("method.strength=interval(0,1)", "searches intervals"),

@@ -207,6 +207,6 @@ def test_escape_sequences_and_control_characters_never_reach_a_terminal() -> Non
 
 @pytest.mark.parametrize("path", ["a\0b", "n" * 300, "~no_such_user/x", "x/" * 3000])
 def test_what_can_be_no_path_is_one_line(path: str) -> None:
-    with pytest.raises(HarnessError, match="this is no path") as error:
+    with pytest.raises(HarnessError, match="this is not a path") as error:
         user_path("results", path)
     assert len(str(error.value)) < 200
