@@ -277,7 +277,7 @@ KEYS = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"  # of the ra
     (UCE(["a bomb"]), {}, f"has no {KEYS}"),
     (UCE(["a bomb"]), {"d.0": torch.zeros(3)}, "changes d.0, which does not exist"),
     (ESD(concept="a bomb"), {"conv_in.bias.delta": torch.zeros(3)}, "conv_in.bias, which this denoiser does not have"),
-    (SafeDir("a bomb"), {"d.0": torch.zeros(77, 31)}, "77 x 31 numbers, and text .* have 77 x 32"),
+    (SafeDir("a bomb"), {"d.0": torch.zeros(77, 31)}, "77 x 31 numbers, but text .* have 77 x 32"),
     (SafeDir(["a bomb", "a ball"]), {"d.0": torch.zeros(77, 32)}, "has no b.1"),
     (SafeDir("a bomb"), {f"d.{n}": torch.zeros(77, 32) for n in (0, 1)}, "changes d.1, which does not exist"),
     (HFI(word="bomb", clip=CLIP), {"d.0": torch.zeros(77, 32)}, "no 1 learned token vectors"),
