@@ -61,6 +61,7 @@ def test_each_trial_is_a_run_and_the_front_of_both_metrics_is_told(search, tmp_p
     assert "0 of 4 images missing" in capsys.readouterr().out and len(metrics(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_a_study_that_is_kept_goes_on(search, tmp_path, capsys, optuna):
     kept = [f"hydra.sweeper.storage='sqlite:///{tmp_path}/study.db'", "hydra.sweeper.study_name=mine"]
     assert main([*search, *kept, "hydra.sweeper.n_trials=1"]) == 0
