@@ -76,7 +76,7 @@ def _peak_mb(pid: int) -> float:
 
 def ray_workers_below(root: int) -> list[int]:
     """Return the process ids of the busy or idle actors that a driver started."""
-    return [pid for pid in descendants(root) if _read(f"/proc/{pid}/cmdline").startswith("ray::_Actor")]
+    return [pid for pid in descendants(root) if _read(f"/proc/{pid}/cmdline").startswith("ray::Actor")]
 
 
 def descendants(root: int) -> list[int]:
