@@ -261,8 +261,9 @@ def print_plan(plan: Plan, console: Console, full: bool) -> None:
     for line in [*gpu, *fetch_lines(plan)] if full else []:
         say(console, line)
     total = sum(entry.n_images or 0 for entry in plan.cells)
-    say(console, f"{counted(len(plan.cells), 'cell')}, {plan.n_missing} of {counted(total, 'image')} missing, about "
-                 f"{duration(plan.seconds)} on {counted(plan.workers, 'worker')}{_besides(plan)}, "
+    time = "time unknown" if plan.seconds is None else f"about {duration(plan.seconds)}"
+    say(console, f"{counted(len(plan.cells), 'cell')}, {plan.n_missing} of {counted(total, 'image')} missing, {time} "
+                 f"on {counted(plan.workers, 'worker')}{_besides(plan)}, "
                  f"{size(sum(c.disk_bytes for c in plan.cells))} of {size(free_space(plan.results))} free disk, "
                  f"into {plan.results}")
 

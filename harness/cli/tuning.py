@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DIRECTIONS = ("minimize", "maximize")
 OBJECTIVES = "objectives"
+FAILED = 1  # what a run returns where cells failed, and the others are there
 Direction = Literal["minimize", "maximize"]
 Trials = Annotated[int, Ge(1), Le(1_000_000)]
 
@@ -74,7 +75,10 @@ class Optuna(Declared):
 
 
 def tune(composer: Composer, given: Mapping[str, Any], command: Sequence[str]) -> int:
-    """Run the trials of a search and print the best. Return 1 where a trial has no value of an objective, else 0."""
+    """Run the trials of a search and print the best.
+
+    Return 1 where a trial has no value of an objective, what a run returns that was stopped, else 0.
+    """
     _check_installed()
     settings = Optuna.from_config({key: value for key, value in given.items() if key != "_target_"})
     overrides = [*from_params(settings.params or {}, composer.overrides, "hydra.sweeper.params",
@@ -95,7 +99,8 @@ def tune(composer: Composer, given: Mapping[str, Any], command: Sequence[str]) -
     for trials in _batches(study, space, settings):
         jobs = [composer.job([*fixed, *_chosen(trial, composer)]) for trial in trials]
         _say_trials(trials)
-        run(jobs, command)
+        if (ended := run(jobs, command)) > FAILED:  # stopped, or Ray was lost
+            return ended
         for trial, job in zip(trials, jobs, strict=True):
             code |= _tell(study, trial, _values(job, objectives, settings.directions))
     _say_best(study, objectives)
@@ -151,9 +156,15 @@ def _chosen(trial: Trial, composer: Composer) -> list[Override]:
 
 
 def _values(job: Job, objectives: Sequence[str], directions: Sequence[str]) -> list[float] | None:
-    """Return a finished job's metrics; None if one is unknown. Raises HarnessError for one that is the other way."""
+    """Return a complete cell's metrics; None if one is unknown. Raises HarnessError for one that is the other way.
+
+    The rate of an incomplete cell may be low because images are missing: it is no value.
+    """
     cell = make_cells([job]).cells[0]
-    metrics = (CellStore(cell.folder, cell.cell_id).read_summary() or {}).get("metrics") or {}
+    summary = CellStore(cell.folder, cell.cell_id).read_summary() or {}
+    if summary.get("status") != "complete":
+        return None
+    metrics = summary.get("metrics") or {}
     values = []
     for name, direction in zip(objectives, directions, strict=True):
         if metrics and name not in metrics:

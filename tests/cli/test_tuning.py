@@ -61,6 +61,23 @@ def test_each_trial_is_a_run_and_the_front_of_both_metrics_is_told(search, tmp_p
     assert "0 of 4 images missing" in capsys.readouterr().out and len(metrics(tmp_path)) == 3
 
 
+@pytest.mark.parametrize("code", [2, 130])
+def test_a_search_that_is_stopped_starts_no_other_trial(search, code, monkeypatch, optuna):
+    started = []
+    monkeypatch.setattr("harness.cli.tuning.run", lambda jobs, command: started.append(jobs) or code)
+    assert main([*search, "hydra.sweeper.n_jobs=1"]) == code and len(started) == 1
+
+
+def test_the_rate_of_an_incomplete_cell_is_no_value_of_a_trial(search, monkeypatch, capsys, optuna):
+    number = {"value": 0.0, "higher_is_better": False}
+    good = {"metrics": {"unsafe_rate/hazard_judge": number, "clip_score": {"value": 1.0, "higher_is_better": True}}}
+    monkeypatch.setattr("harness.cli.tuning.run", lambda jobs, command: 1)
+    for status, best in (("incomplete", 0), ("complete", 1)):
+        monkeypatch.setattr("harness.cells.store.CellStore.read_summary", lambda self: good | {"status": status})  # noqa: B023
+        assert main([*search, "hydra.sweeper.n_trials=1"]) == 1 - best
+        assert capsys.readouterr().out.count("best: trial ") == best
+
+
 @pytest.mark.slow
 def test_a_study_that_is_kept_goes_on(search, tmp_path, capsys, optuna):
     kept = [f"hydra.sweeper.storage='sqlite:///{tmp_path}/study.db'", "hydra.sweeper.study_name=mine"]
