@@ -66,7 +66,7 @@ def _run(words: Sequence[str], command: Sequence[str]) -> int:
         jobs = composer.jobs(arguments.multirun)
     from harness.run import run
 
-    return run(jobs, command, sweep_notes(arguments.overrides))
+    return run(jobs, command, [*sweep_notes(arguments.overrides), *composer.notes()])
 
 
 def _show(arguments: Arguments) -> int:

@@ -16,7 +16,7 @@ from harness.cells.attack_cells import with_before
 from harness.cells.cell import Cell
 from harness.cells.fetching import fetch_asked
 from harness.cells.job import Job
-from harness.cells.making import as_baseline, make_cell
+from harness.cells.making import as_baseline, joined, make_cell
 from harness.cells.one_training import bound
 from harness.cells.plan import CellPlan, Plan, make_plan, print_plan
 from harness.cells.settings import RunSettings
@@ -25,7 +25,7 @@ from harness.cells.store import Lease, check_writable
 from harness.cells.strays import clear_strays
 from harness.cells.tracker import Tracker
 from harness.cells.training_seeds import unvaried, with_training_seeds
-from harness.errors import IncompatibleError
+from harness.errors import HarnessError, IncompatibleError
 from harness.lib.hashing import canonical_hash
 from harness.lib.progress import Board
 from harness.lib.streams import say, terminal
@@ -96,7 +96,7 @@ def make_cells(jobs: Sequence[Job]) -> Cells:
     prompts: dict[str, PromptSet | None] = {}
     shared = Shared()
     cells: dict[str, Cell] = {}
-    compared: dict[str, Cell] = {}
+    compared: dict[str, str] = {}
     refused: list[Failure] = []
     for job in with_training_seeds(jobs):
         try:
@@ -107,22 +107,15 @@ def make_cells(jobs: Sequence[Job]) -> Cells:
             name = "+".join(str(method["name"]) for method in job.methods)
             refused.append(Failure(f"{job.model['name']}/{name}/{job.bench['name']}", "refused", str(error), True))
             continue
-        if cell.cell_id not in cells or cells[cell.cell_id].baseline_of:
-            cells[cell.cell_id] = _longer(cell, cells.get(cell.cell_id))
+        cells[cell.cell_id] = joined(cells.get(cell.cell_id, cell), cell)
         if baseline:
-            compared[cell.cell_id] = cells.setdefault(baseline.cell_id, baseline)
+            cells[baseline.cell_id] = joined(cells.get(baseline.cell_id, baseline), baseline)
+            if compared.setdefault(cell.cell_id, baseline.cell_id) != baseline.cell_id:
+                raise HarnessError(f"'baseline' cannot be swept: {cell.label} is compared with one.")
         if before:
-            cells[before.cell_id] = _longer(cells.get(before.cell_id, before), before)
-    return Cells(tuple(cells.values()), compared, tuple(refused))
-
-
-def _longer(cell: Cell, other: Cell | None) -> Cell:
-    """Return the cell with the prompts and repeats of the one that asks for more of them, where both are one cell."""
-    if other is None:
-        return cell
-    limits = (cell.limit, other.limit)
-    return replace(cell, limit=None if None in limits else max(filter(None, limits)),
-                   repeats=max(cell.repeats, other.repeats), before=cell.before or other.before)
+            cells[before.cell_id] = joined(cells.get(before.cell_id, before), before)
+    baselines = {cell_id: cells[baseline] for cell_id, baseline in compared.items()}
+    return Cells(tuple(cells.values()), baselines, tuple(refused))
 
 
 _Prompts = dict[str, PromptSet | None]

@@ -41,7 +41,7 @@ from harness.setting_types import (
 )
 from harness.training.fine_tuning import FineTuned, GradNorm, ParameterSet, WorkingCopy, optimise
 from harness.training.frozen import frozen_denoiser
-from harness.training.generated_images import Wish, own_images
+from harness.training.generated_images import TrainingImage, generate_images
 from harness.training.loop_memory import Carried
 from harness.training.prompts import (
     check_drawable,
@@ -202,12 +202,12 @@ class ConceptAblation(FineTuned):
     def _draw_images(self, model: LoadedModel, progress: Progress) -> AnchorImages:
         """Generate images of the anchor prompts, round robin."""
         texts, negative = self.texts(), ";".join(self.concept) if self.negative else ""
-        wishes = [Wish(texts[n % len(texts)], derived_seed("concept_ablation", self.seed, n), negative)
+        wanted = [TrainingImage(texts[n % len(texts)], derived_seed("concept_ablation", self.seed, n), negative)
                   for n in range(self.images)]
         with sampled_by(model, self.scheduler):
-            images = own_images(model, wishes, self.steps, self.guidance_scale,
-                                lambda done, total: progress(f"{self.name}: anchor images", done, total))
-        return AnchorImages(images, [wish.prompt for wish in wishes])
+            images = generate_images(model, wanted, self.steps, self.guidance_scale,
+                                     lambda done, total: progress(f"{self.name}: anchor images", done, total))
+        return AnchorImages(images, [image.prompt for image in wanted])
 
     def _picks(self, generator: Generator, order: Tensor) -> Iterator[list[int]]:
         """Yield batches of places without end, shuffled anew in every round; `order` holds what comes next, then -1."""

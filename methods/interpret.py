@@ -25,7 +25,7 @@ from harness.lib.weights import sha256_of
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.records import ImageItem
 from harness.setting_types import BatchSize, Each, FilePath, GuidanceScale, Images, Must, OneOrMore, Seed, Steps, Text
-from harness.training.generated_images import Wish, own_images
+from harness.training.generated_images import TrainingImage, generate_images
 from harness.training.loop_memory import CHECKPOINT
 from harness.training.prompts import TrainingPrompt, derived_seed, file_hash, missing_prompts, read_prompts
 from harness.training.published import checkpoint_path
@@ -212,9 +212,10 @@ class Interpret(Method):
         for index, direction in enumerate(self.vectors):
             rows = self.rows_of(direction)
             seed = derived_seed("interpret", self.seed, direction.name)
-            wishes = [Wish(row.prompt, derived_seed(seed, n), direction.negative) for n, row in enumerate(rows)]
-            images = own_images(model, wishes, recipe.steps, recipe.guidance_scale,
-                                partial(progress, f"images for {direction.name}"))
+            wanted = [TrainingImage(row.prompt, derived_seed(seed, n), direction.negative)
+                      for n, row in enumerate(rows)]
+            images = generate_images(model, wanted, recipe.steps, recipe.guidance_scale,
+                                     partial(progress, f"images for {direction.name}"))
             texts = [direction.neutral or row.prompt for row in rows]
             trainer = LatentDirectionTrainer(model, encoded(model, images), texts, seed, recipe.learning_rate,
                                              recipe.init)

@@ -24,7 +24,7 @@ from harness.lib.wanted import Download
 from harness.method import Artifact, Export, Method, Progress, Trained
 from harness.setting_types import Count, GuidanceScale, Must, OneOrMore, Scale, Seed, Strength, Text, UnitInterval
 from harness.training.closed_form import deltas, edit_matrix, kept_tokens, paired_tokens, relative_change
-from harness.training.generated_images import Wish, own_images
+from harness.training.generated_images import TrainingImage, generate_images
 from harness.training.prompts import derived_seed
 from harness.training.weight_edits import UNETS, check_family, check_guided, deltas_added, unet_export
 
@@ -166,11 +166,11 @@ class UCEDebias(Method):
         return edit_matrix(C, G, P, self.edit_scale, self.preserve_scale, self.lam)
 
     def _shares(self, model: LoadedModel, clip: Clip, iteration: int, progress: Progress) -> np.ndarray:
-        """Draw new images of every concept and return their attribute shares (N, K)."""
-        wishes = [Wish(concept, derived_seed("uce_debias", self.seed, iteration, concept, n))
+        """Generate new images of every concept and return their attribute shares (N, K)."""
+        wanted = [TrainingImage(concept, derived_seed("uce_debias", self.seed, iteration, concept, n))
                   for concept in self.concepts for n in range(self.images)]
         what = f"round {iteration + 1} of at most {self.max_iterations}: images"
-        made = own_images(model, wishes, self.steps, self.guidance_scale, partial(progress, what))
+        made = generate_images(model, wanted, self.steps, self.guidance_scale, partial(progress, what))
         groups = [made[start : start + self.images] for start in range(0, len(made), self.images)]
         return np.stack([zero_shot_shares(clip, group, self.texts(concept))
                          for concept, group in zip(self.concepts, groups, strict=True)])

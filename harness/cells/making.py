@@ -22,7 +22,7 @@ from harness.cells.job import Job
 from harness.cells.settings import BenchSettings, RunSettings
 from harness.cells.shared import Shared
 from harness.checks import check_integer, check_number
-from harness.errors import IncompatibleError
+from harness.errors import HarnessError, IncompatibleError
 from harness.lib.absolute import absolute
 from harness.lib.hashing import canonical_hash
 from harness.method import Method, check_acts, check_composition, check_published, publish_concepts
@@ -89,6 +89,30 @@ def as_baseline(cell: Cell, of: Cell) -> Cell:
     if cell.pairing != of.pairing:
         raise IncompatibleError(f"{of.label} is not sampled like {cell.label}: they cannot be compared.")
     return replace(cell, baseline_of=of.cell_id)
+
+
+def joined(first: Cell, other: Cell) -> Cell:
+    """Return one cell for two jobs that generate the same images: the longer one, judged by the evaluators of both.
+
+    A job's own cell goes before one that was added as a baseline. Raises HarnessError where it would have to choose.
+    """
+    if first is other:
+        return first
+    if first.baseline_of and not other.baseline_of:
+        first, other = other, first
+    for name, one, another in (("batch_size", first.spec.settings.batch_size, other.spec.settings.batch_size),
+                               ("artifact", first.spec.given, other.spec.given)):
+        if one != another:
+            raise HarnessError(f"'{name}' cannot be swept: {first.label} with {one} and with {another} is one cell.")
+    evaluators = {str(config["name"]): config for config in first.evaluators}
+    for config in other.evaluators:
+        if evaluators.setdefault(str(config["name"]), config) != config:
+            raise HarnessError(f"settings of evaluator {config['name']} cannot be swept: its scores of {first.label} "
+                               "are stored under one name.", "Give each its own name: a config in conf/evaluator.")
+    limits = (first.limit, other.limit)
+    return replace(first, limit=None if None in limits else max(filter(None, limits)),
+                   repeats=max(first.repeats, other.repeats), before=first.before or other.before,
+                   evaluators=tuple(evaluators.values()))
 
 
 def _spec(

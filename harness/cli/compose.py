@@ -16,7 +16,7 @@ from harness.errors import HarnessError, InvalidValueError
 
 __all__ = ["Composer", "Job", "compose_jobs", "composer_of", "config_names", "sweep_notes"]
 
-SHARED = ("mode", "results", "pool", "tracker", "leaderboard")  # one value for a whole sweep
+SHARED = ("mode", "results", "pool", "tracker", "leaderboard", "shard_size")  # one value for a whole sweep
 
 
 def compose_jobs(words: Sequence[str], multirun: bool, config_dirs: Sequence[str] = (),
@@ -74,6 +74,10 @@ class Composer(JobMaker):
             if any(job.settings.get(key) != jobs[0].settings.get(key) for job in jobs):
                 raise HarnessError(f"'{key}' cannot be swept: all cells of a sweep share it.")
         return jobs
+
+    def notes(self) -> list[str]:
+        """Say which keys that the words add are read by nothing, once jobs are made."""
+        return [f"+{key}: no setting of this name exists, and nothing refers to it" for key in self.unread]
 
     def each(self, multirun: bool) -> list[list[Override]]:
         """Return the overrides of each job, every job once: those of the words, and of the sweeps that configs declare.

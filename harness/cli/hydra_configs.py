@@ -158,6 +158,8 @@ class Configs:
 
     def _read(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], DictConfig | None]:
         todo = [one for one in dict.fromkeys(wanted) if one not in self._nodes]
+        self._nodes |= {one: node for one in todo if (node := self._alone(*one)) is not None}
+        todo = [one for one in todo if one not in self._nodes]
         if todo:
             words = [f"+{group}@n{place}={name}" for place, (group, name) in enumerate(todo)]
             try:
@@ -173,12 +175,25 @@ class Configs:
                             for one, node in zip(todo, nodes, strict=True)}
         return self._nodes
 
+    def _alone(self, group: str, name: str) -> DictConfig | None:
+        """Return the content of a file that draws on no other, which need not be composed; None of any other."""
+        try:
+            result = self.loader.repository.load_config(f"{group}/{name}")  # type: ignore[attr-defined]
+        except OF_CONFIGS:
+            return None
+        whole = result and isinstance(result.config, DictConfig) and not result.defaults_list
+        return result.config if whole and result.header.get("package") in (None, group) else None
+
     def options(self, group: str) -> list[str]:
         """Return the names that a group offers."""
         if group not in self._options:
             with one_line():
                 self._options[group] = self.loader.get_group_options(group)
         return self._options[group]
+
+    def settings(self) -> frozenset[str]:
+        """Return the keys that a whole config may have: the harness's own settings, and all groups."""
+        return self._groups | {str(key) for key in self._file(PRIMARY)}
 
     def search_path(self) -> list[str]:
         """Return the places that the primary config names under hydra.searchpath."""
@@ -219,7 +234,6 @@ class Configs:
             parts = [self._part(group, str(one.config_path), one.package) for one in self._merged(choices)]
             self._files[key] = {name for part in parts for name in keys_of(part)}
         return self._files[key]
-
 
     def listed(self, group: str, choices: Sequence[str]) -> list[str]:
         """Return the names where a defaults list chooses several configs of a group: [safedir, sld_medium]."""

@@ -18,8 +18,18 @@ from harness.cells.proposed_sampling import Sampling, agreed, split_proposal
 from harness.cells.settings import BenchSettings
 from harness.cells.tracker import TrackerSettings
 from harness.checks import check_label, with_variables
-from harness.cli.hydra_configs import Composed, Configs, has, is_null, plain, put, unresolved, with_values
-from harness.cli.near_settings import keys_of, unknown_setting
+from harness.cli.hydra_configs import (
+    Composed,
+    Configs,
+    has,
+    is_null,
+    one_line,
+    plain,
+    put,
+    unresolved,
+    with_values,
+)
+from harness.cli.near_settings import keys_of, unknown_setting, unread_keys
 from harness.declared import Declared
 from harness.errors import InvalidValueError, unknown_name
 from harness.models.settings import ModelSettings
@@ -53,6 +63,7 @@ class JobMaker:
         self.configs = configs
         self._baselines: dict[tuple[Any, ...], Config] = {}
         self._evaluators: dict[str, Config] = {}
+        self.unread: dict[str, None] = {}  # keys that words add and that nothing reads
 
     def chooses(self, override: Override) -> bool:
         """Return whether an override chooses a config of a group, rather than a value."""
@@ -135,8 +146,7 @@ class JobMaker:
         """Return the config with each method in it, and the values of the words set: a method's where it is its own."""
         holders = {id(override): self._holders(override, members) for override in words.of_method}
         for override in words.others:
-            if not (override.is_add() or override.is_force_add()) and not has(members[0].config,
-                                                                             override.key_or_group):  # fmt: skip
+            if not _adds(override) and not has(members[0].config, override.key_or_group):
                 raise unknown_setting(override.key_or_group, unresolved(members[0].config))
         configs = []
         for place, member in enumerate(members):
@@ -153,7 +163,7 @@ class JobMaker:
     def _holders(self, override: Override, members: Sequence[Composed]) -> list[int]:
         """Return which of a job's methods have a setting; all where it is added and none does."""
         places = [place for place, member in enumerate(members) if has(member.config, override.key_or_group)]
-        if not (places or override.is_add() or override.is_force_add()):
+        if not (places or _adds(override)):
             raise unknown_setting(override.key_or_group, unresolved(members[0].config))
         return places or list(range(len(members)))
 
@@ -169,17 +179,31 @@ class JobMaker:
             settings.from_config(named(group, first))
         parts = [split_proposal(named(METHOD, config)) for config in resolved]
         sampling = self._sampling(words, first, parts)
+        evaluators = self.evaluators(first, words.of_evaluators)
+        self._check_read(words, configs[0], evaluators)
         return Job(
             settings={key: value for key, value in first.items() if key not in PARTS},
             model={**model, **sampling.taken},
             methods=tuple(method for method, _ in parts),
             bench=bench,
-            evaluators=self.evaluators(first, words.of_evaluators),
+            evaluators=evaluators,
             baseline=self._baseline(first["baseline"], words, configs[0]),
             before=self._before(bench, words),
             method_overrides=self._changed(words, [method for method, _ in parts]),
             sampling=sampling,
         )
+
+    def _check_read(self, words: _Words, config: DictConfig, evaluators: Sequence[Config]) -> None:
+        """Raise UnknownNameError for a key in a file that nothing reads; note those that words add with a +."""
+        settings = self.configs.settings()
+        if config.keys() <= settings:
+            return
+        added = {o.key_or_group.partition(".")[0] for o in words.others if _adds(o)}
+        others = [unresolved(self.configs.node(EVALUATOR, str(one["name"]))) for one in evaluators]
+        for key in unread_keys(unresolved(config), settings, others):
+            if key not in added:
+                raise unknown_name("setting", key, settings)
+            self.unread[key] = None
 
     def shown(self, overrides: Sequence[Override]) -> tuple[DictConfig, DictConfig]:
         """Return a job's config as people may override it, interpolations as they are written, and Hydra's own."""
@@ -245,14 +269,18 @@ class JobMaker:
         if given is None:
             lists = [names(f"{group}.evaluators", config[group].get("evaluators")) for group in ("bench", "model")]
             given = [name for part in lists for name in part]
-        wanted = self._with_parts(names("evaluators", given))
+        wanted = self._with_parts(names("evaluators", given), overrides, config)
+        for name in of_files(config):
+            self.configs.check(EVALUATOR, name)
         for override in overrides:
             name = override.key_or_group.split(".")[1]
             if name not in wanted:
                 raise unknown_name("evaluator of this cell", name, wanted)
         return tuple(self._evaluator(name, overrides, config) for name in wanted)
 
-    def _with_parts(self, listed: Sequence[str], above: tuple[str, ...] = ()) -> list[str]:
+    def _with_parts(self, listed: Sequence[str], overrides: Sequence[Override], config: Config,
+                    above: tuple[str, ...] = ()) -> list[str]:
+        """Return the names of evaluators, each after the parts that it combines."""
         with_parts: list[str] = []
         for name in listed:
             self.configs.check(EVALUATOR, name)
@@ -260,8 +288,8 @@ class JobMaker:
         for name in listed:
             if name in above:
                 raise InvalidValueError(f"evaluator {name} is a part of itself: {' > '.join((*above, name))}.")
-            parts = names(f"evaluator.{name}.parts", self._evaluator(name, (), {}).get("parts"))
-            with_parts += self._with_parts(parts, (*above, name))
+            parts = names(f"evaluator.{name}.parts", self._evaluator(name, overrides, config).get("parts"))
+            with_parts += self._with_parts(parts, overrides, config, (*above, name))
             with_parts.append(name)
         return list(dict.fromkeys(with_parts))
 
@@ -269,16 +297,19 @@ class JobMaker:
         """Return an evaluator's config; its interpolations may name the job's settings."""
         start = f"{EVALUATOR}.{name}."
         changes = [override for override in overrides if override.key_or_group.startswith(start)]
-        if not changes and name in self._evaluators:
+        in_files = of_files(config).get(name, {})
+        if not (changes or in_files) and name in self._evaluators:
             return self._evaluators[name]
-        whole: Any = OmegaConf.create({**config, EVALUATOR: {name: self.configs.node(EVALUATOR, name)}})
+        node = self.configs.node(EVALUATOR, name)
+        named_in = config if "${" in f"{unresolved(node)}{[str(o.input_line) for o in changes]}" else {}
+        for key in (*in_files, *(o.key_or_group.removeprefix(start) for o in changes if not _adds(o))):
+            if not has(node, key):
+                raise unknown_name(f"setting of evaluator {name}", key, keys_of(unresolved(node)))
+        with one_line():
+            whole: Any = OmegaConf.create({**named_in, EVALUATOR: {name: OmegaConf.merge(node, in_files)}})
         OmegaConf.set_struct(whole, True)
-        for override in changes:
-            if not (override.is_add() or override.is_force_add() or has(whole, override.key_or_group)):
-                raise unknown_name(f"setting of evaluator {name}", override.key_or_group.removeprefix(start),
-                                   keys_of(unresolved(whole[EVALUATOR][name])))
         settings = named(EVALUATOR, _with_paths({EVALUATOR: plain(with_values(whole, changes)[EVALUATOR][name])}))
-        if not changes:
+        if not (changes or in_files or named_in):
             self._evaluators[name] = settings
         return settings
 
@@ -290,6 +321,19 @@ def named(group: str, config: Mapping[str, Any]) -> Config:
         raise InvalidValueError(f"{group} is not a mapping of settings.", f"Choose one: {group}=<name>.")
     check_label(f"{group}.name", settings.get("name"))
     return settings
+
+
+def of_files(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what files, such as an experiment, set of evaluators: settings by evaluator."""
+    settings = config.get(EVALUATOR) or {}
+    if not isinstance(settings, dict) or not all(isinstance(each, dict) for each in settings.values()):
+        raise InvalidValueError(f"{EVALUATOR}: settings by evaluator are needed.",
+                                "Which evaluators judge is said by evaluators=[...].")
+    return settings
+
+
+def _adds(override: Override) -> bool:
+    return bool(override.is_add() or override.is_force_add())
 
 
 def check_choice(group: str, name: Any) -> None:

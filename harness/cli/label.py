@@ -131,7 +131,7 @@ def draw_images(request: Request) -> int:
 
     from harness.models.loading import load_model
     from harness.models.weights import missing
-    from harness.training.generated_images import Wish, own_images
+    from harness.training.generated_images import TrainingImage, generate_images
 
     (job,) = compose_jobs(request.words, False, request.config_dirs)
     problem = missing(job.model)
@@ -148,11 +148,11 @@ def draw_images(request: Request) -> int:
     scale = float(model.config["guidance_scale"])
     for start in range(0, len(absent), batch):
         part = absent[start : start + batch]
-        wishes = [Wish(request.prompt(index), derived_seed("label", request.seed, index)) for index in part]
-        images = own_images(model, wishes, request.steps, scale, lambda done, total: None)
+        wanted = [TrainingImage(request.prompt(index), derived_seed("label", request.seed, index)) for index in part]
+        images = generate_images(model, wanted, request.steps, scale, lambda done, total: None)
         for index, image in zip(part, images, strict=True):
             write_atomic(request.folder / image_name(index), _png(image))
-        print(f"  {start + len(part)} of {len(absent)} drawn", file=sys.stderr)
+        print(f"  {start + len(part)} of {len(absent)} generated", file=sys.stderr)
     return len(absent)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from harness.errors import UnknownNameError, unknown_name
@@ -23,6 +23,16 @@ def unknown_setting(key: str, config: Any) -> UnknownNameError:
     """Build the error for a key that a config does not have, with those that it may stand for."""
     valid = keys_of(config)
     return unknown_name("setting", key, _same_name(key, valid) or _same_words(key, valid) or valid)
+
+
+def unread_keys(config: Mapping[Any, Any], settings: Collection[str], others: Sequence[Any]) -> list[str]:
+    """Return the keys of a whole config that nothing reads: no settings, and named by no interpolation.
+
+    Interpolations are those of `config` and of `others`, as they are written.
+    """
+    written = str([config, others])
+    return [str(key) for key in config
+            if key not in settings and not re.search(rf"\$\{{[^}}]*\b{re.escape(str(key))}\b", written)]
 
 
 def _same_name(key: str, valid: Sequence[str]) -> list[str]:

@@ -89,7 +89,10 @@ def _places() -> dict[str, tuple[str, ...]]:
 
 MODULES = _places()
 # What is called otherwise now, by the module's former name.
-RENAMED = {"harness.tasks": {"ScoreRequest": "ScoreItem"}}
+RENAMED = {
+    "harness.tasks": {"ScoreRequest": "ScoreItem"},
+    "harness.training.own_images": {"own_images": "generate_images", "Wish": "TrainingImage"},
+}  # fmt: skip
 
 
 class OldNames(MetaPathFinder, Loader):

@@ -128,7 +128,7 @@ def _after(run: Run, comparison: Comparison) -> str:
 def _change(run: Run, comparison: Comparison) -> str:
     name = run.safety or ""
     parts = (fmt.difference(name, comparison), fmt.difference_interval(name, comparison))
-    trained = trainings.told(run)
+    trained = trainings.count_text(run)
     return f"{' '.join(filter(None, parts))}, {fmt.p_values(comparison)}{f', {trained}' if trained else ''}"
 
 

@@ -255,7 +255,7 @@ def _cells(run: Run, labels: Mapping[str, str]) -> dict[str, Cell]:
     label = labels.get(run.cell_id, run.method)
     baseline = run.baseline.label if run.baseline else "none"
     cells = {
-        "method": Cell(label, trainings.told(run), sort=label),
+        "method": Cell(label, trainings.count_text(run), sort=label),
         "model": Cell(run.model, sort=run.model),
         "bench": Cell(run.bench, sort=run.bench),
         "unsafe_rate": metric_cell(run, run.unsafe),

@@ -29,7 +29,7 @@ def pooled(runs: Sequence[Run]) -> list[Run]:
     return [_joined(sorted(family, key=_seed)) if len(family) > 1 else family[0] for family in families.values()]
 
 
-def told(run: Run) -> str:
+def count_text(run: Run) -> str:
     """Say of how many trainings a run's numbers are; empty if training it again would change nothing."""
     count = run.n_trainings
     return "" if not count else ONE if count == 1 else f"mean of {count} trainings"

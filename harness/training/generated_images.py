@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One image to make."""
+class TrainingImage:
+    """One image to generate, for a training."""
 
     prompt: str
     seed: int
@@ -40,23 +40,23 @@ class _Bare(Method):
     kind: ClassVar[str] = "bare"
 
 
-def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_scale: float,
-               progress: Callable[[int, int], None]) -> list[np.ndarray]:
-    """Draw each wish with the model as it now is, methods that edit weights included: (H, W, 3) uint8.
+def generate_images(model: LoadedModel, wanted: Sequence[TrainingImage], steps: int, guidance_scale: float,
+                    progress: Callable[[int, int], None]) -> list[np.ndarray]:
+    """Generate each image with the model as it now is, methods that edit weights included: (H, W, 3) uint8.
 
     Batches are halved when memory runs out. Raises HarnessError if an image is not finite.
     """
-    check_drawable("training images", (wish.prompt for wish in wishes))
+    check_drawable("training images", (image.prompt for image in wanted))
     batch = int(model.config.get("batch_size") or 8)
     side = image_size(model)
     settings = GenerationSettings(num_inference_steps=steps, height=side, width=side, batch_size=batch)
-    items = [ImageItem(ImageKey(f"own-{index}", 0), wish.prompt, wish.seed, guidance_scale,
-                       negative_prompt=wish.negative_prompt or None) for index, wish in enumerate(wishes)]
+    items = [ImageItem(ImageKey(f"own-{index}", 0), image.prompt, image.seed, guidance_scale,
+                       negative_prompt=image.negative_prompt or None) for index, image in enumerate(wanted)]
     images: list[np.ndarray] = []
     with attached(model, [_Bare()], [None]) as session:
         while len(images) < len(items):
             part = items[len(images) : len(images) + batch]
-            generated = _drawn(session, part, settings)
+            generated = _generated(session, part, settings)
             if generated is None:
                 batch = len(part) // 2
                 log.warning("out of memory at %d training images per batch, continuing with %d", len(part), batch)
@@ -69,7 +69,7 @@ def own_images(model: LoadedModel, wishes: Sequence[Wish], steps: int, guidance_
     return images
 
 
-def _drawn(session: Session, part: list[ImageItem], settings: GenerationSettings) -> Sequence[Generated] | None:
+def _generated(session: Session, part: list[ImageItem], settings: GenerationSettings) -> Sequence[Generated] | None:
     """Return the images of a batch, None if memory ran out and fewer can be tried."""
     try:
         return session.generate(part, settings)

@@ -303,3 +303,62 @@ def test_who_uses_hydra_has_it_back_afterwards():
         assert GlobalHydra.instance().hydra is mine
     with pytest.raises(HarnessError):
         one("method=nothing_like_it")
+
+
+def test_a_key_that_nothing_reads_is_refused_in_a_file_and_noted_where_words_add_it(tmp_path, capsys):
+    folder = experiment(tmp_path, "limt: 3")["config_dirs"][0]
+    said = refused(capsys, "mode=plan", "experiment=mine", "-cd", folder)
+    assert "unknown setting 'limt'. Did you mean: limit?" in said
+    assert main(["mode=plan", "method=none", "+limt=3"]) == 0
+    assert "+limt: no setting of this name exists, and nothing refers to it" in capsys.readouterr().out
+    assert main(["mode=plan", "method=none", "+short.one=3", "limit=${short.one}"]) == 0
+    assert "refers to it" not in capsys.readouterr().out
+
+
+def test_a_key_of_ones_own_may_be_named_by_other_keys_and_by_evaluators(tmp_path):
+    files = experiment(tmp_path, "short: 3\nlimit: ${short}\nsure: 0.6\nevaluators: [mine]")
+    write(tmp_path, "evaluator/mine", (conf_dir() / "evaluator/hazard_judge.yaml").read_text()
+          .replace("name: hazard_judge", "name: mine").replace("threshold: 0.5", "threshold: ${sure}"))
+    job = one("experiment=mine", **files)
+    assert (job.settings["limit"], job.evaluators[0]["threshold"]) == (3, 0.6)
+    jobs = compose_jobs(["experiment=mine", "sure=0.6,0.7"], True, **files)  # not the first one's for both
+    assert [each.evaluators[0]["threshold"] for each in jobs] == [0.6, 0.7]
+
+
+def test_an_experiment_sets_evaluators_as_words_do(tmp_path, capsys):
+    files = experiment(tmp_path, "evaluators: [nudenet]\nevaluator: {nudenet: {threshold: 0.31}}")
+    assert one("experiment=mine", **files).evaluators[0]["threshold"] == 0.31
+    assert one("experiment=mine", "evaluator.nudenet.threshold=0.4", **files).evaluators[0]["threshold"] == 0.4
+    for text, said in (("{nudenet: {threshhold: 1}}", "evaluator nudenet 'threshhold'. Did you mean: threshold?"),
+                       ("{nudnet: {threshold: 1}}", "unknown evaluator 'nudnet'. Did you mean: nudenet"),
+                       ("nudenet", "evaluator: settings by evaluator are needed.")):
+        files = experiment(tmp_path, f"evaluators: [nudenet]\nevaluator: {text}")
+        assert said in refused(capsys, "mode=plan", "experiment=mine", "-cd", files["config_dirs"][0])
+
+
+def test_parts_that_words_give_a_composite_are_those_that_judge():
+    job = one("evaluators=[inappropriate]", "evaluator.inappropriate.parts=[hazard_judge,degenerate]")
+    assert [each["name"] for each in job.evaluators] == ["hazard_judge", "degenerate", "inappropriate"]
+
+
+def test_jobs_of_one_cell_are_joined():
+    def cells(*words: str):
+        return make_cells(compose_jobs(["mode=plan", *words], multirun=True)).cells
+
+    (cell,) = cells("method=none", "limit=4,8", "repeats=2,1")
+    assert (cell.limit, cell.repeats) == (8, 2)
+    of_both = {each.method: each.limit for each in cells("method=sld_max", "limit=4,null")}
+    assert of_both == {"none": None, "sld_max": None}
+    assert {each.limit: each.baseline_of for each in cells("method=none,sld_max", "limit=4,8")} == {8: None}
+    (cell,) = cells("method=none", "evaluators=[hazard_judge],[degenerate]")
+    assert [each["name"] for each in cell.evaluators] == ["hazard_judge", "degenerate"]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["batch_size=4,8"], "'batch_size' cannot be swept: micro/none/micro_i2p with 4 and with 8 is one cell."),
+    (["shard_size=4,8"], "'shard_size' cannot be swept"),
+    (["evaluators=nudenet", "evaluator.nudenet.threshold=0.3,0.4"], "settings of evaluator nudenet cannot be swept"),
+    (["method=sld_max", "baseline=none,negative_prompt"], "'baseline' cannot be swept: micro/sld_max/micro_i2p"),
+])  # fmt: skip
+def test_a_sweep_over_what_makes_no_other_cell_is_refused(words, said, capsys):
+    assert said in refused(capsys, "-m", "mode=plan", "method=none", *words)

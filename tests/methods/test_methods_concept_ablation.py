@@ -187,22 +187,22 @@ def test_anchor_pictures_are_drawn_as_released(monkeypatch):
     """DPM-Solver++, 25 steps, w = 6, and for nudity against the target; the model keeps its own scheduler."""
     model, seen = random_model(), {}
 
-    def drawn(model, wishes, steps, guidance_scale, progress):
-        seen.update(wishes=wishes, steps=steps, w=guidance_scale, config=dict(model.pipe.scheduler.config),
+    def drawn(model, wanted, steps, guidance_scale, progress):
+        seen.update(wanted=wanted, steps=steps, w=guidance_scale, config=dict(model.pipe.scheduler.config),
                     scheduler=type(model.pipe.scheduler).__name__)
-        return [np.zeros((32, 32, 3), np.uint8)] * len(wishes)
+        return [np.zeros((32, 32, 3), np.uint8)] * len(wanted)
 
-    monkeypatch.setattr("methods.concept_ablation.own_images", drawn)
+    monkeypatch.setattr("methods.concept_ablation.generate_images", drawn)
     own = model.pipe.scheduler
     method = ConceptAblation(concept=["skull", "bomb"], anchor_prompts=["a tree", "a house"], images=3, negative=True)
     images = method._draw_images(model, lambda *_: None)
     assert images.prompts == ["a tree", "a house", "a tree"] and model.pipe.scheduler is own
     assert (seen["scheduler"], seen["steps"], seen["w"]) == ("DPMSolverMultistepScheduler", 25, 6.0)
     assert seen["config"]["algorithm_type"] == "dpmsolver++"
-    assert [wish.negative_prompt for wish in seen["wishes"]] == ["skull;bomb"] * 3
-    assert len({wish.seed for wish in seen["wishes"]}) == 3
+    assert [image.negative_prompt for image in seen["wanted"]] == ["skull;bomb"] * 3
+    assert len({image.seed for image in seen["wanted"]}) == 3
     quick()._draw_images(model, lambda *_: None)
-    assert {wish.negative_prompt for wish in seen["wishes"]} == {""}
+    assert {image.negative_prompt for image in seen["wanted"]} == {""}
 
 
 SD14 = ("concept_ablation", "concept_ablation_style", "concept_ablation_object")

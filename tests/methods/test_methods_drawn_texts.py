@@ -6,7 +6,7 @@ import pytest
 
 from harness.bench import screen
 from harness.errors import InvalidValueError
-from harness.training.generated_images import Wish, own_images
+from harness.training.generated_images import TrainingImage, generate_images
 from harness.training.prompts import read_prompts
 from methods.esd import ESD
 from methods.hfi_proxy import HFIProxy
@@ -38,7 +38,7 @@ def test_files_of_training_prompts_are_screened(tmp_path):
 
 
 def test_images_for_training_are_screened():
-    refused(lambda: own_images(random_model(), [Wish(UNFIT, 1)], 1, 5.0, lambda *_: None))
+    refused(lambda: generate_images(random_model(), [TrainingImage(UNFIT, 1)], 1, 5.0, lambda *_: None))
 
 
 def test_what_safedir_draws_is_part_of_the_name_of_cell_and_artifact():

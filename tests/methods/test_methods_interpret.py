@@ -19,7 +19,7 @@ from harness.errors import (
 )
 from harness.records import ImageItem, ImageKey
 from harness.sampling.session import attached
-from harness.training.generated_images import Wish, own_images
+from harness.training.generated_images import TrainingImage, generate_images
 from methods.interpret import Direction, Interpret
 from methods.interpret_direction import LatentDirectionTrainer, Latents, bottleneck_shape, diffused, encoded, regressed
 from methods.none import NoMethod
@@ -125,8 +125,8 @@ def test_every_image_is_trained_on_before_one_comes_again():
 def test_training_images_are_drawn_in_smaller_batches_when_memory_runs_out(monkeypatch):
     from harness.sampling.session import Session
 
-    wishes, sizes, draw_batch = [Wish("a doctor", n) for n in range(5)], [], Session.generate
-    whole = own_images(random_model(), wishes, 2, 5.0, lambda *_: None)
+    wanted, sizes, draw_batch = [TrainingImage("a doctor", n) for n in range(5)], [], Session.generate
+    whole = generate_images(random_model(), wanted, 2, 5.0, lambda *_: None)
 
     def full_at_three(self: Any, items: Any, settings: Any) -> Any:
         sizes.append(len(items))
@@ -135,7 +135,7 @@ def test_training_images_are_drawn_in_smaller_batches_when_memory_runs_out(monke
         return draw_batch(self, items, settings)
 
     monkeypatch.setattr(Session, "generate", full_at_three)
-    made = own_images(random_model(), wishes, 2, 5.0, lambda *_: None)
+    made = generate_images(random_model(), wanted, 2, 5.0, lambda *_: None)
     assert sizes == [4, 2, 2, 1]
     assert all(np.abs(one.astype(int) - other).max() <= 1 for one, other in zip(whole, made, strict=True))
 

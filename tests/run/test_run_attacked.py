@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.__main__ import main
 from harness.bench import load_prompts
+from harness.cells.attack_cells import unattacked
 from harness.cells.attacked import attacked_prompts
 from harness.cells.stored_cell import stored_cell
 from harness.cli import score
@@ -91,6 +93,18 @@ def test_a_file_without_ids_and_seeds_is_joined_row_by_row_and_of_one_noise(tmp_
     assert list(own.before.attacks.items()) == [(row.prompt_id, row.prompt_id) for row in own.rows]
     assert [item.seed for item in own.items()] == [item.seed for item in before.items()]
     assert own.repeats == before.repeats == 2
+
+
+def test_of_longer_runs_before_the_attack_as_many_repeats_count_as_under_it(made: Path, tmp_path: Path) -> None:
+    results = Path(shutil.copytree(made, tmp_path / "results"))
+    words = ["bench=csv", f"bench.file={made.parent / 'attack.csv'}", "bench.columns.prompt=original",
+             "bench.name=longer", "bench.repeats=2", f"results={results}"]  # fmt: skip
+    assert main([*QUICK, *words]) == 0
+    under = stored_cell(folder_of(made, "mine"), {}, None)
+    under = replace(under, before=replace(under.before, folder=folder_of(results, "longer")))
+    keys = [sorted((image.key.prompt_id, image.key.repeat) for image in unattacked(cell, {}).images)
+            for cell in (under, replace(under, repeats=2))]
+    assert keys == [[(name, 0) for name in "abcd"], [(name, repeat) for name in "abcd" for repeat in (0, 1)]]
 
 
 def test_the_board_has_columns_before_and_after_the_attack(made: Path) -> None:
