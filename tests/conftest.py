@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -49,6 +50,13 @@ def own_threads() -> Iterator[None]:
     yield
     if torch and torch.get_num_threads() != before:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_garbage() -> None:
+    """Keep what is imported and collected out of later searches for garbage: each run makes some, among all objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

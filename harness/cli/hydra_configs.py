@@ -109,6 +109,7 @@ class Configs:
         self.loader = loader
         self.name = name or PRIMARY
         self._groups = frozenset(loader.list_groups(""))
+        self._settings: frozenset[str] | None = None
         self._options: dict[str, list[str]] = {}
         self._whole: dict[tuple[str, ...], Composed] = {}
         self._nodes: dict[tuple[str, str], DictConfig | None] = {}
@@ -193,7 +194,9 @@ class Configs:
 
     def settings(self) -> frozenset[str]:
         """Return the keys that a whole config may have: the harness's own settings, and all groups."""
-        return self._groups | {str(key) for key in self._file(PRIMARY)}
+        if self._settings is None:
+            self._settings = self._groups | {str(key) for key in self._file(PRIMARY)}
+        return self._settings
 
     def search_path(self) -> list[str]:
         """Return the places that the primary config names under hydra.searchpath."""

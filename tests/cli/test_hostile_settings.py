@@ -38,7 +38,7 @@ def settings() -> list[tuple[str, str]]:
 
 
 CASES = [(word, key, value) for word, key in settings() for value in VALUES]
-SAMPLE = random.Random(14).sample(CASES, 30)
+SAMPLE = random.Random(14).sample(CASES, 24)
 
 
 def plan(words: list[str], capsys) -> tuple[int, str]:

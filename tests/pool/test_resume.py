@@ -110,7 +110,7 @@ def test_death_of_ray_itself_is_said_and_nothing_stays(
     assert "Ray has died: " in errors and "does not answer any more." in errors
     wait_until(lambda: not any(map(is_running, below)), 60)
     assert not (tmp_path / "results" / ".lease.json").exists()
-    assert finish(start("ray", notes="second"))[0] == 0
+    assert finish(start("inline", notes="second"))[0] == 0
     assert image_bytes(cell) == expected
 
 
