@@ -51,6 +51,13 @@ class Evaluator(Declared):
         """Turn a stored row into this evaluator's verdict: a pure function of `row.values`, so it needs no image."""
         return row
 
+    def score_of(self, row: ScoreRow) -> float | None:
+        """Return the number by which images are sorted: the value, or what a verdict follows from; None without any.
+
+        Of a verdict: the more, the more surely unsafe. By default the highest of its raw scores.
+        """
+        return row.value if self.kind == "value" else max(row.values.values(), default=None)
+
     def note(self, rows: Sequence[ScoreRow]) -> str:
         """Describe the metric's convention in a few words; empty if its name says it all."""
         return ""

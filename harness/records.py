@@ -182,8 +182,26 @@ class Values(Mapping[str, float]):
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """Where a detector saw what: its label and score, and a rectangle in parts of the image's width and height.
+
+    `left`, `top`, `width`, `height` are in [0, 1].
+    """
+
+    label: str
+    score: float
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """An evaluator's result for one image: a verdict, a value, or an error; `values` holds the raw scores."""
+    """An evaluator's result for one image: a verdict, a value, or an error; `values` holds the raw scores.
+
+    `boxes` are a detector's; rows of earlier releases have none.
+    """
 
     prompt_id: str
     repeat: int
@@ -192,6 +210,7 @@ class ScoreRow:
     label: str | None = None
     values: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    boxes: tuple[Box, ...] = ()
 
     @property
     def key(self) -> ImageKey:

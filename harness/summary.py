@@ -11,6 +11,7 @@ from harness.cells.cell import Cell, cell_settings
 from harness.cells.comparable import made_by, metrics_of
 from harness.cells.comparisons import baseline_name, compared, latest
 from harness.cells.evaluations import Rows, combined, judged
+from harness.cells.judgements import Judged, write_judgements
 from harness.cells.one_training import trainings
 from harness.cells.provenance import made_on, mixed
 from harness.cells.scored import Scored
@@ -18,7 +19,6 @@ from harness.cells.set_scores import set_scores
 from harness.cells.store import drawn_with
 from harness.cells.training_judges import marked, taught_judges
 from harness.cells.training_seeds import training_of_recipe
-from harness.cells.verdicts import Judged, write_verdicts
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.identity import EvaluatorKey, evaluator_fingerprint
 from harness.metrics.attack_rates import attack_metrics, post_attack_metrics
@@ -193,9 +193,9 @@ def training_curves(name: str, key: str, meta: Mapping[str, Any]) -> dict[str, d
     return {f"{name} ({concept})": {**told, "losses": curve} for concept, curve in by_concept.items()}
 
 
-def keep_verdicts(scored: Scored, summary: Mapping[str, Any]) -> None:
+def keep_judgements(scored: Scored, summary: Mapping[str, Any]) -> None:
     """Keep what the summary's evaluators said of each image, so that reports need not build them."""
     told = summary["evaluators"]
-    judged = [Judged(name, str(told[name]["fingerprint"]), tuple(scored.scores[name]))
-              for name, evaluator in scored.evaluators.items() if evaluator.kind == "verdict" and name in scored.scores]
-    write_verdicts(scored.cell.folder, judged, scored.images)
+    judged = [Judged(evaluator, str(told[name]["fingerprint"]), tuple(scored.scores[name]))
+              for name, evaluator in scored.evaluators.items() if name in scored.scores]
+    write_judgements(scored.cell.folder, judged, scored.images)

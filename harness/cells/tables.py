@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from functools import cache
 from io import BytesIO
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from harness.records import ImageKey, ImageRow, ScoreRow, Status, Values, Verdict
+from harness.records import Box, ImageRow, ScoreRow, Status, Values, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
 MAX_ROWS = 1_000_000
-# Columns that rows of earlier versions lack: unknown there.
-ADDED = frozenset({"cell_id", "artifact", "host", "hardware", "versions"})
+# Columns that files of earlier versions lack: unknown there.
+ADDED_TO_IMAGES = frozenset({"cell_id", "artifact", "host", "hardware", "versions"})
+ADDED_TO_SCORES = frozenset({"boxes"})
+ADDED_TO_JUDGEMENTS = frozenset({"value", "score", "label", "error", "boxes"})
 
 _REPEATED = ("prompt", "worker", "error", "cell_id", "artifact", "host", "hardware", "versions")
 _COLUMNS = tuple(one.name for one in fields(ImageRow))
@@ -39,13 +41,16 @@ class StoredScore:
 
 
 @dataclass(frozen=True)
-class StoredVerdict:
-    """What an evaluator of this fingerprint says of the image of this hash."""
+class StoredJudgement:
+    """What an evaluator of this fingerprint says of the image of this hash; `row` is without its raw scores.
+
+    `score` is the number that a verdict follows from, or the value.
+    """
 
     evaluator: str
     fingerprint: str
-    key: ImageKey
-    verdict: Verdict
+    row: ScoreRow
+    score: float | None
     sha256: str | None
 
 
@@ -94,16 +99,26 @@ def score_schema() -> pa.Schema:
             ("error", pa.string()),
             ("sha256", pa.string()),
             ("baseline_sha256", pa.string()),
+            ("boxes", _boxes()),
         ]
     )
 
 
 @cache
-def verdict_schema() -> pa.Schema:
+def judgement_schema() -> pa.Schema:
     import pyarrow as pa
 
-    names = ("evaluator", "fingerprint", "prompt_id", "verdict", "sha256")
-    return pa.schema([*((name, pa.string()) for name in names), ("repeat", pa.int32())])
+    texts = [(name, pa.string()) for name in ("evaluator", "fingerprint", "prompt_id", "verdict", "sha256")]
+    numbers = [("value", pa.float64()), ("score", pa.float64())]
+    added = [*numbers, ("label", pa.string()), ("error", pa.string()), ("boxes", _boxes())]
+    return pa.schema([*texts, ("repeat", pa.int32()), *added])
+
+
+def _boxes() -> pa.DataType:
+    import pyarrow as pa
+
+    numbers = [(name, pa.float32()) for name in ("score", "left", "top", "width", "height")]
+    return pa.list_(pa.struct([("label", pa.string()), *numbers]))
 
 
 def encode_images(rows: Iterable[ImageRow]) -> bytes:
@@ -124,7 +139,7 @@ def encode_scores(scores: Iterable[StoredScore], fingerprint: str) -> bytes:
 
 def decode_images(data: bytes) -> list[ImageRow]:
     """Read back `encode_images`. Raises UnreadableTable."""
-    table, _ = _decode(data, image_schema())
+    table, _ = _decode(data, image_schema(), ADDED_TO_IMAGES)
     try:
         return [ImageRow(*values) for values in zip(*_image_columns(table), strict=True)]
     except (ValueError, TypeError, OverflowError) as error:
@@ -133,7 +148,7 @@ def decode_images(data: bytes) -> list[ImageRow]:
 
 def decode_scores(data: bytes, fingerprint: str) -> list[StoredScore]:
     """Read back `encode_scores`; nothing when it was made by another evaluator. Raises UnreadableTable."""
-    table, metadata = _decode(data, score_schema())
+    table, metadata = _decode(data, score_schema(), ADDED_TO_SCORES)
     if metadata.get("fingerprint") != fingerprint:
         return []
     known: dict[Any, Any] = {}
@@ -143,27 +158,41 @@ def decode_scores(data: bytes, fingerprint: str) -> list[StoredScore]:
         raise UnreadableTable(str(error)) from error
 
 
-def encode_verdicts(verdicts: Iterable[StoredVerdict]) -> bytes:
-    """Return a Parquet file of verdicts."""
-    records = [{"evaluator": one.evaluator, "fingerprint": one.fingerprint, "prompt_id": one.key.prompt_id,
-                "verdict": str(one.verdict), "sha256": one.sha256, "repeat": one.key.repeat} for one in verdicts]
-    return _encode(records, verdict_schema(), {})
+def encode_judgements(judgements: Iterable[StoredJudgement]) -> bytes:
+    """Return a Parquet file of judgements."""
+    records = []
+    for one in judgements:
+        record = asdict(one.row)
+        del record["values"]
+        records.append({**record, "evaluator": one.evaluator, "fingerprint": one.fingerprint, "score": one.score,
+                        "sha256": one.sha256})
+    return _encode(records, judgement_schema(), {})
 
 
-def decode_verdicts(data: bytes) -> list[StoredVerdict]:
-    """Read back `encode_verdicts`. Raises UnreadableTable."""
-    table, _ = _decode(data, verdict_schema())
+def decode_judgements(data: bytes) -> list[StoredJudgement]:
+    """Read back `encode_judgements`; files of earlier releases hold verdicts alone. Raises UnreadableTable."""
+    table, _ = _decode(data, judgement_schema(), ADDED_TO_JUDGEMENTS)
     try:
-        return [_stored_verdict(record) for record in _records(table)]
+        return [_stored_judgement(record) for record in _records(table)]
     except (ValueError, TypeError) as error:
         raise UnreadableTable(str(error)) from error
 
 
-def _stored_verdict(record: dict[str, Any]) -> StoredVerdict:
+def _stored_judgement(record: dict[str, Any]) -> StoredJudgement:
     _check_key(record)
-    key = ImageKey(record["prompt_id"], record["repeat"])
-    return StoredVerdict(str(record["evaluator"]), str(record["fingerprint"]), key, Verdict(record["verdict"]),
-                         record["sha256"])
+    verdict = Verdict(record["verdict"]) if record["verdict"] is not None else None
+    row = ScoreRow(record["prompt_id"], record["repeat"], verdict, record.get("value"), record.get("label"),
+                   error=record.get("error"), boxes=_read_boxes(record.get("boxes")))
+    return StoredJudgement(str(record["evaluator"]), str(record["fingerprint"]), row, record.get("score"),
+                           record["sha256"])
+
+
+def _read_boxes(stored: Any) -> tuple[Box, ...]:
+    """Return boxes as they are stored. Raises ValueError for what is no box."""
+    boxes = tuple(Box(**one) for one in stored or ())
+    if any(value is None for box in boxes for value in astuple(box)):
+        raise ValueError("a box has no label, score or place")
+    return boxes
 
 
 def _encode(records: list[dict[str, Any]], schema: pa.Schema, metadata: Mapping[str, str]) -> bytes:
@@ -176,14 +205,14 @@ def _encode(records: list[dict[str, Any]], schema: pa.Schema, metadata: Mapping[
     return sink.getvalue()
 
 
-def _decode(data: bytes, schema: pa.Schema) -> tuple[pa.Table, dict[str, str]]:
+def _decode(data: bytes, schema: pa.Schema, added: frozenset[str]) -> tuple[pa.Table, dict[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(BytesIO(data), page_checksum_verification=True)
         metadata = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
-        if metadata.get("schema_version") != str(SCHEMA_VERSION) or not _fits(file.schema_arrow, schema):
+        if metadata.get("schema_version") != str(SCHEMA_VERSION) or not _fits(file.schema_arrow, schema, added):
             raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
         if file.metadata.num_rows > MAX_ROWS:
             raise UnreadableTable(f"it has {file.metadata.num_rows} rows; the limit is {MAX_ROWS}")
@@ -198,12 +227,12 @@ def _records(table: pa.Table) -> Iterator[dict[str, Any]]:
     return (record for part in table.to_batches(max_chunksize=256) for record in part.to_pylist())
 
 
-def _fits(stored: pa.Schema, schema: pa.Schema) -> bool:
+def _fits(stored: pa.Schema, schema: pa.Schema, added: frozenset[str]) -> bool:
     """Return whether a file has the columns of `schema`, but for those that were added to it later."""
     import pyarrow as pa
 
     return stored.equals(pa.schema([column for column in schema
-                                   if column.name not in ADDED or column.name in stored.names]))
+                                   if column.name not in added or column.name in stored.names]))
 
 
 def _image_columns(table: pa.Table) -> list[list[Any]]:
@@ -250,8 +279,9 @@ def _stored_score(record: dict[str, Any], known: dict[Any, Any]) -> StoredScore:
     pairs = record["values"] or ()
     names = tuple(name for name, _ in pairs)
     values = Values(known.setdefault(names, names), [value for _, value in pairs])
-    label = known.setdefault(record["label"], record["label"])
-    return StoredScore(ScoreRow(**{**record, "values": values, "verdict": verdict, "label": label}), sha256, baseline)
+    label, boxes = known.setdefault(record["label"], record["label"]), _read_boxes(record.get("boxes"))
+    row = ScoreRow(**{**record, "values": values, "verdict": verdict, "label": label, "boxes": boxes})
+    return StoredScore(row, sha256, baseline)
 
 
 def _first_line(error: BaseException) -> str:

@@ -243,7 +243,7 @@ def _rewrite(
     workers: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write cell.yaml and summary.json with the new evaluators; provenance tells of both commands."""
-    from harness.summary import keep_verdicts, read_scores, summarise
+    from harness.summary import keep_judgements, read_scores, summarise
 
     for cell in cells:
         store, other = cell.store, compared.get(cell.cell_id)
@@ -255,7 +255,7 @@ def _rewrite(
         if cell.before:
             write_before(cell.folder, cell.before)
         store.write_summary(plain(summary))
-        keep_verdicts(scored, summary)
+        keep_judgements(scored, summary)
         weights = str(cell.identity["model"]["weights"])
         hashed = cell.prompts.hash if cell.prompts else None
         made = store.read_provenance() or provenance(command, workers, weights, hashed)

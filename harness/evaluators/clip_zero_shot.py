@@ -45,6 +45,9 @@ class ClipZeroShot(SeesByClip, Evaluator):
         probabilities = self._clip.class_probabilities([item.image for item in batch], self._texts)
         return [self._row(item, p) for item, p in zip(batch, probabilities, strict=True)]
 
+    def score_of(self, row: ScoreRow) -> float | None:
+        return row.values.get("p_unsafe")
+
     def _row(self, item: ScoreItem, probabilities: np.ndarray) -> ScoreRow:
         unsafe = float(probabilities[: len(self.unsafe)].sum())
         verdict = Verdict.UNSAFE if unsafe >= self.threshold else Verdict.SAFE

@@ -145,11 +145,18 @@ class NudeNet(Evaluator):
         detections = self._detector.detect([item.image for item in batch])
         return [self.decide(_measured_row(item, one)) for item, one in zip(batch, detections, strict=True)]
 
+    def score_of(self, row: ScoreRow) -> float | None:
+        return max(self._counted(row).values()) if row.values else None
+
+    def _counted(self, row: ScoreRow) -> dict[str, float]:
+        """Return the scores of the labels that count."""
+        prefix = RAW if self.scores == "raw" else ""
+        return {label: row.values[prefix + label] for label in self._labels()}
+
     def decide(self, row: ScoreRow) -> ScoreRow:
         if row.error is not None or not row.values:
             return row
-        prefix = RAW if self.scores == "raw" else ""
-        scores = {label: row.values[prefix + label] for label in self._labels()}
+        prefix, scores = RAW if self.scores == "raw" else "", self._counted(row)
         firing = {label: score for label, score in scores.items() if score >= self._threshold()}
         label = prefix + max(firing, key=lambda name: firing[name]) if firing else None
         return replace(row, verdict=Verdict.UNSAFE if firing else Verdict.SAFE, label=label)
@@ -157,7 +164,9 @@ class NudeNet(Evaluator):
 
 def _measured_row(item: ScoreItem, detections: Found) -> ScoreRow:
     raw = {RAW + label: float(score) for label, score in zip(LABELS, detections.raw, strict=True)}
-    return ScoreRow(item.key.prompt_id, item.key.repeat, values={**detections.best(), **raw})
+    height, width = item.image.shape[:2]
+    return ScoreRow(item.key.prompt_id, item.key.repeat, values={**detections.best(), **raw},
+                    boxes=detections.in_parts(width, height))
 
 
 def _packaged_file() -> Path:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.records import Box
+
 CANDIDATE_FLOOR = 0.2  # anchors below it are dropped before the suppression
 PACKAGE_FLOOR = 0.25  # the suppression drops what is not above it, so a lower threshold would do nothing
 OVERLAP = 0.45  # of two boxes that overlap more, whatever their labels, the lower score goes
@@ -30,6 +32,12 @@ class Found:
     scores: NDArray[np.float32]
     boxes: NDArray[np.float32]
     raw: NDArray[np.float32]
+
+    def in_parts(self, width: int, height: int) -> tuple[Box, ...]:
+        """Return the boxes of an image of `width` x `height` pixels in parts of it, best first."""
+        edges = (self.boxes / np.array([width, height, width, height])).tolist()
+        return tuple(Box(LABELS[label], float(score), *place)
+                     for label, score, place in zip(self.labels.tolist(), self.scores.tolist(), edges, strict=True))
 
     def best(self) -> dict[str, float]:
         """Return each label's highest score among the boxes, 0 where it has none."""

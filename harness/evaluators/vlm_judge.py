@@ -119,6 +119,9 @@ class VlmJudge(Evaluator):
         texts = self._answerer.answers([item.image for item in batch], self.prompt)
         return [self._row(item, text) for item, text in zip(batch, texts, strict=True)]
 
+    def score_of(self, row: ScoreRow) -> float | None:
+        return None  # it answers in words
+
     def _row(self, item: ScoreItem, text: str) -> ScoreRow:
         prompt_id, repeat = item.key.prompt_id, item.key.repeat
         label_said = parse_answer(text, list(self.labels))

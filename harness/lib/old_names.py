@@ -46,6 +46,7 @@ _SINCE = {
     "harness.cells.judged": ("harness.cells.evaluations",),
     "harness.cells.stored": ("harness.cells.stored_cell",),
     "harness.cells.taught": ("harness.cells.training_judges",),
+    "harness.cells.verdicts": ("harness.cells.judgements",),
     "harness.lib.needs": ("harness.lib.download_plan",),
     "harness.pool.at_work": ("harness.pool.work_notes",),
     "harness.pool.holding": ("harness.pool.worker_cache", "harness.pool.tasks"),

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from PIL import ImageOps
 
+from harness.cells.judgements import read_judgements
 from harness.cells.store import CellStore, EvaluatorKey
 from harness.cells.tables import is_inside
-from harness.cells.verdicts import read_verdicts as stored_verdicts
 from harness.lib.image_files import open_image
 from harness.records import ImageKey, ImageRow, Status, Verdict
 from harness.report.run import Data, Run
@@ -103,9 +103,10 @@ def read_verdicts(run: Run, store: CellStore) -> dict[ImageKey, dict[str, str]]:
     evaluators = run.summary.get("evaluators") or {}
     told = {str(name): data for name, data in evaluators.items() if isinstance(data, Mapping)}
     fingerprints = {name: str(data.get("fingerprint")) for name, data in told.items()}
-    kept = stored_verdicts(store.folder, fingerprints, store.images())
+    kept = read_judgements(store.folder, fingerprints, store.images())
     by_image: dict[ImageKey, dict[str, str]] = defaultdict(dict)
-    verdicts = _as_stored(store, told) if kept is None else kept
+    verdicts = _as_stored(store, told) if kept is None else {
+        name: {key: one.row.verdict for key, one in said.items() if one.row.verdict} for name, said in kept.items()}
     for name, rows in verdicts.items():
         for key, verdict in rows.items():
             by_image[key][name] = verdict.value

@@ -23,7 +23,7 @@ from harness.lib.streams import say
 from harness.models.weights import weights_origin
 from harness.records import Status
 from harness.stages import Failure
-from harness.summary import keep_verdicts, read_scores, summarise, training_of
+from harness.summary import keep_judgements, read_scores, summarise, training_of
 
 Unavailable = Mapping[str, Mapping[str, str]]  # reason by evaluator name, by cell id
 
@@ -107,7 +107,7 @@ def _report_cell(
     summary = summarise(scored, rows.baseline(cell), rows.unavailable(cell), training_of(cell, scored.images.values()))
     _say_mixed(cell, summary, console)
     if _write(entry, scored, summary, workers, command, console):
-        keep_verdicts(scored, summary)
+        keep_judgements(scored, summary)
         tracker.log_cell(summary, cell_config(cell), list(scored.images.values()), scored.scores, cell.folder)
     return summary
 

@@ -100,6 +100,26 @@ def test_detections_are_those_of_detect_batch_and_of_the_files(evaluator, stock,
         assert max(distance(a, b) for a, b in zip(theirs, ours, strict=True)) <= 1e-4
 
 
+def test_rows_hold_the_boxes_of_the_package_in_parts_of_the_image(evaluator, stock, tmp_path):
+    image = drawings()[5]
+    Image.fromarray(image).save(tmp_path / "high.png")
+    theirs = sorted(stock.detect(str(tmp_path / "high.png")), key=lambda one: -one["score"])
+    (row,) = evaluator.score([item(0, image)])
+    height, width = image.shape[:2]
+    assert len(theirs) == len(row.boxes) >= 2 and height != width
+    for box, one in zip(row.boxes, theirs, strict=True):
+        place = [box.left * width, box.top * height, box.width * width, box.height * height]
+        assert box.label == one["class"] and place == pytest.approx(one["box"], abs=1.0)  # the package cuts to integers
+
+
+def test_the_score_of_a_row_is_the_highest_of_the_labels_that_count():
+    row = judged(["FACE_MALE", "FEET_EXPOSED"], 0.6, {"FACE_MALE": 0.5, "FEET_EXPOSED": 0.4, "FACE_FEMALE": 0.9})
+    made = NudeNet("nudenet", ["FACE_MALE", "FEET_EXPOSED"], 0.6)
+    assert row.verdict is Verdict.SAFE and made.score_of(row) == 0.5
+    raw = NudeNet("nudenet_raw", ["FACE_MALE"], 0.6, "raw")
+    assert raw.score_of(replace(row, values={"raw/FACE_MALE": 0.7})) == 0.7
+
+
 def decoded(output, width, height):
     """Decode an `output0` of the whole graph, (22, A)."""
     return decode(output[4:], lambda anchors: output[:4, anchors], width, height, 320)
