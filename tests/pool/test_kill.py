@@ -105,7 +105,7 @@ def test_training_that_is_killed_nine_times_ends_with_the_same_bytes(tmp_path):
     assert artifact(tmp_path / "killed") == artifact(tmp_path / "whole")
 
 
-MANY = 96  # a storm is over before they are all made, and a dead raylet is noticed before
+MANY = 192  # a storm is over before they are all made, and a dead raylet is noticed before
 VICTIMS = {"driver": -signal.SIGKILL, "worker": 0, "raylet": 2, "gcs_server": 2}  # and how the command ends then
 
 
@@ -186,7 +186,9 @@ def test_storm_of_kills_loses_nothing_changes_nothing_and_makes_nothing_twice(se
             if process is None or process.poll() is not None:
                 process = started(tmp_path)
                 below.clear()
-            kill(victim, process, below, len(images(tmp_path)) + draw.randint(0, 6), tmp_path)
+            wanted = len(images(tmp_path)) + draw.randint(0, 6)
+            assert wanted < MANY, "all images were made before the death of a process was noticed: raise MANY"
+            kill(victim, process, below, wanted, tmp_path)
             done = done_at(tmp_path) | done
         assert process is not None and process.wait(timeout=400) == VICTIMS[victim], said(tmp_path)
     finally:
