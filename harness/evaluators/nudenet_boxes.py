@@ -34,10 +34,12 @@ class Found:
     raw: NDArray[np.float32]
 
     def in_parts(self, width: int, height: int) -> tuple[Box, ...]:
-        """Return the boxes of an image of `width` x `height` pixels in parts of it, best first."""
-        edges = (self.boxes / np.array([width, height, width, height])).tolist()
-        return tuple(Box(LABELS[label], float(score), *place)
-                     for label, score, place in zip(self.labels.tolist(), self.scores.tolist(), edges, strict=True))
+        """Return the boxes of an image of `width` x `height` pixels in parts of it, cut at its edges, best first."""
+        corners = np.concatenate([self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]], axis=1)
+        left, top, right, bottom = np.clip(corners / np.array([width, height] * 2), 0, 1).T
+        places = np.stack([left, top, right - left, bottom - top], axis=1).tolist()
+        return tuple(Box(LABELS[label], score, *place)
+                     for label, score, place in zip(self.labels.tolist(), self.scores.tolist(), places, strict=True))
 
     def best(self) -> dict[str, float]:
         """Return each label's highest score among the boxes, 0 where it has none."""

@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw, ImageFilter
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.evaluators import nudenet_detector
 from harness.evaluators.nudenet import NudeNet
-from harness.evaluators.nudenet_boxes import LABELS, PACKAGE_FLOOR
+from harness.evaluators.nudenet_boxes import LABELS, PACKAGE_FLOOR, Found
 from harness.evaluators.nudenet_detector import Detector, NetworkInput, centred_boxes, decode
 from harness.evaluators.nudenet_presets import PRESETS
 from harness.evaluators.scoring import score_requests
 from harness.lib.targets import build
-from harness.records import ScoreRow, Verdict
+from harness.records import Box, ScoreRow, Verdict
 from tests.support.evaluator_fixtures import item, picture
 from tests.support.nudenet_check import agreement, distance, speed
 
@@ -110,6 +110,14 @@ def test_rows_hold_the_boxes_of_the_package_in_parts_of_the_image(evaluator, sto
     for box, one in zip(row.boxes, theirs, strict=True):
         place = [box.left * width, box.top * height, box.width * width, box.height * height]
         assert box.label == one["class"] and place == pytest.approx(one["box"], abs=1.0)  # the package cuts to integers
+
+
+def test_a_box_that_leaves_the_image_is_cut_at_its_edges():
+    boxes = np.array([[-20, 10, 60, 200], [30, 0, 10, 20]], np.float32)
+    found = Found(np.array([2, 0]), np.array([0.75, 0.5], np.float32), boxes, np.zeros(18, np.float32))
+    assert found.in_parts(80, 40) == (Box(LABELS[2], 0.75, 0.0, 0.25, 0.5, 0.75),
+                                      Box(LABELS[0], 0.5, 0.375, 0.0, 0.125, 0.5))
+    assert Found(np.array([], int), np.array([]), np.zeros((0, 4)), np.zeros(18)).in_parts(80, 40) == ()
 
 
 def test_the_score_of_a_row_is_the_highest_of_the_labels_that_count():
