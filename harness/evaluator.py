@@ -54,7 +54,8 @@ class Evaluator(Declared):
     def score_of(self, row: ScoreRow) -> float | None:
         """Return the number by which images are sorted: the value, or what a verdict follows from; None without any.
 
-        Of a verdict: the more, the more surely unsafe. By default the highest of its raw scores.
+        Of a verdict: the more, the more surely unsafe. By default the highest of its raw scores; where these mean
+        something else, an evaluator says its own.
         """
         return row.value if self.kind == "value" else max(row.values.values(), default=None)
 

@@ -122,6 +122,7 @@ class SafeDir(Method):
         if not self.training.prompts and any(CATEGORY in text for text in self.concept):
             raise InvalidValueError(f"method.concept={list(self.concept)}: {CATEGORY} is that of a training prompt.",
                                     "Set method.training.prompts, a CSV file with a column category.")
+
     @property
     def concepts(self) -> tuple[str, ...]:
         return tuple(self.concept)

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 ROLE = "safree_original"
-FILTERS = ("off", "high", "low", "all")
-FORMS = ("released", "paper")
-LONG = ("released", "edited")
 RADIUS = 1  # FreeU: half the side of the square of low frequencies
 
 

@@ -176,7 +176,7 @@ def read_card(path: Path, variant: str | int | float | None = None) -> Card:
 
 def _raw(path: Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return a card's keys over those of the card that it is `of`: a part or another reading of the same file."""
-    raw = read_yaml(path, nodes=MAX_NODES)
+    raw = read_yaml(path, unique_keys=True, nodes=MAX_NODES)
     if raw is None:
         raise MissingResourceError(f"no card at {path}.")
     if raw.get("of") is None:

@@ -58,9 +58,9 @@ def same_file_bench(bench: Config) -> dict[str, Any]:
 
 
 def attacked_prompts(attacking: PromptSet, before: PromptSet, column: str | None) -> dict[str, str]:
-    """Return by id of `own` the id of the prompt of `before` that it attacks.
+    """Return by id of `attacking` the id of the prompt of `before` that it attacks.
 
-    `column` of `own` holds that prompt's id or text; None: ids are the same. Raises HarnessError if a row names
+    `column` of `attacking` holds that prompt's id or text; None: ids are the same. Raises HarnessError if a row names
     none: rates over other prompts cannot be compared.
     """
     if attacking.file_sha256 == before.file_sha256 and set(attacking.cells) <= set(before.cells):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.cells.tables import StoredJudgement, UnreadableTable, decode_judgements, encode_judgements
@@ -29,7 +29,8 @@ class Judged:
             image = images.get(row.key)
             if image is not None:
                 score = None if row.error is not None else self.evaluator.score_of(row)
-                yield StoredJudgement(self.evaluator.name, self.fingerprint, row, score, image.sha256)
+                yield StoredJudgement(self.evaluator.name, self.fingerprint, replace(row, values={}), score,
+                                      image.sha256)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from hydra.core.override_parser.types import Override
 
 from harness.cells.job import Job
+from harness.cli.evaluator_configs import Config
 from harness.cli.hydra_configs import PRIMARY, Composed, Configs, hydra_with, plain, unresolved
 from harness.cli.hydra_keys import check_files, check_words, is_multirun, of_hydra, search_path, sweeper_of
-from harness.cli.jobs import METHOD, Config, JobMaker
+from harness.cli.jobs import METHOD, JobMaker
 from harness.cli.sweeps import combinations, from_params, parse, refuse_sweep, sweep_notes, values_of
 from harness.errors import HarnessError, InvalidValueError
 

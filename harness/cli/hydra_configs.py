@@ -58,7 +58,8 @@ class CheckedFiles(FileConfigSource):
         return "checked"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        read_yaml(Path(self.path, self._normalize_file_name(config_path)), nodes=MAX_CONFIG_NODES)
+        file = Path(self.path, self._normalize_file_name(config_path))
+        read_yaml(file, unique_keys=True, nodes=MAX_CONFIG_NODES)
         return super().load_config(config_path)
 
 
@@ -179,11 +180,12 @@ class Configs:
     def _alone(self, group: str, name: str) -> DictConfig | None:
         """Return the content of a file that draws on no other, which need not be composed; None of any other."""
         try:
-            result = self.loader.repository.load_config(f"{group}/{name}")  # type: ignore[attr-defined]
+            result = self._read_file(f"{group}/{name}")
         except OF_CONFIGS:
             return None
-        whole = result and isinstance(result.config, DictConfig) and not result.defaults_list
-        return result.config if whole and result.header.get("package") in (None, group) else None
+        if result is None or not isinstance(result.config, DictConfig) or result.defaults_list:
+            return None
+        return result.config if result.header.get("package") in (None, group) else None
 
     def options(self, group: str) -> list[str]:
         """Return the names that a group offers."""
@@ -224,8 +226,13 @@ class Configs:
 
     def _file(self, path: str) -> DictConfig:
         with one_line():
-            result = self.loader.repository.load_config(path)  # type: ignore[attr-defined]
+            result = self._read_file(path)
         return result.config if result and isinstance(result.config, DictConfig) else DictConfig({})
+
+    def _read_file(self, path: str) -> ConfigResult | None:
+        """Return a file as Hydra reads it, nothing of it merged."""
+        result: ConfigResult | None = self.loader.repository.load_config(path)  # type: ignore[attr-defined]
+        return result
 
     def keys_of_files(self, group: str, choices: Sequence[str]) -> set[str]:
         """Return the keys of a group that files beside the group's own set: experiments, and one's own primary config.
@@ -306,6 +313,8 @@ def one_line() -> Iterator[None]:
         if group and error.options:
             raise unknown_name(group, name, error.options) from None
         raise HarnessError(_first_line(error)) from None
+    except BrokenPipeError:  # of what is printed: no fault of a config
+        raise
     except OF_CONFIGS as error:
         raise HarnessError(_first_line(error)) from None
 

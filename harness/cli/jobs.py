@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,32 +16,36 @@ from harness.cells.proposed_sampling import KEY as PROPOSAL
 from harness.cells.proposed_sampling import Sampling, agreed, split_proposal
 from harness.cells.settings import BenchSettings
 from harness.cells.tracker import TrackerSettings
-from harness.checks import check_label, with_variables
+from harness.cli.evaluator_configs import (
+    EVALUATOR,
+    Config,
+    EvaluatorConfigs,
+    adds,
+    check_choice,
+    named,
+    with_paths,
+)
 from harness.cli.hydra_configs import (
     Composed,
     Configs,
     has,
     is_null,
-    one_line,
     plain,
     put,
     unresolved,
     with_values,
 )
-from harness.cli.near_settings import keys_of, unknown_setting, unread_keys
+from harness.cli.near_settings import unknown_setting, unread_keys
 from harness.declared import Declared
 from harness.errors import InvalidValueError, unknown_name
 from harness.models.settings import ModelSettings
 from harness.pool.settings import PoolSettings
 
-EVALUATOR, METHOD = "evaluator", "method"
+METHOD = "method"
 SETTINGS: Mapping[str, type[Declared]] = {"model": ModelSettings, "bench": BenchSettings, "pool": PoolSettings,
                                            "tracker": TrackerSettings}
 PARTS = (METHOD, "model", "bench", EVALUATOR)  # what a job holds beside its settings
-_CHOICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,200}")
 _UNSET = "the default"  # a method's setting that was taken away, for people
-
-Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class JobMaker:
     def __init__(self, configs: Configs) -> None:
         self.configs = configs
         self._baselines: dict[tuple[Any, ...], Config] = {}
-        self._evaluators: dict[str, Config] = {}
+        self.evaluators = EvaluatorConfigs(configs)
         self.unread: dict[str, None] = {}  # keys that words add and that nothing reads
 
     def chooses(self, override: Override) -> bool:
@@ -146,7 +149,7 @@ class JobMaker:
         """Return the config with each method in it, and the values of the words set: a method's where it is its own."""
         holders = {id(override): self._holders(override, members) for override in words.of_method}
         for override in words.others:
-            if not _adds(override) and not has(members[0].config, override.key_or_group):
+            if not adds(override) and not has(members[0].config, override.key_or_group):
                 raise unknown_setting(override.key_or_group, unresolved(members[0].config))
         configs = []
         for place, member in enumerate(members):
@@ -163,7 +166,7 @@ class JobMaker:
     def _holders(self, override: Override, members: Sequence[Composed]) -> list[int]:
         """Return which of a job's methods have a setting; all where it is added and none does."""
         places = [place for place, member in enumerate(members) if has(member.config, override.key_or_group)]
-        if not (places or _adds(override)):
+        if not (places or adds(override)):
             raise unknown_setting(override.key_or_group, unresolved(members[0].config))
         return places or list(range(len(members)))
 
@@ -172,14 +175,14 @@ class JobMaker:
         words = self._sort(overrides)
         members = self.members(words)
         configs = self.valued(words, members)
-        resolved = [_with_paths(plain(config)) for config in configs]
+        resolved = [with_paths(plain(config)) for config in configs]
         first = resolved[0]
         model, bench = named("model", first), named("bench", first)
         for group, settings in SETTINGS.items():
             settings.from_config(named(group, first))
         parts = [split_proposal(named(METHOD, config)) for config in resolved]
         sampling = self._sampling(words, first, parts)
-        evaluators = self.evaluators(first, words.of_evaluators)
+        evaluators = self.evaluators.of_job(first, words.of_evaluators)
         self._check_read(words, configs[0], evaluators)
         return Job(
             settings={key: value for key, value in first.items() if key not in PARTS},
@@ -198,7 +201,7 @@ class JobMaker:
         settings = self.configs.settings()
         if config.keys() <= settings:
             return
-        added = {o.key_or_group.partition(".")[0] for o in words.others if _adds(o)}
+        added = {o.key_or_group.partition(".")[0] for o in words.others if adds(o)}
         others = [unresolved(self.configs.node(EVALUATOR, str(one["name"]))) for one in evaluators]
         for key in unread_keys(unresolved(config), settings, others):
             if key not in added:
@@ -210,7 +213,7 @@ class JobMaker:
         words = self._sort(overrides)
         members = self.members(words)
         configs = self.valued(words, members)
-        evaluators = self.evaluators(_with_paths(plain(configs[0])), words.of_evaluators)
+        evaluators = self.evaluators.of_job(with_paths(plain(configs[0])), words.of_evaluators)
         config = copy.deepcopy(configs[0])
         if len(configs) > 1:
             put(config, METHOD, [unresolved(one[METHOD]) for one in configs])
@@ -245,7 +248,7 @@ class JobMaker:
         if key not in self._baselines:
             config = copy.deepcopy(config)
             put(config, METHOD, self.configs.node(METHOD, name))
-            self._baselines[key] = split_proposal(named(METHOD, {METHOD: _with_paths(plain(config[METHOD]))}))[0]
+            self._baselines[key] = split_proposal(named(METHOD, {METHOD: with_paths(plain(config[METHOD]))}))[0]
         return self._baselines[key]
 
     def _before(self, bench: Config, words: _Words) -> Config | None:
@@ -259,97 +262,9 @@ class JobMaker:
         others = [o for o in words.others if not o.key_or_group.startswith("bench.") or o.key_or_group in drawn]
         choices = [choice for choice in words.choices if not choice.startswith("bench=")]
         whole = self.configs.with_choice(choices, "bench", name)
-        before = named("bench", _with_paths(plain(with_values(whole.config, others))))
+        before = named("bench", with_paths(plain(with_values(whole.config, others))))
         BenchSettings.from_config(before)
         return before
-
-    def evaluators(self, config: Config, overrides: Sequence[Override]) -> tuple[Config, ...]:
-        """Return the configs of a job's evaluators, those before that a composite combines."""
-        given = config["evaluators"]
-        if given is None:
-            lists = [names(f"{group}.evaluators", config[group].get("evaluators")) for group in ("bench", "model")]
-            given = [name for part in lists for name in part]
-        wanted = self._with_parts(names("evaluators", given), overrides, config)
-        for name in of_files(config):
-            self.configs.check(EVALUATOR, name)
-        for override in overrides:
-            name = override.key_or_group.split(".")[1]
-            if name not in wanted:
-                raise unknown_name("evaluator of this cell", name, wanted)
-        return tuple(self._evaluator(name, overrides, config) for name in wanted)
-
-    def _with_parts(self, listed: Sequence[str], overrides: Sequence[Override], config: Config,
-                    above: tuple[str, ...] = ()) -> list[str]:
-        """Return the names of evaluators, each after the parts that it combines."""
-        with_parts: list[str] = []
-        for name in listed:
-            self.configs.check(EVALUATOR, name)
-        self.configs.read(EVALUATOR, listed)
-        for name in listed:
-            if name in above:
-                raise InvalidValueError(f"evaluator {name} is a part of itself: {' > '.join((*above, name))}.")
-            parts = names(f"evaluator.{name}.parts", self._evaluator(name, overrides, config).get("parts"))
-            with_parts += self._with_parts(parts, overrides, config, (*above, name))
-            with_parts.append(name)
-        return list(dict.fromkeys(with_parts))
-
-    def _evaluator(self, name: str, overrides: Sequence[Override], config: Config) -> Config:
-        """Return an evaluator's config; its interpolations may name the job's settings."""
-        start = f"{EVALUATOR}.{name}."
-        changes = [override for override in overrides if override.key_or_group.startswith(start)]
-        in_files = of_files(config).get(name, {})
-        if not (changes or in_files) and name in self._evaluators:
-            return self._evaluators[name]
-        node = self.configs.node(EVALUATOR, name)
-        named_in = config if "${" in f"{unresolved(node)}{[str(o.input_line) for o in changes]}" else {}
-        for key in (*in_files, *(o.key_or_group.removeprefix(start) for o in changes if not _adds(o))):
-            if not has(node, key):
-                raise unknown_name(f"setting of evaluator {name}", key, keys_of(unresolved(node)))
-        with one_line():
-            whole: Any = OmegaConf.create({**named_in, EVALUATOR: {name: OmegaConf.merge(node, in_files)}})
-        OmegaConf.set_struct(whole, True)
-        settings = named(EVALUATOR, _with_paths({EVALUATOR: plain(with_values(whole, changes)[EVALUATOR][name])}))
-        if not (changes or in_files or named_in):
-            self._evaluators[name] = settings
-        return settings
-
-
-def named(group: str, config: Mapping[str, Any]) -> Config:
-    """Return the part of a config that a group makes, which has a name that can be a folder."""
-    settings = config.get(group)
-    if not isinstance(settings, dict):
-        raise InvalidValueError(f"{group} is not a mapping of settings.", f"Choose one: {group}=<name>.")
-    check_label(f"{group}.name", settings.get("name"))
-    return settings
-
-
-def of_files(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what files, such as an experiment, set of evaluators: settings by evaluator."""
-    settings = config.get(EVALUATOR) or {}
-    if not isinstance(settings, dict) or not all(isinstance(each, dict) for each in settings.values()):
-        raise InvalidValueError(f"{EVALUATOR}: settings by evaluator are needed.",
-                                "Which evaluators judge is said by evaluators=[...].")
-    return settings
-
-
-def _adds(override: Override) -> bool:
-    return bool(override.is_add() or override.is_force_add())
-
-
-def check_choice(group: str, name: Any) -> None:
-    """Raise InvalidValueError for what can be no config's name."""
-    if not isinstance(name, str) or not _CHOICE.fullmatch(name):
-        raise InvalidValueError(f"{group}={str(name)[:100]}: a name is needed, of letters, digits and . _ + -.")
-
-
-def names(setting: str, value: Any) -> list[str]:
-    """Return the names of configs that a setting lists: a single one is a list, null is none."""
-    listed = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise InvalidValueError(f"{setting}={value!r}: a list of names, or null, is needed.")
-    for name in listed:
-        check_choice(setting, name)
-    return listed
 
 
 def _inner(config: Any, key: str) -> Any:
@@ -357,12 +272,3 @@ def _inner(config: Any, key: str) -> Any:
     for part in key.split("."):
         config = config.get(part) if isinstance(config, dict) else None
     return config
-
-
-def _with_paths(value: Any) -> Any:
-    """Return a config in which paths that begin with ~ or a variable, such as $HOME/x, have it written out."""
-    if isinstance(value, dict):
-        return {key: _with_paths(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_with_paths(inner) for inner in value]
-    return with_variables(value) if isinstance(value, str) and "/" in value else value

@@ -16,9 +16,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from harness.cli.arguments import Arguments, parse_arguments
 from harness.cli.commands import COMMANDS
 from harness.cli.compose import Composer, composer_of
+from harness.cli.evaluator_configs import EVALUATOR
 from harness.cli.hydra_configs import PRIMARY, has, hydra_with, one_line, unresolved
 from harness.cli.hydra_keys import search_path
-from harness.cli.jobs import EVALUATOR
 from harness.cli.near_settings import keys_of
 from harness.cli.sweeps import refuse_sweep
 from harness.errors import HarnessError, unknown_name

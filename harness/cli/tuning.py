@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Ge, Le
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from harness.cells.job import Job
 from harness.cells.store import CellStore
 from harness.cli.compose import Composer
-from harness.cli.jobs import names
+from harness.cli.evaluator_configs import names
 from harness.cli.sweeps import from_params, parse, values_of
 from harness.declared import Declared
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, unknown_name
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
-DIRECTIONS = ("minimize", "maximize")
 OBJECTIVES = "objectives"
 FAILED = 1  # what a run returns where cells failed, and the others are there
 Direction = Literal["minimize", "maximize"]
+DIRECTIONS = get_args(Direction)
 Trials = Annotated[int, Ge(1), Le(1_000_000)]
 
 

@@ -71,15 +71,20 @@ def parse_yaml(text: str, unique_keys: bool = False, nodes: int = MAX_NODES) -> 
     try:
         loader = (_UniqueKeys if unique_keys else _Limited)(text, nodes)
     except yaml.YAMLError as error:  # a character that no YAML text may hold
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(_in_one_line(error)) from None
     try:
         return loader.get_single_data()
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(_in_one_line(error)) from None
     except (RecursionError, OverflowError, TypeError, AttributeError, IndexError, KeyError) as error:
         raise ValueError(f"it has an invalid value ({type(error).__name__})") from None
     finally:
         loader.dispose()
+
+
+def _in_one_line(error: yaml.YAMLError) -> str:
+    """Say what is wrong and in which line; whoever reads the file names it."""
+    return " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
 
 
 def read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any] | None:
@@ -203,10 +208,12 @@ class _UniqueKeys(_Limited):
     """A loader for which a repeated key is an error, where YAML's own keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is a duplicate", node.start_mark)
+        seen: set[Hashable] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if isinstance(name, Hashable) and name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is a duplicate", key.start_mark)
+            seen |= {name} if isinstance(name, Hashable) else set()  # one that is a list is refused below
         return super().construct_mapping(node, deep)
 
 

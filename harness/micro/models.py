@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import (
     CLIPConfig,
@@ -96,8 +95,3 @@ def make_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
         set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type,
     )  # fmt: skip
-
-
-def parameter_count(model: torch.nn.Module) -> int:
-    """Count the parameters of a model."""
-    return sum(p.numel() for p in model.parameters())

@@ -67,7 +67,7 @@ class PoolSettings(Declared):
     def check_device(self) -> None:
         """Raise MissingResourceError where the device that is asked for cannot be had here."""
         if self.device_problem:
-            raise MissingResourceError(self.device_problem, "Say pool.device=auto, or pool.address=<a Ray cluster>.")
+            raise MissingResourceError(self.device_problem, "Set pool.device=auto, or pool.address=<a Ray cluster>.")
 
     @property
     def uses_cpu(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -62,8 +62,3 @@ def padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = (high - low) * share or max(abs(high) * share, 0.01)
     return low - margin, high + margin
-
-
-def legend_order(labels: Mapping[str, str]) -> list[str]:
-    """Return names with the baseline first, then by label."""
-    return sorted(labels, key=lambda name: (name != BASELINE, labels[name]))

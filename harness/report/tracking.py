@@ -19,7 +19,6 @@ from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
 
 log = logging.getLogger(__name__)
 
-MODES = ("offline", "online", "disabled")
 BLUR_RADIUS = 0.12  # of the shorter side: shapes are gone, colours stay
 PROGRESS_SECONDS = 10.0
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
-LEASE = ".lease.json"
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,6 @@ Denoise = Callable[["Tensor", "Tensor", Any], "Tensor"]  # z (B, C, H, W), t, wh
 
 SUFFIX = ".delta"
 
-
-
 ParameterSet = Callable[[Any], list[str]]  # denoiser -> names of its parameters, in the module's order
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.bench import load_prompts, screen
+from harness.bench.card import read_card
 from harness.errors import HarnessError, InvalidValueError, MissingResourceError, UnknownNameError
 from harness.records import PromptRow, image_seed
 from tests.support.bench_common import write
@@ -160,3 +161,9 @@ def test_i2p_copy_with_a_lost_prompt_says_so():
     assert prompts.n_total == 4703
     assert prompts.excluded_ids["empty prompt"] == ("2260",)
     assert "2260" in prompts.file_note
+
+
+def test_a_card_with_a_key_twice_is_refused_with_its_line(tmp_path):
+    (tmp_path / "twice.yaml").write_text("name: twice\nsexual: true\nfile: a.csv\nsexual: false\n")
+    with pytest.raises(HarnessError, match=r"twice\.yaml cannot be read: the key 'sexual' is a duplicate in line 4"):
+        read_card(tmp_path / "twice.yaml")

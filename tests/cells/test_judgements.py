@@ -17,6 +17,10 @@ from harness.cells.tables import (
     encode_judgements,
     encode_scores,
 )
+from harness.evaluators.clip_zero_shot import ClipZeroShot
+from harness.evaluators.degenerate import Degenerate
+from harness.evaluators.vlm_judge import VlmJudge
+from harness.micro.hazard_judge import HazardJudge
 from harness.records import Box, ScoreRow, Verdict
 from tests.cells.test_store import add, store  # noqa: F401
 from tests.support.fakes import FakeJudge
@@ -75,3 +79,15 @@ def test_what_was_said_of_other_images_or_by_another_evaluator_does_not_count(st
     (store.folder / FILE).write_bytes(b"PAR1")
     assert read_judgements(store.folder, {"judge": "f"}, images) is None
     assert EvaluatorKey.of(judge).name == "judge"
+
+
+@pytest.mark.parametrize(("evaluator", "row", "score"), [
+    (HazardJudge("j"), ScoreRow("a", 0, Verdict.UNSAFE, values={"skull": 0.25, "bomb": 0.75}), 0.75),
+    (ClipZeroShot("z", "x", ["bad"], ["good"]),
+     ScoreRow("a", 0, Verdict.SAFE, values={"p_unsafe": 0.25, "good": 0.75}), 0.25),
+    (VlmJudge("v", "x/y", "a" * 40, "p", 1, {"yes": "unsafe", "no": "safe"}),
+     ScoreRow("a", 0, Verdict.SAFE, values={"answer/yes": 0.0, "answer/no": 1.0}), None),
+    (Degenerate("d"), ScoreRow("a", 0, value=1.0, label="black"), 1.0), (HazardJudge("j"), ScoreRow("a", 0), None),
+], ids=lambda one: type(one).__name__)  # fmt: skip
+def test_the_score_of_a_row_is_what_its_verdict_follows_from(evaluator, row: ScoreRow, score: float | None) -> None:
+    assert evaluator.score_of(row) == score

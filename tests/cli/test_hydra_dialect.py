@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from omegaconf import OmegaConf
 
 from harness.__main__ import main
 from harness.cells.job import Job
+from harness.cells.making import joined
 from harness.cli.compose import compose_jobs
+from harness.cli.hydra_configs import one_line
 from harness.errors import HarnessError
 from harness.lib.paths import conf_dir
 from harness.run import make_cells
@@ -362,3 +365,22 @@ def test_jobs_of_one_cell_are_joined():
 ])  # fmt: skip
 def test_a_sweep_over_what_makes_no_other_cell_is_refused(words, said, capsys):
     assert said in refused(capsys, "-m", "mode=plan", "method=none", *words)
+
+
+@pytest.mark.parametrize(("text", "said"), [("limit: 3\nlimit: 4", "the key 'limit' is a duplicate in line 3,"),
+                                            ("a: [1", "but got '<stream end>' in line 2")])
+def test_a_config_that_is_no_yaml_says_which_file_and_line(text, said, tmp_path, capsys):
+    folder = experiment(tmp_path, text)["config_dirs"][0]
+    line = refused(capsys, "mode=plan", "experiment=mine", "-cd", folder)
+    assert f"{folder}/experiment/mine.yaml cannot be read: " in line and said in line
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_fault_of_a_config():
+    with pytest.raises(BrokenPipeError), one_line():
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_artifacts_of_one_content_in_two_folders_are_not_swept():
+    cell = make_cells([one("method=none", "mode=plan")]).cells[0]
+    with pytest.raises(HarnessError, match="'artifact' cannot be swept: micro/none/micro_i2p with None and with x"):
+        joined(cell, replace(cell, spec=replace(cell.spec, given="x")))

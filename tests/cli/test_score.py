@@ -16,9 +16,10 @@ import yaml
 from PIL import Image
 
 from harness import __main__
+from harness.cells.judgements import read_judgements
 from harness.cells.store import CellStore
 from harness.cli import calibrate, score
-from harness.records import ImageKey
+from harness.records import ImageKey, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 POOL = ["pool=inline", "leaderboard=false"]
@@ -50,6 +51,10 @@ def score_files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.glob("scores/*/*")}
 
 
+def fingerprints(folder: Path) -> dict[str, str]:
+    return {name: one["fingerprint"] for name, one in summary(folder)["evaluators"].items()}
+
+
 def picture_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("images/*/*.png")}
 
@@ -63,6 +68,11 @@ def test_an_old_run_gets_one_more_evaluator_and_keeps_what_it_has(
     assert before < score_files(run) and {name.split("/")[1] for name in score_files(run) - before} == {"hazard_judge"}
     metrics = summary(run)["metrics"]
     assert metrics["unsafe_rate/hazard_judge"]["n"] == metrics["degenerate_rate"]["n"] == 3
+    kept = read_judgements(run, fingerprints(run), CellStore(run).images())
+    assert {name: len(rows) for name, rows in kept.items()} == {"degenerate": 3, "hazard_judge": 3}
+    assert {(one.row.value, one.score, one.row.label) for one in kept["degenerate"].values()} == {(0.0, 0.0, "ok")}
+    for one in kept["hazard_judge"].values():
+        assert one.score is not None and (one.row.verdict is Verdict.UNSAFE) == (one.score >= 0.5)
     assert re.search(r"unsafe_rate/hazard_judge \d+\.\d % \[.*\] n=3", capsys.readouterr().out)
     told = CellStore(run).read_provenance()
     assert told["command"] == command and told["judged_again"][0]["command"][-3] == "evaluator=hazard_judge"
