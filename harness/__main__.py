@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from harness.cli.arguments import Arguments, parse_arguments
 from harness.cli.commands import COMMANDS, answer_command, unknown_command
 from harness.errors import HarnessError
 from harness.lib.ending import INTERRUPTED, stoppable
+from harness.lib.shell import typed
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
         except KeyboardInterrupt:
-            print(f"stopped; finished work is kept. To resume, run the same command again:\n  {shlex.join(command)}")
+            print(f"stopped; finished work is kept. To resume, run the same command again:\n  {typed(command)}")
             return INTERRUPTED
 
 

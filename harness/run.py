@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from harness.cells.training_seeds import unvaried, with_training_seeds
 from harness.errors import HarnessError, IncompatibleError
 from harness.lib.hashing import canonical_hash
 from harness.lib.progress import Board
+from harness.lib.shell import typed
 from harness.lib.streams import say, terminal
 from harness.pool import Interrupted, Lost, Pool, make_pool
 from harness.pool.leased import LeasedPool
@@ -173,7 +173,7 @@ def _carry_out(
 def print_resumable(console: Console, what: str, command: Sequence[str]) -> None:
     """Say that a run ended early, and how to continue."""
     words = f"{what.rstrip('.')}; finished work is kept. To resume, run the same command again:"
-    for line in (words, f"  {shlex.join(command)}"):
+    for line in (words, f"  {typed(command)}"):
         say(console, line)
 
 
@@ -207,4 +207,4 @@ def _say_failures(failures: Sequence[Failure], command: Sequence[str], console: 
     for failure in failures:
         say(console, f"  {failure.cell}: {failure.stage}: {failure.error}")
     console.print("To retry what is missing, run the same command:")
-    say(console, f"  {shlex.join(command)}")
+    say(console, f"  {typed(command)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# As in an active environment: what is printed for copying says `python`.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 # They start Ray or kill processes: one at a time.
 ALONE = ("test_kill", "test_pool_contract", "test_pool_ray", "test_resume", "test_two_hosts")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 
 from harness.errors import HarnessError
 from harness.lib.ending import INTERRUPTED, stoppable
+from harness.lib.shell import typed
 from harness.lib.streams import prepare_streams, system_errors
 
 COMMAND = ("python", "-m", "harness")
@@ -27,7 +27,7 @@ def answer(command: Sequence[str], work: Callable[[], int | None], stopped: str)
             sys.stderr.write(f"error: {error}\n")
             return error.exit_code
         except KeyboardInterrupt:
-            sys.stderr.write(f"{stopped} {shlex.join(command)}\n")
+            sys.stderr.write(f"{stopped} {typed(command)}\n")
             return INTERRUPTED
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import shlex
 from collections.abc import Sequence
 from importlib import import_module
 
 from harness.cli.answering import COMMAND
 from harness.errors import HarnessError
+from harness.lib.shell import typed
 
 COMMANDS = {
     "score": "judge existing images: with another evaluator, or a folder of images from elsewhere",
@@ -31,7 +31,7 @@ def unknown_command(word: str, words: Sequence[str]) -> HarnessError:
     """Build the error for a word that is no command, no setting and no flag."""
     if word in COMMANDS:
         rest = [other for other in words if other != word]
-        return HarnessError(f"'{word}' is a command, and comes first.", shlex.join([*COMMAND, word, *rest]))
+        return HarnessError(f"'{word}' is a command, and comes first.", typed([*COMMAND, word, *rest]))
     near = difflib.get_close_matches(word, COMMANDS, 1)
     hint = f"Did you mean: {near[0]}?" if near else f"Commands are {', '.join(COMMANDS)}."
     return HarnessError(f"'{word}' is neither a command nor a setting, which is name=value.", hint)

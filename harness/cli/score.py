@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -32,6 +31,7 @@ from harness.cli.compose import compose_jobs
 from harness.cli.quoting import unquoted
 from harness.errors import HarnessError, InvalidValueError
 from harness.lib.progress import Board
+from harness.lib.shell import typed
 from harness.lib.streams import terminal
 from harness.lib.targets import build
 from harness.lib.trusted_targets import named_targets, targets_of
@@ -94,7 +94,7 @@ def _judge_given(words: Sequence[str]) -> int:
     except Interrupted:
         raise KeyboardInterrupt from None
     except Lost as error:
-        raise Lost(f"{error} Finished scores are kept. To resume: {shlex.join(command)}") from error
+        raise Lost(f"{error} Finished scores are kept. To resume: {typed(command)}") from error
 
 
 def _parse(words: Sequence[str]) -> _Request:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from harness.lib.lease import give_back_all
+from harness.lib.shell import typed
 
 INTERRUPTED = 130  # the exit code after SIGINT and after SIGTERM
 LOST = 2
@@ -24,7 +24,7 @@ _stopping = False
 def resume_words() -> str:
     """Return how to continue, with the command where it is known."""
     words = "Finished work is kept. To resume, run the same command again"
-    return f"{words}:\n  {shlex.join(_command)}" if _command else f"{words}."
+    return f"{words}:\n  {typed(_command)}" if _command else f"{words}."
 
 
 @contextmanager

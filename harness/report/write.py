@@ -19,6 +19,7 @@ from harness.cells.scored import Scored
 from harness.cells.settings import RunSettings
 from harness.cells.tracker import Tracker
 from harness.lib.atomic import write_atomic
+from harness.lib.shell import PYTHON, typed
 from harness.lib.streams import say
 from harness.models.weights import weights_origin
 from harness.records import Status
@@ -181,7 +182,16 @@ def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path,
         for path in write_leaderboard(results).files:
             if path.suffix == ".html":
                 say(console, f"leaderboard: {path}")
-        say(console, "next: open it in a browser, or compare more methods: python -m harness -m method=...")
+        for line in next_lines(settings.results):
+            say(console, line)
+
+
+def next_lines(results: str) -> list[str]:
+    """Return what to do after a run, as commands for the shell that started it."""
+    program = (PYTHON, "-m", "harness")
+    return ["next:",
+            f"  {typed([*program, 'view', results])}    the images and verdicts behind each number, in a browser",
+            f"  {typed([*program, '--help'])}    every method, model and benchmark, and how to sweep them"]
 
 
 def _write_overview(settings: RunSettings, cells: Sequence[Cell], results: Path, console: Console) -> None:
