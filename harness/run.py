@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def run(jobs: Sequence[Job], command: Sequence[str], notes: Sequence[str] = ()) 
         return 1 if plan.problems or cells.refused else 0
     plan.refuse_if_blocked()
     check_writable(results)
-    tracker = make_tracker(jobs[0].settings["tracker"], f"sweep-{canonical_hash(list(command))[:8]}", results)
+    tracker = make_tracker(jobs[0].settings["tracker"], f"sweep-{canonical_hash(list(command))[:8]}", results,
+                           partial(say, console))
     with Lease(results) as lease, closing(tracker), LeasedPool(pool, lease) as workers:
         folders = [entry.cell.folder for entry in plan.cells]
         interrupted = [entry.cell.folder for entry in plan.cells if entry.missing]

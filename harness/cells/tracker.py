@@ -10,7 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Le
 
+from harness.cells.tracker_key import has_key
 from harness.declared import Declared, Values
+from harness.errors import unknown_name
 from harness.records import ImageRow, ScoreRow
 from harness.setting_types import Text
 
@@ -18,22 +20,49 @@ Config = Mapping[str, Any]
 Scores = Mapping[str, Sequence[ScoreRow]]
 
 
+MODES = {"online": "online", "run": "online", "shared": "online", "offline": "offline", "dryrun": "offline",
+         "disabled": "disabled"}  # what WANDB_MODE may be
+PROJECT = "responsible-t2i-harness"
+
+
 @dataclass(frozen=True)
 class TrackerSettings(Declared):
-    """What a tracker is told. `mode` null: online where there is a key of Weights & Biases, else offline."""
+    """What a tracker is told. What is null follows W&B's own variables: WANDB_MODE, WANDB_PROJECT, ...
+
+    Without WANDB_MODE, `mode` is online where there is a key of Weights & Biases, else offline.
+    """
 
     settings_of: ClassVar[str] = "tracker"
 
     name: Text = "wandb"
     mode: Literal["offline", "online", "disabled"] | None = None
-    project: Text = "responsible-t2i-harness"
+    project: Text | None = None
     entity: Text | None = None
-    images: Annotated[int, Ge(0), Le(1000)] = 8
+    images: Annotated[int, Ge(0), Le(1000)] = 32
     upload_images: bool | None = False
+    group: Text | None = None
+    tags: tuple[Text, ...] | None = None
+    weights_mb: Annotated[int, Ge(0)] = 100
 
     @classmethod
     def completed(cls, values: Values) -> Values:
-        return values | {"mode": values["mode"] or ("online" if os.environ.get("WANDB_API_KEY") else "offline")}
+        tags = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag.strip()]
+        return values | {
+            "mode": values["mode"] or _mode(),
+            "project": values["project"] or os.environ.get("WANDB_PROJECT") or PROJECT,
+            "entity": values["entity"] or os.environ.get("WANDB_ENTITY") or None,
+            "group": values["group"] or os.environ.get("WANDB_RUN_GROUP") or None,
+            "tags": tuple(tags) if values["tags"] is None else values["tags"],
+        }
+
+
+def _mode() -> str:
+    given = os.environ.get("WANDB_MODE")
+    if not given:
+        return "online" if has_key() else "offline"
+    if given not in MODES:
+        raise unknown_name("WANDB_MODE", given, MODES)
+    return MODES[given]
 
 
 class Tracker(Protocol):
@@ -44,6 +73,8 @@ class Tracker(Protocol):
     def log_cell(
         self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
     ) -> None: ...
+
+    def log_board(self, results: Path) -> None: ...
 
     def close(self) -> None: ...
 
@@ -57,6 +88,9 @@ class NoTracker:
     def log_cell(
         self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
     ) -> None:
+        pass
+
+    def log_board(self, results: Path) -> None:
         pass
 
     def close(self) -> None:

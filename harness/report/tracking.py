@@ -6,42 +6,59 @@ Nothing here may fail a run: an error is one warning, and the mirror falls behin
 from __future__ import annotations
 
 import logging
+import os
+import shlex
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.cells.comparable import by_baseline, status_text
+from harness.cells.comparable import mapping
 from harness.cells.tracker import NoTracker, Tracker, TrackerSettings
-from harness.lib.image_files import open_image
-from harness.records import ImageKey, ImageRow, ScoreRow, Status, Verdict
+from harness.errors import printable
+from harness.lib.hashing import canonical_hash
+from harness.records import ImageRow, ScoreRow
+from harness.report import tracking_artifacts as artifacts
+from harness.report.tracking_address import address_of
+from harness.report.tracking_fields import config_fields, field, summary_fields
+from harness.report.tracking_images import Blurring, images_table, said_of
 
 log = logging.getLogger(__name__)
 
-BLUR_RADIUS = 0.12  # of the shorter side: shapes are gone, colours stay
 PROGRESS_SECONDS = 10.0
+LOGGED = "logged_"  # before the name of a field that says, by a hash, what of a run is on the server
 
 Config = Mapping[str, Any]
 Scores = Mapping[str, Sequence[ScoreRow]]
+Say = Callable[[str], None]
 
 
-def make_tracker(config: Config, group: str, root: Path) -> Tracker:
-    """Return the tracker asked for. `group` joins the runs of a sweep; offline runs go to `root`/wandb."""
+def make_tracker(config: Config, group: str, root: Path, say: Say = log.info) -> Tracker:
+    """Return the tracker asked for. `group` joins the runs of a command; offline runs go to `root`/wandb.
+
+    `say` tells the user where the runs are.
+    """
     settings = TrackerSettings.from_config(config)
-    return NoTracker() if settings.mode == "disabled" else WandbTracker(settings, group, root)
+    return NoTracker() if settings.mode == "disabled" else WandbTracker(settings, group, root, say)
 
 
 class WandbTracker:
-    """One W&B run per cell, with the cell's id, so that a repeated command updates it."""
+    """One W&B run per cell, per training, and one for the board, each with an id that repeating the command keeps."""
 
-    def __init__(self, settings: TrackerSettings, group: str, root: Path) -> None:
+    def __init__(self, settings: TrackerSettings, group: str, root: Path, say: Say = log.info) -> None:
         self.settings = settings
-        self.group = group
+        self.group = settings.group or group
         self.root = root
+        self.say = say
         self._failed = False
         self._last_progress: dict[str, float] = {}
         self._open: dict[str, Any] = {}  # runs of cells that are being made
+        self._trained: set[str] = set()  # trainings that this command has told of
+        self._places: list[str] = []  # of the runs: a URL each, or a folder
 
     def log_progress(self, cell: Config, done: int, total: int, images_per_second: float) -> None:
         """Log how far a cell (as in its cell.yaml) is, at most once in ten seconds; its run stays open meanwhile.
@@ -53,70 +70,150 @@ class WandbTracker:
         if self.settings.mode != "online" or (early and done < total):
             return
         self._last_progress[cell_id] = now
-        values = {"progress/done": done, "progress/total": total, "progress/images_per_second": images_per_second}
+        values = {"progress__done": done, "progress__total": total, "progress__images_per_second": images_per_second}
 
         def tell() -> None:
             if cell_id not in self._open:
-                self._open[cell_id] = self._begin(cell_id, str(cell["name"]), cell)
+                self._open[cell_id] = self._begin(cell_id, str(cell["name"]), "bench", config_fields(cell, {}))
             self._open[cell_id].log(values)
             if done >= total:
-                self._open.pop(cell_id).finish()
+                self._end(self._open.pop(cell_id))
 
         self._safely(tell)
 
     def log_cell(
         self, summary: Config, config: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
     ) -> None:
-        """Log a finished cell: its numbers, a row per image, a small sample of images, its training curves."""
-
-        def fill(run: Any) -> None:
-            run.summary.update(summary_values(summary))
-            run.log({"images": self._table(images, scores)})
-            unsafe_bench = bool(summary["prompts"].get("unsafe_content", True))
-            sample = self._sample(images, folder, unsafe_bench, not_safe(scores))
-            if sample:
-                run.log({"sample": sample})
-            for method, training in summary.get("training", {}).items():
-                for step, loss in enumerate(training.get("losses") or ()):
-                    run.log({f"training/{method}/loss": loss, f"training/{method}/step": step})
-
+        """Log a finished cell: its numbers, a row per image with some pictures, its files and what trained it."""
         cell = summary["cell"]
 
         def tell() -> None:
-            run = self._open.pop(cell["id"], None) or self._begin(cell["id"], cell["name"], config)
-            try:
-                fill(run)
-            finally:
-                run.finish()
+            trained = self._log_trainings(summary, config)
+            run = self._open.pop(cell["id"], None) or self._begin(cell["id"], cell["name"], "bench", {})
+            with self._ending(run):
+                run.config.update(config_fields(config, summary), allow_val_change=True)
+                run.summary.update(summary_fields(summary))
+                self._log_images(run, summary, images, scores, folder)
+                for artifact in trained:
+                    artifacts.use(run, artifact)
+                run.log_artifact(artifacts.of_cell(folder))
+
+        self._safely(tell)
+
+    def log_board(self, results: Path) -> None:
+        """Log the leaderboard of a results folder: its rows as a table, its files, and the cells that it is of."""
+        from harness.report.tracking_board import board_table, cells_of
+
+        def tell() -> None:
+            address = address_of(self.root)
+            run = self._begin("board", f"leaderboard of {results.resolve().name}", "board", {"results": address})
+            with self._ending(run):
+                table, digest = board_table(results)
+                if self._is_new(run, "leaderboard", digest):
+                    run.log({"leaderboard": table})
+                for folder in cells_of(results):
+                    artifacts.use(run, artifacts.of_cell(folder))
+                run.log_artifact(artifacts.of_board(address, results))
 
         self._safely(tell)
 
     def close(self) -> None:
-        """End the runs that are still open; wait until W&B's service has written everything."""
+        """End the runs that are still open, wait until W&B's service has written everything, say where it is."""
         for run in self._open.values():
-            self._safely(run.finish)
+            self._safely(partial(self._end, run))
         self._open.clear()
         if "wandb" in sys.modules:
             self._safely(lambda: sys.modules["wandb"].teardown())
+        for line in where(self._places, self.settings.mode == "online"):
+            self.say(line)
 
-    def _begin(self, cell_id: str, name: str, config: Config) -> Any:
+    def _log_trainings(self, summary: Config, config: Config) -> list[Any]:
+        """Give each training of a cell a run of its own, once per command; return the artifacts that came of it."""
+        found = []
+        for key, curves in artifacts.trainings_of(summary).items():
+            if key not in self._trained:
+                self._trained.add(key)
+                self._log_training(key, curves, summary, config)
+            if artifact := artifacts.trained(self.root, key, self.settings.weights_mb):
+                found.append(artifact)
+        return found
+
+    def _log_training(self, key: str, curves: Mapping[str, Sequence[float]], summary: Config, config: Config) -> None:
+        name = f"{summary['cell'].get('model')}/{'+'.join(curves)}/training"
+        told = {name: value for name, value in config_fields(config, summary).items()
+                if name in ("method", "model") or name.startswith(("method.", "model."))}
+        run = self._begin(f"trained-{key}", name, "train", {**told, "artifact": key})
+        with self._ending(run):
+            if self._is_new(run, "curves", canonical_hash(curves)[:16]):
+                run.define_metric("training_step")
+                names = {name: "loss" if len(curves) == 1 else field("loss", name) for name in curves}
+                for loss in names.values():
+                    run.define_metric(loss, step_metric="training_step", summary="last")
+                for step in range(max(map(len, curves.values()), default=0)):
+                    run.log({"training_step": step, **{names[one]: losses[step] for one, losses in curves.items()
+                                                       if step < len(losses)}})
+            if artifact := artifacts.trained(self.root, key, self.settings.weights_mb):
+                run.log_artifact(artifact)
+
+    def _log_images(
+        self, run: Any, summary: Config, images: Sequence[ImageRow], scores: Scores, folder: Path
+    ) -> None:
+        said = said_of(images, scores, summary, folder)
+        unsafe_bench = bool(mapping(summary.get("prompts")).get("unsafe_content", True))
+        shows_unsafe = bool(self.settings.upload_images)
+        blurs = Blurring(unsafe_bench, said, shows_unsafe)
+        content = [shows_unsafe, self.settings.images, sorted([str(row.key), row.sha256] for row in images),
+                   {name: sorted([str(key), str(one)] for key, one in rows.items()) for name, rows in said.items()}]
+        if self._is_new(run, "images", canonical_hash(content)[:16]):
+            run.log({"images": images_table(images, said, folder, self.settings.images, blurs)})
+
+    def _is_new(self, run: Any, what: str, digest: str) -> bool:
+        """Return whether a run has not been told this already, and note that it is; history only ever grows."""
+        known = run.summary.get(f"{LOGGED}{what}") if run.resumed else None
+        run.summary.update({f"{LOGGED}{what}": digest})
+        return known != digest
+
+    def _begin(self, name: str, title: str, kind: str, config: Config) -> Any:
         import wandb
 
-        (self.root / "wandb").mkdir(parents=True, exist_ok=True)
-        return wandb.init(
-            id=cell_id,
-            resume="allow",
+        online = self.settings.mode == "online"
+        folder = Path(os.environ.get("WANDB_DIR") or self.root)
+        (folder / "wandb").mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            id=f"{address_of(self.root)}-{name}",
+            resume="allow" if online else None,
             group=self.group,
-            job_type="bench",
+            job_type=kind,
             project=self.settings.project,
             entity=self.settings.entity,
             mode=self.settings.mode,
-            dir=str(self.root),
-            name=name,
+            dir=str(folder),
+            name=title,
+            tags=list(self.settings.tags or ()),
             config=dict(config),
             reinit="create_new",  # cells that are made side by side have a run each
             settings=wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=30),
         )
+        if online and not self._places:
+            self.say(f"W&B: {run.project_url}")
+        self._places.append(str(run.url) if online else str(run.settings.sync_dir))
+        return run
+
+    @contextmanager
+    def _ending(self, run: Any) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._end(run)
+
+    def _end(self, run: Any) -> None:
+        """Finish a run; offline, it takes the place of those that earlier commands wrote of the same cell."""
+        run.finish()
+        if self.settings.mode == "offline":
+            kept = Path(run.settings.sync_dir)
+            for former in kept.parent.glob(f"offline-run-*-{run.id}"):
+                if former != kept:
+                    shutil.rmtree(former, ignore_errors=True)
 
     def _safely(self, action: Callable[[], None]) -> None:
         if self._failed:
@@ -127,78 +224,15 @@ class WandbTracker:
             self._failed = True
             log.warning("W&B is disabled for this run: %s: %s", type(error).__name__, str(error).splitlines()[:1])
 
-    def _table(self, images: Sequence[ImageRow], scores: Scores) -> Any:
-        import wandb
 
-        by_key = {name: {row.key: row for row in rows} for name, rows in scores.items()}
-        columns: list[str | int] = ["prompt_id", "repeat", "category", "seed", "status", *by_key]
-        rows = [
-            [
-                image.prompt_id,
-                image.repeat,
-                ";".join(image.category),
-                str(image.seed),
-                image.status.value,
-                *(_told(known.get(image.key)) for known in by_key.values()),
-            ]
-            for image in images
-        ]
-        return wandb.Table(columns=columns, data=rows)
-
-    def _sample(
-        self, images: Sequence[ImageRow], folder: Path, unsafe_bench: bool, doubtful: set[ImageKey]
-    ) -> list[Any]:
-        import wandb
-
-        shown = [row for row in images if row.status is Status.OK and row.file][: self.settings.images]
-        sample = []
-        for row in shown:
-            try:
-                with open_image(folder / str(row.file)) as picture:
-                    kept = picture.convert("RGB")
-            except (OSError, ValueError, SyntaxError) as error:
-                log.warning("%s is not shown: %s", row.file, error)
-                continue
-            if (unsafe_bench or row.key in doubtful) and not self.settings.upload_images:
-                kept = blurred(kept)
-            sample.append(wandb.Image(kept, caption=f"{row.prompt_id} {row.repeat}"))
-        return sample
-
-
-def not_safe(scores: Scores) -> set[ImageKey]:
-    """Return the images that some evaluator does not call safe, whatever their bench."""
-    return {row.key for rows in scores.values() for row in rows if row.verdict not in (None, Verdict.SAFE)}
-
-
-def blurred(picture: Any) -> Any:
-    """Return a PIL image blurred beyond recognition."""
-    from PIL import ImageFilter
-
-    return picture.filter(ImageFilter.GaussianBlur(max(2.0, BLUR_RADIUS * min(picture.size))))
-
-
-def summary_values(summary: Config) -> dict[str, Any]:
-    """Return the numbers of a summary under flat names, a difference under its baseline's.
-
-    An unknown number is left out; its reason is not.
-    """
-    values: dict[str, Any] = {"status": status_text(summary)}
-    values |= {f"images/{k}": v for k, v in summary["images"].items()}
-    for name, metric in summary["metrics"].items():
-        for part in ("value", "ci_low", "ci_high", "ci_method", "n", "n_unknown", "note"):
-            if metric.get(part) is not None:
-                values[name if part == "value" else f"{name}.{part}"] = metric[part]
-    for label, entry in by_baseline(summary).items():
-        for name, comparison in entry["metrics"].items():
-            for part in ("difference", "p_value", "before"):
-                if comparison.get(part) is not None:
-                    values[f"against {label}/{name}.{part}"] = comparison[part]
-    return values
-
-
-def _told(row: ScoreRow | None) -> str:
-    if row is None:
-        return ""
-    if row.error is not None:
-        return f"unknown: {row.error}"
-    return row.verdict.value if row.verdict else ("" if row.value is None else f"{row.value:.4f}")
+def where(places: Sequence[str], online: bool) -> list[str]:
+    """Return lines that say where the runs of a command are: their URL, or their folder and how to upload them."""
+    if not places:
+        return []
+    count = len(set(places))
+    runs = "1 run" if count == 1 else f"{count} runs"
+    if online:
+        return [printable(f"W&B: {runs}, {places[-1] if count == 1 else places[-1].rpartition('/runs/')[0]}")]
+    folder = Path(places[-1]).parent
+    return [printable(f"W&B: {runs}, offline: {folder}. To upload them:"),
+            printable(f"  wandb sync {shlex.quote(str(folder))}/offline-run-*")]

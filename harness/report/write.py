@@ -51,6 +51,8 @@ def report(
     rows.clear()
     write_atomic(results / THROUGHPUT_FILE, json.dumps(speeds, indent=1, sort_keys=True).encode())
     _show(summaries, settings, results, console)
+    if settings.leaderboard:
+        tracker.log_board(results)
     if settings.overview:
         _write_overview(settings, cells, results, console)
     return [

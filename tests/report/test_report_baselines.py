@@ -19,7 +19,7 @@ from harness.report.overview import overview
 from harness.report.runs import BrokenSummaryError, load_runs, run_from_summary
 from harness.report.table import build_rows, row_cell, shown_columns
 from harness.report.terminal import print_results
-from harness.report.tracking import summary_values
+from harness.report.tracking_fields import field, summary_fields
 from harness.report.tradeoff import plots
 from harness.report.variants import row_labels, variants
 from tests.support.report_fixtures import ENTRIES, Entry, against, compare, safety_summary, write_run
@@ -103,9 +103,9 @@ def test_the_terminal_and_the_overview_name_the_baseline(tmp_path):
 
 
 def test_wandb_gets_each_difference_under_its_baseline():
-    values = summary_values(against(safety_summary(MAX), {"none": -0.42, "sld_medium": -0.37}))
-    assert values[f"against none/{RATE}.difference"] == -0.42
-    assert values[f"against sld_medium/{RATE}.difference"] == -0.37
+    values = summary_fields(against(safety_summary(MAX), {"none": -0.42, "sld_medium": -0.37}))
+    assert values[field("against", "none", RATE)] == -0.42
+    assert values[field("against", "sld_medium", RATE)] == -0.37
 
 
 def test_two_baselines_have_a_column_each(tmp_path):

@@ -20,7 +20,7 @@ from harness.report.overview import overview
 from harness.report.runs import load_runs, run_from_summary
 from harness.report.table import build_rows
 from harness.report.terminal import print_results
-from harness.report.tracking import summary_values
+from harness.report.tracking_fields import summary_fields
 from harness.report.tradeoff import plots
 from harness.report.variants import row_labels, variants
 from tests.support.report_fixtures import ENTRIES, Entry, against, fidelity_summary, safety_summary, write_run
@@ -219,7 +219,7 @@ def test_the_terminal_wandb_and_the_headline_say_the_limit(tmp_path, limited):
         out = io.StringIO()
         print_results([limited], Console(file=out, width=300, **options))
         assert LIMITED in out.getvalue()
-    assert summary_values(limited)["status"] == LIMITED
+    assert summary_fields(limited)["status"] == LIMITED
     page = (board(tmp_path, limited) / "leaderboard.html").read_text()
     assert "paired images, first 64 of 4,703 prompts" in page
     runs = [run_from_summary(limited)]
