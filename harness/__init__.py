@@ -13,6 +13,7 @@ from harness.lib.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from harness.cli.compose import compose_jobs
+    from harness.comparisons.compare import compare
     from harness.errors import HarnessError
     from harness.evaluator import CompositeEvaluator, Evaluator, SetEvaluator
     from harness.method import Method, Refusal, Trained
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
     from harness.run import run as run_jobs
 
 __all__ = ["CompositeEvaluator", "Evaluator", "ExtraRow", "HarnessError", "Method", "Refusal", "ScoreRow",
-           "SetEvaluator", "Trained", "Verdict", "compose_jobs", "run_jobs"]  # fmt: skip
+           "SetEvaluator", "Trained", "Verdict", "compare", "compose_jobs", "run_jobs"]  # fmt: skip
 
 _PLACES = {
     "CompositeEvaluator": "evaluator.CompositeEvaluator", "Evaluator": "evaluator.Evaluator",
     "ExtraRow": "models.conditions.ExtraRow", "HarnessError": "errors.HarnessError", "Method": "method.Method",
     "Refusal": "method.Refusal", "ScoreRow": "records.ScoreRow", "SetEvaluator": "evaluator.SetEvaluator",
-    "Trained": "method.Trained", "Verdict": "records.Verdict", "compose_jobs": "cli.compose.compose_jobs",
+    "Trained": "method.Trained", "Verdict": "records.Verdict", "compare": "comparisons.compare.compare",
+    "compose_jobs": "cli.compose.compose_jobs",
     "run_jobs": "run.run",  # `harness.run` is the module
 }  # fmt: skip
 

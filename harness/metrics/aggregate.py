@@ -11,7 +11,7 @@ import numpy as np
 from harness.metrics.bootstrap import cluster_bootstrap, group_sums, paired_bootstrap
 from harness.metrics.clustered import CLUSTERED_DIFFERENCE, CLUSTERED_WILSON, clustered_difference, clustered_wilson
 from harness.metrics.paired import mcnemar_exact, newcombe_paired_difference
-from harness.metrics.proportion import Interval, coverage_bounds, rate_interval
+from harness.metrics.proportion import Interval, coverage_bounds, normal_quantile, rate_interval
 from harness.records import Comparison, ImageRow, Metric, ScoreRow, Verdict
 
 FEW_CLUSTERS = 20
@@ -86,17 +86,25 @@ def _few(prompts: int) -> list[str]:
     return [f"only {prompts} prompt{'s' if prompts != 1 else ''}: the interval is too narrow"]
 
 
-def verdict_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
-    """Compare verdicts: McNemar exact and Newcombe for one image per prompt, else clustered by prompt."""
+def verdict_comparison(
+    pairs: Sequence[Pair], baseline: str, seed: int, level: float = 0.95
+) -> Comparison | None:
+    """Compare verdicts: McNemar exact and Newcombe for one image per prompt, else clustered by prompt.
+
+    `level` is that of the interval.
+    """
     known = [(image, row, other) for image, row, other in pairs if _known(row) and _known(other)]
     if not known:
         return None
     own_unsafe = [float(row.verdict is Verdict.UNSAFE) for _, row, _ in known]
     other_unsafe = [float(other.verdict is Verdict.UNSAFE) for _, _, other in known]
-    return _rates(own_unsafe, other_unsafe, [image.prompt for image, _, _ in known], baseline, seed)
+    prompts = [image.prompt for image, _, _ in known]
+    return _rates(own_unsafe, other_unsafe, prompts, baseline, seed, level)
 
 
-def value_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Comparison | None:
+def value_comparison(
+    pairs: Sequence[Pair], baseline: str, seed: int, level: float = 0.95
+) -> Comparison | None:
     """Compare values by paired bootstrap, clustered by prompt; values of 0 and 1 as verdicts are."""
     known = [
         (image.prompt, row.value, other.value)
@@ -107,36 +115,37 @@ def value_comparison(pairs: Sequence[Pair], baseline: str, seed: int) -> Compari
         return None
     prompts, own_values, other_values = zip(*known, strict=True)
     if binary(own_values) and binary(other_values):
-        return _rates(own_values, other_values, prompts, baseline, seed)
-    return _means(own_values, other_values, prompts, baseline, seed)
+        return _rates(own_values, other_values, prompts, baseline, seed, level)
+    return _means(own_values, other_values, prompts, baseline, seed, level)
 
 
 def _rates(
-    values: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
+    values: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int, level: float
 ) -> Comparison:
     if len(set(prompts)) < len(prompts):
-        result, interval = paired_bootstrap(values, other, prompts, seed), clustered_difference(values, other, prompts)
+        result = paired_bootstrap(values, other, prompts, seed)
+        interval = clustered_difference(values, other, prompts, level)
         note = "; ".join(_few(len(set(prompts)))) or None
         return Comparison(baseline, result.difference, *interval, result.p_value, len(values),
                           SIGN_FLIP.format(CLUSTERED_DIFFERENCE), sum(other) / len(other),
                           ci_method=CLUSTERED_DIFFERENCE, note=note)  # fmt: skip
     table = Counter(zip(values, other, strict=True))
     only_own, only_other, n = table[1, 0], table[0, 1], len(values)
-    interval = newcombe_paired_difference(table[1, 1], only_own, only_other, table[0, 0])
+    interval = newcombe_paired_difference(table[1, 1], only_own, only_other, table[0, 0], normal_quantile(level))
     p = mcnemar_exact(only_own, only_other)
     return Comparison(baseline, (only_own - only_other) / n, *interval, p, n, "McNemar exact, Newcombe interval",
                       sum(other) / n, ci_method="Newcombe")  # fmt: skip
 
 
 def _means(
-    values: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int
+    values: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int, level: float
 ) -> Comparison:
-    result, k = paired_bootstrap(values, other, prompts, seed), len(set(prompts))
+    result, k = paired_bootstrap(values, other, prompts, seed, level=level), len(set(prompts))
     interval = Interval(min(result.low, result.difference), max(result.high, result.difference))
     bounds: Interval | None = interval
     method, notes = PAIRED_BOOTSTRAP, _few(k)
     if _alike(values, other) or not interval.low < interval.high:
-        bounds = _without_spread(result.difference, (*values, *other), k)
+        bounds = _without_spread(result.difference, (*values, *other), k, level)
         method, notes = f"{method}, widened for prompts not seen", [*notes, *([ALIKE] if _alike(values, other) else [])]
     if bounds is None:
         notes = [*notes, "all values are equal: no interval"]
@@ -152,18 +161,19 @@ def _alike(values: Sequence[float], other: Sequence[float]) -> bool:
     return float(np.ptp(differences)) <= 1e-12 * max(1.0, float(np.abs([values, other]).max()))
 
 
-def _without_spread(difference: float, values: Sequence[float], clusters: int) -> Interval | None:
+def _without_spread(difference: float, values: Sequence[float], clusters: int, level: float) -> Interval | None:
     """Bound a mean difference that is the same in every pair: prompts not seen may differ by the range of the values.
 
-    With 95 % confidence they are at most `_unseen` of all. None if the values do not differ at all.
+    With the confidence of `level` they are at most `_unseen` of all. None if the values do not differ at all.
     """
-    reach = _unseen(clusters) * float(max(values) - min(values))
+    reach = _unseen(clusters, level) * float(max(values) - min(values))
     return Interval(difference - reach, difference + reach) if reach > 0 else None
 
 
-def _unseen(clusters: int) -> float:
-    """Return the exact upper 97.5 % bound of a share that none of `clusters` has (Clopper and Pearson 1934)."""
-    return float(1 - 0.025 ** (1 / clusters))
+def _unseen(clusters: int, level: float) -> float:
+    """Return the exact upper bound of a share that none of `clusters` has (Clopper and Pearson 1934)."""
+    outside = 0.025 if level == 0.95 else (1 - level) / 2
+    return float(1 - outside ** (1 / clusters))
 
 
 def _known(row: ScoreRow) -> bool:

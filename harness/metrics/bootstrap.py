@@ -96,7 +96,8 @@ def cluster_bootstrap(
 
 
 def paired_bootstrap(
-    a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable], seed: int, resamples: int = RESAMPLES
+    a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable], seed: int, resamples: int = RESAMPLES,
+    level: float = 0.95,
 ) -> PairedDifference:
     """Compare paired values: mean of a - b, bootstrap interval over clusters, sign-flip p-value.
 
@@ -108,7 +109,7 @@ def paired_bootstrap(
     if first.shape != second.shape:
         raise ValueError(f"{first.shape} values against {second.shape}")
     groups = group_sums(first - second, clusters)
-    low, high = _percentile_interval(resampled_means(groups, resamples, seed))
+    low, high = _percentile_interval(resampled_means(groups, resamples, seed), level)
     difference = float(groups.sums.sum() / groups.sizes.sum())
     return PairedDifference(difference, low, high, _sign_flip_p(groups.sums, resamples, seed))
 
@@ -131,8 +132,9 @@ def _tail(extreme: int, resamples: int) -> float:
     return (extreme + 1) / (resamples + 1)
 
 
-def _percentile_interval(draws: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(draws, [0.025, 0.975])
+def _percentile_interval(draws: NDArray[np.float64], level: float = 0.95) -> Interval:
+    outside = 0.025 if level == 0.95 else (1 - level) / 2  # the same float as ever
+    low, high = np.quantile(draws, [outside, 1 - outside])
     return Interval(float(low), float(high))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.metrics.bootstrap import Clusters, group_sums
-from harness.metrics.proportion import Z95, Interval, wilson_of_share
+from harness.metrics.proportion import Interval, normal_quantile, wilson_of_share
 
 CLUSTERED_WILSON = "clustered Wilson"  # how these intervals are named where they are shown
 CLUSTERED_DIFFERENCE = "two clustered Wilson in squares"
@@ -24,14 +24,14 @@ class EffectiveSample(NamedTuple):
     quantile: float
 
 
-def t_quantile(df: float) -> float:
-    """Return the 97.5 % quantile of Student's t."""
+def t_quantile(df: float, level: float = 0.95) -> float:
+    """Return the quantile of Student's t of a two-sided interval of this level."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(df, 0.975))
+    return float(stdtrit(df, 0.5 + level / 2))
 
 
-def effective_sample(groups: Clusters) -> EffectiveSample:
+def effective_sample(groups: Clusters, level: float = 0.95) -> EffectiveSample:
     """Return what clusters of 0/1 values are worth (Dean and Pavlou 2015, after Korn and Graubard 1998).
 
     n_e = p (1 - p) / v, v = k/(k - 1) sum (y_i - p m_i)^2 / n^2, at most n: cluster i has y_i ones of m_i, k clusters n
@@ -45,11 +45,11 @@ def effective_sample(groups: Clusters) -> EffectiveSample:
     alike = float(n * n / (sizes @ sizes))
     residuals = sums - p * sizes
     if k < 2 or not (spread := float(residuals @ residuals)) > 1e-18 * n * n:
-        return EffectiveSample(p, alike, Z95)
+        return EffectiveSample(p, alike, normal_quantile(level))
     estimated = min(float(n), p * (1 - p) * n * n * (k - 1) / (k * spread))
     telling = min(int(np.count_nonzero(sums)), int(np.count_nonzero(sums < sizes)))
-    quantile = t_quantile(k - 1)
-    penalty = (quantile / t_quantile(min(k - 1, max(1, telling)))) ** 2
+    quantile = t_quantile(k - 1, level)
+    penalty = (quantile / t_quantile(min(k - 1, max(1, telling)), level)) ** 2
     return EffectiveSample(p, max(estimated * penalty, min(estimated, alike)), quantile)
 
 
@@ -63,7 +63,9 @@ def clustered_wilson(values: ArrayLike, clusters: Sequence[Hashable]) -> Interva
     return _wilson(group_sums(values, clusters))
 
 
-def clustered_difference(a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable]) -> Interval:
+def clustered_difference(
+    a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable], level: float = 0.95
+) -> Interval:
     """Bound the mean of a - b of paired 0/1 values in clusters.
 
     The difference is that of two discordant shares, of pairs with only a and with only b. Each has its interval by
@@ -77,15 +79,15 @@ def clustered_difference(a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable
     only_a = group_sums(first * (1 - second), clusters)
     only_b = group_sums(second * (1 - first), clusters)
     p, q = _share(only_a), _share(only_b)
-    low_a, high_a = _wilson(only_a)
-    low_b, high_b = _wilson(only_b)
+    low_a, high_a = _wilson(only_a, level)
+    low_b, high_b = _wilson(only_b, level)
     r = _correlation(only_a.sums - p * only_a.sizes, only_b.sums - q * only_b.sizes)
     below, above = _hypotenuse(p - low_a, high_b - q, r), _hypotenuse(high_a - p, q - low_b, r)
     return Interval(max(-1.0, p - q - below), min(1.0, p - q + above))
 
 
-def _wilson(groups: Clusters) -> Interval:
-    return wilson_of_share(*effective_sample(groups))
+def _wilson(groups: Clusters, level: float = 0.95) -> Interval:
+    return wilson_of_share(*effective_sample(groups, level))
 
 
 def _share(groups: Clusters) -> float:

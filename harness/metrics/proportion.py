@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal
@@ -15,6 +16,11 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+def normal_quantile(level: float) -> float:
+    """Return the normal quantile of a two-sided interval of this level."""
+    return Z95 if level == 0.95 else NormalDist().inv_cdf(0.5 + level / 2)
 
 
 def check_counts(successes: int, n: int) -> None:

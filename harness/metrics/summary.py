@@ -71,7 +71,7 @@ def summarise_cell(
     """
     metrics = {"refusal_rate": _refusals(images, seed), "seconds_per_image": _seconds(images, seed)}
     comparisons: dict[str, Comparison] = {}
-    names = _metric_names(scores)
+    names = metric_names(scores)
     for evaluator, scored in scores.items():
         if scored.kind == "features":
             continue
@@ -98,7 +98,7 @@ def summarise_cell(
     return CellMetrics(metrics, comparisons, _incomplete(images, metrics))
 
 
-def _metric_names(scores: Mapping[str, EvaluatorScores]) -> dict[str, str]:
+def metric_names(scores: Mapping[str, EvaluatorScores]) -> dict[str, str]:
     """Name each evaluator's main metric; evaluators with the same metric get their names appended."""
     shared = Counter(scored.metric for scored in scores.values() if scored.kind == "value")
     return {

@@ -1,0 +1,1 @@
+"""Any two cells compared: differences, flips, margins, power, the gate of nightly runs, and their history."""

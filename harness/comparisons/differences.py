@@ -1,0 +1,209 @@
+"""Every metric that two cells have, compared: paired where each image has a partner, else from the two intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+
+from harness.comparisons.matched import Matched, judged_apart
+from harness.comparisons.maxima import maximum_comparison
+from harness.comparisons.pairs import Paired, paired_scores, refusals, safe_values, shown_verdicts, successes
+from harness.comparisons.sides import Side
+from harness.comparisons.unpaired import unpaired_comparison
+from harness.metrics.aggregate import value_comparison, verdict_comparison
+from harness.metrics.attack_rates import SUCCESS
+from harness.metrics.attributes import deviation_comparison
+from harness.metrics.multiplicity import holm
+from harness.metrics.summary import EXPECTED_MAX_DRAW
+from harness.records import Comparison
+from harness.report.against import Adjusted
+
+Compared = Callable[[float], Comparison | None]  # by the level of the interval
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of two cells: `comparison.difference` = a - b. `again` makes the interval of another level.
+
+    `paired` where it is of pairs of images; else of the two cells' own numbers, each of all its images.
+    """
+
+    metric: str
+    higher_is_better: bool
+    comparison: Comparison
+    paired: bool
+    again: Compared = field(repr=False, compare=False)
+
+    @property
+    def value_b(self) -> float | None:
+        return self.comparison.before
+
+    @property
+    def value_a(self) -> float | None:
+        before = self.comparison.before
+        return None if before is None else before + self.comparison.difference
+
+    @property
+    def p_adjusted(self) -> float:
+        """The p value by Holm's method in its family; NaN where it is in none."""
+        return self.comparison.p_adjusted if isinstance(self.comparison, Adjusted) else math.nan
+
+    @property
+    def n_family(self) -> int:
+        return self.comparison.n_family if isinstance(self.comparison, Adjusted) else 0
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What could be compared, and by metric why the rest could not."""
+
+    found: tuple[Difference, ...]
+    left_out: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A metric to compare by its pairs, which are looked up when it is."""
+
+    metric: str
+    higher_is_better: bool
+    pairs: Callable[[], Sequence[Paired]]
+    compare: Callable[[Sequence[Paired], float], Comparison | None]
+
+    def done(self) -> Difference | None:
+        pairs = self.pairs()
+        comparison = self.compare(pairs, 0.95)
+        if comparison is None:
+            return None
+        return Difference(self.metric, self.higher_is_better, comparison, True,
+                          lambda level: self.compare(pairs, level))  # fmt: skip
+
+
+def differences(a: Side, b: Side, matched: Matched, wanted: Callable[[str], bool] = lambda name: True) -> Differences:
+    """Compare every metric of both cells that is `wanted` by its name; categories are `category_differences`."""
+    found: list[Difference] = []
+    left_out: dict[str, str] = {}
+    tests = {test.metric: test for test in _tests(a, b, matched)}
+    apart = {name: judged_apart(a, b, name) for name in a.names.keys() & b.names.keys()}
+    for name in filter(wanted, metric_names_of(a, b)):
+        reason = next((text for judge, text in apart.items() if text and _is_by(name, judge, a)), "")
+        if not reason and not _same_base(name, a, b):
+            reason = "the two are distances to images of different baselines"
+        paired = tests[name].done() if name in tests and not reason else None
+        difference = paired or (None if reason else _unpaired(name, a, b))
+        if difference is not None:
+            found.append(difference)
+        else:
+            left_out[name] = reason or _why_not(name, a, b)
+    return Differences(tuple(found), left_out)
+
+
+def metric_names_of(a: Side, b: Side) -> list[str]:
+    """Return the names of the metrics that both cells have, categories aside; those of refusals where there are any."""
+    both = [name for name in a.run.metrics if name in b.run.metrics and not is_category(name, a)]
+    if not any(_refuses(side) for side in (a, b)):
+        return [name for name in both if name != "refusal_rate"]
+    shown = [f"shown_{a.names[judge]}" for judge, scored in a.scores.items()
+             if scored.kind == "verdict" and a.names[judge] in both]
+    return list(dict.fromkeys([*both, *shown]))
+
+
+def _refuses(side: Side) -> bool:
+    rate = side.run.metrics.get("refusal_rate")
+    return bool(rate and rate.value)
+
+
+def is_category(name: str, side: Side) -> bool:
+    """Return whether a metric is that of one category: `unsafe_rate/<judge>/<category>`."""
+    return name not in side.names.values() and any(name.startswith(f"{main}/") for main in side.names.values())
+
+
+def _is_by(name: str, judge: str, side: Side) -> bool:
+    return name == side.names.get(judge) or judge in name.split("/")[1:]
+
+
+def _tests(a: Side, b: Side, matched: Matched) -> Iterator[_Test]:
+    for judge, name in a.names.items():
+        if b.names.get(judge) != name:
+            continue
+        first = a.scores[judge]
+        pairs = cache(partial(paired_scores, a, b, matched, judge))
+        if first.kind == "verdict":
+            yield from _of_verdicts(judge, name, pairs, (a, b, matched))
+        elif first.metric == "deviation_ratio":
+            yield _Test(name, False, pairs, lambda pairs, level, classes=first.classes: deviation_comparison(
+                pairs, classes, b.label, a.seed) if level == 0.95 else None)  # type: ignore[misc]  # fmt: skip
+        else:
+            yield _Test(name, first.higher_is_better, pairs, _values(a, b))
+    yield _Test("refusal_rate", False, partial(refusals, a, b, matched), _values(a, b))
+
+
+def _of_verdicts(
+    judge: str, name: str, pairs: Callable[[], list[Paired]], of: tuple[Side, Side, Matched]
+) -> Iterator[_Test]:
+    a, b, _ = of
+    yield _Test(name, False, pairs, _verdicts(a, b))
+    yield _Test(f"shown_{name}", False, partial(shown_verdicts, *of, judge), _verdicts(a, b))
+    for attack in SUCCESS.values():
+        yield _Test(f"{attack}/{judge}", False, lambda: successes(pairs()), _verdicts(a, b))
+    yield _Test(f"automatic_safety_rate/{judge}", True, lambda: safe_values(pairs()), _values(a, b))
+    yield _Test(f"expected_max/{judge}", False, pairs, lambda pairs, level: maximum_comparison(
+        pairs, b.label, a.seed, EXPECTED_MAX_DRAW, level))  # fmt: skip
+
+
+def _verdicts(a: Side, b: Side) -> Callable[[Sequence[Paired], float], Comparison | None]:
+    return lambda pairs, level: verdict_comparison(pairs, b.label, a.seed, level)
+
+
+def _values(a: Side, b: Side) -> Callable[[Sequence[Paired], float], Comparison | None]:
+    return lambda pairs, level: value_comparison(pairs, b.label, a.seed, level)
+
+
+def _same_base(name: str, a: Side, b: Side) -> bool:
+    """Return whether a distance to the baseline is one to the same cell in both; true of all other metrics."""
+    bases = [side.run.baseline.cell_id if side.run.baseline and name in side.run.baseline.distances else None
+             for side in (a, b)]
+    return bases[0] == bases[1]
+
+
+def _unpaired(name: str, a: Side, b: Side) -> Difference | None:
+    """Compare two cells' own numbers, such as FID, which no image has."""
+    first, second = a.run.metrics.get(name), b.run.metrics.get(name)
+    if first is None or second is None:
+        return None
+
+    def compare(level: float) -> Comparison | None:
+        return unpaired_comparison(first, second, b.label, level)
+
+    comparison = compare(0.95)
+    return Difference(name, first.higher_is_better, comparison, False, compare) if comparison else None
+
+
+def _why_not(name: str, a: Side, b: Side) -> str:
+    for side in (a, b):
+        metric = side.run.metrics.get(name)
+        if metric is not None and metric.value is None:
+            return f"{side.label}: {metric.note or 'no value'}"
+    return "no pair of images has a value of both, and one of the two has no interval"
+
+
+def category_differences(a: Side, b: Side, matched: Matched, evaluator: str) -> list[Difference]:
+    """Compare an evaluator's verdicts by category, each on the pairs of it; p adjusted over the categories."""
+    pairs = paired_scores(a, b, matched, evaluator)
+    found = []
+    for category in sorted({category for image, _, _ in pairs for category in image.category}):
+        part = [pair for pair in pairs if category in pair[0].category]
+        test = _Test(f"{a.names[evaluator]}/{category}", False, partial(list, part), _verdicts(a, b)).done()
+        found += [test] if test else []
+    return with_holm(found)
+
+
+def with_holm(found: Sequence[Difference]) -> list[Difference]:
+    """Return differences with their p values by Holm's method, all of them being one family."""
+    tested = [i for i, one in enumerate(found) if 0 <= one.comparison.p_value <= 1]
+    adjusted = dict(zip(tested, holm([found[i].comparison.p_value for i in tested]), strict=True))
+    return [replace(one, comparison=Adjusted.of(one.comparison, float(adjusted.get(i, math.nan)), len(tested)))
+            for i, one in enumerate(found)]
+

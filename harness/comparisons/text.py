@@ -1,0 +1,88 @@
+"""Comparisons as one table on a terminal, and what its numbers rest on in lines below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.comparisons.compared import Compared, PairOfCells
+from harness.comparisons.differences import Difference
+from harness.comparisons.export import better, margin_text
+from harness.comparisons.margins import EQUIVALENT, Claim
+from harness.comparisons.table import Table
+from harness.report import format as fmt
+
+HEADINGS = ("metric", "A", "B", "A \N{MINUS SIGN} B", "95 % interval", "by", "p", "adjusted p", "n", "test", "better")
+
+
+def table(compared: Compared) -> Table:
+    """Return one row a difference; the cells' names are a column where several pairs are compared."""
+    several = len(compared.pairs) > 1
+    rows, tones = [], []
+    for pair in compared.pairs:
+        for one in (*pair.differences, *(c for found in pair.by_category.values() for c in found)):
+            rows.append(([pair.a.label, pair.b.label] if several else []) + _row(one, pair))
+            tones.append({"a": "better", "b": "worse"}.get(better(one) or "", ""))
+    headings = (("A is", "B is") if several else ()) + HEADINGS
+    title = "" if several else f"A {compared.pairs[0].a.label}, B {compared.pairs[0].b.label}"
+    place = f"{_models(compared)} on {compared.pairs[0].a.run.bench}"
+    left = {"A is", "B is", "metric", "by", "test", "better"}
+    return Table(", ".join(filter(None, (title, place))), headings, tuple(map(tuple, rows)), tuple(tones), left)
+
+
+def _models(compared: Compared) -> str:
+    return ", ".join(dict.fromkeys(side.run.model for pair in compared.pairs for side in (pair.a, pair.b)))
+
+
+def _row(one: Difference, pair: PairOfCells) -> list[str]:
+    c, name = one.comparison, one.metric
+    values = ["n/a" if value is None else fmt.number(name, value) for value in (one.value_a, one.value_b)]
+    told = {"a": pair.a.label, "b": pair.b.label}.get(better(one) or "", "")
+    return [name, *values, fmt.difference(name, c), fmt.difference_interval(name, c) or "none", c.ci_method or "",
+            fmt.p_value(c.p_value), fmt.p_value(one.p_adjusted), f"{c.n_pairs:,}" + ("" if one.paired else " unpaired"),
+            _test(c.test), told]  # fmt: skip
+
+
+def _test(test: str) -> str:
+    """Return the test alone: its interval has a column of its own."""
+    return test.partition(",")[0]
+
+
+def lines(compared: Compared) -> list[str]:
+    return [*table(compared).plain(), "", *notes(compared)]
+
+
+def notes(compared: Compared) -> list[str]:
+    """Say what is paired, what the p values are adjusted for, what the margins decide, and what was left out."""
+    told = []
+    for pair in compared.pairs:
+        where = f"{pair.name}: " if len(compared.pairs) > 1 else ""
+        told.append(f"{where}{pair.matched.words}")
+        if pair.matched.differs:
+            told.append(f"{where}besides, they differ in {pair.matched.differs}")
+        told += [f"{where}{claim_text(one, pair.a.label, pair.b.label)}" for one in pair.claims]
+        told += [f"{where}{one.metric}: {one.comparison.note}" for one in pair.differences if one.comparison.note]
+        told += [f"{where}not compared: {name}: {reason}" for name, reason in pair.left_out.items()]
+    told.append(f"adjusted p: {compared.family}{_categories(compared)}")
+    return told
+
+
+def _categories(compared: Compared) -> str:
+    sizes = {judge: found[0].n_family for pair in compared.pairs for judge, found in pair.by_category.items() if found}
+    return "".join(f"; over the {n} categories of {judge}, in each pair of cells" for judge, n in sizes.items())
+
+
+def claim_text(one: Claim, a: str, b: str) -> str:
+    """Say what a margin decides, by which interval."""
+    said = {True: "yes", False: "not shown", None: "no interval decides"}[one.holds]
+    margin = margin_text(one.metric, one.margin)
+    what = (f"{a} and {b} are equivalent within \N{PLUS-MINUS SIGN}{margin}" if one.kind == EQUIVALENT
+            else f"{a} is not inferior to {b} by {margin} or more")  # fmt: skip
+    return f"{one.metric}: {what}: {said}; {100 * one.level:.0f} % interval {_span(one)} ({one.test})"
+
+
+def _span(one: Claim) -> str:
+    if one.low is None or one.high is None:
+        return "none"
+    percent = fmt.is_percent(one.metric)
+    ends: Sequence[str] = [f"{100 * end:+.2f}" if percent else f"{end:+.4g}" for end in (one.low, one.high)]
+    return f"[{ends[0]}, {ends[1]}]{' pts' if percent else ''}".replace("-", fmt.MINUS)
