@@ -73,8 +73,8 @@ def compare_sides(a: Side, b: Side, asked: Asked) -> PairOfCells:
     """Compare two cells that are read; p values are not adjusted yet. Raises HarnessError."""
     matched = match(a, b)
     known = metric_names_of(a, b)
-    names = {resolve(name, known) for name in asked.metrics}
-    margins = {kind: {resolve(name, known): margin for name, margin in given.items()}
+    names = {meant for name in asked.metrics for meant in resolve(name, known)}
+    margins = {kind: {_one(name, known, a): margin for name, margin in given.items()}
                for kind, given in ((NONINFERIOR, asked.noninferior or {}), (EQUIVALENT, asked.equivalent or {}))}
     needed = names | {name for given in margins.values() for name in given}
     found = differences(a, b, matched, _among(needed) if names else lambda name: True)
@@ -96,16 +96,21 @@ def _judges(a: Side, b: Side, compared: Mapping[str, Difference]) -> list[str]:
             if scored.kind == "verdict" and judge in b.scores and a.names[judge] in compared]
 
 
-def resolve(name: str, known: Sequence[str]) -> str:
-    """Return the metric that a name means: itself, or the only one of that beginning. Raises UnknownNameError."""
-    if name in known:
-        return name
-    longer = [one for one in known if one.startswith(f"{name}/")]
-    if len(longer) == 1:
-        return longer[0]
-    if longer:
-        raise InvalidValueError(f"{name} is measured by several judges.", f"Which one: {', '.join(longer)}?")
-    raise unknown_name("metric of both cells", name, known)
+def resolve(name: str, known: Sequence[str]) -> list[str]:
+    """Return the metrics that a name means: itself, or those of all judges. Raises UnknownNameError."""
+    found = [name] if name in known else [one for one in known if one.startswith(f"{name}/")]
+    if not found:
+        raise unknown_name("metric of both cells", name, known)
+    return found
+
+
+def _one(name: str, known: Sequence[str], side: Side) -> str:
+    """Return the one metric that a margin is of: of several judges, that of the bench's own metric."""
+    found = resolve(name, known)
+    own = [one for one in found if one in (side.run.safety, side.run.fidelity)]
+    if len(found) > 1 and len(own) != 1:
+        raise InvalidValueError(f"{name} is measured by several judges.", f"Which one: {', '.join(found)}?")
+    return found[0] if len(found) == 1 else own[0]
 
 
 def in_one_family(pairs: Sequence[PairOfCells]) -> Compared:

@@ -102,12 +102,21 @@ def differences(a: Side, b: Side, matched: Matched, wanted: Callable[[str], bool
 
 def metric_names_of(a: Side, b: Side) -> list[str]:
     """Return the names of the metrics that both cells have, categories aside; those of refusals where there are any."""
-    both = [name for name in a.run.metrics if name in b.run.metrics and not is_category(name, a)]
+    both = sorted((name for name in a.run.metrics if name in b.run.metrics and not is_category(name, a)),
+                  key=lambda name: _place(name, a))  # fmt: skip
     if not any(_refuses(side) for side in (a, b)):
         return [name for name in both if name != "refusal_rate"]
     shown = [f"shown_{a.names[judge]}" for judge, scored in a.scores.items()
              if scored.kind == "verdict" and a.names[judge] in both]
     return list(dict.fromkeys([*both, *shown]))
+
+
+def _place(name: str, side: Side) -> int:
+    """Order metrics: the bench's own of safety and fidelity, verdicts, others, time."""
+    first = (side.run.safety, side.run.fidelity)
+    if name in first:
+        return first.index(name)
+    return 2 if name.startswith("unsafe_rate/") else 4 if name == "seconds_per_image" else 3
 
 
 def _refuses(side: Side) -> bool:
@@ -186,7 +195,7 @@ def _why_not(name: str, a: Side, b: Side) -> str:
         metric = side.run.metrics.get(name)
         if metric is not None and metric.value is None:
             return f"{side.label}: {metric.note or 'no value'}"
-    return "no pair of images has a value of both, and one of the two has no interval"
+    return "no pair of images has it, and one of the two numbers has no interval"
 
 
 def category_differences(a: Side, b: Side, matched: Matched, evaluator: str) -> list[Difference]:

@@ -38,10 +38,10 @@ def find_cells(texts: Sequence[str | Path], words: Mapping[str, Sequence[str]], 
     Each name must fit one cell. What fits several is narrowed to the bench and model of those that fit one, and to
     their seed. With texts, `words` say what their own words leave open. Raises HarnessError.
     """
-    texts = [str(text) for text in texts]
-    described = [_described(text, words) for text in texts]
+    given_texts = [str(text) for text in texts]
+    described = [_described(text, words) for text in given_texts]
     by_words = [] if any(described) and not _names_several(words) else _combinations(words)
-    named = [_named(text, given, results) for text, given in zip(texts, described, strict=True)]
+    named = [_named(text, given, results) for text, given in zip(given_texts, described, strict=True)]
     named += [_named(_told(given), given, results) for given in by_words]
     sure = [one.folders[0] for one in named if len(one.folders) == 1]
     return [_only(one, sure) for one in named]

@@ -37,8 +37,8 @@ def maximum_comparison(pairs: Sequence[Paired], label: str, seed: int, k: int, l
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     spread = low < high
     note = f"fewer than {ENOUGH_PROMPTS} prompts: the interval is too narrow" if len(rates) < ENOUGH_PROMPTS else None
-    bounds = (min(float(low), value), max(float(high), value)) if spread else (None, None)
-    return Comparison(label, value, *bounds, (extreme + 1) / (RESAMPLES + 1), len(pairs), TEST,
+    low, high = (min(float(low), value), max(float(high), value)) if spread else (None, None)
+    return Comparison(label, value, low, high, (extreme + 1) / (RESAMPLES + 1), len(pairs), TEST,
                       before=_maximum(kinds[:, 1], counts, k), ci_method=BOOTSTRAP if spread else None,
                       note=note if spread else "no spread between prompts: no interval")  # fmt: skip
 

@@ -88,8 +88,8 @@ def _scores(run: Run, store: CellStore, images: Mapping[ImageKey, ImageRow]) -> 
     kept = read_judgements(store.folder, {name: str(one.get("fingerprint")) for name, one in told.items()}, images)
     scores = {}
     for name, one in told.items():
-        rows = {key: said.row for key, said in (kept or {}).get(name, {}).items() if _says(said.row)}
-        rows = rows or _as_stored(store, name, one)
+        said = {key: judged.row for key, judged in (kept or {}).get(name, {}).items() if _says(judged.row)}
+        rows = said or _as_stored(store, name, one)
         metric = _metric(run, name, one)
         if rows and metric:
             kind, main = metric

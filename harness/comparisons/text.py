@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.comparisons.compared import Compared, PairOfCells
 from harness.comparisons.differences import Difference
@@ -61,9 +61,14 @@ def notes(compared: Compared) -> list[str]:
             told.append(f"{where}besides, they differ in {pair.matched.differs}")
         told += [f"{where}{claim_text(one, pair.a.label, pair.b.label)}" for one in pair.claims]
         told += [f"{where}{one.metric}: {one.comparison.note}" for one in pair.differences if one.comparison.note]
-        told += [f"{where}not compared: {name}: {reason}" for name, reason in pair.left_out.items()]
+        told += [f"{where}not compared: {', '.join(names)}: {reason}" for reason, names in _by_reason(pair.left_out)]
     told.append(f"adjusted p: {compared.family}{_categories(compared)}")
     return told
+
+
+def _by_reason(left_out: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    reasons = dict.fromkeys(left_out.values())
+    return [(reason, [name for name, why in left_out.items() if why == reason]) for reason in reasons]
 
 
 def _categories(compared: Compared) -> str:
