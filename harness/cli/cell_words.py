@@ -33,6 +33,22 @@ def without_spaces(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return plain, described
 
 
+def placeholders(words: Sequence[str], settings: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Do the same for the cells that a setting names: from="method=none bench=i2p",81d04e."""
+    described: dict[str, str] = {}
+    plain = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key.lstrip("-") in settings and any(" " in one.strip() for one in value.split(",")):
+            names = []
+            for one in value.split(","):
+                names.append(PLACEHOLDER.format(len(described)))
+                described[names[-1]] = one.strip()
+            word = f"{key}={','.join(names)}"
+        plain.append(word)
+    return plain, described
+
+
 def named_cells(given: Given, described: Mapping[str, str], results: Path) -> list[Path]:
     """Return the folders of the cells that a command was given, in order. Raises HarnessError."""
     from harness.comparisons.finding import find_cells

@@ -14,6 +14,7 @@ COMMANDS = {
     "score": "judge existing images: with another evaluator, or a folder of images from elsewhere",
     "leaderboard": "rebuild the leaderboard of a results folder",
     "compare": "compare any cells of one bench, paired by prompt: tests, intervals, margins",
+    "power": "how many prompts it takes to tell two rates apart",
     "calibrate": "measure a safety evaluator on labelled images",
     "prefetch": "download what a run needs",
     "artifacts": "list, show and export trained artifacts",

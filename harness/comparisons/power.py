@@ -14,7 +14,7 @@ from harness.comparisons.outcomes import Verdicts, outcome_law
 from harness.errors import InvalidValueError
 from harness.metrics.proportion import wilson_interval
 
-SIMULATIONS = 10_000
+SIMULATIONS = 20_000
 MOST = 10_000_000  # prompts; beyond, no benchmark tells the two apart
 MCNEMAR = "McNemar exact"
 SIGN_FLIP = "sign-flip by prompt"
@@ -118,9 +118,7 @@ def two_rates_p(a: Counts, b: Counts) -> NDArray[np.float64]:
     first, second = (side @ unsafe / (n * repeats) for side in (a, b))
     pooled = (first + second) / 2
     off = (unsafe[None] / repeats - pooled[:, None]) ** 2
-    own = [(side * off).sum(axis=1) / n - (rate - pooled) ** 2 for side, rate in ((a, first), (b, second))]
-    between = (first - pooled) ** 2 + (second - pooled) ** 2
-    variance = (own[0] + own[1] + between) / n
+    variance = (a * off + b * off).sum(axis=1) / n**2
     z = np.abs(first - second) / np.sqrt(np.maximum(variance, 1e-300))
     p: NDArray[np.float64] = np.where(variance > 0, 2 * norm.sf(z), 1.0)
     return p
@@ -134,11 +132,10 @@ def _needed(of: Verdicts, law: NDArray[np.float64], wanted: float, alpha: float,
         return power_of(of, n, alpha, draws[0], draws[1], law)
 
     low, high = 1, _approximate(of, law, wanted, alpha)
-    while at(high).power < wanted:
-        low, high = high, 2 * high
+    while high > MOST or at(high).power < wanted:
         if high > MOST:
             raise InvalidValueError(f"more than {MOST:,} prompts are needed.", "Rates this close are not told apart.")
-    low = max(low, 1)
+        low, high = high, 2 * high
     while high - low > max(1, high // 200):
         middle = (low + high) // 2
         low, high = (low, middle) if at(middle).power >= wanted else (middle, high)
