@@ -97,4 +97,4 @@ def pair_correlation(a: Side, b: Side, judge: str) -> float | None:
     values = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     if len(values) < 2 or (values.std(axis=0) == 0).any():
         return None
-    return float(np.corrcoef(values.T)[0, 1])
+    return float(np.asarray(np.corrcoef(values.T))[0, 1])

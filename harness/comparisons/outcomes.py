@@ -44,7 +44,8 @@ def outcome_law(of: Verdicts) -> Array:
     within = [_latent_within(rate, of.icc) if of.repeats > 1 else 0.0 for rate in (of.rate_a, of.rate_b)]
     tau = _latent_between(of, within)
     if max(within) == 0:
-        return _of_images(_cells(*(np.array([ndtri(rate)]) for rate in (of.rate_a, of.rate_b)), tau), of.repeats)[0]
+        a, b = np.array([ndtri(of.rate_a)]), np.array([ndtri(of.rate_b)])
+        return np.asarray(_of_images(_cells(a, b, tau), of.repeats)[0])
     u, weights = _grid()
     u_a, u_b = np.meshgrid(u, u, indexing="ij")
     u_b = tau * u_a + np.sqrt(1 - tau * tau) * u_b
