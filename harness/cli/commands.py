@@ -13,6 +13,7 @@ from harness.lib.shell import typed
 COMMANDS = {
     "score": "judge existing images: with another evaluator, or a folder of images from elsewhere",
     "leaderboard": "rebuild the leaderboard of a results folder",
+    "view": "look at a results folder in the browser, down to each image",
     "calibrate": "measure a safety evaluator on labelled images",
     "prefetch": "download what a run needs",
     "artifacts": "list, show and export trained artifacts",
