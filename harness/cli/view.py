@@ -14,17 +14,15 @@ from harness.cli.answering import answer_words
 from harness.cli.arguments import OF_COMMANDS, Given, parse_arguments, read_given
 from harness.errors import InvalidValueError, MissingResourceError, StorageError
 
-SETTINGS = ("results", "host", "port", "token", "open", "bundle", "images", "unsafe")
+SETTINGS = ("results", "host", "port", "token", "open")
 LOCAL, PORT = "127.0.0.1", 8642
 HELP = f"""\
 Look at a results folder in the browser: the board, each cell, each image, two cells side by side.
 
 usage: python -m harness view [RESULTS] [name=value ...]
-       python -m harness view [RESULTS] --bundle FOLDER [name=value ...]
 
   python -m harness view                            of results/; prints the address to open
   python -m harness view results/paper --open       and opens it
-  python -m harness view --bundle site              the same pages as static files, for any web host
 
   results=DIR    the results folder, also as the first word (default: results)
   port=N         port of the local server (default: {PORT}, or the next free one)
@@ -32,12 +30,9 @@ usage: python -m harness view [RESULTS] [name=value ...]
                  everything in the folder, unsafe images included, if they know the token
   token=TEXT     the token in the address (default: a new one at each start)
   --open         open the address in a browser
-  bundle=DIR     write the pages and their data to this folder instead, and end
-  images=N       images per cell in the bundle (default: all)
-  --unsafe       bundle images of unsafe benches and images not judged safe, too; they are left out by default
   -h, --help     this text
 
-The server never writes, and runs nothing from the folder. A run that is in progress is shown as it goes. Ctrl-C ends it.
+The server never writes, and runs nothing from the folder. A run in progress is shown as it goes. Ctrl-C ends it.
 """
 
 
@@ -47,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _view(words: Sequence[str]) -> int:
-    arguments = parse_arguments(words, "view", OF_COMMANDS, SETTINGS, switches=("open", "unsafe"))
+    arguments = parse_arguments(words, "view", OF_COMMANDS, SETTINGS, switches=("open",))
     given = read_given(arguments, SETTINGS, things="a results folder")
     results = user_path("results", _results(given))
     _check_installed()
@@ -70,7 +65,7 @@ def _check_installed() -> None:
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingResourceError(f"the viewer needs {' and '.join(missing)}.",
-                                   "Run `pip install 'responsible-t2i-harness[view]'`, in a clone `pip install '.[view]'`.")
+                                   "Run `pip install 'responsible-t2i-harness[view]'`, in a clone with '.[view]'.")
 
 
 def _serve(results: Path, given: Given) -> int:

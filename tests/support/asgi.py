@@ -26,7 +26,8 @@ def get(app: Any, path: str, host: str = "127.0.0.1:8642", method: str = "GET") 
     raw, _, query = path.partition("?")
     scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
              "path": unquote(raw), "raw_path": raw.encode(), "query_string": query.encode(), "root_path": "",
-             "headers": [(b"host", host.encode())], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8642)}  # fmt: skip
+             "headers": [(b"host", host.encode())], "client": ("127.0.0.1", 1),
+             "server": ("127.0.0.1", 8642)}  # fmt: skip
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
