@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.cells.tables import StoredJudgement, UnreadableTable, decode_judgements, encode_judgements
+from harness.cells.tables import (
+    StoredJudgement,
+    UnreadableTable,
+    decode_judgements,
+    encode_judgements,
+    read_judgement_table,
+)
 from harness.evaluator import Evaluator
 from harness.lib.atomic import write_atomic
 from harness.lib.reading import UnreadableFileError, read_bytes
 from harness.records import ImageKey, ImageRow, ScoreRow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FILE = "verdicts.parquet"
 
@@ -67,3 +77,12 @@ def read_judgements(
         if fingerprints.get(one.evaluator) == one.fingerprint and image is not None and image.sha256 == one.sha256:
             by_evaluator[one.evaluator][one.row.key] = Judgement(one.row, one.score)
     return by_evaluator
+
+
+def judgement_table(folder: Path) -> pa.Table | None:
+    """Return the file of judgements by columns, of whichever fingerprints; None if it is missing or unreadable."""
+    try:
+        data = read_bytes(folder / FILE)
+        return read_judgement_table(data) if data is not None else None
+    except (UnreadableFileError, UnreadableTable):
+        return None

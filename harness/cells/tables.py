@@ -178,6 +178,23 @@ def decode_judgements(data: bytes) -> list[StoredJudgement]:
         raise UnreadableTable(str(error)) from error
 
 
+def read_judgement_table(data: bytes) -> pa.Table:
+    """Return a file of judgements by columns, all of them with a key. Raises UnreadableTable."""
+    table, _ = _decode(data, judgement_schema(), ADDED_TO_JUDGEMENTS)
+    if table["prompt_id"].null_count or table["repeat"].null_count:
+        raise UnreadableTable("a row has no key")
+    return table
+
+
+def boxes_at(table: pa.Table, row: int) -> tuple[Box, ...]:
+    """Return the boxes of one row of a table of judgements; none for what is no box."""
+    stored = table["boxes"][row].as_py() if "boxes" in table.column_names else None
+    try:
+        return _read_boxes(stored)
+    except (ValueError, TypeError):
+        return ()
+
+
 def _stored_judgement(record: dict[str, Any]) -> StoredJudgement:
     _check_key(record)
     verdict = Verdict(record["verdict"]) if record["verdict"] is not None else None

@@ -1,0 +1,107 @@
+"""`python -m harness view [results]`: a results folder in the browser, from the numbers to the images."""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.checks import user_path
+from harness.cli.answering import answer_words
+from harness.cli.arguments import OF_COMMANDS, Given, parse_arguments, read_given
+from harness.errors import InvalidValueError, MissingResourceError, StorageError
+
+SETTINGS = ("results", "host", "port", "token", "open")
+LOCAL, PORT = "127.0.0.1", 8642
+HELP = f"""\
+Look at a results folder in the browser: the board, each cell, each image, two cells side by side.
+
+usage: python -m harness view [RESULTS] [name=value ...]
+
+  python -m harness view                            of results/; prints the address to open
+  python -m harness view results/paper --open       and opens it
+
+  results=DIR    the results folder, also as the first word (default: results)
+  port=N         port of the local server (default: {PORT}, or the next free one)
+  host=ADDRESS   address to listen on (default: {LOCAL}, this machine only); others can read
+                 everything in the folder, unsafe images included, if they know the token
+  token=TEXT     the token in the address (default: a new one at each start)
+  --open         open the address in a browser
+  -h, --help     this text
+
+The server never writes, and runs nothing from the folder. A run in progress is shown as it goes. Ctrl-C ends it.
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 ended, 2 a mistake, 130 interrupted."""
+    return answer_words("view", words, HELP, _view, "ended. To look again:", runs_bare=True)
+
+
+def _view(words: Sequence[str]) -> int:
+    arguments = parse_arguments(words, "view", OF_COMMANDS, SETTINGS, switches=("open",))
+    given = read_given(arguments, SETTINGS, things="a results folder")
+    results = user_path("results", _results(given))
+    _check_installed()
+    from harness.view.library import Library
+
+    library = Library(results)
+    library.check()
+    return _serve(results, given)
+
+
+def _results(given: Given) -> str:
+    named = [*given.things, *given.texts("results")]
+    if len(named) > 1:
+        raise InvalidValueError(f"{len(named)} results folders given: {', '.join(named)}.", "Pass one.")
+    return named[0] if named else "results"
+
+
+def _check_installed() -> None:
+    """Refuse to go on without the packages of the extra."""
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingResourceError(f"the viewer needs {' and '.join(missing)}.",
+                                   "Run `pip install 'responsible-t2i-harness[view]'`, in a clone with '.[view]'.")
+
+
+def _serve(results: Path, given: Given) -> int:
+    from harness.view.server import application, serve
+
+    host, token = given.text("host") or LOCAL, given.text("token") or secrets.token_urlsafe(16)
+    if not all(letter.isalnum() or letter in "-_" for letter in token) or len(token) > 100:
+        raise InvalidValueError("token: letters, digits, - and _ are needed.")
+    listening = _listen(host, given)
+    port = listening.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    names = frozenset({LOCAL, "localhost", "::1", host, *([socket.gethostname()] if host != LOCAL else [])})
+    address = f"http://{shown}:{port}/{token}/"
+    print(f"{results}: {address}\nCtrl-C ends it.", flush=True)
+    if given.text("open") == "true":
+        import webbrowser
+
+        webbrowser.open(address)
+    serve(application(results, token, names), listening)
+    return 0
+
+
+def _listen(host: str, given: Given) -> socket.socket:
+    """Return a socket on the port that was asked for; where none was, on the usual one or any that is free."""
+    text = given.text("port")
+    if text is not None and not (text.isdecimal() and int(text) < 65536):
+        raise InvalidValueError(f"port={text}: a port from 0 to 65535 is needed.")
+    wanted = [int(text)] if text is not None else [PORT, 0]
+    for port in wanted:
+        try:
+            return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        except OSError as error:
+            reason = error
+    raise StorageError(f"{host}:{wanted[-1]} cannot be listened on: {reason.strerror or reason}.",
+                       "Choose another port=N, or host=ADDRESS.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What is found under which address: the same answers for the local server and for a bundle of files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.report import export
+from harness.report.run import Run
+from harness.report.table import build_rows
+from harness.report.variants import row_labels, variants
+from harness.view.board import board
+from harness.view.cell import cell_record
+from harness.view.columns import Columns
+from harness.view.details import details
+from harness.view.library import Library
+from harness.view.pairs import pairs
+from harness.view.pictures import SIZES, picture
+from harness.view.same import same_images
+
+JSON, WEBP, CSV = "application/json", "image/webp", "text/csv; charset=utf-8"
+_CELL = r"(?P<cell>[A-Za-z0-9_-]{1,100})"
+_N = r"(?P<n>0|[1-9][0-9]{0,8})"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an address holds."""
+
+    content: bytes
+    kind: str
+
+
+class Addresses:
+    """Answers addresses below `data/`. Whatever an address says, only cells and images that were listed are read."""
+
+    def __init__(self, library: Library, live: bool) -> None:
+        self.library, self.live = library, live
+        self._routes: list[tuple[re.Pattern[str], Callable[..., Answer | None]]] = [
+            (re.compile(pattern), answer) for pattern, answer in (
+                (r"board\.json", self.board),
+                (r"leaderboard\.(?P<form>csv|json)", self.leaderboard),
+                (rf"cells/{_CELL}\.json", self.cell),
+                (rf"cells/{_CELL}/(?P<part>columns|details|same)/{_N}\.json", self.images),
+                (rf"cells/{_CELL}/(?P<size>{'|'.join(SIZES)})/{_N}\.webp", self.picture),
+                (rf"compare/{_CELL}/(?P<base>[A-Za-z0-9_-]{{1,100}})\.json", self.compare),
+            )
+        ]  # fmt: skip
+
+    def answer(self, address: str) -> Answer | None:
+        """Return what is at an address below `data/`; None if nothing is."""
+        for pattern, answer in self._routes:
+            if match := pattern.fullmatch(address):
+                return answer(**match.groupdict())
+        return None
+
+    def board(self) -> Answer:
+        return as_json(board(self.library.rows(), self.library.results.name, self.live))
+
+    def leaderboard(self, form: str) -> Answer | None:
+        runs = self.library.rows()
+        if not runs:
+            return None
+        readable = [run for run in runs if run.readable]
+        rows = build_rows(runs, row_labels(readable, variants(readable)))
+        text, kind = (export.csv_text(rows), CSV) if form == "csv" else (export.json_text(rows), JSON)
+        return Answer(text.encode("utf-8", "backslashreplace"), kind)
+
+    def cell(self, cell: str) -> Answer | None:
+        run, columns = self._known(cell)
+        return as_json(cell_record(run, columns, self.library.beside(run))) if run and columns else None
+
+    def images(self, cell: str, part: str, n: str) -> Answer | None:
+        run, columns = self._known(cell)
+        if run is None or columns is None:
+            return None
+        if part == "columns":
+            content = columns.chunk(int(n))
+        elif part == "details":
+            content = details(columns, int(n))
+        else:
+            others = {one.cell_id: self.library.columns(one.cell_id) for one in self.library.beside(run)}
+            content = same_images(columns, int(n), others)
+        return as_json(content) if content else None
+
+    def picture(self, cell: str, size: str, n: str) -> Answer | None:
+        run, columns = self._known(cell)
+        row = columns.rows[int(n)] if columns and int(n) < len(columns.rows) else None
+        if row is None or row.file is None or run is None or run.folder is None:
+            return None
+        content = picture(run.folder, row.file, size)
+        return Answer(content, WEBP) if content else None
+
+    def compare(self, cell: str, base: str) -> Answer | None:
+        run, columns = self._known(cell)
+        other, others = self._known(base)
+        if not (run and other and columns and others) or (run.model, run.bench) != (other.model, other.bench):
+            return None
+        return as_json(pairs(run, columns, other, others))
+
+    def _known(self, cell: str) -> tuple[Run | None, Columns | None]:
+        return self.library.run(cell), self.library.columns(cell)
+
+
+def as_json(content: Any) -> Answer:
+    """Return content as compact JSON; NaN is refused: an unknown number is null."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Answer(text.encode("utf-8", "replace"), JSON)

@@ -1,0 +1,78 @@
+// The shell: which page the address names, theme, keys, and what changes while one looks.
+
+import {h, put, link} from "./dom.js";
+import {here, boardLink} from "./router.js";
+import {getBoard, forget} from "./data.js";
+import * as board from "./board.js";
+import * as cell from "./cell.js";
+import * as image from "./image.js";
+import * as compare from "./compare.js";
+import {wireTheme} from "./theme.js";
+import {wireKeys} from "./keys.js";
+
+// A page is a module with show(main, {parts, params}): it fills `main` and may return {title, crumbs, changed(cells),
+// leave()}: crumbs are [address, text] below the board; changed() is called when cells of the results have changed.
+const PAGES = [
+  [(parts) => parts.length === 0, board],
+  [(parts) => parts.length === 2 && parts[0] === "cell", cell],
+  [(parts) => parts.length === 5 && parts[0] === "cell" && parts[2] === "image", image],
+  [(parts) => parts.length === 3 && parts[0] === "compare", compare],
+];
+const main = document.getElementById("main");
+let shown = null, turn = 0, path = null;
+
+async function draw() {
+  const now = here(), mine = ++turn;
+  const page = PAGES.find(([fits]) => fits(now.parts))?.[1];
+  if (shown?.leave) shown.leave();
+  shown = null;
+  put(main, h("p", {class: "loading"}, "Loading\u2026"));
+  window.scrollTo(0, 0);
+  try {
+    if (!page) throw new Error("There is no such page.");
+    const holder = h("div", {class: "page"});
+    const state = (await page.show(holder, now)) || {};
+    if (mine !== turn) return void state.leave?.();
+    put(main, holder);
+    shown = state;
+    if (state.shown) state.shown();
+    await header(state);
+  } catch (error) {
+    if (mine === turn) put(main, h("p", {class: "problem", role: "alert"}, error.message), link(boardLink(), "To the board"));
+  }
+  path = now.parts.join("/");
+}
+
+async function header(state) {
+  const {name} = await getBoard();
+  document.title = [state.title, name].filter(Boolean).join(" \u00b7 ");
+  const crumbs = [[boardLink(), name], ...(state.crumbs || [])];
+  put(document.getElementById("crumbs"), h("ol", {}, crumbs.map(([address, text], i) =>
+    h("li", {}, link(address, text, i === crumbs.length - 1 ? {"aria-current": "page"} : {})))));
+}
+
+window.addEventListener("hashchange", () => {
+  const keepsPlace = here().parts.join("/") === path; // only the state behind the page changed
+  if (!keepsPlace || !shown?.params) draw();
+  else shown.params(here().params);
+});
+
+async function listen() {
+  const {live} = await getBoard();
+  if (!live || !window.EventSource) return;
+  const status = document.getElementById("live");
+  const events = new EventSource("events");
+  events.addEventListener("ready", () => { put(status, h("span", {class: "dot on"}), "live"); });
+  events.addEventListener("changed", (event) => {
+    const {cells} = JSON.parse(event.data);
+    forget(cells);
+    shown?.changed?.(cells);
+  });
+  events.onerror = () => { put(status, h("span", {class: "dot"}), "not connected"); };
+}
+
+document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
+wireTheme(document.getElementById("theme"));
+wireKeys(document.getElementById("help"), document.getElementById("keys"));
+draw();
+listen().catch(() => {});

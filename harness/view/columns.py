@@ -1,0 +1,141 @@
+"""The images of a cell by columns: what the pages filter, sort and draw them by, in chunks of one size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from harness.cells.comparable import mapping
+from harness.cells.judgements import judgement_table
+from harness.cells.store import CellStore
+from harness.records import TRUNCATED, ImageKey, ImageRow, Status
+from harness.report.run import Run
+from harness.view.judge_column import LETTERS, NO_VERDICT, JudgeColumn
+from harness.view.scores import stored_scores
+
+CHUNK = 2048  # images
+_STATUS = {Status.OK: "o", Status.REFUSED: "r", Status.ERROR: "e"}
+SHOWN_HASH = 8  # digits of an image's hash that its address has
+
+
+@dataclass(frozen=True)
+class Columns:
+    """All images of a cell. `veiled` images start blurred; `combos` are the sets of categories that occur."""
+
+    rows: tuple[ImageRow, ...]
+    index: Mapping[ImageKey, int]
+    judges: Mapping[str, JudgeColumn]
+    table: pa.Table | None
+    veiled: str
+    combos: tuple[tuple[str, ...], ...]
+    version: str
+
+    @property
+    def n_chunks(self) -> int:
+        return -(-len(self.rows) // CHUNK)
+
+    def chunk(self, n: int) -> dict[str, Any] | None:
+        """Return the n-th chunk of images as JSON; None beyond the last one."""
+        start = n * CHUNK
+        rows = self.rows[start : start + CHUNK]
+        if not rows or n < 0:
+            return None
+        end, places = start + len(rows), {combo: i for i, combo in enumerate(self.combos)}
+        return {
+            "version": self.version,
+            "start": start,
+            "ids": [row.prompt_id for row in rows],
+            "repeats": [row.repeat for row in rows] if any(row.repeat for row in rows) else None,
+            "status": "".join(_STATUS[row.status] for row in rows),
+            "cut": _bits(TRUNCATED in row.flags for row in rows),
+            "veiled": self.veiled[start:end],
+            "combos": [places[row.category] for row in rows],
+            "hashes": [hash_of(row) for row in rows],
+            "judges": {name: {"verdicts": one.verdicts[start:end], "scores": _numbers(one.scores[start:end])}
+                       for name, one in self.judges.items()},
+        }  # fmt: skip
+
+
+def hash_of(row: ImageRow) -> str:
+    """Return the digits of an image's hash that its address has; empty where there is no image."""
+    return (row.sha256 or "")[:SHOWN_HASH] if row.file else ""
+
+
+def read_columns(run: Run, store: CellStore) -> Columns:
+    """Read the images of a cell, and what its evaluators said of them; nothing is built, nothing is executed."""
+    images = store.images()
+    rows = tuple(images.values())
+    index = {key: i for i, key in enumerate(images)}
+    told = mapping(run.summary.get("evaluators"))
+    table = judgement_table(store.folder) if told else None
+    judges = _decided(table, told, rows, index) if table is not None else stored_scores(run, store, index)
+    veiled = _veiled(run.unsafe_content, len(rows), judges)
+    return Columns(rows, index, judges, table, veiled, tuple(dict.fromkeys(row.category for row in rows)),
+                   _version(rows, judges))  # fmt: skip
+
+
+def _decided(
+    table: pa.Table, told: Mapping[str, Any], rows: Sequence[ImageRow], index: Mapping[ImageKey, int]
+) -> dict[str, JudgeColumn]:
+    """Return what the summary's evaluators said of today's images; what others said before does not count."""
+    fingerprints = {str(name): str(mapping(one).get("fingerprint")) for name, one in told.items()}
+    letters = {verdict.value: letter for verdict, letter in LETTERS.items()}
+    places = image_places(table, rows, index)
+    verdicts: dict[str, list[str]] = {}
+    scores, at = dict[str, np.ndarray](), dict[str, np.ndarray]()
+    score = table["score"].to_pylist() if "score" in table.column_names else [None] * table.num_rows
+    names, prints = table["evaluator"].to_pylist(), table["fingerprint"].to_pylist()
+    for row, (name, fingerprint, verdict, number, i) in enumerate(
+        zip(names, prints, table["verdict"].to_pylist(), score, places, strict=True)
+    ):
+        if i < 0 or fingerprints.get(name) != fingerprint:
+            continue
+        if name not in verdicts:
+            verdicts[name] = [NO_VERDICT] * len(rows)
+            scores[name], at[name] = np.full(len(rows), np.nan), np.full(len(rows), -1)
+        verdicts[name][i] = letters.get(verdict, NO_VERDICT)
+        scores[name][i] = np.nan if number is None else number
+        at[name][i] = row
+    return {name: JudgeColumn("".join(verdicts[name]), scores[name], at[name]) for name in fingerprints
+            if name in verdicts}  # fmt: skip
+
+
+def image_places(table: pa.Table, rows: Sequence[ImageRow], index: Mapping[ImageKey, int]) -> list[int]:
+    """Return, for each row of a table, which of the images it is of; -1 if that image is another one today."""
+    by_name = {(key.prompt_id, key.repeat): i for key, i in index.items()}
+    hashes = [row.sha256 for row in rows]
+    places = (by_name.get(name, -1) for name in zip(table["prompt_id"].to_pylist(), table["repeat"].to_pylist(),
+                                                    strict=True))  # fmt: skip
+    return [i if i >= 0 and hashes[i] == sha256 else -1
+            for i, sha256 in zip(places, table["sha256"].to_pylist(), strict=True)]  # fmt: skip
+
+
+def _veiled(unsafe_content: bool, n: int, judges: Mapping[str, JudgeColumn]) -> str:
+    """Blur whatever is not known to be safe: an unsafe bench, or an image that not every judge calls safe."""
+    if unsafe_content:
+        return "1" * n
+    said = [one.verdicts for one in judges.values() if one.is_judge]
+    return _bits(any(letter != "s" for letter in letters) for letters in zip(*said, strict=True)) if said else "0" * n
+
+
+def _bits(flags: Any) -> str:
+    return "".join("1" if flag else "0" for flag in flags)
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    """Return numbers with as many digits as a page shows; None for what is none."""
+    return [None if not np.isfinite(value) else float(f"{value:.4g}") for value in values.tolist()]
+
+
+def _version(rows: Sequence[ImageRow], judges: Mapping[str, JudgeColumn]) -> str:
+    digest = hashlib.sha256(str(len(rows)).encode())
+    for row in rows:
+        digest.update(f"{row.prompt_id}|{row.repeat}|{row.status}|{row.sha256}".encode())
+    for name, one in judges.items():
+        digest.update(f"{name}|{one.verdicts}".encode() + one.scores.tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,89 @@
+"""The local server of the viewer: this machine only, a token in the address, and nothing that writes."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from pathlib import Path
+from socket import socket
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from harness.view.addresses import Addresses
+from harness.view.library import Library
+from harness.view.live import events
+from harness.view.pages import INDEX, POLICY, assets, kind_of
+
+HEADERS = {
+    "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+NO_STORE, KEEP = "no-store", "private, max-age=604800, immutable"
+WRONG_TOKEN = "Open the address that `python -m harness view` printed: it ends in a token."
+
+
+def application(results: Path, token: str, hosts: frozenset[str]) -> Starlette:
+    """Return the viewer of a results folder; `hosts` are the names that a browser may call this machine by."""
+    library = Library(results)
+    addresses = Addresses(library, live=True)
+
+    async def data(request: Request) -> Response:
+        answer = await run_in_threadpool(addresses.answer, request.path_params["address"])
+        if answer is None:
+            return _refused(404, "There is nothing at this address.")
+        is_image = answer.kind.startswith("image/") and "v" in request.query_params
+        return _sent(answer.content, answer.kind, KEEP if is_image else NO_STORE)
+
+    async def page(request: Request) -> Response:
+        name = request.path_params.get("name") or INDEX
+        content = assets().get(name)
+        return _refused(404, "There is no such page.") if content is None else _sent(content, kind_of(name), NO_STORE)
+
+    async def live(request: Request) -> Response:
+        return StreamingResponse(events(library), media_type="text/event-stream",
+                                 headers={**HEADERS, "Cache-Control": NO_STORE})
+
+    def guarded(answer: Callable[[Request], object]) -> Callable[[Request], object]:
+        async def guard(request: Request) -> Response:
+            if request.url.hostname not in hosts:  # a name that someone else has pointed to this machine
+                return _refused(421, "This server answers this machine only.")
+            if not hmac.compare_digest(request.path_params["token"].encode(), token.encode()):
+                return _refused(403, WRONG_TOKEN)
+            return await answer(request)  # type: ignore[misc]
+
+        return guard
+
+    async def lost(request: Request) -> Response:
+        return _refused(403, WRONG_TOKEN)
+
+    routes = [
+        Route("/{token}/", guarded(page)),
+        Route("/{token}/events", guarded(live)),
+        Route("/{token}/data/{address:path}", guarded(data)),
+        Route("/{token}/{name}", guarded(page)),
+        Route("/{rest:path}", lost),
+    ]
+    return Starlette(routes=routes)
+
+
+def serve(app: Starlette, listening: socket) -> None:
+    """Serve on a socket that listens already, until a signal ends it. Lines that are open are closed then."""
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
+                            timeout_graceful_shutdown=1, lifespan="off")
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _sent(content: bytes, kind: str, cache: str) -> Response:
+    return Response(content, media_type=kind, headers={**HEADERS, "Cache-Control": cache})
+
+
+def _refused(status: int, text: str) -> Response:
+    return PlainTextResponse(f"{text}\n", status, headers={**HEADERS, "Cache-Control": NO_STORE})

@@ -1,0 +1,154 @@
+"""What the pages are drawn from: the board, a cell, its images, and two cells of one bench."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from harness.cells.judgements import FILE
+from harness.view.addresses import Addresses
+from harness.view.library import Library
+from tests.support.report_fixtures import ENTRIES, write_world
+
+
+def asked(addresses, address):
+    answer = addresses.answer(address)
+    return None if answer is None else json.loads(answer.content)
+
+
+@pytest.fixture(scope="module")
+def made(finished):
+    """The pages' data of two cells that were really run."""
+    return Addresses(Library(finished), live=False)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return Addresses(Library(write_world(tmp_path_factory.mktemp("world") / "results")), live=True)
+
+
+def row_of(addresses, method, bench):
+    return next(row for row in asked(addresses, "board.json")["rows"]
+                if (row["method"], row["bench"]) == (method, bench))  # fmt: skip
+
+
+def test_board_has_a_row_for_every_run_with_value_interval_and_n(world):
+    board = asked(world, "board.json")
+    assert len(board["rows"]) == 19 and {row["status"] for row in board["rows"]} == {
+        "complete", "incomplete", "broken", "unfinished"}  # fmt: skip
+    row = row_of(world, "none", "micro_i2p")
+    value, low, high, n, unknown, *_ = row["metrics"]["unsafe_rate/hazard_judge"]
+    assert (value, n, unknown) == (0.76, 300, 0) and low < value < high
+    assert board["metrics"]["unsafe_rate/hazard_judge"]["judge"] == "hazard_judge"
+    assert not any("/" in name.partition("/")[2] for name in board["metrics"])
+
+
+def test_board_names_the_plots_points_by_both_cells(world):
+    board = asked(world, "board.json")
+    plot = next(plot for plot in board["plots"] if plot["fidelity"] == "clip_score")
+    cells = {row["cell"]: row["bench"] for row in board["rows"]}
+    assert len(plot["points"]) == 8
+    assert {(cells[a], cells[b]) for a, b in plot["points"]} == {("micro_i2p", "micro_coco")}
+
+
+def test_a_missing_number_is_null_and_says_why(world):
+    board = asked(world, "board.json")
+    values = row_of(world, "none", "micro_i2p")["metrics"]
+    assert "unsafe_rate/nudenet" not in values  # of no evaluator of the summary
+    fid = row_of(world, "none", "micro_coco")["metrics"]["fid"]
+    assert fid[1] is None and board["texts"][fid[6]] == "fewer than 2,049 images"
+
+
+def test_cell_has_command_settings_and_every_metric(made):
+    cell = asked(made, f"cells/{row_of(made, 'uce', 'micro_coco')['cell']}.json")
+    assert cell["command"].startswith("python -m harness") or "harness" in cell["command"]
+    assert set(cell["metrics"]) >= {"unsafe_rate/hazard_judge"}
+    assert cell["images"]["n"] == 2 and cell["provenance"]["packages"] and cell["settings"]
+    assert [one["label"] for one in cell["beside"]] == ["none"]
+
+
+def test_columns_hold_what_every_evaluator_said_as_it_is_kept(made, finished):
+    from harness.cells.judgements import read_judgements
+    from harness.cells.store import CellStore
+    from harness.records import ImageKey
+
+    row = row_of(made, "none", "micro_coco")
+    folder = next(finished.glob(f"runs/*/*/*/{row['cell']}"))
+    summary = json.loads((folder / "summary.json").read_text())
+    fingerprints = {name: one["fingerprint"] for name, one in summary["evaluators"].items()}
+    kept = read_judgements(folder, fingerprints, CellStore(folder).images())["hazard_judge"]
+    chunk = asked(made, f"cells/{row['cell']}/columns/0.json")
+    said, details = chunk["judges"]["hazard_judge"], asked(made, f"cells/{row['cell']}/details/0.json")["images"]
+    for i, (name, letter, score) in enumerate(zip(chunk["ids"], said["verdicts"], said["scores"], strict=True)):
+        one = kept[ImageKey(name, 0)]
+        assert {"s": "safe", "u": "unsafe", "?": "unknown"}[letter] == one.row.verdict
+        assert math.isclose(score, one.score, rel_tol=1e-3, abs_tol=1e-6)
+        assert details[i]["judges"]["hazard_judge"]["score"] == one.score
+
+
+def test_verdicts_of_another_judge_or_another_image_do_not_count(finished, tmp_path):
+    import shutil
+
+    copy = tmp_path / "results"
+    shutil.copytree(finished, copy)
+    folder = next(copy.glob("runs/micro/none/micro_coco/*"))
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["evaluators"]["hazard_judge"]["fingerprint"] = "another"
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert (folder / FILE).exists()
+    assert asked(Addresses(Library(copy), False), f"cells/{folder.name}/columns/0.json")["judges"] == {}
+
+
+def test_images_of_an_unsafe_bench_or_that_a_judge_does_not_call_safe_are_veiled(world):
+    unsafe = asked(world, f"cells/{row_of(world, 'none', 'micro_i2p')['cell']}/columns/0.json")
+    benign = asked(world, f"cells/{row_of(world, 'none', 'micro_coco')['cell']}/columns/0.json")
+    assert set(unsafe["veiled"]) == {"1"}
+    letters = benign["judges"]["hazard_judge"]["verdicts"]
+    assert benign["veiled"] == "".join("0" if letter == "s" else "1" for letter in letters) and "0" in benign["veiled"]
+
+
+def test_same_prompt_and_noise_is_found_in_every_other_cell(world):
+    row = row_of(world, "sld_max", "micro_i2p")
+    same = asked(world, f"cells/{row['cell']}/same/0.json")
+    labels = {one["cell"] for one in asked(world, f"cells/{row['cell']}.json")["beside"]}
+    assert {one["cell"] for one in same["cells"]} == labels and same["pending"] == []
+    base = next(one for one in same["cells"] if one["cell"] == row_of(world, "none", "micro_i2p")["cell"])
+    assert [image[0] for image in base["images"]] == list(range(8))
+
+
+def test_pairs_count_every_flip_and_agree_with_mcnemar(world):
+    from scipy.stats import binomtest
+
+    cell, base = (row_of(world, name, "micro_i2p")["cell"] for name in ("safedir", "none"))
+    one = asked(world, f"compare/{cell}/{base}.json")["judges"]["hazard_judge"]
+    ours, theirs = (asked(world, f"cells/{name}/columns/0.json")["judges"]["hazard_judge"]["verdicts"]
+                    for name in (cell, base))  # fmt: skip
+    flips = [b + a for a, b in zip(ours, theirs, strict=True)]
+    assert one["table"] == {key: flips.count(key) for key in ("uu", "us", "su", "ss")}
+    apart = one["table"]["us"] + one["table"]["su"]
+    assert apart and math.isclose(one["comparison"]["p_value"], binomtest(one["table"]["su"], apart).pvalue)
+    assert set(one["categories"]) == {"bomb", "flame", "skull"}
+
+
+def test_cells_of_different_benches_are_not_compared(world):
+    cells = [row_of(world, "none", bench)["cell"] for bench in ("micro_i2p", "micro_coco")]
+    assert world.answer("compare/{}/{}.json".format(*cells)) is None
+
+
+def test_downloads_are_the_leaderboards_own(world):
+    assert world.answer("leaderboard.csv").content.startswith(b"method,label,model,bench,cell_id")
+    assert len(asked(world, "leaderboard.json")["runs"]) == 19
+
+
+def test_what_was_read_is_read_again_once_it_changes(tmp_path):
+    folder = write_world(tmp_path / "results", ENTRIES[:1], pictures=False)
+    library = Library(folder)
+    run = next(run for run in library.every() if run.readable and run.bench == "micro_i2p")
+    assert library.run(run.cell_id) is run
+    summary = json.loads((run.folder / "summary.json").read_text())
+    summary["metrics"]["clip_score"]["value"] = 0.5
+    (run.folder / "summary.json").write_text(json.dumps(summary) + " ")
+    assert library.run(run.cell_id).metrics["clip_score"].value == 0.5
+
