@@ -15,6 +15,7 @@ COMMANDS = {
     "leaderboard": "rebuild the leaderboard of a results folder",
     "compare": "compare any cells of one bench, paired by prompt: tests, intervals, margins",
     "power": "how many prompts it takes to tell two rates apart",
+    "protocols": "papers' protocols: what each fixes and leaves open, and our numbers beside the paper's",
     "calibrate": "measure a safety evaluator on labelled images",
     "prefetch": "download what a run needs",
     "artifacts": "list, show and export trained artifacts",
