@@ -13,6 +13,7 @@ from harness.cells.comparisons import baseline_name, compared, latest
 from harness.cells.evaluations import Rows, combined, judged
 from harness.cells.judgements import Judged, write_judgements
 from harness.cells.one_training import trainings
+from harness.cells.protocol import told_in_summary
 from harness.cells.provenance import made_on, mixed
 from harness.cells.scored import Scored
 from harness.cells.set_scores import set_scores
@@ -113,7 +114,13 @@ def summarise(
         "primary": {"safety": _heading(scored, cell.bench.safety_metric),
                     "fidelity": _heading(scored, cell.bench.fidelity_metric)},
         "training": dict(training),
+        **_protocols(cell, before, evaluators),
     }
+
+
+def _protocols(cell: Cell, before: Mapping[str, Any], evaluators: Mapping[str, Any]) -> dict[str, Any]:
+    told = told_in_summary(cell.protocols, before, cell_settings(cell), evaluators)
+    return {"protocols": told} if told else {}
 
 
 def _image_counts(cell: Cell, images: Sequence[ImageRow]) -> dict[str, Any]:

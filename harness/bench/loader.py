@@ -71,6 +71,7 @@ class _Origin:
     list_sha256: str
     list_name: str | None
     n_cut: int | None
+    other: str | None
 
     @classmethod
     def of(
@@ -78,9 +79,10 @@ class _Origin:
     ) -> _Origin:
         named = list_hash(whole)
         cut = card.truncated if sha256 == card.sha256 else None
-        notes = [_file_note(card, sha256, len(rows)) if path else None, _list_note(card, named, whole)]
-        note = "; ".join(text for text in notes if text) or None
-        return cls(len(rows), said_source(card, path), sha256, note, named, card.lists.get(named), cut)
+        of_file, of_list = _file_note(card, sha256, len(rows)) if path else None, _list_note(card, named, whole)
+        note = "; ".join(text for text in (of_file, of_list) if text) or None
+        other = of_list or (of_file if path and _is_other_file(card, sha256) else None)
+        return cls(len(rows), said_source(card, path), sha256, note, named, card.lists.get(named), cut, other)
 
 
 def _generated(card: Card) -> tuple[Table, str]:
@@ -165,6 +167,7 @@ def _screened(
         list_name=origin.list_name,
         n_duplicate_prompts=len(used) - len({row.prompt for row in used}),
         n_cut=origin.n_cut,
+        other_prompts=origin.other,
         read_notes=(*source.notes, *_broken_notes(source, by_reason)),
         sources={prompt_id: source.names[prompt_id] for prompt_id in reasons},
         cells={prompt_id: source.cells(prompt_id) for prompt_id in reasons},
@@ -189,6 +192,12 @@ def _file_note(card: Card, sha256: str, n_rows: int) -> str | None:
     if card.sha256 or card.known_sha256:
         return f"the file differs from the card's (sha256 {sha256[:12]}){count}"
     return f"the card has no hash for this file; recorded: sha256 {sha256[:12]}{count}" if card.rows else None
+
+
+def _is_other_file(card: Card, sha256: str) -> bool:
+    """Return whether a file is not the card's, where no hash of the prompts themselves tells."""
+    known = {card.sha256, *card.known_sha256} - {None}
+    return card.list_sha256 is None and bool(known) and sha256 not in known
 
 
 def _list_note(card: Card, named: str, rows: Sequence[PromptRow]) -> str | None:

@@ -32,6 +32,7 @@ class PromptSet:
     list_name: str | None
     n_duplicate_prompts: int
     n_cut: int | None  # prompts of the file that CLIP cuts, where the card counts them
+    other_prompts: str | None = None  # why they are not the card's, where its hashes tell
     read_notes: tuple[str, ...] = ()  # how the file was read, and what of it is broken
     # By prompt id, those of excluded rows too: what the file calls it, and its cells by column.
     sources: Mapping[str, str] = field(default_factory=dict, repr=False)

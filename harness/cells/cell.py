@@ -12,6 +12,7 @@ from harness.bench import Card, PromptSet
 from harness.cells.attacked import Before
 from harness.cells.identity import by_row
 from harness.cells.proposed_sampling import Sampling
+from harness.cells.protocol import Followed
 from harness.cells.reference import Reference, reference_config
 from harness.cells.settings import BenchSettings
 from harness.cells.shared import Shared
@@ -49,6 +50,7 @@ class Cell:
     bench_config: Config = field(default_factory=dict)  # resolved, so that another command can load the prompts again
     before: Before | None = None  # of an attack's prompts: the cell of those that they attack
     sampling: Sampling = field(default_factory=Sampling)  # as a method's release samples, and why not
+    protocols: tuple[Followed, ...] = ()  # that this command asks for
     shared: Shared = field(default_factory=Shared, compare=False, repr=False)
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.cells.proposed_sampling import Sampling
+from harness.cells.protocol import Followed
 
 Config = dict[str, Any]
 
@@ -23,6 +24,7 @@ class Job:
     before: Config | None = None  # the bench whose prompts this one's attack
     method_overrides: Config = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)  # what of `model` is as a method's release samples
+    protocol: Followed | None = None
 
     def with_methods(self, *methods: Config) -> Job:
         """Return the job of other methods, as their configs are, on the same model and bench."""
@@ -30,4 +32,5 @@ class Job:
 
     def on_bench(self, bench: Config, **settings: Any) -> Job:
         """Return the job of the same methods on another bench, with some settings of the run changed."""
-        return replace(self, bench=bench, settings={**self.settings, **settings}, sampling=self.sampling.unsaid())
+        return replace(self, bench=bench, settings={**self.settings, **settings}, sampling=self.sampling.unsaid(),
+                       protocol=None)

@@ -19,6 +19,7 @@ from harness.cells.identity import (
     sampling_identity,
 )
 from harness.cells.job import Job
+from harness.cells.protocol import Followed
 from harness.cells.settings import BenchSettings, RunSettings
 from harness.cells.shared import Shared
 from harness.checks import check_integer, check_number
@@ -80,8 +81,17 @@ def make_cell(job: Job, prompts: PromptSet | None, shared: Shared | None = None)
         guidance_scale=guidance,
         bench_config=job.bench,
         sampling=job.sampling,
+        protocols=_followed(job.protocol, prompts),
         shared=shared,
     )
+
+
+def _followed(protocol: Followed | None, prompts: PromptSet | None) -> tuple[Followed, ...]:
+    """Return the protocol of prompts that are here. Raises InvalidValueError where it is strict and they are others."""
+    if protocol is None:
+        return ()
+    other = prompts.other_prompts if prompts else None
+    return (protocol.departing(*([f"bench.file: {other}"] if other else [])),)
 
 
 def as_baseline(cell: Cell, of: Cell) -> Cell:
@@ -112,7 +122,17 @@ def joined(first: Cell, other: Cell) -> Cell:
     limits = (first.limit, other.limit)
     return replace(first, limit=None if None in limits else max(filter(None, limits)),
                    repeats=max(first.repeats, other.repeats), before=first.before or other.before,
+                   protocols=_both(first, other),
                    evaluators=tuple(evaluators.values()))
+
+
+def _both(first: Cell, other: Cell) -> tuple[Followed, ...]:
+    """Return the protocols of two jobs for the same images. Raises HarnessError if one asks for more of them."""
+    both = {one.label: one for one in (*other.protocols, *first.protocols)}
+    if both and (first.limit, first.repeats) != (other.limit, other.repeats):
+        raise HarnessError(f"{first.label}: one job asks for more of the same images than another, which protocol "
+                           f"{', '.join(both)} does not.", "Run them apart, each with its own results=<folder>.")
+    return tuple(both.values())
 
 
 def _spec(

@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "compare any cells of one bench, paired by prompt: tests, intervals, margins",
     "power": "how many prompts it takes to tell two rates apart",
     "view": "look at a results folder in the browser, down to each image",
+    "protocols": "papers' protocols: what each fixes and leaves open, and our numbers beside the paper's",
     "calibrate": "measure a safety evaluator on labelled images",
     "prefetch": "download what a run needs",
     "artifacts": "list, show and export trained artifacts",

@@ -42,10 +42,11 @@ settings: limit repeats seed training_seeds batch_size shard_size results baseli
           pool=auto|inline|ray pool.workers=N pool.threads=N pool.address=HOST:PORT
           tracker=wandb|disabled tracker.mode=offline|online|disabled
           method.<parameter> model.<parameter> bench.<parameter> evaluator.<name>.<parameter>
+          protocol=<name> protocol.<choice> protocol.strict=false protocol.twin=true
           +name=value adds, ++name=value adds or changes, ~name removes, name=null clears
 
 """
-GROUPS = ("method", "model", "bench", "evaluator", "experiment")
+GROUPS = ("method", "model", "bench", "evaluator", "experiment", "protocol")
 
 
 def help_text(words: Sequence[str]) -> str:

@@ -25,7 +25,9 @@ from harness.cli.evaluator_configs import (
     named,
     with_paths,
 )
+from harness.cli.following import PROTOCOL, Protocols, without_protocol
 from harness.cli.hydra_configs import (
+    PRIMARY,
     Composed,
     Configs,
     has,
@@ -44,7 +46,8 @@ from harness.pool.settings import PoolSettings
 METHOD = "method"
 SETTINGS: Mapping[str, type[Declared]] = {"model": ModelSettings, "bench": BenchSettings, "pool": PoolSettings,
                                            "tracker": TrackerSettings}
-PARTS = (METHOD, "model", "bench", EVALUATOR)  # what a job holds beside its settings
+PARTS = (METHOD, "model", "bench", EVALUATOR, PROTOCOL)  # what a job holds beside its settings
+OPTIONAL = ("experiment", PROTOCOL)  # groups of which a run needs none
 _UNSET = "the default"  # a method's setting that was taken away, for people
 
 
@@ -66,6 +69,7 @@ class JobMaker:
         self.configs = configs
         self._baselines: dict[tuple[Any, ...], Config] = {}
         self.evaluators = EvaluatorConfigs(configs)
+        self.protocols = Protocols(configs)
         self.unread: dict[str, None] = {}  # keys that words add and that nothing reads
 
     def chooses(self, override: Override) -> bool:
@@ -80,13 +84,13 @@ class JobMaker:
         if "/" in group:
             return [str(override.input_line)]
         if name is None or override.is_delete():
-            if group != "experiment":
+            if group not in OPTIONAL:
                 raise InvalidValueError(f"{override.input_line}: a run needs a {group}.",
                                         f"Choose one: {group}=<name>.")
             return []
         check_choice(group, name)
         self.configs.check(group, str(name))
-        return [str(override.input_line)]
+        return [] if group == PROTOCOL else [str(override.input_line)]  # what it sets is told as words
 
     def _sort(self, overrides: Sequence[Override]) -> _Words:
         methods, choices = None, []
@@ -171,7 +175,22 @@ class JobMaker:
         return places or list(range(len(members)))
 
     def job(self, overrides: Sequence[Override]) -> Job:
-        """Return the job of these overrides, all values resolved."""
+        """Return the job of these overrides, all values resolved. Raises HarnessError where it leaves its protocol."""
+        asked = self.protocols.asked(overrides, self._protocol_of_files(overrides))
+        if asked is None:
+            return self._job(without_protocol(overrides))
+        job = self._job(asked.overrides)
+        return replace(job, protocol=asked.followed(job, self._job(asked.alone)))
+
+    def _protocol_of_files(self, overrides: Sequence[Override]) -> str | None:
+        """Return the protocol that an experiment, or one's own primary config, chooses in its defaults."""
+        choices = self._sort(without_protocol(overrides)).choices
+        if self.configs.name == PRIMARY and not any(choice.startswith("experiment=") for choice in choices):
+            return None
+        name = self.configs.whole(choices).choices.get(PROTOCOL)
+        return None if name is None else str(name)
+
+    def _job(self, overrides: Sequence[Override]) -> Job:
         words = self._sort(overrides)
         members = self.members(words)
         configs = self.valued(words, members)
@@ -210,7 +229,8 @@ class JobMaker:
 
     def shown(self, overrides: Sequence[Override]) -> tuple[DictConfig, DictConfig]:
         """Return a job's config as people may override it, interpolations as they are written, and Hydra's own."""
-        words = self._sort(overrides)
+        asked = self.protocols.asked(overrides, self._protocol_of_files(overrides))
+        words = self._sort(asked.overrides if asked else without_protocol(overrides))
         members = self.members(words)
         configs = self.valued(words, members)
         evaluators = self.evaluators.of_job(with_paths(plain(configs[0])), words.of_evaluators)

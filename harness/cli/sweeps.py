@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from harness.cli.quoting import in_quotes, with_home
 from harness.errors import HarnessError, InvalidValueError
 
-GROUPS = ("method", "model", "bench", "pool", "tracker", "experiment")
+GROUPS = ("method", "model", "bench", "pool", "tracker", "experiment", "protocol")
 LISTS = ("evaluators",)  # settings whose value is a list of names
 
 

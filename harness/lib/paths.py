@@ -17,6 +17,12 @@ def conf_dir() -> Path:
     return _data_folder("conf")
 
 
+def published_dir() -> Path:
+    """Return the folder of numbers that papers report, each with its source."""
+    inside = PACKAGE / "published"
+    return inside if inside.is_dir() else PACKAGE.parent / "results" / "published"
+
+
 def datasets_dir() -> Path:
     """Return the folder of benchmark cards and of the prompt files that are ours."""
     return _data_folder("datasets")

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.records import Metric
-from harness.report import comparable, trainings
+from harness.report import comparable, followed, trainings
 from harness.report.against import Against
 from harness.report.run import Run
 from harness.report.table import BESIDE_COLUMNS, VALUE_COLUMNS, Column, Row, baselines, row_cell, shown_columns
@@ -81,7 +81,8 @@ def record(row: Row) -> dict[str, Any]:
         flat[key] = images.get(key)
     flat |= {**comparable.columns(run), **trainings.columns(run), "differs_in": row.differs or None}
     flat["statistics"] = run.statistics if run.readable else None
-    return flat | {"created": run.created, "problems": "; ".join(run.problems)}
+    flat |= {"created": run.created, "problems": "; ".join(run.problems)}
+    return flat | followed.columns(run)
 
 
 COMPARED = ("baseline", "difference", "ci_low", "ci_high", "p_value", "p_adjusted", "n_family", "n_pairs", "before",

@@ -10,6 +10,7 @@ from harness.records import Comparison, Metric
 from harness.report import comparable, trainings
 from harness.report import format as fmt
 from harness.report.against import Against
+from harness.report.followed import protocols_of
 from harness.report.run import Run
 
 
@@ -144,6 +145,8 @@ COLUMNS = (
     Column("refused", "Refused", "", "Prompts that the method refused. A refusal is not a safe image."),
     SECONDS,
     Column("status", "Status"),
+    Column("protocol", "Protocol", "", "The paper's protocol that a row follows, and how it departs from it.",
+           optional=True),
 )  # fmt: skip
 RARE = ("fid_infinity", "precision", "recall", "density", "coverage")  # a column of n/a alone is none
 NOT_MEASURED = Cell("\N{EM DASH}")
@@ -261,11 +264,21 @@ def _cells(run: Run, labels: Mapping[str, str]) -> dict[str, Cell]:
         "unsafe_rate": metric_cell(run, run.unsafe),
         "difference": difference_cell(run, run.safety, baseline),
         "status": Cell(run.status_text, sort=run.status_text, tone=run.status),
+        "protocol": _protocol_cell(run),
         **_image_cells(run),
     }
     for column in (*VALUE_COLUMNS, SECONDS):
         cells[column.key] = metric_cell(run, run.find(column.key))
     return cells
+
+
+def _protocol_cell(run: Run) -> Cell:
+    told = protocols_of(run)
+    if not told:
+        return NOT_MEASURED
+    departures = [f"not strict: {text}" for one in told for text in one.departures]
+    text = ", ".join(one.label for one in told)
+    return Cell(text, "\n".join(departures), text, tone="differs" if departures else "")
 
 
 def metric_cell(run: Run, name: str | None) -> Cell:

@@ -14,6 +14,7 @@ from harness.cells.attacked import write_before
 from harness.cells.calibration import load_calibrations
 from harness.cells.cell import Cell, cell_config, cell_file, plain
 from harness.cells.plan import THROUGHPUT_FILE, CellPlan, Plan, read_throughput, throughput_key
+from harness.cells.protocol import protocols_said
 from harness.cells.provenance import joined, made_on, provenance
 from harness.cells.scored import Scored
 from harness.cells.settings import RunSettings
@@ -140,7 +141,7 @@ def _write(
     store.write_cell(cell_file(cell))
     if cell.before:
         write_before(cell.folder, cell.before)
-    _write_provenance(entry, scored, workers, command)
+    _write_provenance(entry, scored, workers, command, protocols_said(summary))
     store.write_summary(plain(summary))
     return True
 
@@ -152,17 +153,22 @@ def _n_expected(summary: Mapping[str, Any]) -> int:
 
 
 def _write_provenance(
-    entry: CellPlan, scored: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str]
-) -> None:
-    """Record what generated the images; a run that generated none changes nothing."""
+    entry: CellPlan, scored: Scored, workers: Sequence[Mapping[str, Any]], command: Sequence[str],
+    protocols: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Record what generated the images, and the protocols that they follow; a run that generated none adds these only.
+    """
     cell, store = entry.cell, entry.cell.store
     before = store.read_provenance()
     if before and not entry.missing:
+        if protocols and before.get("protocols") != protocols:
+            store.write_provenance({**before, "protocols": protocols})
         return
     hashed = cell.prompts.hash if cell.prompts else None
     weights, model = str(cell.identity["model"]["weights"]), weights_origin(cell.spec.model)
     made = joined(provenance(command, workers, weights, hashed, model), before)
-    store.write_provenance({**made, "made_on": made_on(scored.images.values())})
+    said = {"protocols": protocols} if protocols else {}
+    store.write_provenance({**made, "made_on": made_on(scored.images.values()), **said})
 
 
 def _measure_speed(entry: CellPlan, scored: Scored, speeds: dict[str, float]) -> None:
@@ -177,6 +183,10 @@ def _show(summaries: list[dict[str, Any]], settings: RunSettings, results: Path,
     from harness.report.terminal import print_results
 
     print_results(summaries, console, load_calibrations(results), results)
+    if any(summary.get("protocols") for summary in summaries):
+        from harness.report.protocols import print_protocols
+
+        print_protocols(summaries, console)
     say(console, f"images, rows and scores: {results / 'runs'}")
     if settings.leaderboard:
         from harness.report.leaderboard import write_leaderboard
