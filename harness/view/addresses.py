@@ -71,7 +71,9 @@ class Addresses:
 
     def cell(self, cell: str) -> Answer | None:
         run, columns = self._known(cell)
-        return as_json(cell_record(run, columns, self.library.beside(run))) if run and columns else None
+        if run is None or columns is None:
+            return None
+        return as_json(cell_record(self.library.tested(run), columns, self.library.beside(run)))
 
     def images(self, cell: str, part: str, n: str) -> Answer | None:
         run, columns = self._known(cell)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harness.cells.store import CellStore
@@ -15,6 +16,7 @@ from harness.report.trainings import pooled
 from harness.view.columns import Columns, read_columns
 
 SIDE_FILES = ("summary.json", "cell.yaml", "provenance.json", "verdicts.parquet")
+LISTING = 0.5  # seconds that a list of folders counts: a page asks for many images at once
 KEPT_IMAGES = 400_000  # whose rows stay in memory
 Stamp = tuple[tuple[int, int], ...]
 
@@ -26,13 +28,19 @@ class Library:
         self.results = results.resolve()
         self._lock = threading.RLock()
         self._runs: dict[Path, tuple[Stamp, Run]] = {}
+        self._listed: tuple[float, dict[str, Path]] | None = None
+        self._rows: tuple[list[Run], list[Run]] | None = None
         self._columns: OrderedDict[str, tuple[Stamp, Columns]] = OrderedDict()
         self._reading: dict[str, threading.Lock] = {}
 
     def folders(self) -> dict[str, Path]:
         """Return the folder of every cell by its id, which is the only way to one: no path is made of an address."""
-        return {path.name: path for path in sorted(self.results.glob("runs/*/*/*/*"))
-                if path.is_dir() and not path.name.startswith(".")}  # fmt: skip
+        now = time.monotonic()
+        if self._listed is None or now - self._listed[0] > LISTING:
+            found = {path.name: path for path in sorted(self.results.glob("runs/*/*/*/*"))
+                     if path.is_dir() and not path.name.startswith(".")}  # fmt: skip
+            self._listed = now, found
+        return self._listed[1]
 
     def check(self) -> None:
         """Raise MissingResourceError where there is nothing to show."""
@@ -50,7 +58,14 @@ class Library:
     def rows(self) -> list[Run]:
         """Return the runs as the leaderboard has them: trainings of one recipe joined, p values adjusted."""
         runs = self.every()
-        return adjusted(pooled(runs)) if runs else []
+        with self._lock:
+            if self._rows is None or not _identical(self._rows[0], runs):
+                self._rows = runs, adjusted(pooled(runs)) if runs else []
+            return self._rows[1]
+
+    def tested(self, run: Run) -> Run:
+        """Return a run with its p values adjusted for the rows beside it, where it is a row by itself."""
+        return next((one for one in self.rows() if one.cell_id == run.cell_id and not one.trainings), run)
 
     def run(self, cell_id: str) -> Run | None:
         """Return the run of a cell, None if there is none."""
@@ -98,6 +113,10 @@ class Library:
         """Return the other cells of a run's model and bench."""
         return [one for one in self.every()
                 if (one.model, one.bench) == (run.model, run.bench) and one.cell_id != run.cell_id]
+
+
+def _identical(some: Sequence[Run], others: Sequence[Run]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
 def stamp(folder: Path) -> Stamp:

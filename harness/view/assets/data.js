@@ -1,6 +1,7 @@
 // What the pages ask the server, or the bundle's files, for. See harness/view/__init__.py for the addresses.
 
 const kept = new Map(); // promises by address
+const joinedCells = new Map(); // {version, images} by cell
 const AT_ONCE = 6;
 
 async function load(path) {
@@ -41,21 +42,29 @@ export const getPairs = (cell, baseline) => getJson(`data/compare/${cell}/${base
     images.n; .ids[i], .repeats[i], .status ("o" ok, "r" refused, "e" error: one letter an image), .cut and .veiled
     ("1" or "0"), .categories(i), .hashes[i], .judges: [{name, isJudge, verdicts, scores}] with a letter an image
     ("s" safe, "u" unsafe, "?" unknown, "-" none) and scores[i] or null; .find(promptId, repeat) gives i or -1. */
-export async function getImages(cell, progress) {
+export async function getImages(cell, progress, tries = 3) {
   const {images} = await getCell(cell);
+  const known = joinedCells.get(cell);
+  if (known?.version === images.version) return known.images;
   const count = Math.ceil(images.n / images.chunk);
   const chunks = new Array(count);
   let next = 0, read = 0;
   async function work() {
     while (next < count) {
       const n = next++;
-      chunks[n] = await getJson(`data/cells/${cell}/columns/${n}.json`);
+      chunks[n] = await load(`data/cells/${cell}/columns/${n}.json?v=${images.version}`); // kept joined, below
       read += chunks[n].ids.length;
       if (progress) progress(read, images.n);
     }
   }
   await Promise.all(Array.from({length: Math.min(AT_ONCE, count)}, work));
-  return joined(images, chunks);
+  if (tries && chunks.some((chunk) => chunk.version !== images.version)) { // it changed meanwhile
+    forget([cell]);
+    return getImages(cell, progress, tries - 1);
+  }
+  const made = joined(images, chunks);
+  joinedCells.set(cell, {version: images.version, images: made});
+  return made;
 }
 
 function joined(about, chunks) {
