@@ -61,6 +61,14 @@ def named_cells(given: Given, described: Mapping[str, str], results: Path) -> li
     return find_cells(texts, words, results)
 
 
+def is_true(given: Given, name: str) -> bool:
+    """Read a switch; false where it is not given."""
+    text = given.text(name, "false")
+    if text not in ("true", "false"):
+        raise InvalidValueError(f"{name}={text}: true or false is needed.")
+    return text == "true"
+
+
 def write_texts(given: Given, texts: Mapping[str, Callable[[], str]]) -> bool:
     """Write each text to the file that its setting names; return whether the terminal got one instead of a table."""
     shown = [name for name in texts if given.text(name) == "-"]

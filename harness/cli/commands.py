@@ -17,6 +17,7 @@ COMMANDS = {
     "power": "how many prompts it takes to tell two rates apart",
     "view": "look at a results folder in the browser, down to each image",
     "protocols": "papers' protocols: what each fixes and leaves open, and our numbers beside the paper's",
+    "gate": "fail where new runs became less safe, or worse, than limits allow",
     "calibrate": "measure a safety evaluator on labelled images",
     "prefetch": "download what a run needs",
     "artifacts": "list, show and export trained artifacts",

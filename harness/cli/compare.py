@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from harness.checks import user_path
 from harness.cli.answering import answer_words
 from harness.cli.arguments import OF_COMMANDS, Given, parse_arguments, read_given
-from harness.cli.cell_words import CELL_WORDS, named_cells, without_spaces, write_texts
+from harness.cli.cell_words import CELL_WORDS, is_true, named_cells, without_spaces, write_texts
 from harness.errors import InvalidValueError
 
 OWN = ("results", "metrics", "noninferior", "equivalent", "all", "categories", "json", "csv")
@@ -76,13 +76,6 @@ def margins(given: Given, name: str) -> dict[str, object]:
             raise InvalidValueError(f"{name}={text}: METRIC=MARGIN is needed.", f"Such as {name}=clip_score=0.005.")
         found[metric] = margin
     return found
-
-
-def is_true(given: Given, name: str) -> bool:
-    text = given.text(name, "false")
-    if text not in ("true", "false"):
-        raise InvalidValueError(f"{name}={text}: true or false is needed.")
-    return text == "true"
 
 
 if __name__ == "__main__":

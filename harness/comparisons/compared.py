@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from harness.comparisons.differences import (
     category_differences,
     differences,
     metric_names_of,
+    telling_names,
     with_holm,
 )
 from harness.comparisons.margins import EQUIVALENT, NONINFERIOR, Claim, claim, read_margins
@@ -77,18 +78,15 @@ def compare_sides(a: Side, b: Side, asked: Asked) -> PairOfCells:
     margins = {kind: {_one(name, known, a): margin for name, margin in given.items()}
                for kind, given in ((NONINFERIOR, asked.noninferior or {}), (EQUIVALENT, asked.equivalent or {}))}
     needed = names | {name for given in margins.values() for name in given}
-    found = differences(a, b, matched, _among(needed) if names else lambda name: True)
+    found = differences(a, b, matched, needed if names else {*telling_names(a, b), *needed})
     by_name = {one.metric: one for one in found.found}
     claims = [claim(kind, by_name[name], margin) for kind, given in margins.items()
               for name, margin in read_margins(kind, given).items() if name in by_name]
     categories = {judge: tuple(category_differences(a, b, matched, judge)) for judge in _judges(a, b, by_name)
                   } if asked.categories else {}
-    shown = tuple(one for one in found.found if not names or one.metric in names)
+    asked_for = names or set(telling_names(a, b))
+    shown = tuple(one for one in found.found if one.metric in asked_for)
     return PairOfCells(a, b, matched, shown, found.left_out, tuple(claims), categories)
-
-
-def _among(names: Iterable[str]) -> Callable[[str], bool]:
-    return set(names).__contains__
 
 
 def _judges(a: Side, b: Side, compared: Mapping[str, Difference]) -> list[str]:

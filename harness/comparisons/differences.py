@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
@@ -20,6 +20,7 @@ from harness.metrics.summary import EXPECTED_MAX_DRAW
 from harness.records import Comparison
 from harness.report.against import Adjusted
 
+NO_INTERVAL = "one of the two numbers has no interval"
 Compared = Callable[[float], Comparison | None]  # by the level of the interval
 
 
@@ -81,13 +82,17 @@ class _Test:
                           lambda level: self.compare(pairs, level))  # fmt: skip
 
 
-def differences(a: Side, b: Side, matched: Matched, wanted: Callable[[str], bool] = lambda name: True) -> Differences:
-    """Compare every metric of both cells that is `wanted` by its name; categories are `category_differences`."""
+def differences(a: Side, b: Side, matched: Matched, wanted: Collection[str] | None = None) -> Differences:
+    """Compare the `wanted` metrics of both cells, by default all that say something: `telling_names`.
+
+    Categories are `category_differences`.
+    """
     found: list[Difference] = []
     left_out: dict[str, str] = {}
     tests = {test.metric: test for test in _tests(a, b, matched)}
     apart = {name: judged_apart(a, b, name) for name in a.names.keys() & b.names.keys()}
-    for name in filter(wanted, metric_names_of(a, b)):
+    names = telling_names(a, b) if wanted is None else [name for name in metric_names_of(a, b) if name in wanted]
+    for name in names:
         reason = next((text for judge, text in apart.items() if text and _is_by(name, judge, a)), "")
         if not reason and not _same_base(name, a, b):
             reason = "the two are distances to images of different baselines"
@@ -101,14 +106,20 @@ def differences(a: Side, b: Side, matched: Matched, wanted: Callable[[str], bool
 
 
 def metric_names_of(a: Side, b: Side) -> list[str]:
-    """Return the names of the metrics that both cells have, categories aside; those of refusals where there are any."""
+    """Return the names of the metrics that both cells have, categories aside."""
     both = sorted((name for name in a.run.metrics if name in b.run.metrics and not is_category(name, a)),
                   key=lambda name: _place(name, a))  # fmt: skip
     if not any(_refuses(side) for side in (a, b)):
-        return [name for name in both if name != "refusal_rate"]
+        return both
     shown = [f"shown_{a.names[judge]}" for judge, scored in a.scores.items()
              if scored.kind == "verdict" and a.names[judge] in both]
     return list(dict.fromkeys([*both, *shown]))
+
+
+def telling_names(a: Side, b: Side) -> list[str]:
+    """Return the names of the metrics to compare where none is named: no refusal rate where nothing was refused."""
+    refused = any(_refuses(side) for side in (a, b))
+    return [name for name in metric_names_of(a, b) if refused or name != "refusal_rate"]
 
 
 def _place(name: str, side: Side) -> int:
@@ -195,7 +206,7 @@ def _why_not(name: str, a: Side, b: Side) -> str:
         metric = side.run.metrics.get(name)
         if metric is not None and metric.value is None:
             return f"{side.label}: {metric.note or 'no value'}"
-    return "no pair of images has it, and one of the two numbers has no interval"
+    return f"no pair of images has it, and {NO_INTERVAL}"
 
 
 def category_differences(a: Side, b: Side, matched: Matched, evaluator: str) -> list[Difference]:
