@@ -22,6 +22,7 @@ COMMANDS = {
     "prefetch": "download what a run needs",
     "artifacts": "list, show and export trained artifacts",
     "label": "generate images for people to label, for methods that learn from feedback",
+    "wandb": "send runs that are done to Weights & Biases, and make a report of the leaderboard",
     "convert": "pickled or single-file weights to safetensors, executing nothing",
 }
 

@@ -21,9 +21,10 @@ from harness.cells.comparable import mapping
 from harness.cells.tracker import NoTracker, Tracker, TrackerSettings
 from harness.errors import printable
 from harness.lib.hashing import canonical_hash
+from harness.lib.shell import PYTHON, python
 from harness.records import ImageRow, ScoreRow
 from harness.report import tracking_artifacts as artifacts
-from harness.report.tracking_address import address_of
+from harness.report.tracking_address import address_of, was_uploaded
 from harness.report.tracking_fields import config_fields, field, summary_fields
 from harness.report.tracking_images import Blurring, images_table, said_of
 
@@ -54,10 +55,11 @@ class WandbTracker:
         self.group = settings.group or group
         self.root = root
         self.say = say
-        self._failed = False
+        self.problem: str | None = None  # why nothing is sent any more
         self._last_progress: dict[str, float] = {}
         self._open: dict[str, Any] = {}  # runs of cells that are being made
         self._trained: set[str] = set()  # trainings that this command has told of
+        self.account = ("", "")  # entity and project, once an online run has begun
         self._places: list[str] = []  # of the runs: a URL each, or a folder
 
     def log_progress(self, cell: Config, done: int, total: int, images_per_second: float) -> None:
@@ -106,11 +108,10 @@ class WandbTracker:
 
         def tell() -> None:
             address = address_of(self.root)
-            run = self._begin("board", f"leaderboard of {results.resolve().name}", "board", {"results": address})
+            run = self._begin("board", f"leaderboard of {results.resolve().name}", "board", {})
             with self._ending(run):
                 table, digest = board_table(results)
-                if self._is_new(run, "leaderboard", digest):
-                    run.log({"leaderboard": table})
+                self._once(run, "leaderboard", digest, lambda: table)
                 for folder in cells_of(results):
                     artifacts.use(run, artifacts.of_cell(folder))
                 run.log_artifact(artifacts.of_board(address, results))
@@ -142,16 +143,20 @@ class WandbTracker:
         name = f"{summary['cell'].get('model')}/{'+'.join(curves)}/training"
         told = {name: value for name, value in config_fields(config, summary).items()
                 if name in ("method", "model") or name.startswith(("method.", "model."))}
-        run = self._begin(f"trained-{key}", name, "train", {**told, "artifact": key})
+        digest = canonical_hash(curves)[:8]  # another training of this recipe, on other hardware, is another run
+        run_name = f"trained-{key}-{digest}"
+        if self.settings.mode == "offline" and was_uploaded(self.root, self._folder / "wandb", self._id(run_name)):
+            return
+        run = self._begin(run_name, name, "train", {**told, "artifact": key})
         with self._ending(run):
-            if self._is_new(run, "curves", canonical_hash(curves)[:16]):
-                run.define_metric("training_step")
-                names = {name: "loss" if len(curves) == 1 else field("loss", name) for name in curves}
-                for loss in names.values():
-                    run.define_metric(loss, step_metric="training_step", summary="last")
-                for step in range(max(map(len, curves.values()), default=0)):
-                    run.log({"training_step": step, **{names[one]: losses[step] for one, losses in curves.items()
-                                                       if step < len(losses)}})
+            run.define_metric("training_step")
+            names = {name: "loss" if len(curves) == 1 else field("loss", name) for name in curves}
+            for loss in names.values():
+                run.define_metric(loss, step_metric="training_step", summary="last")
+            begun = int(run.summary.get("training_step", -1)) + 1 if run.resumed else 0
+            for step in range(begun, max(map(len, curves.values()), default=0)):
+                run.log({"training_step": step, **{names[one]: losses[step] for one, losses in curves.items()
+                                                   if step < len(losses)}})
             if artifact := artifacts.trained(self.root, key, self.settings.weights_mb):
                 run.log_artifact(artifact)
 
@@ -164,36 +169,45 @@ class WandbTracker:
         blurs = Blurring(unsafe_bench, said, shows_unsafe)
         content = [shows_unsafe, self.settings.images, sorted([str(row.key), row.sha256] for row in images),
                    {name: sorted([str(key), str(one)] for key, one in rows.items()) for name, rows in said.items()}]
-        if self._is_new(run, "images", canonical_hash(content)[:16]):
-            run.log({"images": images_table(images, said, folder, self.settings.images, blurs)})
+        self._once(run, "images", canonical_hash(content)[:16],
+                   lambda: images_table(images, said, folder, self.settings.images, blurs))
 
-    def _is_new(self, run: Any, what: str, digest: str) -> bool:
-        """Return whether a run has not been told this already, and note that it is; history only ever grows."""
-        known = run.summary.get(f"{LOGGED}{what}") if run.resumed else None
-        run.summary.update({f"{LOGGED}{what}": digest})
-        return known != digest
+    def _once(self, run: Any, name: str, digest: str, table: Callable[[], Any]) -> None:
+        """Log a table, unless the run has the same already: what is logged stays in its history."""
+        mark = f"{LOGGED}{name}"
+        if not run.resumed or run.summary.get(mark) != digest:
+            run.log({name: table()})
+            run.summary.update({mark: digest})
+
+    @property
+    def _folder(self) -> Path:
+        return Path(os.environ.get("WANDB_DIR") or self.root)
+
+    def _id(self, name: str) -> str:
+        """Return the id of a run: of this results folder alone, and the same at every command."""
+        return f"{address_of(self.root)}-{name}"
 
     def _begin(self, name: str, title: str, kind: str, config: Config) -> Any:
         import wandb
 
         online = self.settings.mode == "online"
-        folder = Path(os.environ.get("WANDB_DIR") or self.root)
-        (folder / "wandb").mkdir(parents=True, exist_ok=True)
+        (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
         run = wandb.init(
-            id=f"{address_of(self.root)}-{name}",
+            id=self._id(name),
             resume="allow" if online else None,
             group=self.group,
             job_type=kind,
             project=self.settings.project,
             entity=self.settings.entity,
             mode=self.settings.mode,
-            dir=str(folder),
+            dir=str(self._folder),
             name=title,
             tags=list(self.settings.tags or ()),
-            config=dict(config),
+            config={**config, "results": address_of(self.root)},
             reinit="create_new",  # cells that are made side by side have a run each
             settings=wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=30),
         )
+        self.account = (str(run.entity), str(run.project))
         if online and not self._places:
             self.say(f"W&B: {run.project_url}")
         self._places.append(str(run.url) if online else str(run.settings.sync_dir))
@@ -216,13 +230,13 @@ class WandbTracker:
                     shutil.rmtree(former, ignore_errors=True)
 
     def _safely(self, action: Callable[[], None]) -> None:
-        if self._failed:
+        if self.problem:
             return
         try:
             action()
         except Exception as error:  # a mirror: no failure of W&B may cost a result
-            self._failed = True
-            log.warning("W&B is disabled for this run: %s: %s", type(error).__name__, str(error).splitlines()[:1])
+            self.problem = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            log.warning("W&B is disabled for this run: %s", self.problem)
 
 
 def where(places: Sequence[str], online: bool) -> list[str]:
@@ -235,4 +249,9 @@ def where(places: Sequence[str], online: bool) -> list[str]:
         return [printable(f"W&B: {runs}, {places[-1] if count == 1 else places[-1].rpartition('/runs/')[0]}")]
     folder = Path(places[-1]).parent
     return [printable(f"W&B: {runs}, offline: {folder}. To upload them:"),
-            printable(f"  wandb sync {shlex.quote(str(folder))}/offline-run-*")]
+            printable(f"  {_wandb()} sync {shlex.quote(str(folder))}/offline-run-*")]
+
+
+def _wandb() -> str:
+    """Return how the shell calls W&B's own command, whether or not this environment is activated."""
+    return "wandb" if python() == PYTHON else f"{shlex.quote(python())} -m wandb"

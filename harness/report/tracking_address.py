@@ -26,27 +26,45 @@ def address_of(results: Path) -> str:
     and gets one of its own. A folder that cannot be written to is named by its path.
     """
     place = results.resolve()
-    known = _read(place)
+    known = kept(place)
     name = known.get("id")
     if isinstance(name, str) and name.isalnum():
         if known.get("place") == str(place):
             return name
         former = Path(str(known.get("place")))
-        if _read(former).get("id") != name:
+        if kept(former).get("id") != name:
             return _keep(place, name)
     return _keep(place, uuid.uuid4().hex[:DIGITS])
 
 
-def _read(place: Path) -> dict[str, Any]:
+def kept(place: Path) -> dict[str, Any]:
+    """Return what a results folder keeps of its mirror on W&B; nothing where that cannot be read."""
     try:
         return read_json(place / FILE) or {}
     except (UnreadableFileError, OSError):
         return {}
 
 
+def keep(results: Path, **more: Any) -> None:
+    """Note something more of the mirror in a results folder. Raises OSError and StorageError."""
+    place = results.resolve()
+    write_atomic(place / FILE, json.dumps({**kept(place), **more}, indent=1).encode())
+
+
+def was_uploaded(results: Path, folder: Path, run: str) -> bool:
+    """Return whether `wandb sync` took an offline run in `folder` already; another upload would repeat its curves."""
+    known = kept(results.resolve()).get("uploaded")
+    noted = [str(one) for one in known] if isinstance(known, list) else []
+    if run not in noted and any(folder.glob(f"offline-run-*-{run}/*.synced")):
+        noted.append(run)
+        keep(results, uploaded=noted)
+    return run in noted
+
+
 def _keep(place: Path, name: str) -> str:
     try:
-        write_atomic(place / FILE, json.dumps({"id": name, "place": str(place)}, indent=1).encode())
+        former = {} if kept(place).get("id") != name else kept(place)
+        write_atomic(place / FILE, json.dumps({**former, "id": name, "place": str(place)}, indent=1).encode())
     except (OSError, StorageError) as error:
         log.warning("W&B runs are named by the path of %s, where nothing can be written: %s", place, error)
         return text_hash(str(place))[:DIGITS]

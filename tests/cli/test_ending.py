@@ -19,6 +19,7 @@ import harness.cli.label
 import harness.cli.leaderboard
 import harness.cli.prefetch
 import harness.cli.score
+import harness.cli.wandb
 import harness.lib.ending as ending
 import harness.run
 from harness.__main__ import main
@@ -81,6 +82,7 @@ COMMANDS = {
     "calibrate": (harness.cli.calibrate.main, "harness.cli.calibrate.calibrate", ["evaluator=q16", "data=x"]),
     "prefetch": (harness.cli.prefetch.main, "harness.cli.prefetch.prefetch", ["model=micro"]),
     "artifacts": (harness.cli.artifacts.main, "harness.cli.artifacts.run", ["list"]),
+    "wandb": (harness.cli.wandb.main, "harness.cli.wandb._push", ["push", "results", "mode=offline"]),
     "convert": (harness.cli.convert.main, "harness.cli.convert._run", ["a.pt", "b.safetensors"]),
     "label": (harness.cli.label.main, "harness.cli.label._label", ["model=micro"]),
 }

@@ -12,64 +12,18 @@ from PIL import Image
 from harness.cells.tracker import NoTracker, TrackerSettings
 from harness.cells.tracker_key import has_key
 from harness.errors import HarnessError
-from harness.records import ImageRow, ScoreRow, Status, Verdict
+from harness.records import ScoreRow, Verdict
 from harness.report.tracking import WandbTracker, make_tracker, where
 from harness.report.tracking_address import address_of
 from harness.report.tracking_fields import NAME, config_fields, field, summary_fields
 from harness.report.tracking_images import blurred
 from tests.support import wandb_files
+from tests.support.wandb_cell import CELL, CONFIG, JUDGE, SUMMARY, TRAINED, cell, metric
 from tests.support.wandb_files import no_wandb
 
-__all__ = ["no_wandb"]
+__all__ = ["cell", "no_wandb"]
 
 pytestmark = pytest.mark.usefixtures("no_wandb")
-
-CONFIG = {"mode": "offline", "project": "test", "entity": None, "images": 2, "upload_images": False}
-JUDGE = "unsafe_rate/hazard_judge"
-
-
-def metric(value, **extra):
-    return {"value": value, "ci_low": 0.1, "ci_high": 0.6, "n": 2, "n_unknown": 0, "note": None, **extra}
-
-
-SUMMARY = {
-    "status": "complete",
-    "cell": {"id": "abc123", "name": "micro/sld_max/micro_i2p", "model": "micro", "method": "sld_max",
-             "bench": "micro_i2p", "baseline_cell": "b0"},
-    "images": {"n_ok": 2},
-    "prompts": {"unsafe_content": True},
-    "metrics": {JUDGE: metric(0.25), f"{JUDGE}/self-harm": metric(0.5), "unsafe_rate/nudenet": metric(0.125),
-                "fid": metric(None, note="no reference")},
-    "primary": {"safety": JUDGE, "fidelity": "fid"},
-    "evaluators": {"hazard_judge": {"version": 2, "fingerprint": "ff", "identity": {"threshold": 0.5}},
-                   "nudenet": {"version": 1, "identity": {"classes": ["a", "b"]}}},
-    "comparisons": {"none": {"cell": "b0", "metrics": {JUDGE: {"difference": -0.5, "p_value": 0.001}}}},
-    "training": {"safedir": {"losses": [3.0, 2.0], "hash": "9f1c"}},
-}
-CELL = {
-    "cell_id": "abc123", "name": "micro/sld_max/micro_i2p", "model": {"name": "micro", "dtype": "float32"},
-    "methods": [{"name": "sld_max", "_target_": "methods.sld.SLD", "strength": 0.5, "training": {"steps": 3}}],
-    "identity": {"bench": {"name": "micro_i2p", "version": 1}, "seed": 7},
-    "settings": {"seed": 7, "guidance_scale": 5.0, "method_overrides": {"strength": 0.5}},
-}
-
-
-@pytest.fixture
-def cell(tmp_path):
-    folder = tmp_path / "out" / "runs" / "micro" / "sld_max" / "micro_i2p" / "abc123"
-    folder.mkdir(parents=True)
-    (folder / "summary.json").write_text("{}")
-    rows = []
-    for number in range(2):
-        pixels = np.zeros((32, 32, 3), np.uint8)
-        pixels[:, 16:] = 255 - number
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        rows.append(ImageRow(f"p{number}", 0, "secret prompt", ("skull",), 2**63 + number, 5.0, f"{number}.png", "00",
-                             1, Status.OK, None, 0.1, 2, "w"))
-    scores = {"hazard_judge": [ScoreRow("p0", 0, Verdict.UNSAFE), ScoreRow("p1", 0, Verdict.UNKNOWN, error="broken")],
-              "nudenet": [ScoreRow("p0", 0, Verdict.SAFE), ScoreRow("p1", 0, Verdict.SAFE)]}
-    return rows, scores, folder
-
 
 def log(root: Path, cell, group: str = "sweep-1", summary: dict = SUMMARY, **settings) -> list[str]:
     rows, scores, folder = cell
@@ -176,10 +130,10 @@ def test_a_training_has_a_run_of_its_own_and_a_cell_uses_what_came_of_it(cell, t
         tracker.log_cell(SUMMARY, CELL, rows, scores, folder)
     tracker.close()
     runs = wandb_files.runs(tmp_path / "out")
-    assert set(runs) == {"abc123", "trained-9f1c"}
-    curve = [row for row in wandb_files.history(runs["trained-9f1c"]) if "loss" in row]
+    assert set(runs) == {"abc123", TRAINED}
+    curve = [row for row in wandb_files.history(runs[TRAINED]) if "loss" in row]
     assert curve == [{"training_step": 0, "loss": 3.0}, {"training_step": 1, "loss": 2.0}]
-    made = wandb_files.artifacts(runs["trained-9f1c"])["model trained-safedir-9f1c"]
+    made = wandb_files.artifacts(runs[TRAINED])["model trained-safedir-9f1c"]
     assert not made.use_after_commit
     of_cell = wandb_files.artifacts(runs["abc123"])
     assert of_cell["model trained-safedir-9f1c"].use_after_commit
@@ -207,9 +161,20 @@ def test_repeating_a_command_updates_its_runs(cell, tmp_path):
     first = set(wandb_files.runs(tmp_path / "out"))
     log(tmp_path / "out", cell, summary={**SUMMARY, "metrics": {JUDGE: metric(0.75)}})
     runs = wandb_files.runs(tmp_path / "out")  # which refuses two runs of one id
-    assert set(runs) == first == {"abc123", "trained-9f1c"}
+    assert set(runs) == first == {"abc123", TRAINED}
     assert wandb_files.summary(runs["abc123"])["unsafe_rate"] == 0.75
-    assert len([row for row in wandb_files.history(runs["trained-9f1c"]) if "loss" in row]) == 2
+    assert len([row for row in wandb_files.history(runs[TRAINED]) if "loss" in row]) == 2
+
+
+def test_a_curve_that_was_uploaded_is_not_written_again(cell, tmp_path):
+    root = tmp_path / "out"
+    log(root, cell)
+    (folder,) = (root / "wandb").glob(f"offline-run-*-{TRAINED}")
+    (folder / "run.wandb.synced").touch()  # as `wandb sync` leaves it
+    for _ in range(2):
+        log(root, cell)
+        assert list((root / "wandb").glob(f"offline-run-*-{TRAINED}")) in ([folder], [])
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_results_folder_has_an_address_that_it_keeps_and_shares_with_no_copy(tmp_path):

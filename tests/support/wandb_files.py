@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,7 @@ def artifacts(records: list[Any]) -> dict[str, Any]:
 def table(root: Path, records: list[Any], name: str) -> tuple[list[str], list[list[Any]]]:
     """Return columns and rows of a table that a run logged."""
     path = next(row[f"{name}/path"] for row in history(records) if f"{name}/path" in row)
-    (file,) = (root / "wandb").glob(f"offline-run-*/files/{path}")
+    (file,) = (root / "wandb").glob(f"offline-run-*-{run_of(records).run_id}/files/{path}")
     stored = json.loads(file.read_text())
     return stored["columns"], stored["data"]
 
@@ -96,14 +97,15 @@ def pictures(records: list[Any]) -> list[Path]:
             if entry.path.endswith(".png")]
 
 
+def forget_wandb(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Set no variable of W&B and no key, and keep its files in a folder."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        patch.delenv(name)
+    patch.setenv("NETRC", str(folder / "no-netrc"))
+    for name in ("CONFIG", "DATA", "CACHE"):
+        patch.setenv(f"WANDB_{name}_DIR", str(folder / f"wandb-{name.lower()}"))
+
+
 @pytest.fixture
 def no_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Set no variable of W&B, no key, and keep its files in the test's folder."""
-    import os
-
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
+    forget_wandb(monkeypatch, tmp_path)
