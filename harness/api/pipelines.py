@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from harness.errors import IncompatibleError
 from harness.lib.paths import conf_dir
+from harness.lib.reading import read_yaml
 from harness.models.choice import settled
 from harness.models.families import FAMILIES, MIRRORS, Family
 from harness.models.folder import is_folder_source, model_folder
 from harness.models.loaded import LoadedModel
-from harness.models.part_tensors import plain_name
+from harness.models.part_tensors import plain_name, tensors_of
 from harness.models.weight_files import weight_files
 from harness.models.weights import weights_fingerprint
 from harness.sampling.plain_calls import APPLIED, scheduler_name
@@ -63,7 +62,7 @@ def model_name_of(pipe: Any) -> str:
 def _sources() -> Iterator[tuple[str, str]]:
     """Yield the name of every model of conf/model/ with each place that its files come from."""
     for file in sorted((conf_dir() / "model").glob("*.yaml")):
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = read_yaml(file) or {}
         places = [config.get("source"), *(config.get("fallbacks") or ())]
         for place in places:
             place = place.get("source") if isinstance(place, Mapping) else place
@@ -182,18 +181,15 @@ def _as_stored(pipe: Any, folder: Path, variant: str | None) -> bool:
 
 def _holds(module: Any, files: list[Path]) -> bool:
     import torch
-    from safetensors import safe_open
 
     loaded = {plain_name(name): value for name, value in module.named_parameters()}
-    stored: set[str] = set()
+    known = 0
     for file in files:
-        with safe_open(file, framework="pt") as content:
-            for name in content.keys():  # noqa: SIM118 - no mapping
-                value = loaded.get(plain_name(name))
-                stored.add(plain_name(name))
-                if value is not None and not torch.equal(content.get_tensor(name).to(value.dtype), value.cpu()):
-                    return False
-    return bool(stored & loaded.keys())
+        stored = {name: value for name, value in tensors_of([file]).items() if name in loaded}
+        known += len(stored)
+        if not all(torch.equal(value.to(loaded[name].dtype), loaded[name].cpu()) for name, value in stored.items()):
+            return False
+    return known > 0
 
 
 def command_to_train(config: Config, names: Sequence[str]) -> str | None:

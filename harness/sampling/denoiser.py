@@ -107,7 +107,7 @@ class DenoiserHook:
     def _check_outside(self) -> None:
         """Refuse a call that no method would see: of another pipeline with the same denoiser, or of the denoiser."""
         blind = [method.name for method in self.methods if method.acts_in_calls()]
-        if blind and not self._guiding:
+        if blind and not self._guiding and not self.model.roles:  # roles: somebody says what the rows are
             raise IncompatibleError(f"method {blind[0]} is applied to a {type(self.model.pipe).__name__}, and its "
                                     "denoiser was called outside of that pipeline, where the method does not act.",
                                     "Call that pipeline, or remove the method first.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,7 +96,11 @@ class Session:
         self.model = model
         self.methods = tuple(methods)
         self.hook = hook
-        self.calls = PlainCalls(model, hook, self._prompts, self._post)
+
+    @cached_property
+    def calls(self) -> PlainCalls:
+        """What serves plain calls of the pipeline."""
+        return PlainCalls(self.model, self.hook, self._prompts, self._post)
 
     def generate(self, items: Sequence[ImageItem], settings: GenerationSettings) -> list[Generated]:
         """Make one image per item, as one batch. Images of prompts that the tokenizer cuts are flagged `truncated`.

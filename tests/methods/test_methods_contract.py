@@ -115,7 +115,8 @@ def state(model: LoadedModel, method: Method) -> dict[str, Any]:
     pipe = model.pipe
     fields = [name for name in method.__dict__ if not isinstance(getattr(type(method), name, None), cached_property)]
     return {
-        "bytes": checksum(model), "class": type(pipe), "hooks": all_hooks(model), "fields": sorted(fields), "roles": model.roles,
+        "bytes": checksum(model), "class": type(pipe), "hooks": all_hooks(model), "fields": sorted(fields),
+        "roles": model.roles,
         "grad": [(p.requires_grad, p.grad is None) for part in (pipe.unet, pipe.vae, pipe.text_encoder)
                  for p in part.parameters()],
         "scheduler": (pipe.scheduler, sorted(set(pipe.scheduler.__dict__) & {"step", "set_timesteps"})),
