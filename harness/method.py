@@ -105,6 +105,7 @@ class Method(Declared):
     of_text_encoder: ClassVar[bool] = False  # its artifact means the same to every model of one text encoder
     changes_nothing: ClassVar[bool] = False  # the bare model: no part of a list
     if_trained_on_base: ClassVar[str | None] = None  # of one that may: the setting that trains it on the edited model
+    reads_prompts: ClassVar[bool] = False  # hooks beside `prompts` read them: embeddings alone are not enough
     edits_denoiser: ClassVar[bool] = True  # of a method that edits the model: its denoiser, not the text encoder alone
 
     @classmethod
@@ -242,6 +243,15 @@ class Method(Declared):
         if isinstance(concept, tuple):
             return replace(self, concept=tuple(dict.fromkeys(map(rename, concept))))  # type: ignore[type-var]
         return self
+
+    def needs_prompts(self) -> bool:
+        """Return whether it cannot do its work where a pipeline is given embeddings instead of prompts."""
+        return self.reads_prompts or self.overrides("prompts")
+
+    def acts_in_calls(self) -> bool:
+        """Return whether it acts in the calls of one pipeline: not by weights, which act in whatever reads them."""
+        hooks = ("prompts", "embeds", "rows", "guide", "post")
+        return any(map(self.overrides, hooks)) or (self.overrides("attach") and self.weights_of is None)
 
     def overrides(self, hook: str) -> bool:
         """Return whether this method implements `hook`."""

@@ -47,6 +47,7 @@ class ConceptSteerers(CheckpointMethod):
     name: str = "concept_steerers"
 
     kind: ClassVar[str] = "concept_steerers"
+    reads_prompts: ClassVar[bool] = True
     file_names: ClassVar[tuple[str, ...]] = (WEIGHTS,)
     beside: ClassVar[tuple[str, ...]] = (CONFIG,)
     how_to_get: ClassVar[str] = (

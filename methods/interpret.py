@@ -149,6 +149,10 @@ class Interpret(Method):
                 raise InvalidValueError(f"method.directions.{direction.name} has no phrases for prompts to ask for it.")
 
     @property
+    def reads_prompts(self) -> bool:  # type: ignore[override]
+        return self.by_prompt
+
+    @property
     def vectors(self) -> tuple[Direction, ...]:
         return self.directions
 

@@ -96,6 +96,10 @@ class SPM(CheckpointMethod):
     edits_training: ClassVar[bool] = False
     how_to_get: ClassVar[str] = "Download the erasers (SPMs) via the links of https://github.com/Con6924/SPM."
 
+    @property
+    def reads_prompts(self) -> bool:  # type: ignore[override]
+        return self.multipliers is None and bool(self.strength)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for setting in ("concepts", "multipliers"):

@@ -187,7 +187,7 @@ def _check_known(counts: Counts, rows: Sequence[ScoreRow]) -> None:
 
 
 def _about(made: Evaluator, data: LabelledFolder) -> dict[str, Any]:
-    from harness import __version__
+    from harness.lib.version import __version__
 
     return {
         "evaluator_version": made.version,

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class PipelineCall:
-    """One pipeline call: who is in the batch, their embeddings, and the methods' state."""
+    """One pipeline call: who is in the batch, their embeddings, and the methods' state.
+
+    Without a bundle the embeddings are those that the pipeline tells its denoiser.
+    """
 
     items: Sequence[ImageItem]
-    bundle: EmbedBundle
+    bundle: EmbedBundle | None
     n_steps: int
     count: int = 0  # denoiser calls so far
     states: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -51,10 +54,16 @@ class DenoiserHook:
         self.edits_direction = any(method.overrides("guide") for method in methods)
         self.original = model.denoiser.forward
         self._current: PipelineCall | None = None
+        self._guiding = False  # a method runs the denoiser itself
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether a pipeline call is being served."""
+        return self._current is not None
 
     @contextmanager
     def running(self, call: PipelineCall) -> Iterator[None]:
-        """Serve one pipeline call, from fresh state. Outside of it the denoiser behaves as if it were not wrapped."""
+        """Serve one pipeline call, from fresh state."""
         for method in self.methods:
             if method.needs_guidance:
                 method.check(self.model.config, min(item.guidance_scale for item in call.items))
@@ -69,6 +78,7 @@ class DenoiserHook:
         """Widen the call by the methods' rows and return the two rows (or the one) that the pipeline expects."""
         call = self._current
         if call is None:
+            self._check_outside()
             return self.original(*args, **kwargs)
         n, kin = len(call.items), kin_of(self.model)
         asked = kin.taken(args, kwargs)
@@ -76,6 +86,8 @@ class DenoiserHook:
         self.model.items, self.model.moment = tuple(call.items), call.count / kin.calls(self.model.pipe.scheduler)
         call.count += 1
         roles = list(kin.roles) if len(asked.sample) == len(kin.roles) * n else ["cond"]
+        self._check_rows(roles)
+        call.bundle = call.bundle or _told(asked, roles, n)
         asked = self._edit_texts(contexts, call.bundle, roles, kin.guided(asked, contexts[0].w.flatten()))
         rows = self._rows(contexts)
         roles += [row.role for row in rows]
@@ -86,11 +98,26 @@ class DenoiserHook:
         variance = None if rest is None else dict(zip(roles, rest.split(n), strict=True))["cond"]
         if "uncond" not in raw:
             return kin.answer(kin.joined(raw["cond"], variance))
-        self._current = None  # `guide` may run the denoiser itself, unwrapped
+        self._current, self._guiding = None, True  # `guide` may run the denoiser itself, unwrapped
         try:
             return kin.answer(kin.joined(self._followed(call, contexts, raw), variance))
         finally:
-            self._current = call
+            self._current, self._guiding = call, False
+
+    def _check_outside(self) -> None:
+        """Refuse a call that no method would see: of another pipeline with the same denoiser, or of the denoiser."""
+        blind = [method.name for method in self.methods if method.acts_in_calls()]
+        if blind and not self._guiding and not self.model.roles:  # roles: somebody says what the rows are
+            raise IncompatibleError(f"method {blind[0]} is applied to a {type(self.model.pipe).__name__}, and its "
+                                    "denoiser was called outside of that pipeline, where the method does not act.",
+                                    "Call that pipeline, or remove the method first.")
+
+    def _check_rows(self, roles: Sequence[str]) -> None:
+        """Refuse a call without an unconditional row, in which methods that edit guidance would do nothing."""
+        idle = [method.name for method in self.methods if method.needs_guidance]
+        if idle and "uncond" not in roles:
+            raise IncompatibleError(f"method {idle[0]} edits classifier-free guidance, and the pipeline called its "
+                                    "denoiser without an unconditional row.", "Leave guidance on in every step.")
 
     def _contexts(self, call: PipelineCall, z: Tensor, timestep: Any) -> list[StepContext]:
         import torch
@@ -159,10 +186,23 @@ class DenoiserHook:
         return stock if delta is start else delta / slope
 
 
+def _told(asked: DenoiserCall, roles: Sequence[str], n: int) -> EmbedBundle:
+    """Return the embeddings that a pipeline tells its denoiser; zeros for a row that it does not run."""
+    embeds = dict(zip(roles, asked.embeds.split(n), strict=True))
+    pooled = {} if asked.pooled is None else dict(zip(roles, asked.pooled.split(n), strict=True))
+    cond, pooled_cond = embeds["cond"], pooled.get("cond")
+    nothing = None if pooled_cond is None else 0 * pooled_cond
+    return EmbedBundle(cond, embeds.get("uncond", 0 * cond), pooled_cond, pooled.get("uncond", nothing))
+
+
 @contextmanager
 def hooked(model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[Artifact | None]
            ) -> Iterator[DenoiserHook]:
-    """Wrap the model's denoiser; leaving the context removes the wrapper."""
+    """Wrap the model's denoiser; leaving the context removes the wrapper. Raises IncompatibleError where one is."""
+    inside = getattr(model.denoiser.__dict__.get("forward"), "__self__", None)
+    if isinstance(inside, DenoiserHook):
+        raise IncompatibleError(f"method {'+'.join(method.name for method in inside.methods)} is already applied to "
+                                "this model.", "Remove it first, or apply several as one list.")
     hook = DenoiserHook(model, methods, artifacts)
     with forward_replaced(model.denoiser, hook.forward):
         yield hook

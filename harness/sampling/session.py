@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.errors import IncompatibleError
-from harness.method import Artifact, EmbedBundle, Method, Refusal, check_composition
-from harness.models.conditions import encoded_condition, negative_condition
+from harness.method import Artifact, Method, Refusal, check_composition
 from harness.models.families import Batch, kin_of
 from harness.models.text_encoder_identity import loaded_encoders
 from harness.records import TRUNCATED, GenerationSettings, ImageItem, Status
 from harness.sampling.artifact_content import content_of
 from harness.sampling.denoiser import DenoiserHook, PipelineCall, hooked
+from harness.sampling.plain_calls import PlainCalls, acting_on_calls
+from harness.sampling.texts import bundle_of
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -38,7 +40,10 @@ class Generated:
 @contextmanager
 def attached(model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[Artifact | None]
              ) -> Iterator[Session]:
-    """Attach methods left to right and yield a session. Leaving restores every byte and removes every hook."""
+    """Attach methods left to right and yield a session. Leaving restores every byte and removes every hook.
+
+    Plain calls of the model's pipeline follow the methods, too, or are refused.
+    """
     check_composition(methods)
     for method, artifact in zip(methods, artifacts, strict=True):
         _check_artifact(model, method, artifact)
@@ -48,7 +53,10 @@ def attached(model: LoadedModel, methods: Sequence[Method], artifacts: Sequence[
             stack.enter_context(method.attach(model, artifact))
         model.forget_texts()
         hook = stack.enter_context(hooked(model, methods, artifacts))
-        yield Session(model, methods, hook, content_of(artifacts))
+        session = Session(model, methods, hook, content_of(artifacts))
+        if kin_of(model).plain_calls:
+            stack.enter_context(acting_on_calls(session.calls))
+        yield session
 
 
 def _check_artifact(model: LoadedModel, method: Method, artifact: Artifact | None) -> None:
@@ -79,16 +87,6 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> tuple[Te
     return torch.cat(noise), generators
 
 
-def bundle_of(model: LoadedModel, items: Sequence[ImageItem]) -> EmbedBundle:
-    """Return the text embeddings of a batch, as the stock pipeline of the model's family makes them."""
-    cond = encoded_condition(model, [item.prompt for item in items])
-    if not kin_of(model).has_negative_branch:
-        nothing = cond.each(lambda value: 0 * value)
-        return EmbedBundle(cond.embeds, nothing.embeds, cond.pooled, nothing.pooled)
-    uncond = negative_condition(model, [item.negative_prompt for item in items])
-    return EmbedBundle(cond.embeds, uncond.embeds, cond.pooled, uncond.pooled)
-
-
 class Session:
     """Generates batches with the methods that are attached."""
 
@@ -98,6 +96,11 @@ class Session:
         self.model = model
         self.methods = tuple(methods)
         self.hook = hook
+
+    @cached_property
+    def calls(self) -> PlainCalls:
+        """What serves plain calls of the pipeline."""
+        return PlainCalls(self.model, self.hook, self._prompts, self._post)
 
     def generate(self, items: Sequence[ImageItem], settings: GenerationSettings) -> list[Generated]:
         """Make one image per item, as one batch. Images of prompts that the tokenizer cuts are flagged `truncated`.

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from harness.lib.hashing import text_hash
 from harness.method import Method
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load_model
-from harness.records import GenerationSettings, ImageItem, Status
+from harness.records import GenerationSettings, ImageItem, ImageKey, Status
 from harness.sampling.prediction_types import alpha_bar, from_epsilon
 from harness.sampling.session import Generated, attached
 from methods.none import NoMethod
@@ -114,7 +115,8 @@ def state(model: LoadedModel, method: Method) -> dict[str, Any]:
     pipe = model.pipe
     fields = [name for name in method.__dict__ if not isinstance(getattr(type(method), name, None), cached_property)]
     return {
-        "bytes": checksum(model), "hooks": all_hooks(model), "fields": sorted(fields), "roles": model.roles,
+        "bytes": checksum(model), "class": type(pipe), "hooks": all_hooks(model), "fields": sorted(fields),
+        "roles": model.roles,
         "grad": [(p.requires_grad, p.grad is None) for part in (pipe.unet, pipe.vae, pipe.text_encoder)
                  for p in part.parameters()],
         "scheduler": (pipe.scheduler, sorted(set(pipe.scheduler.__dict__) & {"step", "set_timesteps"})),
@@ -162,6 +164,18 @@ def test_leaving_restores_everything_also_after_an_error_and_calls_share_no_stat
     with forward_wrapped(failing), pytest.raises(ZeroDivisionError), attached(model, [method], [own]) as session:
         session.generate(items(), settings())
     assert state(model, method) == before
+
+
+@every_method
+def test_a_plain_call_of_the_pipeline_draws_what_a_run_draws(preset):
+    method, model = tiny(preset), random_model()
+    named = [replace(item, key=ImageKey(text_hash(item.prompt)[:16], 0)) for item in items()]
+    with attached(model, [method], [artifact(method, model)]) as session:
+        expected = session.generate(named, settings())
+        made = model.pipe(list(PROMPTS), generator=[torch.Generator().manual_seed(item.seed) for item in named],
+                          num_inference_steps=STEPS, guidance_scale=5.0, output_type="pil")
+    assert np.array_equal(np.stack(made.images), shown(expected))
+    assert made.refusals == [one.flags[-1] if one.status is Status.REFUSED else None for one in expected]
 
 
 @every_method

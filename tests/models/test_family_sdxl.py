@@ -26,7 +26,8 @@ from harness.models.loading import _configure, load_model
 from harness.models.weights import weights_fingerprint
 from harness.records import TRUNCATED, ImageItem
 from harness.sampling.prediction_types import predict_epsilon
-from harness.sampling.session import attached, bundle_of
+from harness.sampling.session import attached
+from harness.sampling.texts import bundle_of
 from harness.training.closed_form import deltas, paired_tokens, projections, subject_index
 from harness.training.fine_tuning import PartialDenoising, frozen_denoise, parameter_names
 from methods.negative_prompt import NegativePrompt

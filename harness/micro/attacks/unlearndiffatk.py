@@ -20,7 +20,8 @@ from harness.micro.attacks.vocabulary import Vocabulary, names_a_hazard, vocabul
 from harness.records import ImageItem
 from harness.sampling.denoiser import PipelineCall
 from harness.sampling.prediction_types import alpha_bar, to_epsilon
-from harness.sampling.session import Session, bundle_of
+from harness.sampling.session import Session
+from harness.sampling.texts import bundle_of
 from harness.training.frozen import frozen_denoiser, frozen_text_encoder
 
 if TYPE_CHECKING:

@@ -102,6 +102,7 @@ class Family:
     upcasts_vae: ClassVar[bool] = False  # the stock pipeline decodes a float16 VAE that asks for it in float32
     t_unit: ClassVar[float] = 1  # training steps per unit of the timestep that the denoiser gets
     own_scheduler: ClassVar[bool] = False  # it samples only with the pipeline's own scheduler
+    plain_calls: ClassVar[bool] = True  # its pipeline makes images of prompts by itself
     default_side: ClassVar[int | None] = None  # of its latents, where the denoiser's config says none
     without: ClassVar[Mapping[str, Any]] = {
         "feature_extractor": None, "safety_checker": None, "requires_safety_checker": False,

@@ -42,6 +42,7 @@ class Wuerstchen(Family):
     roles: ClassVar[tuple[str, ...]] = ("cond", "uncond")
     prediction: ClassVar[str | None] = "epsilon"
     own_scheduler: ClassVar[bool] = True
+    plain_calls: ClassVar[bool] = False
 
     def load(
         self, pipeline: str, folder: Path, dtype: torch.dtype, variant: str | None, without: Sequence[str] = ()

@@ -1,0 +1,1 @@
+"""The library: methods on pipelines, judges on images, results as tables, each in one call."""
