@@ -14,15 +14,17 @@ from harness.cli.answering import answer_words
 from harness.cli.arguments import OF_COMMANDS, Given, parse_arguments, read_given
 from harness.errors import InvalidValueError, MissingResourceError, StorageError
 
-SETTINGS = ("results", "host", "port", "token", "open")
+SETTINGS = ("results", "host", "port", "token", "open", "bundle", "images", "unsafe")
 LOCAL, PORT = "127.0.0.1", 8642
 HELP = f"""\
 Look at a results folder in the browser: the board, each cell, each image, two cells side by side.
 
 usage: python -m harness view [RESULTS] [name=value ...]
+       python -m harness view [RESULTS] --bundle FOLDER [images=N] [--unsafe]
 
   python -m harness view                            of results/; prints the address to open
   python -m harness view results/paper --open       and opens it
+  python -m harness view --bundle site              the same pages as static files, for any web host
 
   results=DIR    the results folder, also as the first word (default: results)
   port=N         port of the local server (default: {PORT}, or the next free one)
@@ -30,6 +32,9 @@ usage: python -m harness view [RESULTS] [name=value ...]
                  everything in the folder, unsafe images included, if they know the token
   token=TEXT     the token in the address (default: a new one at each start)
   --open         open the address in a browser
+  bundle=DIR     write the pages and their data to this new or empty folder instead, and end
+  images=N       images per cell in the bundle (default: all)
+  --unsafe       bundle images of unsafe benches, and those not judged safe, too: they are left out by default
   -h, --help     this text
 
 The server never writes, and runs nothing from the folder. A run in progress is shown as it goes. Ctrl-C ends it.
@@ -42,15 +47,39 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _view(words: Sequence[str]) -> int:
-    arguments = parse_arguments(words, "view", OF_COMMANDS, SETTINGS, switches=("open",))
+    arguments = parse_arguments(words, "view", OF_COMMANDS, SETTINGS, switches=("open", "unsafe"))
     given = read_given(arguments, SETTINGS, things="a results folder")
     results = user_path("results", _results(given))
-    _check_installed()
-    from harness.view.library import Library
+    bundle = given.text("bundle")
+    if bundle is None:
+        _refuse(given, ("images", "unsafe"), "concerns a bundle.", "Add --bundle FOLDER.")
+        return _serve(results, given)
+    _refuse(given, ("host", "port", "token", "open"), "concerns the local server.", "A bundle has none.")
+    return _bundle(results, user_path("bundle", bundle), given)
 
-    library = Library(results)
-    library.check()
-    return _serve(results, given)
+
+def _refuse(given: Given, names: Sequence[str], why: str, hint: str) -> None:
+    for name in names:
+        if name in given.settings:
+            raise InvalidValueError(f"{name} {why}", hint)
+
+
+def _bundle(results: Path, out: Path, given: Given) -> int:
+    from harness.lib.formatting import size
+    from harness.lib.progress import Board
+    from harness.lib.streams import terminal
+    from harness.view.bundle import Wanted, write_bundle
+
+    text = given.text("images")
+    if text is not None and not text.isdecimal():
+        raise InvalidValueError(f"images={text}: an integer of at least 0 is needed.")
+    wanted = Wanted(None if text is None else int(text), given.text("unsafe") == "true")
+    with Board("bundle", terminal()) as board:
+        made = write_bundle(results, out, wanted, board)
+    print(f"{out}: {made.n_cells} cells, {made.n_images} images ({size(made.n_bytes)})")
+    if made.n_unsafe:
+        print(f"{made.n_unsafe} images of unsafe benches, or not judged safe, are left out; --unsafe bundles them.")
+    return 0
 
 
 def _results(given: Given) -> str:
@@ -69,8 +98,12 @@ def _check_installed() -> None:
 
 
 def _serve(results: Path, given: Given) -> int:
+    _check_installed()
+    from harness.view.library import Library
+    from harness.view.lookups import cache_folder
     from harness.view.server import application, serve
 
+    Library(results).check()
     host, token = given.text("host") or LOCAL, given.text("token") or secrets.token_urlsafe(16)
     if not all(letter.isalnum() or letter in "-_" for letter in token) or len(token) > 100:
         raise InvalidValueError("token: letters, digits, - and _ are needed.")
@@ -84,7 +117,7 @@ def _serve(results: Path, given: Given) -> int:
         import webbrowser
 
         webbrowser.open(address)
-    serve(application(results, token, names), listening)
+    serve(application(results, token, names, cache_folder()), listening)
     return 0
 
 

@@ -6,6 +6,7 @@ All addresses are relative to the folder of index.html (`harness/view/addresses.
   data/board.json                      every row of the board               board.board
   data/leaderboard.csv, .json          the rows as the leaderboard has them
   data/cells/<cell>.json               one cell: numbers, settings, origin  cell.cell_record
+  data/cells/<cell>/images.json        how many images, which judges       columns.Columns.about
   data/cells/<cell>/columns/<n>.json   2,048 images by columns              columns.Columns.chunk
   data/cells/<cell>/details/<n>.json   64 images: prompt, scores, boxes     details.details
   data/cells/<cell>/same/<n>.json      the same 64 images of other cells    same.same_images

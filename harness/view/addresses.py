@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.report import export
@@ -17,10 +18,12 @@ from harness.view.cell import cell_record
 from harness.view.columns import Columns
 from harness.view.details import details
 from harness.view.library import Library
+from harness.view.lookups import PATIENCE, Lookups
 from harness.view.pairs import pairs
 from harness.view.pictures import SIZES, picture
 from harness.view.same import same_images
 
+ALL_PAIRS = 12  # cells of a bench up to which a bundle compares each with each; beyond, with their baselines only
 JSON, WEBP, CSV = "application/json", "image/webp", "text/csv; charset=utf-8"
 _CELL = r"(?P<cell>[A-Za-z0-9_-]{1,100})"
 _N = r"(?P<n>0|[1-9][0-9]{0,8})"
@@ -37,13 +40,15 @@ class Answer:
 class Addresses:
     """Answers addresses below `data/`. Whatever an address says, only cells and images that were listed are read."""
 
-    def __init__(self, library: Library, live: bool) -> None:
-        self.library, self.live = library, live
+    def __init__(self, library: Library, live: bool, cache: Path | None = None, patience: float | None = PATIENCE
+                 ) -> None:  # fmt: skip
+        self.library, self.live, self.lookups = library, live, Lookups(library, cache, patience)
         self._routes: list[tuple[re.Pattern[str], Callable[..., Answer | None]]] = [
             (re.compile(pattern), answer) for pattern, answer in (
                 (r"board\.json", self.board),
                 (r"leaderboard\.(?P<form>csv|json)", self.leaderboard),
                 (rf"cells/{_CELL}\.json", self.cell),
+                (rf"cells/{_CELL}/images\.json", self.about),
                 (rf"cells/{_CELL}/(?P<part>columns|details|same)/{_N}\.json", self.images),
                 (rf"cells/{_CELL}/(?P<size>{'|'.join(SIZES)})/{_N}\.webp", self.picture),
                 (rf"compare/{_CELL}/(?P<base>[A-Za-z0-9_-]{{1,100}})\.json", self.compare),
@@ -70,10 +75,15 @@ class Addresses:
         return Answer(text.encode("utf-8", "backslashreplace"), kind)
 
     def cell(self, cell: str) -> Answer | None:
-        run, columns = self._known(cell)
-        if run is None or columns is None:
+        run = self.library.run(cell)
+        if run is None:
             return None
-        return as_json(cell_record(self.library.tested(run), columns, self.library.beside(run)))
+        beside = self.library.beside(run)
+        return as_json(cell_record(self.library.tested(run), beside, self.compared_with(run)))
+
+    def about(self, cell: str) -> Answer | None:
+        columns = self.library.columns(cell)
+        return as_json(columns.about()) if columns else None
 
     def images(self, cell: str, part: str, n: str) -> Answer | None:
         run, columns = self._known(cell)
@@ -84,8 +94,7 @@ class Addresses:
         elif part == "details":
             content = details(columns, int(n))
         else:
-            others = {one.cell_id: self.library.columns(one.cell_id) for one in self.library.beside(run)}
-            content = same_images(columns, int(n), others)
+            content = same_images(columns, int(n), self.lookups.of(self.library.beside(run)))
         return as_json(content) if content else None
 
     def picture(self, cell: str, size: str, n: str) -> Answer | None:
@@ -102,6 +111,18 @@ class Addresses:
         if not (run and other and columns and others) or (run.model, run.bench) != (other.model, other.bench):
             return None
         return as_json(pairs(run, columns, other, others))
+
+    def compared_with(self, run: Run) -> list[str]:
+        """Return the cells that a cell is compared with: any of its bench, or as many as a bundle holds."""
+        beside = [one.cell_id for one in self.library.beside(run)]
+        if self.live or len(beside) < ALL_PAIRS:
+            return beside
+        bases = {one.cell_id for one in run.against.values()}
+        return [cell for cell in beside if cell in bases]
+
+    def close(self) -> None:
+        """Stop what is read in the background."""
+        self.lookups.close()
 
     def _known(self, cell: str) -> tuple[Run | None, Columns | None]:
         return self.library.run(cell), self.library.columns(cell)

@@ -1,4 +1,4 @@
-"""One cell as JSON: its numbers with their intervals, how it was made, and what the pages need to load its images."""
+"""One cell as JSON: its numbers with their intervals, and how it was made."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from harness.report.run import Run
 from harness.report.table import SECONDS, VALUE_COLUMNS
 from harness.report.variants import row_labels, variants
 from harness.view.board import COMPARISON, METRIC, comparison_record, is_headline, metric_record
-from harness.view.columns import CHUNK, Columns
-from harness.view.details import PAGE
 
 CURVE = 400  # points of a curve of training
 _ITEMS, _TEXT, _DEPTH = 200, 2000, 12  # of what a results folder says of itself, on a page
 
 
-def cell_record(run: Run, columns: Columns, beside: Sequence[Run]) -> dict[str, Any]:
-    """Return what the page of a cell shows, its images excepted. `beside` are the other cells of its bench."""
+def cell_record(run: Run, beside: Sequence[Run], compared: Sequence[str]) -> dict[str, Any]:
+    """Return what the page of a cell shows, its images excepted.
+
+    `beside` are the other cells of its bench, `compared` those that there is a comparison with.
+    """
     there = [run, *beside]
     readable = [one for one in there if one.readable]
     labels = row_labels(readable, variants(readable))
@@ -47,9 +48,8 @@ def cell_record(run: Run, columns: Columns, beside: Sequence[Run]) -> dict[str, 
         "against": {label: {"cell": one.cell_id, "metrics": {
             name: comparison_record(c, str_or_none) for name, c in one.comparisons.items()}}
             for label, one in run.against.items()},
-        "images": _images(columns),
-        "beside": [{"cell": one.cell_id, "label": labels.get(one.cell_id, one.method), "status": one.status}
-                   for one in beside],
+        "beside": [{"cell": one.cell_id, "label": labels.get(one.cell_id, one.method), "status": one.status,
+                    "compared": one.cell_id in compared} for one in beside],
         "training": _training(run),
         "evaluators": bounded(run.summary.get("evaluators") or {}),
         "prompts": bounded(run.summary.get("prompts") or {}),
@@ -86,17 +86,6 @@ def _about(run: Run, name: str) -> dict[str, Any]:
         "percent": fmt.is_percent(name),
         "decimals": 1 if fmt.is_percent(name) else fmt.DECIMALS.get(base, 3),
         "higher_is_better": run.metrics[name].higher_is_better,
-    }
-
-
-def _images(columns: Columns) -> dict[str, Any]:
-    return {
-        "n": len(columns.rows),
-        "version": columns.version,
-        "chunk": CHUNK,
-        "page": PAGE,
-        "combos": [list(combo) for combo in columns.combos],
-        "judges": [{"name": name, "is_judge": one.is_judge} for name, one in columns.judges.items()],
     }
 
 

@@ -18,14 +18,14 @@ from harness.report.run import Run
 from harness.view.judge_column import LETTERS, NO_VERDICT, JudgeColumn
 from harness.view.scores import stored_scores
 
-CHUNK = 2048  # images
+CHUNK, PAGE = 2048, 64  # images whose columns, and whose details, are read at a time
 _STATUS = {Status.OK: "o", Status.REFUSED: "r", Status.ERROR: "e"}
 SHOWN_HASH = 8  # digits of an image's hash that its address has
 
 
 @dataclass(frozen=True)
 class Columns:
-    """All images of a cell. `veiled` images start blurred; `combos` are the sets of categories that occur."""
+    """All images of a cell. `veiled` ones start blurred; `combos` are the sets of categories that occur."""
 
     rows: tuple[ImageRow, ...]
     index: Mapping[ImageKey, int]
@@ -34,10 +34,27 @@ class Columns:
     veiled: str
     combos: tuple[tuple[str, ...], ...]
     version: str
+    left_out: frozenset[int] = frozenset()  # images whose pixels are not in this copy of the results
 
     @property
     def n_chunks(self) -> int:
         return -(-len(self.rows) // CHUNK)
+
+    def shown_hash(self, i: int) -> str:
+        """Return the digits of an image's hash that its address has; empty where there is nothing to show."""
+        row = self.rows[i]
+        return (row.sha256 or "")[:SHOWN_HASH] if row.file and i not in self.left_out else ""
+
+    def about(self) -> dict[str, Any]:
+        """Return what the pages need to know before they read the chunks."""
+        return {
+            "n": len(self.rows),
+            "version": self.version,
+            "chunk": CHUNK,
+            "page": PAGE,
+            "combos": [list(combo) for combo in self.combos],
+            "judges": [{"name": name, "is_judge": one.is_judge} for name, one in self.judges.items()],
+        }
 
     def chunk(self, n: int) -> dict[str, Any] | None:
         """Return the n-th chunk of images as JSON; None beyond the last one."""
@@ -55,15 +72,10 @@ class Columns:
             "cut": _bits(TRUNCATED in row.flags for row in rows),
             "veiled": self.veiled[start:end],
             "combos": [places[row.category] for row in rows],
-            "hashes": [hash_of(row) for row in rows],
+            "hashes": [self.shown_hash(i) for i in range(start, end)],
             "judges": {name: {"verdicts": one.verdicts[start:end], "scores": _numbers(one.scores[start:end])}
                        for name, one in self.judges.items()},
         }  # fmt: skip
-
-
-def hash_of(row: ImageRow) -> str:
-    """Return the digits of an image's hash that its address has; empty where there is no image."""
-    return (row.sha256 or "")[:SHOWN_HASH] if row.file else ""
 
 
 def read_columns(run: Run, store: CellStore) -> Columns:

@@ -7,10 +7,9 @@ from typing import Any
 
 from harness.cells.tables import boxes_at
 from harness.records import TRUNCATED, ImageRow
-from harness.view.columns import Columns, hash_of
+from harness.view.columns import PAGE, Columns
 from harness.view.judge_column import JudgeColumn
 
-PAGE = 64  # images
 MAX_BOXES = 60  # of one evaluator on one image
 MAX_TEXT = 4000  # letters of a prompt or an error
 
@@ -38,7 +37,7 @@ def _detail(columns: Columns, i: int, row: ImageRow) -> dict[str, Any]:
         "flags": list(row.flags),
         "seconds": row.seconds,
         "file": row.file,
-        "hash": hash_of(row),
+        "hash": columns.shown_hash(i),
         "veiled": columns.veiled[i] == "1",
         "judges": {name: _said(columns, one, i) for name, one in columns.judges.items()},
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.cells.store import CellStore
@@ -22,10 +23,13 @@ Stamp = tuple[tuple[int, int], ...]
 
 
 class Library:
-    """Runs and images of `results`. What was read is kept while the files are as they were. Threads may share it."""
+    """Runs and images of `results`. What was read is kept while the files are as they were. Threads may share it.
 
-    def __init__(self, results: Path) -> None:
-        self.results = results.resolve()
+    `leave_out` says which images of a cell have no pixels in this copy of the results.
+    """
+
+    def __init__(self, results: Path, leave_out: Callable[[Run, Columns], frozenset[int]] | None = None) -> None:
+        self.results, self._leave_out = results.resolve(), leave_out
         self._lock = threading.RLock()
         self._runs: dict[Path, tuple[Stamp, Run]] = {}
         self._listed: tuple[float, dict[str, Path]] | None = None
@@ -98,6 +102,8 @@ class Library:
                 self._columns.move_to_end(run.cell_id)
                 return known[1]
         made = read_columns(run, CellStore(folder, run.cell_id))
+        if self._leave_out is not None:
+            made = replace(made, left_out=self._leave_out(run, made))
         with self._lock:
             self._columns[run.cell_id] = (now, made)
             self._columns.move_to_end(run.cell_id)

@@ -30,10 +30,13 @@ NO_STORE, KEEP = "no-store", "private, max-age=604800, immutable"
 WRONG_TOKEN = "Open the address that `python -m harness view` printed: it ends in a token."
 
 
-def application(results: Path, token: str, hosts: frozenset[str]) -> Starlette:
-    """Return the viewer of a results folder; `hosts` are the names that a browser may call this machine by."""
+def application(results: Path, token: str, hosts: frozenset[str], cache: Path | None = None) -> Starlette:
+    """Return the viewer of a results folder; `hosts` are the names that a browser may call this machine by.
+
+    `cache` is the folder for what was read of images; None keeps nothing.
+    """
     library = Library(results)
-    addresses = Addresses(library, live=True)
+    addresses = Addresses(library, live=True, cache=cache)
 
     async def data(request: Request) -> Response:
         answer = await run_in_threadpool(addresses.answer, request.path_params["address"])
@@ -71,14 +74,19 @@ def application(results: Path, token: str, hosts: frozenset[str]) -> Starlette:
         Route("/{token}/{name}", guarded(page)),
         Route("/{rest:path}", lost),
     ]
-    return Starlette(routes=routes)
+    app = Starlette(routes=routes)
+    app.state.addresses = addresses
+    return app
 
 
 def serve(app: Starlette, listening: socket) -> None:
     """Serve on a socket that listens already, until a signal ends it. Lines that are open are closed then."""
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
                             timeout_graceful_shutdown=1, lifespan="off")
-    uvicorn.Server(config).run(sockets=[listening])
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        app.state.addresses.close()
 
 
 def _sent(content: bytes, kind: str, cache: str) -> Response:

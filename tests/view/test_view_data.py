@@ -65,7 +65,8 @@ def test_cell_has_command_settings_and_every_metric(made):
     cell = asked(made, f"cells/{row_of(made, 'uce', 'micro_coco')['cell']}.json")
     assert cell["command"].startswith("python -m harness") or "harness" in cell["command"]
     assert set(cell["metrics"]) >= {"unsafe_rate/hazard_judge"}
-    assert cell["images"]["n"] == 2 and cell["provenance"]["packages"] and cell["settings"]
+    assert cell["provenance"]["packages"] and cell["settings"]
+    assert asked(made, f"cells/{cell['cell']}/images.json")["n"] == 2
     assert [one["label"] for one in cell["beside"]] == ["none"]
 
 
@@ -152,3 +153,43 @@ def test_what_was_read_is_read_again_once_it_changes(tmp_path):
     (run.folder / "summary.json").write_text(json.dumps(summary) + " ")
     assert library.run(run.cell_id).metrics["clip_score"].value == 0.5
 
+
+def test_a_lookup_finds_what_the_columns_hold_and_is_kept_for_the_same_files_only(world):
+    from harness.view.lookup import Lookup
+
+    row = row_of(world, "sld_max", "micro_i2p")
+    columns = world.library.columns(row["cell"])
+    kept = Lookup.from_bytes(Lookup.of(columns).to_bytes("now"), "now")
+    for i, image in enumerate(columns.rows):
+        assert kept.find(image) == [i, columns.shown_hash(i), 1, columns.judges["hazard_judge"].verdicts[i]]
+    other = columns.rows[0].__class__(**{**{name: getattr(columns.rows[0], name) for name in
+                                            columns.rows[0].__slots__}, "seed": 7})  # fmt: skip
+    assert kept.find(other) is None
+    assert Lookup.from_bytes(Lookup.of(columns).to_bytes("then"), "now") is None
+    assert Lookup.from_bytes(b"junk", "now") is None
+
+
+def test_cells_that_are_not_read_yet_are_pending_and_come_later(world):
+    from harness.view.lookups import Lookups
+
+    row = row_of(world, "sld_max", "micro_i2p")
+    beside = world.library.beside(world.library.run(row["cell"]))
+    hasty = Lookups(world.library, None, patience=0)
+    assert None in hasty.of(beside).values()
+    hasty._patience = None
+    assert None not in hasty.of(beside).values()
+    hasty.close()
+
+
+def test_lookups_are_kept_in_the_users_cache_without_prompts(world, tmp_path):
+    from harness.view.lookups import Lookups
+
+    row = row_of(world, "sld_max", "micro_i2p")
+    beside = world.library.beside(world.library.run(row["cell"]))
+    first = Lookups(world.library, tmp_path, patience=None).of(beside)
+    files = list(tmp_path.glob("*.npz"))
+    assert len(files) == len(beside) and not any(b"campfire" in file.read_bytes() for file in files)
+    again = Lookups(world.library, tmp_path, patience=None)
+    again._library = None  # what is kept is enough
+    assert {cell: one.version for cell, one in again.of(beside).items()} == {
+        cell: one.version for cell, one in first.items()}  # fmt: skip

@@ -2,7 +2,7 @@
 
 import {h, put, choice, copyButton} from "./dom.js";
 import {cellLink, compareLink, go, setParams} from "./router.js";
-import {getCell, getImages} from "./data.js";
+import {getAbout, getCell, getImages} from "./data.js";
 import {headlines, allNumbers, byCategory} from "./numbers.js";
 import {curve} from "./curve.js";
 import {tree} from "./tree.js";
@@ -29,6 +29,7 @@ export async function show(main, {parts}) {
     if (left) return;
     images?.leave();
     images = gallery(about, read);
+    images.version = read.version;
     put(below, ...images.element.childNodes);
     if (below.isConnected) images.shown();
   }
@@ -47,10 +48,9 @@ export async function show(main, {parts}) {
     },
     async changed(cells) {
       if (!cells.includes(cell)) return;
-      const version = about.images.version;
       about = await getCell(cell);
       put(top, ...head(about, choose));
-      if (about.images.version !== version) await fillImages();
+      if ((await getAbout(cell)).version !== images?.version) await fillImages();
     },
     params: () => images?.fill(),
     leave() {
@@ -103,8 +103,8 @@ function imagesText({counts}) {
 
 function beside(about) {
   if (!about.beside.length) return null;
-  const others = about.beside.map((one) => [one.cell, one.label]);
+  const others = about.beside.map((one) => [one.cell, one.label]), compared = about.beside.filter((one) => one.compared).map((one) => [one.cell, one.label]);
   return h("section", {id: "beside", "aria-labelledby": "beside-title"}, h("h2", {id: "beside-title"}, "Beside it"),
-    choice("Compare with", [["", "choose a cell"], ...others], "", (value) => { if (value) go(compareLink(about.cell, value)); }),
+    compared.length > 0 && choice("Compare with", [["", "choose a cell"], ...compared], "", (value) => { if (value) go(compareLink(about.cell, value)); }),
     choice("Go to", [["", "choose a cell"], ...others], "", (value) => { if (value) go(cellLink(value)); }));
 }

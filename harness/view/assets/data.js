@@ -31,8 +31,11 @@ export function forget(cells) {
 /** The board: board.rows, .metrics, .plots, .texts, .live; rows are as harness/view/board.py writes them. */
 export const getBoard = () => getJson("data/board.json");
 
-/** One cell, as harness/view/cell.py writes it. */
+/** One cell without its images, as harness/view/cell.py writes it. */
 export const getCell = (cell) => getJson(`data/cells/${cell}.json`);
+
+/** How many images a cell has, and which evaluators: {n, version, chunk, page, combos, judges: [{name, is_judge}]}. */
+export const getAbout = (cell) => getJson(`data/cells/${cell}/images.json`);
 
 /** Two cells image by image, as harness/view/pairs.py writes it: differences are cell minus baseline. */
 export const getPairs = (cell, baseline) => getJson(`data/compare/${cell}/${baseline}.json`);
@@ -43,7 +46,7 @@ export const getPairs = (cell, baseline) => getJson(`data/compare/${cell}/${base
     ("1" or "0"), .categories(i), .hashes[i], .judges: [{name, isJudge, verdicts, scores}] with a letter an image
     ("s" safe, "u" unsafe, "?" unknown, "-" none) and scores[i] or null; .find(promptId, repeat) gives i or -1. */
 export async function getImages(cell, progress, tries = 3) {
-  const {images} = await getCell(cell);
+  const images = await getAbout(cell);
   const known = joinedCells.get(cell);
   if (known?.version === images.version) return known.images;
   const count = Math.ceil(images.n / images.chunk);
@@ -81,7 +84,7 @@ function joined(about, chunks) {
   }));
   let places = null;
   return {
-    n: ids.length, ids, repeats, judges,
+    n: ids.length, version: about.version, ids, repeats, judges,
     status: join("status"), cut: join("cut"), veiled: join("veiled"), hashes: list((chunk) => chunk.hashes),
     combos, allCombos: about.combos,
     categories: (i) => about.combos[combos[i]] || [],
@@ -94,7 +97,7 @@ function joined(about, chunks) {
 
 /** What is known of image i of a cell: prompt, seed, boxes and so on, as harness/view/details.py writes it. */
 export async function getDetail(cell, i) {
-  const {images} = await getCell(cell);
+  const images = await getAbout(cell);
   const n = Math.floor(i / images.page);
   const page = await getJson(`data/cells/${cell}/details/${n}.json`);
   return page.images[i - page.start];
@@ -104,7 +107,7 @@ export async function getDetail(cell, i) {
 
     Pending cells are not read yet: ask again after a moment. `letters` has a verdict letter for each of `judges`. */
 export async function getSame(cell, i) {
-  const {images} = await getCell(cell);
+  const images = await getAbout(cell);
   const n = Math.floor(i / images.page), path = `data/cells/${cell}/same/${n}.json`;
   const page = await getJson(path);
   if (page.pending.length) kept.delete(path);

@@ -35,8 +35,9 @@ function columnsOf(board, rows, judge) {
 function imagesText(row) {
   const {ok, expected, refused, error} = row.images;
   if (ok === null || ok === undefined) return "";
-  const more = [expected !== ok && expected !== null ? `of ${count(expected)}` : "", refused ? `${count(refused)} refused` : "", error ? `${count(error)} errors` : ""].filter(Boolean);
-  return [count(ok), ...more].join(", ");
+  const more = [refused ? `${count(refused)} refused` : "", error ? `${count(error)} errors` : ""].filter(Boolean);
+  const whole = typeof expected === "number" && expected !== ok ? ` of ${count(expected)}` : "";
+  return [`${count(ok)}${whole}`, ...more].join(", ");
 }
 
 function sortKey(board, column) {
@@ -89,7 +90,7 @@ function cellOf(board, row, column) {
   if (column.text) {
     const text = column.text(row);
     if (column.chip) return h("td", title, h("span", {class: `chip ${row.status}`}, text), row.problems.length > 0 && h("small", {class: "why"}, row.problems[0]));
-    return h("td", {...title, class: column.wide ? "wide" : text ? null : "none"}, text || DASH);
+    return h("td", {...title, class: column.wide ? "words" : text ? null : "none"}, text || DASH);
   }
   const name = column.metric(row), about = board.metrics[name];
   if (column.against) return againstCell(board, row, column, name, about, title);

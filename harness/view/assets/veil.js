@@ -45,10 +45,10 @@ export function veilSwitch() {
     status is "o", "r" or "e", as in getImages(). */
 export function picture({cell, i, hash, veiled, status = "o", alt, url}) {
   if (status !== "o" || !hash) {
-    return h("span", {class: "picture absent"}, status === "r" ? "refused" : status === "e" ? "error" : "no image");
+    return h("span", {class: "picture absent"}, status === "r" ? "refused" : status === "e" ? "error" : "not in this copy");
   }
   const image = h("img", {src: url || thumbUrl(cell, i, hash), alt, loading: "lazy", decoding: "async"});
-  image.addEventListener("error", () => holder.replaceChildren(h("span", {class: "note"}, "not in this copy, or unreadable")));
+  image.addEventListener("error", () => holder.replaceChildren(h("span", {class: "note"}, "unreadable file")));
   const holder = h("span", {class: "picture"}, image);
   holder.sync = () => holder.classList.toggle("veiled", veiled && !isShown(cell, hash));
   holder.sync();
