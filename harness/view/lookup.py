@@ -74,10 +74,11 @@ class Lookup:
                 known, made_of, version, *judges = kept["about"].tolist()
                 if (known, made_of) != (str(FORMAT), stamp):
                     return None
-                arrays = [kept[name] for name in ("keys", "place", "seeds", "hashes", "veiled", "letters")]
+                keys, place, seeds, hashes, veiled, letters = (
+                    kept[name] for name in ("keys", "place", "seeds", "hashes", "veiled", "letters"))  # fmt: skip
         except (ValueError, OSError, KeyError, EOFError):
             return None
-        return cls(*arrays, tuple(judges), version)
+        return cls(keys, place, seeds, hashes, veiled, letters, tuple(judges), version)
 
 
 def key_hash(row: ImageRow) -> int:
