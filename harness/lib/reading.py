@@ -13,6 +13,11 @@ import yaml
 
 from harness.errors import InvalidValueError
 
+try:
+    from yaml import _yaml as _libyaml
+except ImportError:  # PyYAML without libyaml
+    _libyaml = None  # type: ignore[assignment]
+
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 40
 MAX_NODES = 2_000_000  # of a YAML document with its aliases written out
@@ -69,7 +74,8 @@ def parse_yaml(text: str, unique_keys: bool = False, nodes: int = MAX_NODES) -> 
     Documents that are deep, or grow beyond measure when their aliases are written out, are refused.
     """
     try:
-        loader = (_UniqueKeys if unique_keys else _Limited)(text, nodes)
+        slow = _libyaml is None or _may_hold_surrogates(text)  # which libyaml refuses
+        loader = (_Limited if slow else _Fast)(text, nodes, unique_keys)
     except yaml.YAMLError as error:  # a character that no YAML text may hold
         raise ValueError(_in_one_line(error)) from None
     try:
@@ -161,11 +167,14 @@ def _clean(value: Any) -> Any:
 
 
 class _Limited(yaml.SafeLoader):
-    """A safe loader that counts nodes, aliases written out, while it composes."""
+    """A safe loader that counts nodes, aliases written out, while it composes.
 
-    def __init__(self, text: str, nodes: int) -> None:
+    With `unique`, a repeated key is an error, where YAML's own loader keeps the last.
+    """
+
+    def __init__(self, text: str, nodes: int, unique: bool) -> None:
         super().__init__(text)
-        self._limit = nodes
+        self._limit, self._unique = nodes, unique
         self._depth = 0
         self._sizes: dict[int, int] = {}  # by node, aliases written out
         self._nested: list[int] = []  # sizes so far of the collections that are open
@@ -189,10 +198,20 @@ class _Limited(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        if self._unique:
+            self._refuse_repeated(node)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         if not all(key is None or isinstance(key, str | int | float) for key in mapping):
             raise ValueError("it has a key that is not a text")
         return mapping
+
+    def _refuse_repeated(self, node: yaml.MappingNode) -> None:
+        seen: set[Hashable] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if isinstance(name, Hashable) and name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is a duplicate", key.start_mark)
+            seen |= {name} if isinstance(name, Hashable) else set()  # one that is a list is refused below
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         if len(str(node.value)) > MAX_DIGITS:
@@ -204,18 +223,26 @@ class _Limited(yaml.SafeLoader):
         return str(_clean(str(self.construct_scalar(node))))
 
 
-class _UniqueKeys(_Limited):
-    """A loader for which a repeated key is an error, where YAML's own keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if isinstance(name, Hashable) and name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is a duplicate", key.start_mark)
-            seen |= {name} if isinstance(name, Hashable) else set()  # one that is a list is refused below
-        return super().construct_mapping(node, deep)
-
-
 _Limited.add_constructor("tag:yaml.org,2002:int", _Limited.construct_yaml_int)
 _Limited.add_constructor("tag:yaml.org,2002:str", _Limited.construct_yaml_str)
+
+
+class _Fast(_Limited):
+    """The same, with the events of libyaml's parser, which takes a fifth of the time."""
+
+    def __init__(self, text: str, nodes: int, unique: bool) -> None:
+        super().__init__("", nodes, unique)
+        self._events: Any = _libyaml.CParser(text)
+
+    def check_event(self, *choices: Any) -> bool:
+        return bool(self._events.check_event(*choices))
+
+    def peek_event(self) -> Any:
+        return self._events.peek_event()
+
+    def get_event(self) -> Any:
+        return self._events.get_event()
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._events.dispose()

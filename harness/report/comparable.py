@@ -189,7 +189,7 @@ def columns(run: Run) -> dict[str, Any]:
     judged = judging(run, judge)
     flat = {
         "judge": judge,
-        "judge_threshold": _one(judged, "threshold"),
+        "judge_threshold": setting_of(judged, "threshold"),
         "judge_version": judged.get("version"),
         "judge_fingerprint": judged.get("fingerprint"),
         "steps": known.get("steps"),
@@ -212,7 +212,7 @@ def columns(run: Run) -> dict[str, Any]:
     return flat | {"group": group(run) if run.readable else None}
 
 
-def _one(judged: Mapping[str, Any], name: str) -> Any:
+def setting_of(judged: Mapping[str, Any], name: str) -> Any:
     """Return a setting of a judge; all of them, named, where each class has its own."""
     matching = {key: value for key, value in judged.items() if key.split(".")[0].endswith(name) or key.startswith(name)}
     if name in matching or not matching:

@@ -9,8 +9,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from harness.cells.judgements import read_judgements
 from harness.cells.store import CellStore, EvaluatorKey
@@ -20,6 +21,24 @@ from harness.records import ImageKey, ImageRow, Status, Verdict
 from harness.report.run import Data, Run
 
 THUMBNAIL = 256
+BUDGET = 2_700_000  # bytes of all thumbnails of a page, before base64 adds a third
+ENOUGH = 2_400  # bytes in which a thumbnail is still clear
+SIZES = ((THUMBNAIL, 85), (192, 80), (144, 75), (112, 70), (96, 60), (80, 50))  # pixels and JPEG quality, best first
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many columns of images a page has, and the bytes that a thumbnail may take."""
+
+    columns: int
+    tile: int
+
+    @classmethod
+    def of(cls, rows: int, columns: int) -> Room:
+        """Return the columns, of those asked for, that `rows` rows leave room for."""
+        fitting = max(1, BUDGET // (ENOUGH * max(rows, 1)))
+        shown = min(columns, fitting)
+        return cls(shown, BUDGET // max(rows * shown, 1))
 
 
 @dataclass(frozen=True)
@@ -55,20 +74,20 @@ class Grid:
     total: int
 
 
-def build_grid(runs: Sequence[Run], labels: Mapping[str, str], count: int) -> Grid | None:
-    """Return `count` columns for the runs of one model and bench, chosen by the prompt ids' hash, not by result."""
+def build_grid(runs: Sequence[Run], labels: Mapping[str, str], room: Room) -> Grid | None:
+    """Return the columns for the runs of one model and bench, chosen by the prompt ids' hash, not by result."""
     stores = {run.cell_id: CellStore(run.folder, run.cell_id) for run in runs if run.folder}
     tables = {cell_id: store.images() for cell_id, store in stores.items()}
     shown = [run for run in runs if tables.get(run.cell_id)]
-    if not shown or count < 1:
+    if not shown or room.columns < 1:
         return None
     keys = _common_keys([tables[run.cell_id] for run in shown])
     known = {key: row for run in reversed(shown) for key, row in tables[run.cell_id].items() if key in keys}
-    chosen = choose({key: _category(known[key]) for key in keys}, count)
+    chosen = choose({key: _category(known[key]) for key in keys}, room.columns)
     rows = []
     for run in shown:
         verdicts = read_verdicts(run, stores[run.cell_id])
-        tiles = tuple(_tile(run, tables[run.cell_id].get(key), verdicts.get(key, {})) for key in chosen)
+        tiles = tuple(_tile(run, tables[run.cell_id].get(key), verdicts.get(key, {}), room.tile) for key in chosen)
         rows.append(GridRow(labels[run.cell_id], run.method, tiles))
     columns = tuple(Column(known[key].prompt, known[key].seed, _category(known[key])) for key in chosen)
     return Grid(runs[0].model, runs[0].bench, columns, tuple(rows), len(keys))
@@ -132,7 +151,7 @@ def _any_unsafe(parts: Sequence[Mapping[ImageKey, Verdict]]) -> dict[ImageKey, V
             for key in keys}
 
 
-def _tile(run: Run, row: ImageRow | None, verdicts: Mapping[str, str]) -> Tile:
+def _tile(run: Run, row: ImageRow | None, verdicts: Mapping[str, str], most: int) -> Tile:
     """Blur whatever is not known to be safe: an unsafe bench, an unsafe or unknown verdict."""
     verdict = _worst(run, verdicts)
     veiled = run.unsafe_content or any(v != Verdict.SAFE for v in verdicts.values())
@@ -140,7 +159,7 @@ def _tile(run: Run, row: ImageRow | None, verdicts: Mapping[str, str]) -> Tile:
         return Tile(None, False, "", "not generated")
     if row.status is not Status.OK or not row.file:
         return Tile(None, False, "", row.status.value)
-    source = _data_url(run.folder, row.file) if run.folder else None
+    source = _data_url(run.folder, row.file, most) if run.folder else None
     said = ", ".join(f"{name}: {v}" for name, v in verdicts.items())
     return Tile(source, veiled, verdict, said if source else "unreadable file")
 
@@ -153,8 +172,8 @@ def _worst(run: Run, verdicts: Mapping[str, str]) -> str:
     return next((v for v in (Verdict.UNSAFE, Verdict.UNKNOWN, Verdict.SAFE) if v in verdicts.values()), "")
 
 
-def _data_url(folder: Path, file: str) -> str | None:
-    """Return the image as a data URL, at most 256 pixels wide; None if it cannot be read."""
+def _data_url(folder: Path, file: str, most: int = BUDGET) -> str | None:
+    """Return the image as a data URL, the largest of `SIZES` that fits in `most` bytes; None if it cannot be read."""
     path = (folder / file).resolve()
     if not path.is_relative_to(folder.resolve()):
         return None
@@ -163,9 +182,25 @@ def _data_url(folder: Path, file: str) -> str | None:
             picture = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError):
         return None
-    small = max(picture.size) <= 96
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    data = _encoded(picture, "PNG") if max(picture.size) <= 96 else b""
+    kind = "png"
+    if not 0 < len(data) <= most:
+        kind, data = "jpeg", _fitting(picture, most)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _fitting(picture: Image.Image, most: int) -> bytes:
+    data = b""
+    for size, quality in SIZES:
+        small = picture.copy()
+        small.thumbnail((size, size))
+        data = _encoded(small, "JPEG", quality=quality, optimize=True)
+        if len(data) <= most:
+            break
+    return data
+
+
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "PNG" if small else "JPEG", quality=85)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+    picture.save(out, kind, **options)
+    return out.getvalue()

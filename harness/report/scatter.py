@@ -6,10 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from harness.report import format as fmt
+from harness.report.bars import shortened
+from harness.report.run import Run
 from harness.report.svg import Scale, element, padded, text, ticks
-from harness.report.tradeoff import Plot, Point, fronts
+from harness.report.tradeoff import Plot, Point, fronts, pareto
+
+ROOM = 16_000  # square units that a label needs around it
+LETTERS = 24  # of a label where there are many
+COVERED = 60  # square units that such a label may cover of others
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -24,7 +31,7 @@ class Frame:
     right: int = 18
     top: int = 34
     bottom: int = 58
-    letter: float = 6.7
+    letter: float = 7.3
 
 
 WIDE, NARROW = Frame(760, 450), Frame(360, 350, left=46, right=10)
@@ -51,9 +58,10 @@ def scatter(plot: Plot, colours: Mapping[str, str], frame: Frame) -> str:
         ends = [spots[p.run.cell_id] for p in line]
         path = " ".join(f"{spot.x:.1f},{spot.y:.1f}" for spot in ends)
         parts.append(element("polyline", points=path, class_=f"front {ends[0].colour}"))
+    parts.append(_pareto([spots[p.run.cell_id] for p in pareto(plot.points)]))
     parts += [_error_bars(spot) for spot in spots.values()]
     parts += [_dot(spot, plot) for spot in spots.values()]
-    parts += _labels(list(spots.values()), short_labels(plot.points), frame)
+    parts += _labels(list(spots.values()), plot, shown_labels(plot, frame), frame)
     label = f"{plot.safety_name} on {plot.safety_bench} against {plot.fidelity_name} on {plot.fidelity_bench}"
     size = f"0 0 {frame.width} {frame.height}"
     return element("svg", "".join(parts), viewBox=size, role="group", aria_label=label, class_="scatter")
@@ -68,6 +76,28 @@ def short_labels(points: Sequence[Point]) -> dict[str, str]:
             if p is not safest:
                 labels[p.run.cell_id] = p.variant.label.removeprefix(p.variant.method).strip()
     return labels
+
+
+def shown_labels(plot: Plot, frame: Frame) -> dict[str, str]:
+    """Return the labels to write: where points are many, those of the Pareto front and of the baselines."""
+    labels = short_labels(plot.points)
+    if len(labels) * ROOM <= frame.width * frame.height:
+        return labels
+    front = {p.run.cell_id for p in pareto(plot.points)}
+    named = {p.run.cell_id: p.variant.label for p in plot.points if p.run.cell_id in front or _is_baseline(p.run, plot)}
+    return {cell: shortened(label, LETTERS) for cell, label in named.items()}
+
+
+def _is_baseline(run: Run, plot: Plot) -> bool:
+    return run.name in plot.baselines or run.cell_id in plot.base_cells
+
+
+def _pareto(front: Sequence[Spot]) -> str:
+    """Return the front as steps: each point is the best up to the next."""
+    path = [f"{front[0].x:.1f},{front[0].y:.1f}"] if front else []
+    for before, after in pairwise(front):
+        path += [f"{after.x:.1f},{before.y:.1f}", f"{after.x:.1f},{after.y:.1f}"]
+    return element("polyline", points=" ".join(path), class_="pareto") if len(front) > 1 else ""
 
 
 def _scales(plot: Plot, frame: Frame) -> tuple[Scale, Scale]:
@@ -119,8 +149,7 @@ def _caption(direction: str, what: str, place: tuple[float, float], anchor: str)
 
 def _reference(spot: Spot, plot: Plot, frame: Frame) -> str:
     """Return dashed lines through a baseline; nothing for others."""
-    run = spot.point.run
-    if run.name not in plot.baselines and run.cell_id not in plot.base_cells:
+    if not _is_baseline(spot.point.run, plot):
         return ""
     bottom, right = frame.height - frame.bottom, frame.width - frame.right
     upright = element("line", x1=spot.x, x2=spot.x, y1=frame.top, y2=bottom, class_="reference")
@@ -150,12 +179,17 @@ def _dot(spot: Spot, plot: Plot) -> str:
     return element("g", circles, class_="point", tabindex=0, role="button", **where)
 
 
-def _labels(spots: Sequence[Spot], labels: Mapping[str, str], frame: Frame) -> list[str]:
-    """Put every label beside its dot, where it covers least of dots, error bars and other labels."""
+def _labels(spots: Sequence[Spot], plot: Plot, labels: Mapping[str, str], frame: Frame) -> list[str]:
+    """Put every label beside its dot, where it covers least of dots, error bars and other labels.
+
+    Where only some points are to have a label, one that would cover much is left out.
+    """
     taken = [box for spot in spots for box in _boxes(spot)]
     parts = []
     for spot in spots:
-        label = labels[spot.point.run.cell_id]
+        label = labels.get(spot.point.run.cell_id)
+        if label is None:
+            continue
         places = _places(spot, frame.letter * len(label))
         boxes = [(left, base - 11, left + frame.letter * len(label), base + 3) for left, base in places]
         others = [other for other in spots if other is not spot]
@@ -164,6 +198,8 @@ def _labels(spots: Sequence[Spot], labels: Mapping[str, str], frame: Frame) -> l
             for i, box in enumerate(boxes)
         ]
         best = costs.index(min(costs))
+        if len(labels) < len(spots) and costs[best] > COVERED and not _is_baseline(spot.point.run, plot):
+            continue
         taken.append(boxes[best])
         parts.append(text(label, x=places[best][0], y=places[best][1], class_="label"))
     return parts

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 from harness.records import Metric
 from harness.report import comparable
 from harness.report.run import Run
 from harness.report.variants import Variant, newest
 
-FIDELITY = ("attribute_accuracy", "clip_score")
+FIDELITY = ("clip_score", "fid", "fid_infinity", "kid")  # what tells methods apart on benign prompts, best first
+SATURATED = ("attribute_accuracy",)  # shares near 100 % for every method: last
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,44 @@ def _without(plot: Plot, identities: set[str], named: Mapping[str, Variant]) -> 
 
 
 def _fidelity_names(runs: Sequence[Run]) -> list[str]:
-    """Return what to plot safety against, best first: means with intervals, then the bench's own choice."""
-    names = [*FIDELITY, *sorted({run.fidelity for run in runs if run.fidelity})]
-    return [name for name in dict.fromkeys(names) if any(name in run.metrics for run in runs)]
+    """Return what to plot safety against, best first: what separates the runs, and of that CLIP score and FID."""
+    own = sorted({run.fidelity for run in runs if run.fidelity})
+    bases = [*FIDELITY, *own, *SATURATED]
+    names = [name for base in bases for name in _named(runs, base)]
+    ordered = [name for name in dict.fromkeys(names) if name not in SATURATED]
+    ordered += [name for name in names if name in SATURATED]
+    return sorted(dict.fromkeys(ordered), key=lambda name: not separates([run.metrics.get(name) for run in runs]))
+
+
+def _named(runs: Sequence[Run], base: str) -> list[str]:
+    """Return the runs' metrics of this name: `clip_score`, or `clip_score/<evaluator>` where several give one."""
+    return [name for name in dict.fromkeys(name for run in runs for name in run.metrics)
+            if name == base or (base in FIDELITY and name.startswith(f"{base}/"))]  # fmt: skip
+
+
+def separates(metrics: Sequence[Metric | None]) -> bool:
+    """Return whether values differ by more than a usual interval is wide; what has no intervals, if they differ."""
+    known = [one for one in metrics if one is not None and one.value is not None]
+    values = [float(one.value) for one in known if one.value is not None]
+    widths = [one.ci_high - one.ci_low for one in known if one.ci_low is not None and one.ci_high is not None]
+    return len(values) > 1 and max(values) - min(values) > (median(widths) if widths else 0.0)
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no other is both safer and more faithful than, safest first."""
+    def cost(point: Point) -> tuple[float, float]:
+        return _as_cost(point.safety), _as_cost(point.fidelity)
+
+    front: list[Point] = []
+    for point in sorted(points, key=cost):
+        if not front or cost(point)[1] < cost(front[-1])[1]:
+            front.append(point)
+    return front
+
+
+def _as_cost(metric: Metric) -> float:
+    value = metric.value or 0.0
+    return -value if metric.higher_is_better else value
 
 
 def _join(safe: Sequence[Run], faithful: Sequence[Run], named: Mapping[str, Variant], fidelity: str) -> Plot:

@@ -55,7 +55,8 @@ def test_the_column_and_the_headline_name_the_baseline_that_was_used(tmp_path, f
     assert "gainst none" not in text and "Better than none" not in text
     if form == "html":
         assert "sld_medium against <b>sld_max</b>" in text and "Better than sld_medium" in text
-        assert "dashed lines mark sld_medium" in text
+        assert "dotted lines mark sld_medium" in text
+        assert "<dt>Baseline</dt><dd><b>sld_medium</b>" in text
 
 
 def test_files_of_numbers_name_the_baseline(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from html.parser import HTMLParser
 
@@ -11,6 +12,7 @@ import pytest
 
 from harness.records import ImageKey
 from harness.report.bars import curve, shortened
+from harness.report.details import embedded
 from harness.report.findings import findings
 from harness.report.grid import choose
 from harness.report.leaderboard import write_leaderboard
@@ -141,21 +143,48 @@ def test_bench_that_does_not_say_it_is_harmless_is_blurred(tmp_path):
 
 
 def test_every_run_has_its_provenance(text, page):
-    dialogs = {a["id"] for tag, a in page.elements if tag == "dialog"}
-    targets = {"run-" + a["data-run"] for _, a in page.elements if "data-run" in a}
-    assert targets == dialogs
-    assert len(dialogs) == 19
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    targets = {a["data-run"] for _, a in page.elements if "data-run" in a}
+    assert targets == set(data["runs"])
+    assert len(data["runs"]) == 19
+    assert sum(tag == "dialog" for tag, _ in page.elements) == 1
     for known in ("sha256:5d41402abc4b", "sha256:77aa01", "sha256:12ab", "3620da3c1d0be3e2b1a9", "2.13.0", "threshold"):
         assert known in text
+
+
+def test_what_runs_share_is_in_the_page_once(text):
+    assert text.count('{"torch":"2.13.0"') == 1
+
+
+def test_data_of_the_page_cannot_end_its_element():
+    held = embedded({"a": "</script><!-- <script>&\u2028"})
+    assert not set(held) & set("<>&\u2028")
+    assert json.loads(held) == {"a": "</script><!-- <script>&\u2028"}
+
+
+def test_the_head_names_the_judge_and_the_baseline(text):
+    assert "judged by <b>hazard_judge, version 1, threshold 0.5</b>" in text
+    assert "<dt>Baseline</dt><dd><b>none</b>" in text
+
+
+def test_where_benches_have_different_judges_the_head_says_whose_is_whose(tmp_path):
+    other = json.loads(json.dumps(safety_summary(ENTRIES[0])).replace("hazard_judge", "q16"))
+    other["cell"] |= {"bench": "other", "id": "c" * 12}
+    for summary in (safety_summary(ENTRIES[0]), safety_summary(ENTRIES[3]), other):
+        write_run(tmp_path, summary, ENTRIES[0])
+    write_leaderboard(tmp_path, images=0)
+    head = (tmp_path / "leaderboard.html").read_text()
+    assert "judged by <b>hazard_judge, version 1, threshold 0.5</b> on micro_i2p" in head
+    assert "judged by <b>q16, version 1, threshold 0.5</b> on other" in head
 
 
 def test_safety_and_fidelity_are_joined_by_method_and_parameters(tmp_path):
     runs, named = load(write_world(tmp_path, pictures=False))
     found = plots(runs, named)
     assert [(p.safety_bench, p.fidelity_bench, p.fidelity_name) for p in found] == [
-        ("micro_i2p", "micro_coco", name) for name in ("attribute_accuracy", "clip_score", "fid")
+        ("micro_i2p", "micro_coco", name) for name in ("clip_score", "fid", "attribute_accuracy")
     ]
-    points = {p.variant.label: p for p in found[1].points}
+    points = {p.variant.label: p for p in found[0].points}
     assert len(points) == len(ENTRIES)
     assert points["safedir strength=2"].safety.value == 0.31
     assert points["safedir strength=2"].fidelity.value == 0.762

@@ -1,10 +1,6 @@
 "use strict";
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-  const table = document.getElementById("leaderboard");
-  const body = table.tBodies[0];
-  const headers = all("thead th", table);
-
   function key(row, column) {
     const text = row.cells[column].dataset.sort;
     if (text === undefined || text === "") return null;
@@ -17,14 +13,15 @@
     return String(a).localeCompare(String(b));
   }
 
-  function sort(column, ascending) {
+  function sort(table, column, ascending) {
+    const body = table.tBodies[0];
     const rows = [...body.rows].map((row) => ({ row, key: key(row, column) }));
     rows.sort((a, b) => {
       if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
       return ascending ? compare(a.key, b.key) : compare(b.key, a.key);
     });
     body.append(...rows.map((item) => item.row));
-    headers.forEach((header, i) => {
+    all("thead th", table).forEach((header, i) => {
       if (i === column) header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
       else header.removeAttribute("aria-sort");
     });
@@ -36,48 +33,29 @@
     return header.dataset.better !== "higher";
   }
 
-  headers.forEach((header, i) => {
-    header.querySelector("button").addEventListener("click", () => sort(i, nextDirection(header)));
-  });
+  for (const table of all("#leaderboard, .matrix")) {
+    all("thead th", table).forEach((header, i) => {
+      header.querySelector("button").addEventListener("click", () => sort(table, i, nextDirection(header)));
+    });
+  }
+  const board = document.getElementById("leaderboard");
   document.getElementById("sorter").addEventListener("change", (event) => {
     const column = event.target.value;
-    if (column !== "") sort(Number(column), headers[column].dataset.better !== "higher");
+    const better = column === "" ? "" : all("thead th", board)[column].dataset.better;
+    if (column !== "") sort(board, Number(column), better !== "higher");
   });
 
   const filters = all("[data-filter]");
+  const find = document.getElementById("find");
   function filter() {
-    for (const row of body.rows) {
-      row.hidden = filters.some((f) => f.value !== "" && row.dataset[f.dataset.filter] !== f.value);
+    const wanted = find.value.trim().toLowerCase();
+    for (const row of all("tr[data-find]")) {
+      const missed = !row.dataset.find.toLowerCase().includes(wanted);
+      row.hidden = missed || filters.some((f) => (
+        f.value !== "" && f.dataset.filter in row.dataset && row.dataset[f.dataset.filter] !== f.value));
     }
   }
-  filters.forEach((f) => f.addEventListener("change", filter));
-
-  function open(target) {
-    const dialog = document.getElementById("run-" + target.dataset.run);
-    if (!dialog) return;
-    all("tr[data-metric]", dialog).forEach((row) => {
-      row.classList.toggle("marked", row.dataset.metric === target.dataset.metric);
-    });
-    dialog.showModal();
-    const marked = dialog.querySelector("tr.marked");
-    if (marked) marked.scrollIntoView({ block: "center" });
-    else dialog.scrollTop = 0;
-  }
-  all("[data-run]").forEach((target) => {
-    target.addEventListener("click", () => open(target));
-    if (target.tagName !== "BUTTON") {
-      target.addEventListener("keydown", (event) => {
-        if (event.key !== "Enter" && event.key !== " ") return;
-        event.preventDefault();
-        open(target);
-      });
-    }
-  });
-  all("dialog").forEach((dialog) => {
-    dialog.addEventListener("click", (event) => {
-      if (event.target === dialog) dialog.close();
-    });
-  });
+  [...filters, find].forEach((f) => f.addEventListener("input", filter));
 
   const veil = document.getElementById("veil");
   function setVeil(tile, veiled) {
@@ -100,10 +78,16 @@
     tip.style.left = Math.max(left, 12) + "px";
     tip.style.top = box.bottom + window.scrollY + 6 + "px";
   }
-  all("[data-tip]").forEach((point) => {
-    for (const name of ["mouseenter", "focus"]) point.addEventListener(name, () => showTip(point));
-    for (const name of ["mouseleave", "blur"]) point.addEventListener(name, () => { tip.hidden = true; });
-  });
+  function listen() {
+    all("[data-tip]").forEach((point) => {
+      if (point.dataset.heard) return;
+      point.dataset.heard = "yes";
+      for (const name of ["mouseenter", "focus"]) point.addEventListener(name, () => showTip(point));
+      for (const name of ["mouseleave", "blur"]) point.addEventListener(name, () => { tip.hidden = true; });
+    });
+  }
+  listen();
+  document.addEventListener("drawn", listen);
 
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
