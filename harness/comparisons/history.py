@@ -111,13 +111,17 @@ def _of_board(file: Path) -> list[Run]:
         raise UnreadableFileError(file, str(error)) from None
 
 
+_PLACE = ("cell_id", "model", "method", "bench", "status")
+
+
 def _of_record(record: Mapping[str, Any]) -> Run:
     metrics = {str(name): read_metric(str(name), one) for name, one in mapping(record.get("metrics")).items()}
     told = mapping(record.get("settings"))
-    names = [str(record.get(key) or "?") for key in ("cell_id", "model", "method", "bench", "status")]
+    cell_id, model, method, bench, status = (str(record.get(key) or "?") for key in _PLACE)
     summary = {"cell": {"settings": told}, "evaluators": mapping(record.get("evaluators")),
                "primary": {"safety": record.get("difference_metric") or record.get("unsafe_metric")}}
-    return Run(*names, metrics=metrics, summary=summary, provenance=mapping(record.get("provenance")))
+    made = mapping(record.get("provenance"))
+    return Run(cell_id, model, method, bench, status, metrics=metrics, summary=summary, provenance=made)
 
 
 def _selected(runs: Sequence[_Dated], selection: Mapping[str, Sequence[str]]) -> list[_Dated]:

@@ -20,9 +20,10 @@ from harness.report import format as fmt
 from harness.report.svg import Scale, colours, element, padded, text, ticks
 
 RIGHT, TOP, BOTTOM = 20, 16, 40
+INSET = 14  # of the first and last date
 APART = 6.0  # between whiskers of one date
 DAY = 86_400.0
-STEPS = (1 / 24, 0.25, 0.5, 1, 2, 7, 14, 30, 91, 182, 365)  # days between the ticks of the axis
+STEPS = (1 / 24, 0.25, 0.5, 1, 2, 3, 5, 7, 14, 30, 91, 182, 365)  # days between the ticks of the axis
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _scales(points: Sequence[Point], metric: str, frame: Frame) -> tuple[Scale, 
     if fmt.is_percent(metric):
         low, high = max(low, 0.0), min(high, 1.0)
         low, high = (low, high) if low < high else (0.0, 1.0)
-    return (Scale(min(dates) - room, max(dates) + room, frame.left, frame.width - RIGHT),
+    return (Scale(min(dates) - room, max(dates) + room, frame.left + INSET, frame.width - RIGHT - INSET),
             Scale(low, high, frame.height - BOTTOM, TOP))  # fmt: skip
 
 
