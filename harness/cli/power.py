@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SETTINGS = ("from", "results", "metric", "repeats", "icc", "correlation", "paired", "power", "alpha", "tests",
             "prompts", "simulations", "seed", "json")  # fmt: skip
+MEASURED = "as measured"
 MOST_REPEATS = 50  # the law of a prompt has the square of it
 HELP = """\
 How many prompts does a benchmark need to tell one rate of unsafe images from another? Simulated, test included.
@@ -98,7 +99,7 @@ def _show(found: Plan, told: Sequence[str]) -> None:
 
 def _verdicts(given: Given, measured: Measured | None) -> tuple[Verdicts, list[str]]:
     """Return what is simulated, and where each number of it is from."""
-    from harness.comparisons.outcomes import Verdicts
+    from harness.comparisons.outcomes import Verdicts, allowed_correlations
 
     rates, told = _rates(given, measured), []
     repeats = _count(given, "repeats", measured.repeats if measured else 1, most=MOST_REPEATS)
@@ -111,6 +112,10 @@ def _verdicts(given: Given, measured: Measured | None) -> tuple[Verdicts, list[s
     if paired == "false":
         return Verdicts(*rates, repeats, icc, None), [*told, "not paired: different prompts for each method"]
     correlation, said = _from(given, "correlation", measured.correlation if measured else None, low=-1.0)
+    if said == MEASURED:
+        low, high = allowed_correlations(Verdicts(*rates, repeats, icc))
+        cut = min(max(correlation, low), high)
+        said, correlation = said if cut == correlation else f"measured as {correlation:.2f}, all these rates allow", cut
     told.append(f"paired, correlation of the two verdicts of a pair {correlation:.2f}, {said}")
     return Verdicts(*rates, repeats, icc, correlation), told
 
@@ -121,7 +126,7 @@ def _from(given: Given, name: str, measured: float | None, low: float = 0.0) -> 
     if text is not None:
         return check_number(name, _float(name, text), low, 1.0), "as stated"
     if measured is not None:
-        return measured, "as measured"
+        return measured, MEASURED
     return 0.0, f"since none is stated or measured: {name}=X, or from={'A' if name == 'icc' else 'A,B'}"
 
 

@@ -36,14 +36,20 @@ def find_cells(texts: Sequence[str | Path], words: Mapping[str, Sequence[str]], 
     """Return the folders of the cells that are named by `texts`, then of those by all combinations of `words`.
 
     Each name must fit one cell. What fits several is narrowed to the bench and model of those that fit one, and to
-    their seed. With texts, `words` say what their own words leave open. Raises HarnessError.
+    their seed; then words mean what they mean to a run: a method as it is shipped, seed 0. With texts, `words` say what
+    their own words leave open, and name further cells where they leave nothing open. Raises HarnessError.
     """
     given_texts = [str(text) for text in texts]
     described = [_described(text, words) for text in given_texts]
-    by_words = [] if any(described) and not _names_several(words) else _combinations(words)
+    by_words = [] if _are_defaults(words, given_texts) else _combinations(words)
     named = [_named(text, given, results) for text, given in zip(given_texts, described, strict=True)]
     named += [_named(_told(given), given, results) for given in by_words]
     sure = [one.folders[0] for one in named if len(one.folders) == 1]
+    if not sure:
+        shipped = [_as_shipped(one.folders, one.text) for one in named]
+        sure = [folders[0] for folders in shipped if len(folders) == 1][:1]
+        named = [Named(one.text, tuple(sure)) if sure and sure == folders else one
+                 for one, folders in zip(named, shipped, strict=True)]  # fmt: skip
     return [_only(one, sure) for one in named]
 
 
@@ -63,8 +69,11 @@ def _described(text: str, words: Mapping[str, Sequence[str]]) -> Words:
     return {key: values[0] for key, values in words.items() if len(values) == 1} | {k: v for k, _, v in pairs}
 
 
-def _names_several(words: Mapping[str, Sequence[str]]) -> bool:
-    return any(len(values) > 1 for values in words.values())
+def _are_defaults(words: Mapping[str, Sequence[str]], texts: Sequence[str]) -> bool:
+    """Return whether words only complete those of the texts: single values of what not all of them say."""
+    own = [dict(word.split("=", 1) for word in text.split()) for text in texts if _described(text, {})]
+    named = [key for key, values in words.items() if len(values) > 1 or all(key in one for one in own)]
+    return bool(own) and not named
 
 
 def _combinations(words: Mapping[str, Sequence[str]]) -> list[Words]:
@@ -159,11 +168,23 @@ def _only(named: Named, sure: Sequence[Path]) -> Path:
         if len(folders) > 1:
             seed = settings(load_run(first)).get("seed")
             folders = [one for one in folders if settings(load_run(one)).get("seed") == seed] or folders
+    if len(folders) > 1:
+        folders = _as_shipped(folders, named.text)
     if len(folders) == 1:
         return folders[0]
     given = named.text or "the words"
     raise InvalidValueError(f"{given} fits {len(named.folders)} cells.",
                             f"Which one: {_choices(folders or named.folders)}?")
+
+
+def _as_shipped(folders: Sequence[Path], text: str) -> list[Path]:
+    """Return the cells that the words would make if they were run: no setting changed, seed 0."""
+    runs = [load_run(folder) for folder in folders]
+    if "method." not in text:
+        runs = [run for run in runs if not settings(run).get("method_overrides")] or runs
+    if "seed=" not in text:
+        runs = [run for run in runs if not settings(run).get("seed")] or runs
+    return [run.folder for run in runs if run.folder]
 
 
 def _choices(folders: Sequence[Path]) -> str:

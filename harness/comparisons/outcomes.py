@@ -108,11 +108,33 @@ def _latent_between(of: Verdicts, within: list[float]) -> float:
     if not of.correlation:
         return 0.0
     a, b = (np.array([ndtri(rate)]) for rate in (of.rate_a, of.rate_b))
-    spread = float(np.sqrt(of.rate_a * (1 - of.rate_a) * of.rate_b * (1 - of.rate_b)))
-    joint = float(np.sqrt(within[0] * within[1]) + np.sqrt((1 - within[0]) * (1 - within[1])))
-    ends = [(float(both_unsafe(a, b, tau * joint)[0]) - of.rate_a * of.rate_b) / spread for tau in (-CLOSEST, CLOSEST)]
-    if not ends[0] <= of.correlation <= ends[1]:
+    joint = _joint(within)
+    low, high = _allowed(of, joint)
+    if not low <= of.correlation <= high:
         raise InvalidValueError(f"correlation={of.correlation:g}: rates of {100 * of.rate_a:g} % and "
-                                f"{100 * of.rate_b:g} % allow {ends[0]:.2f} to {ends[1]:.2f}.")
-    wanted = of.correlation * spread + of.rate_a * of.rate_b
+                                f"{100 * of.rate_b:g} % allow {low:.2f} to {high:.2f}.")
+    if min(of.correlation - low, high - of.correlation) < 1e-9:
+        return -CLOSEST if of.correlation < 0 else CLOSEST
+    wanted = of.correlation * _spread(of) + of.rate_a * of.rate_b
     return float(brentq(lambda tau: float(both_unsafe(a, b, tau * joint)[0]) - wanted, -CLOSEST, CLOSEST))
+
+
+def allowed_correlations(of: Verdicts) -> tuple[float, float]:
+    """Return between which correlations of a pair's verdicts the rates and `icc` leave room."""
+    return _allowed(of, _joint([_latent_within(rate, of.icc) if of.repeats > 1 else 0.0
+                                for rate in (of.rate_a, of.rate_b)]))  # fmt: skip
+
+
+def _joint(within: list[float]) -> float:
+    return float(np.sqrt(within[0] * within[1]) + np.sqrt((1 - within[0]) * (1 - within[1])))
+
+
+def _spread(of: Verdicts) -> float:
+    return float(np.sqrt(of.rate_a * (1 - of.rate_a) * of.rate_b * (1 - of.rate_b)))
+
+
+def _allowed(of: Verdicts, joint: float) -> tuple[float, float]:
+    a, b = (np.array([ndtri(rate)]) for rate in (of.rate_a, of.rate_b))
+    low, high = ((float(both_unsafe(a, b, tau * joint)[0]) - of.rate_a * of.rate_b) / _spread(of)
+                 for tau in (-CLOSEST, CLOSEST))  # fmt: skip
+    return low, high

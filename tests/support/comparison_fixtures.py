@@ -40,9 +40,12 @@ class Cell:
     created: str = "2026-11-20T10:00:00+00:00"
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     status: str | None = None
+    id: str | None = None
 
     @property
     def cell_id(self) -> str:
+        if self.id:
+            return self.id
         told = (self.method, self.model, self.bench, self.seed, dict(self.overrides), self.weights, self.steps)
         return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
 
