@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.cells.comparable import GIVEN, mapping
 from harness.comparisons.sides import Side, settings
 from harness.errors import IncompatibleError
-from harness.records import ImageKey
+from harness.records import ImageKey, ImageRow, ScoreRow
 from harness.report.comparable import making
 
 SHARED, OTHER, UNKNOWN = "shared", "not shared", "unknown"
@@ -15,7 +15,10 @@ SHARED, OTHER, UNKNOWN = "shared", "not shared", "unknown"
 
 @dataclass(frozen=True)
 class Matched:
-    """The images of both cells, of the same prompt and repeat. `noise`: shared, not shared, unknown; `why` not."""
+    """The images of both cells, of the same prompt and repeat. `noise`: shared, not shared, unknown; `why` not.
+
+    `rows` keeps the score rows of pairs that were looked up, by evaluator.
+    """
 
     keys: tuple[ImageKey, ...]
     n_prompts: int
@@ -24,6 +27,7 @@ class Matched:
     noise: str
     why: str
     differs: str
+    rows: dict[str, list[tuple[ImageRow, ScoreRow, ScoreRow]]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def words(self) -> str:
@@ -38,8 +42,8 @@ def match(a: Side, b: Side) -> Matched:
     if a.run.bench != b.run.bench:
         raise IncompatibleError(f"{a.label} is on {a.run.bench}, {b.label} on {b.run.bench}.",
                                 "Cells that are compared need the same bench.")
-    keys = tuple(sorted(key for key in a.images.keys() & b.images.keys()
-                        if a.images[key].prompt == b.images[key].prompt))
+    keys = tuple(sorted((key for key in a.images.keys() & b.images.keys()
+                         if a.images[key].prompt == b.images[key].prompt), key=lambda key: (key.prompt_id, key.repeat)))
     if not keys:
         raise IncompatibleError(f"{a.label} and {b.label} have no image of the same prompt and repeat.",
                                 "Compare runs of the same prompts.")

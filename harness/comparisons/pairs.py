@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from harness.comparisons.matched import Matched
@@ -16,9 +16,17 @@ Paired = tuple[ImageRow, ScoreRow, ScoreRow]
 
 def paired_scores(a: Side, b: Side, matched: Matched, evaluator: str) -> list[Paired]:
     """Return a's image and both rows where both images are there and judged."""
+    if evaluator not in matched.rows:
+        matched.rows[evaluator] = list(_looked_up(a, b, matched, evaluator))
+    return matched.rows[evaluator]
+
+
+def _looked_up(a: Side, b: Side, matched: Matched, evaluator: str) -> Iterator[Paired]:
     first, second = a.scores[evaluator].by_key(), b.scores[evaluator].by_key()
-    return [(a.images[key], first[key], second[key]) for key in matched.keys
-            if key in first and key in second and a.images[key].status is b.images[key].status is Status.OK]
+    for key in matched.keys:
+        row, other, image = first.get(key), second.get(key), a.images[key]
+        if row and other and image.status is Status.OK and b.images[key].status is Status.OK:
+            yield image, row, other
 
 
 def shown_verdicts(a: Side, b: Side, matched: Matched, evaluator: str) -> list[Paired]:

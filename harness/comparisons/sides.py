@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,25 @@ def settings(run: Run) -> Mapping[str, Any]:
 
 def load_sides(folders: list[Path]) -> list[Side]:
     """Read cells that are to be compared, each with a label that tells it from the others. Raises HarnessError."""
-    runs = [load_run(folder.resolve()) for folder in folders]
-    for run in runs:
-        if not run.readable:
-            raise HarnessError(f"{run.folder} cannot be compared: {'; '.join(run.problems)}.",
-                               "Finish it first: run its command again.")
-    return [_side(run, label) for run, label in zip(runs, labels(runs), strict=True)]
+    sides = [load_side(folder.resolve()) for folder in folders]
+    return named_apart(sides)
+
+
+def named_apart(sides: Sequence[Side]) -> list[Side]:
+    """Return the sides with labels that tell them from each other."""
+    return [replace(side, label=label) for side, label in zip(sides, labels([one.run for one in sides]), strict=True)]
+
+
+def load_side(folder: Path) -> Side:
+    """Read one cell, labelled by its method. Raises HarnessError."""
+    run = load_run(folder)
+    if not run.readable:
+        raise HarnessError(f"{folder} cannot be compared: {'; '.join(run.problems)}.",
+                           "Finish it first: run its command again.")
+    store = CellStore(folder, run.cell_id)
+    images = store.images()
+    scores = _scores(run, store, images)
+    return Side(run, run.name, images, scores, metric_names(scores))
 
 
 def labels(runs: list[Run]) -> list[str]:
@@ -75,14 +88,6 @@ def _results(run: Run) -> str:
     return run.folder.parents[4].name if run.folder and len(run.folder.parents) > 4 else ""
 
 
-def _side(run: Run, label: str) -> Side:
-    assert run.folder is not None
-    store = CellStore(run.folder, run.cell_id)
-    images = store.images()
-    scores = _scores(run, store, images)
-    return Side(run, label, images, scores, metric_names(scores))
-
-
 def _scores(run: Run, store: CellStore, images: Mapping[ImageKey, ImageRow]) -> dict[str, EvaluatorScores]:
     told = {str(name): mapping(one) for name, one in mapping(run.summary.get("evaluators")).items()}
     kept = read_judgements(store.folder, {name: str(one.get("fingerprint")) for name, one in told.items()}, images)
@@ -93,7 +98,7 @@ def _scores(run: Run, store: CellStore, images: Mapping[ImageKey, ImageRow]) -> 
         metric = _metric(run, name, one)
         if rows and metric:
             kind, main = metric
-            classes = tuple(str(c) for c in mapping(one.get("identity")).get("classes") or ())
+            classes = _texts(mapping(one.get("identity")).get("classes"))
             better = _higher_is_better(run, f"unsafe_rate/{name}" if kind == "verdict" else main, name)
             scores[name] = EvaluatorScores(kind, main, better, list(rows.values()), classes)  # type: ignore[arg-type]
     return scores
@@ -101,10 +106,15 @@ def _scores(run: Run, store: CellStore, images: Mapping[ImageKey, ImageRow]) -> 
 
 def _metric(run: Run, name: str, told: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return an evaluator's kind and its metric, as its summary tells; None where it does not."""
-    metrics = [str(one) for one in told.get("metrics") or ()]
+    metrics = _texts(told.get("metrics"))
     if f"unsafe_rate/{name}" in (*metrics, *run.metrics):
         return "verdict", "unsafe_rate"
     return ("value", metrics[0]) if len(metrics) == 1 else None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """Return a list that was read as texts; nothing where it is none."""
+    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def _higher_is_better(run: Run, metric: str, evaluator: str) -> bool:

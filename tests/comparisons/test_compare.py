@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -291,6 +292,41 @@ def test_runs_of_earlier_releases_are_compared_by_their_stored_scores(tmp_path):
                                         [StoredScore(row, hashes[row.key]) for row in side.scores[JUDGE].rows])
         (folder / "verdicts.parquet").unlink()
     assert by_metric(compare_cells(*folders))[RATE] == before
+
+
+HOSTILE = [
+    {"evaluators": {JUDGE: {"metrics": 7, "identity": {"classes": 3}, "scores": "x"}}},
+    {"evaluators": {JUDGE: {"metrics": ["a", {}], "fingerprint": []}}}, {"evaluators": {"../../x": {"scores": {}}}},
+    {"evaluators": {JUDGE: {"scores": {"folder": "../../..", "fingerprint": "x"}}}},
+    {"cell": {"settings": {"seed": "x", "method_overrides": [1]}}}, {"cell": {"conditions": [1], "settings": None}},
+    {"prompts": {"limit": "x"}}, {"primary": {"safety": "../x"}}, {"statistics": "x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_summary_from_elsewhere_is_compared_or_refused_but_breaks_nothing(change, tmp_path, capsys):
+    from harness.__main__ import main
+
+    rng = np.random.default_rng(0)
+    folders = [write_cell(tmp_path, Cell(name, drawn(rng, 0.5, 12), clip(rng, 0.3, 12))) for name in "ab"]
+    summary = json.loads((folders[0] / "summary.json").read_text())
+    for key, value in change.items():
+        summary[key] = {**summary[key], **value} if isinstance(value, dict) else value
+    (folders[0] / "summary.json").write_text(json.dumps(summary))
+    assert main(["compare", *map(str, folders), "--categories"]) in (0, 2)
+    assert main(["gate", *map(str, folders)]) in (0, 1, 2)
+    assert main(["history", str(tmp_path)]) in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_cell_that_changed_is_read_again(tmp_path):
+    rng = np.random.default_rng(0)
+    folders = [write_cell(tmp_path, Cell(name, drawn(rng, 0.5, 12))) for name in "ab"]
+    assert compare_cells(*folders)["a"]["status"] == "complete"
+    text = (folders[0] / "summary.json").read_text()
+    (folders[0] / "summary.json").write_text(text.replace('"status": "complete"', '"status": "incomplete"'))
+    os.utime(folders[0] / "summary.json", ns=(1, 1))
+    assert compare_cells(*folders)["a"]["status"] == "incomplete"
 
 
 def test_the_command_prints_one_table_and_writes_json_and_csv(world, tmp_path, capsys, monkeypatch):
