@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.comparisons.difference import Difference
 from harness.comparisons.differences import (
-    Difference,
     category_differences,
     differences,
     metric_names_of,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
+from harness.comparisons.difference import Difference
 from harness.comparisons.matched import Matched, judged_apart
 from harness.comparisons.maxima import maximum_comparison
 from harness.comparisons.pairs import Paired, paired_scores, refusals, safe_values, shown_verdicts, successes
@@ -21,39 +22,6 @@ from harness.records import Comparison
 from harness.report.against import Adjusted
 
 NO_INTERVAL = "one of the two numbers has no interval"
-Compared = Callable[[float], Comparison | None]  # by the level of the interval
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One metric of two cells: `comparison.difference` = a - b. `again` makes the interval of another level.
-
-    `paired` where it is of pairs of images; else of the two cells' own numbers, each of all its images.
-    """
-
-    metric: str
-    higher_is_better: bool
-    comparison: Comparison
-    paired: bool
-    again: Compared = field(repr=False, compare=False)
-
-    @property
-    def value_b(self) -> float | None:
-        return self.comparison.before
-
-    @property
-    def value_a(self) -> float | None:
-        before = self.comparison.before
-        return None if before is None else before + self.comparison.difference
-
-    @property
-    def p_adjusted(self) -> float:
-        """The p value by Holm's method in its family; NaN where it is in none."""
-        return self.comparison.p_adjusted if isinstance(self.comparison, Adjusted) else math.nan
-
-    @property
-    def n_family(self) -> int:
-        return self.comparison.n_family if isinstance(self.comparison, Adjusted) else 0
 
 
 @dataclass(frozen=True)
@@ -226,4 +194,3 @@ def with_holm(found: Sequence[Difference]) -> list[Difference]:
     adjusted = dict(zip(tested, holm([found[i].comparison.p_value for i in tested]), strict=True))
     return [replace(one, comparison=Adjusted.of(one.comparison, float(adjusted.get(i, math.nan)), len(tested)))
             for i, one in enumerate(found)]
-

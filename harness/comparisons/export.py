@@ -10,12 +10,11 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.comparisons.compared import Compared, PairOfCells
-from harness.comparisons.differences import Difference
+from harness.comparisons.difference import Difference, better
 from harness.comparisons.flips import flips
 from harness.comparisons.sides import Side, settings
 from harness.errors import MissingResourceError
 from harness.records import ImageKey
-from harness.report import format as fmt
 from harness.report.export import no_formula
 
 SCHEMA = 1
@@ -45,14 +44,6 @@ def difference_record(one: Difference) -> dict[str, Any]:
         "n": c.n_pairs, "paired": one.paired, "better": better(one), "note": c.note,
     }  # fmt: skip
     return {key: _known(value) for key, value in known.items()}
-
-
-def better(one: Difference) -> str | None:
-    """Return which of the two is better, `a` or `b`; None where the adjusted p is not below .05."""
-    p, difference = one.p_adjusted, one.comparison.difference
-    if math.isnan(p) or p >= 0.05 or difference == 0:
-        return None
-    return "a" if (difference > 0) == one.higher_is_better else "b"
 
 
 def _known(value: Any) -> Any:
@@ -118,8 +109,3 @@ def to_pandas(compared: Compared) -> Any:
     except ImportError:
         raise MissingResourceError("pandas is not installed.", "pip install pandas") from None
     return pandas.DataFrame(records(compared))
-
-
-def margin_text(metric: str, margin: float) -> str:
-    """Write a margin in the units in which it is given."""
-    return f"{100 * margin:g} pts" if fmt.is_percent(metric) else f"{margin:g}"

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.comparisons.compared import resolve
-from harness.comparisons.differences import NO_INTERVAL, Difference, differences, metric_names_of
+from harness.comparisons.difference import Difference
+from harness.comparisons.differences import NO_INTERVAL, differences, metric_names_of
 from harness.comparisons.matched import Matched, match
 from harness.comparisons.nights import Nights, Partners
 from harness.comparisons.sides import Side, load_sides

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.comparisons.differences import Difference
+from harness.comparisons.difference import Difference
 from harness.errors import InvalidValueError
 from harness.report.format import is_percent
 
@@ -72,3 +72,8 @@ def read_margin(setting: str, metric: str, value: object) -> float:
 def read_margins(setting: str, given: Mapping[str, object]) -> dict[str, float]:
     """Check a mapping of metrics to margins."""
     return {metric: read_margin(setting, metric, value) for metric, value in given.items()}
+
+
+def margin_text(metric: str, margin: float) -> str:
+    """Write a margin in the units in which it is given."""
+    return f"{100 * margin:g} pts" if is_percent(metric) else f"{margin:g}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.comparisons.compared import Compared, PairOfCells
-from harness.comparisons.differences import Difference
-from harness.comparisons.export import better, margin_text
-from harness.comparisons.margins import EQUIVALENT, Claim
+from harness.comparisons.difference import Difference, better
+from harness.comparisons.margins import EQUIVALENT, Claim, margin_text
 from harness.comparisons.table import Table
 from harness.report import format as fmt
 

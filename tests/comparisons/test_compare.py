@@ -200,7 +200,7 @@ def test_margins_are_decided_by_the_interval_of_their_level(tmp_path):
 def test_an_equivalence_is_found_as_statsmodels_two_one_sided_tests_find_it():
     from statsmodels.stats.weightstats import ttost_paired
 
-    from harness.comparisons.differences import Difference
+    from harness.comparisons.difference import Difference
     from harness.comparisons.margins import EQUIVALENT, claim
     from harness.metrics.aggregate import value_comparison
     from harness.records import ImageRow, ScoreRow, Status

@@ -184,7 +184,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, said, monday, capsys):
 
 
 def test_a_confident_gate_seldom_fails_an_idle_night_and_a_strict_one_seldom_passes_a_real_rise():
-    from harness.comparisons.differences import Difference
+    from harness.comparisons.difference import Difference
     from harness.comparisons.gate import _change
     from harness.metrics.aggregate import verdict_comparison
     from harness.records import ImageRow, ScoreRow, Status, Verdict
