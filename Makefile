@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow geometry lint types bench install clean
+.PHONY: demo test test-slow geometry lint types docs bench install clean
 
 demo: $(VENV)/.installed  ## install, run five methods on the embedded model, end with a leaderboard
 	$(BIN)/python -m harness -m experiment=demo
@@ -26,6 +26,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.installed  ## the site in build/site: pages, API, notebooks, which are executed; a broken link fails
+	$(BIN)/python -m mkdocs build --quiet
 
 bench: $(VENV)/.installed  ## the figures of docs/performance.md
 	$(BIN)/python tests/speed/run_all.py

@@ -13,6 +13,8 @@ from harness.lib.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from harness.api.applied import apply
+    from harness.api.judging import judge
+    from harness.api.tables import results
     from harness.cli.compose import compose_jobs
     from harness.comparisons.compare import compare
     from harness.errors import HarnessError
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
     from harness.run import run as run_jobs
 
 __all__ = ["CompositeEvaluator", "Evaluator", "ExtraRow", "HarnessError", "Method", "Refusal", "ScoreRow",
-           "SetEvaluator", "Trained", "Verdict", "apply", "compare", "compose_jobs", "run_jobs"]  # fmt: skip
+           "SetEvaluator", "Trained", "Verdict", "apply", "compare", "compose_jobs", "judge", "results",
+           "run_jobs"]  # fmt: skip
 
 _PLACES = {
-    "apply": "api.applied.apply",
+    "apply": "api.applied.apply", "judge": "api.judging.judge", "results": "api.tables.results",
     "CompositeEvaluator": "evaluator.CompositeEvaluator", "Evaluator": "evaluator.Evaluator",
     "ExtraRow": "models.conditions.ExtraRow", "HarnessError": "errors.HarnessError", "Method": "method.Method",
     "Refusal": "method.Refusal", "ScoreRow": "records.ScoreRow", "SetEvaluator": "evaluator.SetEvaluator",

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from harness.api.pipelines import command_to_train, family_of_pipeline, model_name_of, model_of
-from harness.cli.compose import compose_jobs, config_names
+from harness.api.settings import check_names, merged
+from harness.cli.compose import compose_jobs
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, unknown_name
 from harness.lib.targets import build
 from harness.method import Method, check_composition, check_published, publish_concepts
@@ -136,16 +137,14 @@ def _composed(method: Named | Sequence[Named], model: str, settings: Config) -> 
     if wrong := next((one for one in given if not isinstance(one, (str, Method))), None):
         raise InvalidValueError(f"method={str(wrong)[:80]!r}: expected the name of a method, or a harness.Method.")
     names = [one for one in given if isinstance(one, str)]
-    known = config_names("method") if names else []
-    if unknown := next((name for name in names if name not in known), None):
-        raise unknown_name("method", unknown, known)
+    check_names("method", names)
     job = compose_jobs([f"method=[{','.join(names)}]" if names else "method=none", f"model={model}"], multirun=False)[0]
     configs = iter(job.methods)
     own = _settings_of([one if isinstance(one, str) else one.name for one in given], settings)
     methods = []
     for one in given:
         if isinstance(one, str):
-            methods.append(build(_merged(next(configs), own.get(one, {})), Method))
+            methods.append(build(merged(next(configs), own.get(one, {})), Method))
         elif own.get(one.name):
             raise InvalidValueError(f"settings of method {one.name} are given beside the method itself.",
                                     "Make it with them.")
@@ -164,15 +163,6 @@ def _settings_of(names: Sequence[str], settings: Config) -> Config:
         if not isinstance(values, Mapping):
             raise InvalidValueError(f"{name}={str(values)[:80]}: expected a mapping of its settings.")
     return settings
-
-
-def _merged(config: Config, changes: Config) -> dict[str, Any]:
-    merged = dict(config)
-    for key, value in changes.items():
-        inner = merged.get(key)
-        nested = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(inner, value) if nested and inner is not None else value
-    return merged
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from harness.lib.image_files import open_image
 from harness.metrics.attributes import UNDECIDED
 from harness.metrics.summary import NOT_APPLICABLE
 from harness.records import ImageKey, ScoreItem, ScoreRow, Verdict
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +46,14 @@ def score_requests(evaluator: Evaluator, requests: Sequence[ScoreItem[str]], bat
     """
     rows: list[ScoreRow] = []
     for chunk in _chunks(requests, batch_size):
-        items = [_open(request, evaluator) for request in chunk]
-        good = [item for item in items if isinstance(item, ScoreItem)]
-        scored = iter(_score(evaluator, good))
-        rows += [next(scored) if isinstance(item, ScoreItem) else item for item in items]
+        rows += score_opened(evaluator, [_open(request, evaluator) for request in chunk])
     return rows
+
+
+def score_opened(evaluator: Evaluator, items: Sequence[ScoreItem | ScoreRow]) -> list[ScoreRow]:
+    """Judge one batch of images that are open, as `score_requests` does; a row among them passes as it is."""
+    scored = iter(_score(evaluator, [item for item in items if not isinstance(item, ScoreRow)]))
+    return [item if isinstance(item, ScoreRow) else next(scored) for item in items]
 
 
 def extract_features(evaluator: SetEvaluator, requests: Sequence[ScoreItem[str]], batch_size: int) -> FeatureResult:
@@ -74,16 +80,21 @@ def read_image(file: str | Path, upright: bool = False) -> NDArray[np.uint8]:
 
     `upright`: turned as its EXIF orientation says. Of several images in motion none speaks for all: ValueError.
     """
+    with open_image(file) as picture:
+        return pixels_of(picture, upright)
+
+
+def pixels_of(picture: Image, upright: bool = False) -> NDArray[np.uint8]:
+    """Return an image of PIL's as (H, W, 3) uint8 RGB, as `read_image` does. Raises OSError or ValueError."""
     from PIL import ImageOps
 
-    with open_image(file) as picture:
-        if picture.format in MOVING and getattr(picture, "is_animated", False):
-            raise ValueError(f"{getattr(picture, 'n_frames', 'several')} frames: animated images are not supported")
-        picture.load()
-        if picture.mode not in EIGHT_BIT_MODES:
-            raise ValueError(f"image mode {picture.mode} is not 8 bits a channel")
-        turned = ImageOps.exif_transpose(picture) if upright else picture
-        return np.asarray(turned.convert("RGB"))
+    if picture.format in MOVING and getattr(picture, "is_animated", False):
+        raise ValueError(f"{getattr(picture, 'n_frames', 'several')} frames: animated images are not supported")
+    picture.load()
+    if picture.mode not in EIGHT_BIT_MODES:
+        raise ValueError(f"image mode {picture.mode} is not 8 bits a channel")
+    turned = ImageOps.exif_transpose(picture) if upright else picture
+    return np.asarray(turned.convert("RGB"))
 
 
 def failed_row(key: ImageKey, kind: Kind, error: str) -> ScoreRow:
@@ -107,10 +118,13 @@ def _open(request: ScoreItem[str], evaluator: Evaluator) -> ScoreItem | ScoreRow
         baseline = _read_baseline(request, evaluator.upright) if evaluator.needs_baseline else None
     except Exception as error:  # decoders raise almost anything on damaged files
         return failed_row(request.key, evaluator.kind, _text(error))
-    kind = degenerate_kind(image) if evaluator.kind == "verdict" else None
-    if kind is not None:
-        return failed_row(request.key, evaluator.kind, f"degenerate image: {kind}")
-    return request.opened(image, baseline)
+    return degenerate_row(request.key, image, evaluator.kind) or request.opened(image, baseline)
+
+
+def degenerate_row(key: ImageKey, image: NDArray[Any], kind: Kind) -> ScoreRow | None:
+    """Return the row of an image that shows nothing, of which no judge gives a verdict; None for any other."""
+    found = degenerate_kind(image) if kind == "verdict" else None
+    return None if found is None else failed_row(key, kind, f"degenerate image: {found}")
 
 
 def _read_baseline(request: ScoreItem[str], upright: bool) -> NDArray[np.uint8]:

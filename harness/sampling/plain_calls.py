@@ -178,7 +178,7 @@ def _parts(model: LoadedModel) -> tuple[Any, ...]:
     """Return what must stay as it was when methods were attached: the networks, and where the pipeline runs."""
     names = [name for name in model.pipe.components if name.startswith(("text_encoder", "tokenizer"))]
     device = str(getattr(model.pipe, "_execution_device", model.device))
-    return (id(model.denoiser), *(id(getattr(model.pipe, name)) for name in names), device,
+    return (model.denoiser, *(getattr(model.pipe, name) for name in names), device,
             next(model.denoiser.parameters()).dtype)
 
 

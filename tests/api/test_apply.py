@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -22,13 +23,12 @@ from harness.models.loaded import LoadedModel, make_scheduler
 from harness.records import ImageItem, ImageKey
 from harness.sampling.call_arguments import seeds_of
 from harness.sampling.session import attached
+from harness.training.weight_edits import deltas_added
 from methods.negative_prompt import NegativePrompt
 from methods.none import NoMethod
 from methods.prompt_filter import PromptFilter
-from methods.safedir import SafeDir
 from methods.sega import SEGA
 from methods.sld import SLD
-from tests.methods.test_methods_safety_checker import checker
 from tests.sampling.test_denoiser import checksum
 from tests.support.fixtures_flow import random_flux_model, random_sd3_model
 from tests.support.fixtures_if import SIDES, if_model
@@ -55,6 +55,55 @@ class Whitener(Method):
     def post(self, images: Sequence[np.ndarray]) -> Sequence[Any]:
         middle = sorted(image.mean() for image in images)[len(images) // 2]
         return [(255 - image, ("inverted",)) if image.mean() <= middle else Refusal("bright") for image in images]
+
+
+@dataclass(frozen=True)
+class Shifted(Method):
+    """Moves every embedding of the prompt."""
+
+    name: str = "shifted"
+    kind: ClassVar[str] = "shifted"
+
+    def embeds(self, ctx, bundle):
+        pooled = None if bundle.pooled_cond is None else 2 * bundle.pooled_cond
+        return replace(bundle, cond=-2 * bundle.cond, pooled_cond=pooled)
+
+
+@dataclass(frozen=True)
+class Weighed(Method):
+    """Changes the denoiser's first weights."""
+
+    name: str = "weighed"
+    kind: ClassVar[str] = "weighed"
+    weights_of: ClassVar[str | None] = "denoiser"
+
+    def attach(self, model, artifact):
+        name, value = next(iter(model.denoiser.named_parameters()))
+        return deltas_added(model.denoiser, {name: value.detach().clone()})
+
+
+@dataclass(frozen=True)
+class Hooked(Method):
+    """Changes the answer of the denoiser's first layer, in conditional rows."""
+
+    name: str = "hooked"
+    kind: ClassVar[str] = "hooked"
+
+    @contextmanager
+    def attach(self, model, artifact):
+        def hook(module, inputs, output):
+            rows = [row for row, role in enumerate(model.roles) if role == "cond"]
+            changed = output.clone()
+            changed[rows] = 1.5 * output[rows]
+            return changed if rows else None
+
+        layer = next(module for module in model.denoiser.modules()
+                     if isinstance(module, torch.nn.Conv2d | torch.nn.Linear))
+        handle = layer.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 def generators(count: int = 3, first: int = 0) -> list[torch.Generator]:
@@ -87,13 +136,10 @@ def of_a_run(model: LoadedModel, method: Method, batch: Sequence[ImageItem] | No
     return np.stack([black if one.image is None else one.image for one in made])
 
 
+EACH = (Shifted(), Weighed(), Hooked(), PromptFilter(words=("campfire",)), Whitener())
+GUIDED = (SLD(**STRONG), NegativePrompt("a bomb"), *EACH)
 FITTING = [(name, method) for name, methods in {
-    "micro": (SLD(**STRONG), SafeDir(concept="a bomb", strength=0.0), NegativePrompt("a bomb"), SEGA("a bomb"),
-              PromptFilter(words=("campfire",)), checker(adjustment=2.0), Whitener()),
-    "sdxl": (SLD(**STRONG), SEGA("a bomb"), NegativePrompt("a bomb"), PromptFilter(words=("campfire",)), Whitener()),
-    "sd3": (SLD(**STRONG), SEGA("a bomb"), NegativePrompt("a bomb"), PromptFilter(words=("campfire",)), Whitener()),
-    "flux": (PromptFilter(words=("campfire",)), Whitener()),
-    "if": (SLD(**STRONG), NegativePrompt("a bomb"), PromptFilter(words=("campfire",))),
+    "micro": GUIDED, "sdxl": (*GUIDED, SEGA("a bomb", warmup=0)), "sd3": GUIDED, "flux": EACH, "if": GUIDED[:3],
 }.items() for method in methods]  # fmt: skip
 
 
@@ -105,7 +151,7 @@ def test_plain_calls_draw_a_runs_images_on_every_shape_of_pipeline(name, method)
     with harness.apply(method, model.pipe) as applied:
         output = call(model.pipe, **more)
     assert np.array_equal(pixels(output), expected)
-    assert np.array_equal(expected, bare) == (method.kind == "safedir")
+    assert not np.array_equal(expected, bare)
     assert output.refusals == applied.refusals
     black = [not image.any() for image in pixels(output)]
     assert black == [refusal is not None for refusal in output.refusals]
