@@ -15,7 +15,7 @@ from harness.comparisons.differences import (
     telling_names,
     with_holm,
 )
-from harness.comparisons.margins import EQUIVALENT, NONINFERIOR, Claim, claim, read_margins
+from harness.comparisons.margins import EQUIVALENT, NONINFERIOR, Claim, claim, read_margins, undecided
 from harness.comparisons.matched import Matched, match
 from harness.comparisons.sides import Side, load_sides
 from harness.errors import InvalidValueError, unknown_name
@@ -80,8 +80,9 @@ def compare_sides(a: Side, b: Side, asked: Asked) -> PairOfCells:
     needed = names | {name for given in margins.values() for name in given}
     found = differences(a, b, matched, needed if names else {*telling_names(a, b), *needed})
     by_name = {one.metric: one for one in found.found}
-    claims = [claim(kind, by_name[name], margin) for kind, given in margins.items()
-              for name, margin in read_margins(kind, given).items() if name in by_name]
+    claims = [claim(kind, by_name[name], margin) if name in by_name
+              else undecided(kind, name, margin, found.left_out.get(name, "not compared"))
+              for kind, given in margins.items() for name, margin in read_margins(kind, given).items()]  # fmt: skip
     categories = {judge: tuple(category_differences(a, b, matched, judge)) for judge in _judges(a, b, by_name)
                   } if asked.categories else {}
     asked_for = names or set(telling_names(a, b))

@@ -21,7 +21,10 @@ TESTS = {NONINFERIOR: "one-sided test at 2.5 %", EQUIVALENT: "two one-sided test
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim. `margin` is in the metric's units, a rate's as a share; `holds` is None where nothing decides it."""
+    """One claim. `margin` is in the metric's units, a rate's as a share; `holds` is None where nothing decides it.
+
+    `test` names what decides, or says why nothing does.
+    """
 
     kind: str
     metric: str
@@ -43,6 +46,11 @@ def claim(kind: str, difference: Difference, margin: float) -> Claim:
         holds = _within(low, high, margin, kind, difference.higher_is_better)
     test = TESTS[kind] if level == LEVELS[kind] else "two one-sided tests at 2.5 %"
     return Claim(kind, difference.metric, margin, level, low, high, holds, test)
+
+
+def undecided(kind: str, metric: str, margin: float, why: str) -> Claim:
+    """Return a claim that nothing decides, since the metric could not be compared."""
+    return Claim(kind, metric, margin, LEVELS[kind], None, None, None, why)
 
 
 def _within(low: float, high: float, margin: float, kind: str, higher_is_better: bool) -> bool:

@@ -81,12 +81,13 @@ def claim_text(one: Claim, a: str, b: str) -> str:
     margin = margin_text(one.metric, one.margin)
     what = (f"{a} and {b} are equivalent within \N{PLUS-MINUS SIGN}{margin}" if one.kind == EQUIVALENT
             else f"{a} is not inferior to {b} by {margin} or more")  # fmt: skip
+    if one.low is None or one.high is None:
+        return f"{one.metric}: {what}: {said} ({one.test})"
     return f"{one.metric}: {what}: {said}; {100 * one.level:.0f} % interval {_span(one)} ({one.test})"
 
 
 def _span(one: Claim) -> str:
-    if one.low is None or one.high is None:
-        return "none"
+    assert one.low is not None and one.high is not None
     percent = fmt.is_percent(one.metric)
     ends: Sequence[str] = [f"{100 * end:+.2f}" if percent else f"{end:+.4g}" for end in (one.low, one.high)]
     return f"[{ends[0]}, {ends[1]}]{' pts' if percent else ''}".replace("-", fmt.MINUS)

@@ -197,6 +197,16 @@ def test_margins_are_decided_by_the_interval_of_their_level(tmp_path):
     assert claims(equivalent={"clip_score": -equal.low * 0.99})[0].holds is False
 
 
+def test_a_margin_of_what_cannot_be_compared_is_said_to_be_undecided(tmp_path):
+    rng = np.random.default_rng(0)
+    fid = Metric(40.0, None, None, 60, 0, False, note="few images")
+    cells = [write_cell(tmp_path, Cell(name, drawn(rng, 0.5), metrics={"fid": fid})) for name in "ab"]
+    found = harness.compare(*cells, noninferior={"fid": 1})
+    (one,) = found.pairs[0].claims
+    assert one.holds is None
+    assert "fid: a is not inferior to b by 1 or more: no interval decides (no pair of images has it, and" in str(found)
+
+
 def test_an_equivalence_is_found_as_statsmodels_two_one_sided_tests_find_it():
     from statsmodels.stats.weightstats import ttost_paired
 
