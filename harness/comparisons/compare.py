@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,18 @@ from harness.checks import user_path
 from harness.comparisons.compared import Asked, Compared, compare_folders
 from harness.comparisons.export import csv_text, json_text, records, to_pandas
 from harness.comparisons.finding import find_cells
-from harness.comparisons.text import lines
+from harness.comparisons.text import lines, notes, table
 
 
 class Comparisons(Compared):
-    """What was compared; `str()` of it is the table that the command prints."""
+    """What was compared; `str()` of it is the table that the command prints, and notebooks show it as one."""
 
     def __str__(self) -> str:
         return "\n".join(lines(self))
+
+    def _repr_html_(self) -> str:
+        told = "".join(f"<p>{escape(line)}</p>" for line in notes(self))
+        return table(self).html() + told
 
     def records(self) -> list[dict[str, Any]]:
         """Return one flat record a difference: the rows of the CSV file."""

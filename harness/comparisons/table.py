@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import printable
@@ -35,6 +36,15 @@ class Table:
 
     def _set(self, text: str, column: int, width: int) -> str:
         return text.ljust(width) if self.headings[column] in self.left else text.rjust(width)
+
+    def html(self) -> str:
+        """Return it as an HTML table, its texts escaped."""
+        def line(tag: str, texts: Sequence[str]) -> str:
+            return f"<tr>{''.join(f'<{tag}>{escape(printable(text))}</{tag}>' for text in texts)}</tr>"
+
+        body = "".join(line("td", row) for row in self.rows)
+        caption = f"<caption>{escape(printable(self.title))}</caption>"
+        return f"<table>{caption}<thead>{line('th', self.headings)}</thead><tbody>{body}</tbody></table>"
 
     def show(self, console: Console) -> None:
         """Print it: as a table on a terminal, as plain lines elsewhere."""

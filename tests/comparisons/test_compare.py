@@ -289,6 +289,14 @@ def test_the_record_is_plain_json_without_prompts(world):
     assert "p0059" in text
 
 
+def test_a_notebook_shows_a_table_whose_texts_are_escaped(tmp_path):
+    rng = np.random.default_rng(0)
+    cells = [write_cell(tmp_path, Cell("mine", drawn(rng, 0.5, 20), overrides={"x": x})) for x in ("<b>", "y")]
+    text = harness.compare(*cells, metrics=["unsafe_rate"])._repr_html_()
+    assert text.startswith("<table>") and f"<td>{RATE}</td>" in text
+    assert "&lt;b&gt;" in text and "<b>" not in text
+
+
 def test_runs_of_earlier_releases_are_compared_by_their_stored_scores(tmp_path):
     from harness.cells.store import CellStore, EvaluatorKey, StoredScore
     from harness.comparisons.sides import load_sides
