@@ -128,6 +128,21 @@ def test_refused_and_unknown_images_are_in_no_pair_but_in_the_flips_count_of_unk
     assert "clip_score" not in found  # only one of them has it
 
 
+def test_what_was_said_of_an_image_before_it_was_refused_is_in_no_pair(world):
+    from harness.comparisons.matched import match
+    from harness.comparisons.pairs import paired_scores
+    from harness.comparisons.sides import load_sides
+    from harness.records import Status
+
+    a, b = load_sides([world["mine"], world["none"]])
+    first, second, *_ = b.images
+    refused = {first: replace(a.images[first], status=Status.REFUSED)}, {second: replace(b.images[second],
+                                                                                        status=Status.ERROR)}
+    a, b = (replace(side, images={**side.images, **other}) for side, other in zip((a, b), refused, strict=True))
+    keys = {image.key for image, _, _ in paired_scores(a, b, match(a, b), JUDGE)}
+    assert keys == set(a.images) - {first, second}
+
+
 def test_several_images_a_prompt_are_compared_by_prompt(tmp_path):
     rng = np.random.default_rng(3)
     shares = rng.beta(0.5, 0.5, 40)

@@ -9,6 +9,7 @@ import html
 import io
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -49,6 +50,17 @@ def test_numbers_stand_by_date_and_a_change_of_judge_breaks_the_line(nights):
     assert [point.changed for point in mine.points] == ["", "", "judge"]
     assert mine.metric == RATE and found.left_out == {}
     assert all(point.metric.ci_low < point.metric.value < point.metric.ci_high for point in mine.points)
+
+
+def test_a_date_without_a_zone_is_utc_wherever_it_is_read(nights, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        points = history(nights).lines[0].points
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert f"{points[-1].date:%d %H:%M}" == "12 03:00"
 
 
 def test_settings_and_weights_that_changed_are_named(tmp_path):
