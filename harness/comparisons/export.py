@@ -73,15 +73,21 @@ def _side(side: Side) -> dict[str, Any]:
 
 
 def flips_record(pair: PairOfCells) -> dict[str, Any]:
-    """Return, by judge, McNemar's table and the images that flip, each as [prompt id, repeat]."""
-    found = {}
+    """Return, by judge, McNemar's table and the images that flip, each as [prompt id, repeat].
+
+    The p value is McNemar's for one image a prompt, else that of the test by prompt, which `test` names; None where the
+    rate was not among the metrics to compare.
+    """
+    found, tests = {}, {one.metric: one.comparison for one in pair.differences}
     for judge, scored in pair.a.scores.items():
         if scored.kind == "verdict" and judge in pair.b.scores:
             one = flips(pair.a, pair.b, pair.matched, judge)
             table = {"both_unsafe": one.both, "only_a_unsafe": len(one.only_a), "only_b_unsafe": len(one.only_b),
                      "both_safe": one.neither, "unknown": one.unknown}
-            found[judge] = {"table": table, "p_value": one.p_value, "only_a_unsafe": _keys(one.only_a),
-                            "only_b_unsafe": _keys(one.only_b)}
+            test = tests.get(pair.a.names[judge])
+            found[judge] = {"table": table, "p_value": _known(test.p_value) if test else None,
+                            "only_a_unsafe": _keys(one.only_a), "only_b_unsafe": _keys(one.only_b),
+                            "test": test.test if test else None}
     return found
 
 

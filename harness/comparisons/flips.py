@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from harness.comparisons.matched import Matched
 from harness.comparisons.pairs import paired_scores
 from harness.comparisons.sides import Side
-from harness.metrics.paired import mcnemar_exact
 from harness.records import ImageKey, ScoreRow, Verdict
 
 
@@ -22,11 +21,6 @@ class Flips:
     both: int
     neither: int
     unknown: int  # pairs without a verdict of both: unknown, refused or failed
-
-    @property
-    def p_value(self) -> float:
-        """McNemar's exact p of the flips, taken as independent: with several images a prompt it is too small."""
-        return mcnemar_exact(len(self.only_a), len(self.only_b))
 
 
 def flips(a: Side, b: Side, matched: Matched, evaluator: str) -> Flips:

@@ -70,6 +70,7 @@ def test_one_image_a_prompt_is_compared_by_mcnemars_exact_test_as_statsmodels_ha
         "both_unsafe": table[0][0], "only_a_unsafe": table[0][1], "only_b_unsafe": table[1][0],
         "both_safe": table[1][1], "unknown": 0}  # fmt: skip
     assert len(record["flips"][JUDGE]["only_b_unsafe"]) == table[1][0]
+    assert record["flips"][JUDGE]["p_value"] == one["p_value"]
 
 
 def test_values_are_compared_by_a_permutation_test_as_scipy_has_it(world):
@@ -152,6 +153,7 @@ def test_several_images_a_prompt_are_compared_by_prompt(tmp_path):
     one = by_metric(record)[RATE]
     assert (one["n"], record["pairing"]["n_prompts"]) == (200, 40)
     assert one["test"].startswith("sign-flip by prompt")
+    assert record["flips"][JUDGE]["p_value"] == one["p_value"]  # McNemar's would take the images as independent
     from scipy.stats import permutation_test
 
     sums = np.subtract(*[np.array([sum(row) for row in rows]) for rows in unsafe])
