@@ -12,7 +12,7 @@ from harness.comparisons.matched import Matched, judged_apart
 from harness.comparisons.maxima import maximum_comparison
 from harness.comparisons.pairs import Paired, paired_scores, refusals, safe_values, shown_verdicts, successes
 from harness.comparisons.sides import Side
-from harness.comparisons.unpaired import unpaired_comparison
+from harness.comparisons.unpaired import sets_apart, unpaired_comparison
 from harness.metrics.aggregate import value_comparison, verdict_comparison
 from harness.metrics.attack_rates import SUCCESS
 from harness.metrics.attributes import deviation_comparison
@@ -64,6 +64,8 @@ def differences(a: Side, b: Side, matched: Matched, wanted: Collection[str] | No
         reason = next((text for judge, text in apart.items() if text and _is_by(name, judge, a)), "")
         if not reason and not _same_base(name, a, b):
             reason = "the two are distances to images of different baselines"
+        if not reason and name in a.run.metrics and name in b.run.metrics:
+            reason = sets_apart(name, a.run.metrics[name], b.run.metrics[name])
         paired = tests[name].done() if name in tests and not reason else None
         difference = paired or (None if reason else _unpaired(name, a, b))
         if difference is not None:

@@ -193,6 +193,20 @@ def test_numbers_of_whole_sets_are_compared_from_their_intervals_and_said_to_be_
     assert "not paired" in one["note"]
 
 
+@pytest.mark.parametrize(("n", "reference", "reason"), [
+    (50, "a" * 12, "of 60 and 50 images: its bias depends on their number"),
+    (60, "b" * 12, "the two have other reference sets: reference coco aaaaaaaaaaaa (n=9) and reference coco bbbbbbb"),
+])  # fmt: skip
+def test_a_fid_of_another_number_of_images_or_reference_is_not_compared(tmp_path, n, reference, reason):
+    rng = np.random.default_rng(0)
+    told = [Metric(40.0, 38.0, 42.0, count, 0, False, note=f"few; x features; reference coco {sha} (n=9)")
+            for count, sha in ((60, "a" * 12), (n, reference))]
+    cells = [write_cell(tmp_path, Cell(name, drawn(rng, 0.5), metrics={"fid": one}))
+             for name, one in zip("ab", told, strict=True)]
+    (left,) = [one["reason"] for one in compare_cells(*cells)["not_compared"] if one["metric"] == "fid"]
+    assert left.startswith(reason)
+
+
 def test_margins_are_decided_by_the_interval_of_their_level(tmp_path):
     rng = np.random.default_rng(5)
     base = rng.normal(0.3, 0.02, (80, 1))
