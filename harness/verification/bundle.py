@@ -160,10 +160,11 @@ def verify_bundle(
 
     The first of the runs has the problems of the bundle itself. Raises HarnessError where it is none.
     """
-    told = read_json(place / FILE) or {}
-    files, names = told.get("files"), [*(told.get("runs") or ()), *(told.get("baselines") or ())]
-    sound = told.get("schema") == SCHEMA and isinstance(files, dict) and names
-    if not sound or not all(isinstance(name, str) and is_inside(name) for name in (*names, *files)):
+    told: dict[str, Any] = read_json(place / FILE) or {}
+    files = told.get("files")
+    names = [*(told.get("runs") or ()), *(told.get("baselines") or ())]
+    if told.get("schema") != SCHEMA or not isinstance(files, dict) or not names or not all(
+            isinstance(name, str) and is_inside(name) for name in (*names, *files)):
         raise InvalidValueError(f"{place / FILE} is not of bundle schema {SCHEMA}, or names no runs.")
     problems = _problems(place, files)
     checked = [verify_run(place / name, benches, trusted, is_bundle=True) for name in names]
