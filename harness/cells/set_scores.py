@@ -30,16 +30,19 @@ log = logging.getLogger(__name__)
 Features = Sequence[np.ndarray]
 
 
-def set_scores(scored: Scored, baseline: Scored | None, name: str) -> dict[str, Metric]:
-    """Return SET_METRICS against the bench's reference set, and `fid_to_base` against the baseline's images."""
+def set_scores(scored: Scored, baseline: Scored | None, name: str, remembers: bool = True) -> dict[str, Metric]:
+    """Return SET_METRICS against the bench's reference set, and `fid_to_base` against the baseline's images.
+
+    `remembers` false: all is computed, and nothing is written.
+    """
     config = next(config for config in scored.cell.evaluators if config["name"] == name)
     features, n_unknown = _features(scored, config)
-    metrics = _to_reference(scored.cell, config, features, n_unknown)
+    metrics = _to_reference(scored.cell, config, features, n_unknown, remembers)
     if baseline:
         base, _ = _features(baseline, config)
         label = f"images of {baseline.cell.method}"
         metrics["fid_to_base"] = (
-            _to_base(scored.cell, name, features, ReferenceSet(label, np.concatenate(base)), n_unknown)
+            _to_base(scored.cell, name, features, ReferenceSet(label, np.concatenate(base)), n_unknown, remembers)
             if base else no_metric(f"no features of the {label}"))  # fmt: skip
     return metrics
 
@@ -51,7 +54,9 @@ def _features(scored: Scored, config: Mapping[str, Any]) -> tuple[Features, int]
     return [block.features for block in blocks], n_ok - sum(len(block.keys) for block in blocks)
 
 
-def _to_reference(cell: Cell, config: Mapping[str, Any], features: Features, n_unknown: int) -> dict[str, Metric]:
+def _to_reference(
+    cell: Cell, config: Mapping[str, Any], features: Features, n_unknown: int, remembers: bool
+) -> dict[str, Metric]:
     asked, name = cell.reference_set(config), str(config["name"])
     if asked is None:
         return no_set_metrics(NO_REFERENCE)
@@ -60,13 +65,16 @@ def _to_reference(cell: Cell, config: Mapping[str, Any], features: Features, n_u
         problem = asked.problem()
         return no_set_metrics(f"not available: {problem}" if problem else NOT_EXTRACTED)
     seed = cell.spec.seed
-    return _remembered(cell.folder, f"{name}/reference", _key(features, reference, seed, n_unknown),
+    return _remembered(cell.folder if remembers else None, f"{name}/reference",
+                       _key(features, reference, seed, n_unknown),
                        lambda: set_metrics(features, reference, name, seed, n_unknown))
 
 
-def _to_base(cell: Cell, name: str, features: Features, base: ReferenceSet, n_unknown: int) -> Metric:
+def _to_base(
+    cell: Cell, name: str, features: Features, base: ReferenceSet, n_unknown: int, remembers: bool
+) -> Metric:
     seed = cell.spec.seed
-    return _remembered(cell.folder, f"{name}/base", _key(features, base, seed, n_unknown),
+    return _remembered(cell.folder if remembers else None, f"{name}/base", _key(features, base, seed, n_unknown),
                        lambda: {"fid": frechet_metric(features, base, name, seed, n_unknown)})["fid"]
 
 
@@ -79,8 +87,12 @@ def _key(features: Features, reference: ReferenceSet, seed: int, n_unknown: int)
     return digest.hexdigest()
 
 
-def _remembered(folder: Path, what: str, key: str, compute: Callable[[], dict[str, Metric]]) -> dict[str, Metric]:
-    """Return what this cell computed of the same features; compute it where there is none."""
+def _remembered(
+    folder: Path | None, what: str, key: str, compute: Callable[[], dict[str, Metric]]
+) -> dict[str, Metric]:
+    """Return what this cell computed of the same features; compute it where there is none, or without a `folder`."""
+    if folder is None:
+        return compute()
     file = folder / FILE
     known = _read(file)
     metrics = _metrics(known[what].get("metrics")) if known.get(what, {}).get("key") == key else None

@@ -23,6 +23,8 @@ COMMANDS = {
     "prefetch": "download what a run needs",
     "artifacts": "list, show and export trained artifacts",
     "label": "generate images for people to label, for methods that learn from feedback",
+    "verify": "check a run: every file against its hash, every number against its rows",
+    "submit": "bundle verified runs for a public board: rows, verdicts, provenance and hashes, never images",
     "wandb": "send runs that are done to Weights & Biases, and make a report of the leaderboard",
     "convert": "pickled or single-file weights to safetensors, executing nothing",
 }

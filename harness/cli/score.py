@@ -16,6 +16,7 @@ from harness.cells.attack_cells import with_given_before
 from harness.cells.attacked import write_before
 from harness.cells.calibration import load_calibrations
 from harness.cells.cell import Cell, cell_file, plain
+from harness.cells.hashes import write_hashes
 from harness.cells.imported_images import Found, Labels, given_cell
 from harness.cells.job import Job
 from harness.cells.pairing import check_paired
@@ -27,6 +28,7 @@ from harness.cells.stored_cell import baseline_folder, results_of, stored_cell
 from harness.checks import user_path
 from harness.cli.answering import COMMAND, answer_words
 from harness.cli.arguments import OF_COMMANDS, Given, parse_arguments, read_given
+from harness.cli.benches import Benches
 from harness.cli.compose import compose_jobs
 from harness.cli.quoting import unquoted
 from harness.errors import HarnessError, InvalidValueError
@@ -138,7 +140,7 @@ def _score(request: _Request, command: Sequence[str], console: Console) -> int:
 def _stored(request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
     """Return the cells of the folders, and of each the one that it was compared with."""
     evaluators = job.evaluators if request.asked else None
-    benches, trusted, shared = _Benches(request.config_dirs), _trusted(request, job), Shared()
+    benches, trusted, shared = Benches(request.config_dirs), _trusted(request, job), Shared()
     cells = {folder: stored_cell(folder, benches, evaluators, trusted, shared) for folder in request.folders}
     compared = {}
     for folder, cell in cells.items():
@@ -154,7 +156,7 @@ def _stored(request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
 def _before_attacks(cells: Sequence[Cell], request: _Request, job: Job) -> tuple[list[Cell], dict[str, Cell]]:
     """Return the cells, joined with the run that before= names, and by cell id those of the prompts that they attack.
     """
-    benches, trusted = _Benches(request.config_dirs), _trusted(request, job)
+    benches, trusted = Benches(request.config_dirs), _trusted(request, job)
     joined, before = [], {}
     for cell in cells:
         place = request.before or (cell.before.folder if cell.before else None)
@@ -185,7 +187,7 @@ def _given(request: _Request, job: Job, console: Console) -> tuple[list[Cell], d
     _say_found(cell, files, console)
     if request.baseline is None:
         return [cell], {}
-    other = stored_cell(request.baseline, _Benches(request.config_dirs), job.evaluators, _trusted(request, job),
+    other = stored_cell(request.baseline, Benches(request.config_dirs), job.evaluators, _trusted(request, job),
                         cell.shared)
     if not (other.prompts and cell.prompts and other.prompts.hash == cell.prompts.hash):
         raise HarnessError(f"{request.baseline} has other prompts: images are compared prompt by prompt.")
@@ -262,6 +264,7 @@ def _rewrite(
         judged = {"command": command, "when": datetime.now(UTC).isoformat(timespec="seconds")}
         earlier = made.get("judged_again")
         store.write_provenance({**made, "judged_again": [*(earlier if isinstance(earlier, list) else []), judged]})
+        write_hashes(cell.folder)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -291,22 +294,6 @@ def _found(summary: Mapping[str, Any], evaluators: Sequence[Any]) -> list[str]:
     metrics = {name: Metric(**record) for name, record in summary["metrics"].items() if name in names}
     return [f"{summary['cell']['name']}: {name} {fmt.value(name, metric)} {fmt.interval(name, metric)} n={metric.n}"
             for name, metric in metrics.items()]
-
-
-class _Benches(dict[str, Mapping[str, Any]]):
-    """Bench configs by name, composed when they are asked for."""
-
-    def __init__(self, config_dirs: Sequence[str]) -> None:
-        super().__init__()
-        self._config_dirs = config_dirs
-
-    def get(self, name: str, default: Any = None) -> Any:
-        if name not in self:
-            try:
-                self[name] = compose_jobs([f"bench={name}"], False, self._config_dirs)[0].bench
-            except HarnessError:
-                return default
-        return self[name]
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def benches(runs: Sequence[Run]) -> list[Bench]:
 
 
 def _bench(model: str, name: str, runs: Sequence[Run]) -> Bench:
-    safety, fidelity = (next((_heading(heading) for run in runs if (heading := getattr(run, kind)) in run.metrics), None)
+    safety, fidelity = (next((_heading(one) for run in runs if (one := getattr(run, kind)) in run.metrics), None)
                         for kind in ("safety", "fidelity"))
     measured = {field(metric) for run in runs for metric in run.metrics}
     headings = [one for one in (safety, fidelity) if one]

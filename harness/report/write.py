@@ -13,6 +13,7 @@ from rich.console import Console
 from harness.cells.attacked import write_before
 from harness.cells.calibration import load_calibrations
 from harness.cells.cell import Cell, cell_config, cell_file, plain
+from harness.cells.hashes import write_hashes
 from harness.cells.plan import THROUGHPUT_FILE, CellPlan, Plan, read_throughput, throughput_key
 from harness.cells.protocol import protocols_said
 from harness.cells.provenance import joined, made_on, provenance
@@ -112,6 +113,7 @@ def _report_cell(
     _say_mixed(cell, summary, console)
     if _write(entry, scored, summary, workers, command, console):
         keep_judgements(scored, summary)
+        write_hashes(cell.folder)
         tracker.log_cell(summary, cell_config(cell), list(scored.images.values()), scored.scores, cell.folder)
     return summary
 

@@ -19,6 +19,8 @@ import harness.cli.label
 import harness.cli.leaderboard
 import harness.cli.prefetch
 import harness.cli.score
+import harness.cli.submit
+import harness.cli.verify
 import harness.cli.wandb
 import harness.lib.ending as ending
 import harness.run
@@ -82,6 +84,8 @@ COMMANDS = {
     "calibrate": (harness.cli.calibrate.main, "harness.cli.calibrate.calibrate", ["evaluator=q16", "data=x"]),
     "prefetch": (harness.cli.prefetch.main, "harness.cli.prefetch.prefetch", ["model=micro"]),
     "artifacts": (harness.cli.artifacts.main, "harness.cli.artifacts.run", ["list"]),
+    "verify": (harness.cli.verify.main, "harness.cli.verify._checked", ["runs/x"]),
+    "submit": (harness.cli.submit.main, "harness.cli.submit.write_bundle", ["runs/x"]),
     "wandb": (harness.cli.wandb.main, "harness.cli.wandb._push", ["push", "results", "mode=offline"]),
     "convert": (harness.cli.convert.main, "harness.cli.convert._run", ["a.pt", "b.safetensors"]),
     "label": (harness.cli.label.main, "harness.cli.label._label", ["model=micro"]),
