@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.report import export
 from harness.report.run import Run
@@ -21,6 +21,7 @@ from harness.view.library import Library
 from harness.view.lookups import PATIENCE, Lookups
 from harness.view.pairs import pairs
 from harness.view.pictures import SIZES, picture
+from harness.view.progress import Progress
 from harness.view.same import same_images
 
 ALL_PAIRS = 12  # cells of a bench up to which a bundle compares each with each; beyond, with their baselines only
@@ -43,6 +44,7 @@ class Addresses:
     def __init__(self, library: Library, live: bool, cache: Path | None = None, patience: float | None = PATIENCE
                  ) -> None:  # fmt: skip
         self.library, self.live, self.lookups = library, live, Lookups(library, cache, patience)
+        self._progress, self._board = Progress(), cast("tuple[list[Run], Answer] | None", None)
         self._routes: list[tuple[re.Pattern[str], Callable[..., Answer | None]]] = [
             (re.compile(pattern), answer) for pattern, answer in (
                 (r"board\.json", self.board),
@@ -63,7 +65,13 @@ class Addresses:
         return None
 
     def board(self) -> Answer:
-        return as_json(board(self.library.rows(), self.library.results.name, self.live))
+        """Return the board; the last one again while no run has changed and none is in progress."""
+        runs, known = self.library.rows(), self._board
+        if known is not None and known[0] is runs and all(run.status != "unfinished" for run in runs):
+            return known[1]
+        made = as_json(board(runs, self.library.results.name, self.live, self._progress))
+        self._board = runs, made
+        return made
 
     def leaderboard(self, form: str) -> Answer | None:
         runs = self.library.rows()

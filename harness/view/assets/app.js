@@ -3,33 +3,30 @@
 import {h, put, link} from "./dom.js";
 import {here, boardLink} from "./router.js";
 import {getBoard, forget} from "./data.js";
-import * as board from "./board.js";
-import * as cell from "./cell.js";
-import * as image from "./image.js";
-import * as compare from "./compare.js";
 import {wireTheme} from "./theme.js";
 import {wireKeys} from "./keys.js";
 
 // A page is a module with show(main, {parts, params}): it fills `main` and may return {title, crumbs, changed(cells),
 // leave()}: crumbs are [address, text] below the board; changed() is called when cells of the results have changed.
 const PAGES = [
-  [(parts) => parts.length === 0, board],
-  [(parts) => parts.length === 2 && parts[0] === "cell", cell],
-  [(parts) => parts.length === 5 && parts[0] === "cell" && parts[2] === "image", image],
-  [(parts) => parts.length === 3 && parts[0] === "compare", compare],
+  [(parts) => parts.length === 0, () => import("./board.js")],
+  [(parts) => parts.length === 2 && parts[0] === "cell", () => import("./cell.js")],
+  [(parts) => parts.length === 5 && parts[0] === "cell" && parts[2] === "image", () => import("./image.js")],
+  [(parts) => parts.length === 3 && parts[0] === "compare", () => import("./compare.js")],
 ];
 const main = document.getElementById("main");
 let shown = null, turn = 0, path = null;
 
 async function draw() {
   const now = here(), mine = ++turn;
-  const page = PAGES.find(([fits]) => fits(now.parts))?.[1];
+  const found = PAGES.find(([fits]) => fits(now.parts));
   if (shown?.leave) shown.leave();
   shown = null;
   put(main, h("p", {class: "loading"}, "Loading\u2026"));
   window.scrollTo(0, 0);
   try {
-    if (!page) throw new Error("There is no such page.");
+    if (!found) throw new Error("There is no such page.");
+    const page = await found[1]();
     const holder = h("div", {class: "page"});
     const state = (await page.show(holder, now)) || {};
     if (mine !== turn) return void state.leave?.();
