@@ -25,6 +25,7 @@ from harness.view.progress import Progress
 from harness.view.same import same_images
 
 ALL_PAIRS = 12  # cells of a bench up to which a bundle compares each with each; beyond, with their baselines only
+KEPT_CHUNKS = 200  # of 150 kB: what a reader who goes back and forth asks for again
 JSON, WEBP, CSV = "application/json", "image/webp", "text/csv; charset=utf-8"
 _CELL = r"(?P<cell>[A-Za-z0-9_-]{1,100})"
 _N = r"(?P<n>0|[1-9][0-9]{0,8})"
@@ -45,6 +46,7 @@ class Addresses:
                  ) -> None:  # fmt: skip
         self.library, self.live, self.lookups = library, live, Lookups(library, cache, patience)
         self._progress, self._board = Progress(), cast("tuple[list[Run], Answer] | None", None)
+        self._chunks: dict[tuple[str, str, int], Answer] = {}
         self._routes: list[tuple[re.Pattern[str], Callable[..., Answer | None]]] = [
             (re.compile(pattern), answer) for pattern, answer in (
                 (r"board\.json", self.board),
@@ -87,7 +89,8 @@ class Addresses:
         if run is None:
             return None
         beside = self.library.beside(run)
-        return as_json(cell_record(self.library.tested(run), beside, self.compared_with(run)))
+        record = cell_record(self.library.tested(run), beside, self.compared_with(run))
+        return as_json(record | {"trainings": self.library.trainings(run)})
 
     def about(self, cell: str) -> Answer | None:
         columns = self.library.columns(cell)
@@ -98,12 +101,23 @@ class Addresses:
         if run is None or columns is None:
             return None
         if part == "columns":
-            content = columns.chunk(int(n))
-        elif part == "details":
+            return self._chunk(cell, columns, int(n))
+        if part == "details":
             content = details(columns, int(n))
         else:
             content = same_images(columns, int(n), self.lookups.of(self.library.beside(run)))
         return as_json(content) if content else None
+
+    def _chunk(self, cell: str, columns: Columns, n: int) -> Answer | None:
+        key = (cell, columns.version, n)
+        if key not in self._chunks:
+            content = columns.chunk(n)
+            if content is None:
+                return None
+            self._chunks[key] = as_json(content)
+            for old in list(self._chunks)[:-KEPT_CHUNKS]:
+                self._chunks.pop(old, None)
+        return self._chunks[key]
 
     def picture(self, cell: str, size: str, n: str) -> Answer | None:
         run, columns = self._known(cell)
@@ -122,7 +136,7 @@ class Addresses:
 
     def compared_with(self, run: Run) -> list[str]:
         """Return the cells that a cell is compared with: any of its bench, or as many as a bundle holds."""
-        beside = [one.cell_id for one in self.library.beside(run)]
+        beside = [one.cell_id for one in self.library.beside(run) if one.readable and run.readable]
         if self.live or len(beside) < ALL_PAIRS:
             return beside
         bases = {one.cell_id for one in run.against.values()}
