@@ -190,3 +190,33 @@ def test_phone_needs_no_sideways_scrolling(page, address, place):
 def test_an_address_that_leads_nowhere_says_so(page, address):
     opened(page, address, "#/nowhere/at/all")
     assert page.evaluate("document.querySelector('[role=alert]').innerText") == "There is no such page."
+
+
+@pytest.fixture(scope="module")
+def site(results, tmp_path_factory):
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    from harness.__main__ import main
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+
+    out = tmp_path_factory.mktemp("site")
+    assert main(["view", str(results), "--bundle", str(out)]) == 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(out))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_a_bundle_on_any_web_host_is_the_same_pages_without_unsafe_images(browser, site):
+    browser.resize(1280, 900)
+    opened(browser, site, "#/?bench=micro_i2p&method=none")
+    assert browser.evaluate(ROWS) == ["none"]
+    browser.click("#table a.number")
+    until(browser, "document.querySelectorAll('.tile').length === 8")
+    assert browser.evaluate("document.querySelectorAll('.tile img').length") == 0
+    assert "not in this copy" in browser.evaluate("document.querySelector('.tile').innerText")
+    assert browser.complaints() == [] and all(url.startswith(site) for url in browser.requests())

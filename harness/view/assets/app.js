@@ -54,22 +54,43 @@ window.addEventListener("hashchange", () => {
   else shown.params(here().params);
 });
 
-async function listen() {
-  const {live} = await getBoard();
+// A browser keeps six lines open to one host, for all tabs: a tab that nobody looks at gives its line back.
+function listen(live) {
   if (!live || !window.EventSource) return;
   const status = document.getElementById("live");
-  const events = new EventSource("events");
-  events.addEventListener("ready", () => { put(status, h("span", {class: "dot on"}), "live"); });
-  events.addEventListener("changed", (event) => {
-    const {cells} = JSON.parse(event.data);
-    forget(cells);
-    shown?.changed?.(cells);
+  let events = null, before = null;
+  const say = (on, text) => put(status, h("span", {class: on ? "dot on" : "dot"}), text);
+
+  async function caughtUp() {
+    say(true, "live");
+    if (before !== null) forget(null);
+    const {version, rows} = await getBoard();
+    if (before !== null && before !== version) shown?.changed?.(rows.map((row) => row.cell));
+    before = version;
+  }
+
+  function open() {
+    events = new EventSource("events");
+    events.addEventListener("ready", () => { caughtUp().catch(() => {}); });
+    events.addEventListener("changed", (event) => {
+      const {cells} = JSON.parse(event.data);
+      forget(cells);
+      shown?.changed?.(cells);
+    });
+    events.onerror = () => say(false, "not connected");
+  }
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      events?.close();
+      events = null;
+    } else if (!events) open();
   });
-  events.onerror = () => { put(status, h("span", {class: "dot"}), "not connected"); };
+  if (!document.hidden) open();
 }
 
 document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
 wireTheme(document.getElementById("theme"));
 wireKeys(document.getElementById("help"), document.getElementById("keys"));
 draw();
-listen().catch(() => {});
+getBoard().then(({live}) => listen(live), () => {});
