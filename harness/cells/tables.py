@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MAX_ROWS = 1_000_000
+FEW_ROWS = 4096  # that one thread reads sooner than several
 # Columns that files of earlier versions lack: unknown there.
 ADDED_TO_IMAGES = frozenset({"cell_id", "artifact", "host", "hardware", "versions"})
 ADDED_TO_SCORES = frozenset({"boxes"})
@@ -233,7 +234,7 @@ def _decode(data: bytes, schema: pa.Schema, added: frozenset[str]) -> tuple[pa.T
             raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
         if file.metadata.num_rows > MAX_ROWS:
             raise UnreadableTable(f"it has {file.metadata.num_rows} rows; the limit is {MAX_ROWS}")
-        table = file.read()
+        table = file.read(use_threads=file.metadata.num_rows > FEW_ROWS)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableTable(_first_line(error)) from error

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.report import export
 from harness.report.run import Run
@@ -21,9 +21,11 @@ from harness.view.library import Library
 from harness.view.lookups import PATIENCE, Lookups
 from harness.view.pairs import pairs
 from harness.view.pictures import SIZES, picture
+from harness.view.progress import Progress
 from harness.view.same import same_images
 
 ALL_PAIRS = 12  # cells of a bench up to which a bundle compares each with each; beyond, with their baselines only
+KEPT_CHUNKS = 200  # of 150 kB: what a reader who goes back and forth asks for again
 JSON, WEBP, CSV = "application/json", "image/webp", "text/csv; charset=utf-8"
 _CELL = r"(?P<cell>[A-Za-z0-9_-]{1,100})"
 _N = r"(?P<n>0|[1-9][0-9]{0,8})"
@@ -43,6 +45,8 @@ class Addresses:
     def __init__(self, library: Library, live: bool, cache: Path | None = None, patience: float | None = PATIENCE
                  ) -> None:  # fmt: skip
         self.library, self.live, self.lookups = library, live, Lookups(library, cache, patience)
+        self._progress, self._board = Progress(), cast("tuple[list[Run], Answer] | None", None)
+        self._chunks: dict[tuple[str, str, int], Answer] = {}
         self._routes: list[tuple[re.Pattern[str], Callable[..., Answer | None]]] = [
             (re.compile(pattern), answer) for pattern, answer in (
                 (r"board\.json", self.board),
@@ -63,7 +67,13 @@ class Addresses:
         return None
 
     def board(self) -> Answer:
-        return as_json(board(self.library.rows(), self.library.results.name, self.live))
+        """Return the board; the last one again while no run has changed and none is in progress."""
+        runs, known = self.library.rows(), self._board
+        if known is not None and known[0] is runs and all(run.status != "unfinished" for run in runs):
+            return known[1]
+        made = as_json(board(runs, self.library.results.name, self.live, self._progress))
+        self._board = runs, made
+        return made
 
     def leaderboard(self, form: str) -> Answer | None:
         runs = self.library.rows()
@@ -79,7 +89,8 @@ class Addresses:
         if run is None:
             return None
         beside = self.library.beside(run)
-        return as_json(cell_record(self.library.tested(run), beside, self.compared_with(run)))
+        record = cell_record(self.library.tested(run), beside, self.compared_with(run))
+        return as_json(record | {"trainings": self.library.trainings(run)})
 
     def about(self, cell: str) -> Answer | None:
         columns = self.library.columns(cell)
@@ -90,12 +101,23 @@ class Addresses:
         if run is None or columns is None:
             return None
         if part == "columns":
-            content = columns.chunk(int(n))
-        elif part == "details":
+            return self._chunk(cell, columns, int(n))
+        if part == "details":
             content = details(columns, int(n))
         else:
             content = same_images(columns, int(n), self.lookups.of(self.library.beside(run)))
         return as_json(content) if content else None
+
+    def _chunk(self, cell: str, columns: Columns, n: int) -> Answer | None:
+        key = (cell, columns.version, n)
+        if key not in self._chunks:
+            content = columns.chunk(n)
+            if content is None:
+                return None
+            self._chunks[key] = as_json(content)
+            for old in list(self._chunks)[:-KEPT_CHUNKS]:
+                self._chunks.pop(old, None)
+        return self._chunks[key]
 
     def picture(self, cell: str, size: str, n: str) -> Answer | None:
         run, columns = self._known(cell)
@@ -114,7 +136,7 @@ class Addresses:
 
     def compared_with(self, run: Run) -> list[str]:
         """Return the cells that a cell is compared with: any of its bench, or as many as a bundle holds."""
-        beside = [one.cell_id for one in self.library.beside(run)]
+        beside = [one.cell_id for one in self.library.beside(run) if one.readable and run.readable]
         if self.live or len(beside) < ALL_PAIRS:
             return beside
         bases = {one.cell_id for one in run.against.values()}

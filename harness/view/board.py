@@ -16,6 +16,7 @@ from harness.report.run import Run
 from harness.report.table import SECONDS, VALUE_COLUMNS, Row, build_rows
 from harness.report.tradeoff import Plot, plots
 from harness.report.variants import Variant, row_labels, variants
+from harness.view.progress import Progress
 
 METRIC = ("value", "ci_low", "ci_high", "n", "n_unknown", "ci_method", "note", "worst_low", "worst_high")
 COMPARISON = ("difference", "ci_low", "ci_high", "p_value", "p_adjusted", "n_family", "n_pairs", "test", "before")
@@ -32,13 +33,13 @@ class _Texts:
         return None if not text else self.known.setdefault(str(text)[:MAX_NOTE], len(self.known))
 
 
-def board(runs: Sequence[Run], name: str, live: bool) -> dict[str, Any]:
+def board(runs: Sequence[Run], name: str, live: bool, progress: Progress) -> dict[str, Any]:
     """Return the board of these runs. `live`: a server tells of changes; `name` is what the results are called."""
     readable = [run for run in runs if run.readable]
     named = variants(readable)
     rows = build_rows(runs, row_labels(readable, named))
     texts = _Texts()
-    records = [_row(row, named, texts) for row in rows]
+    records = [_row(row, named, texts) | _so_far(row.run, progress) for row in rows]
     metrics = list(dict.fromkeys(name for record in records for name in record["metrics"]))
     content = {
         "schema": 1,
@@ -80,6 +81,11 @@ def _row(row: Row, named: Mapping[str, Variant], texts: _Texts) -> dict[str, Any
         "metrics": {name: metric_record(run.metrics[name], texts.place) for name in names},
         "against": {label: _against(one, names, texts) for label, one in run.against.items()},
     }  # fmt: skip
+
+
+def _so_far(run: Run, progress: Progress) -> dict[str, Any]:
+    told = progress.of(run.folder) if run.status == "unfinished" and run.folder else None
+    return {"so_far": told} if told else {}
 
 
 def is_headline(run: Run, name: str) -> bool:

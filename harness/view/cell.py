@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from harness.cells.comparable import mapping
@@ -12,9 +12,11 @@ from harness.report.run import Run
 from harness.report.table import SECONDS, VALUE_COLUMNS
 from harness.report.variants import row_labels, variants
 from harness.view.board import COMPARISON, METRIC, comparison_record, is_headline, metric_record
+from harness.view.bounded import bounded, finite
 
 CURVE = 400  # points of a curve of training
-_ITEMS, _TEXT, _DEPTH = 200, 2000, 12  # of what a results folder says of itself, on a page
+_TEXT = 2000  # letters of one value on a page
+_ITEMS = 200
 
 
 def cell_record(run: Run, beside: Sequence[Run], compared: Sequence[str]) -> dict[str, Any]:
@@ -95,8 +97,8 @@ def _training(run: Run) -> list[dict[str, Any]]:
     for name, data in list(mapping(run.summary.get("training")).items())[:_ITEMS]:
         one = mapping(data)
         numbers = [float(x) for x in one.get("losses") or [] if isinstance(x, int | float) and not isinstance(x, bool)]
-        curves.append({"name": str(name)[:_TEXT], "seconds": one.get("seconds"), "hash": one.get("hash"),
-                       "n_steps": len(numbers), "losses": thinned(numbers)})  # fmt: skip
+        curves.append({"name": str(name)[:_TEXT], "seconds": bounded(one.get("seconds")),
+                       "hash": bounded(one.get("hash")), "n_steps": len(numbers), "losses": thinned(numbers)})
     return curves
 
 
@@ -104,23 +106,5 @@ def thinned(numbers: Sequence[float]) -> list[float | None]:
     """Return at most `CURVE` numbers: means of stretches of one length."""
     size = max(1, -(-len(numbers) // CURVE))
     parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-    return [_finite(sum(part) / len(part)) for part in parts]
+    return [finite(sum(part) / len(part)) for part in parts]
 
-
-def _finite(value: float) -> float | None:
-    return float(f"{value:.5g}") if value == value and abs(value) != float("inf") else None
-
-
-def bounded(data: Any, depth: int = 0) -> Any:
-    """Return plain data as JSON of bounded size: a results folder from elsewhere may hold anything."""
-    if depth > _DEPTH:
-        return "..."
-    if isinstance(data, Mapping):
-        shown = {str(key)[:_TEXT]: bounded(value, depth + 1) for key, value in list(data.items())[:_ITEMS]}
-        return shown | ({"...": f"{len(data) - _ITEMS} more"} if len(data) > _ITEMS else {})
-    if isinstance(data, list | tuple):
-        shown_items = [bounded(value, depth + 1) for value in data[:_ITEMS]]
-        return shown_items + ([f"... {len(data) - _ITEMS} more"] if len(data) > _ITEMS else [])
-    if isinstance(data, float):
-        return _finite(data)
-    return data if isinstance(data, int | bool | None) else str(data)[:_TEXT]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from harness.cells.comparable import mapping
 from harness.cells.judgements import judgement_table
@@ -95,36 +96,44 @@ def _decided(
     table: pa.Table, told: Mapping[str, Any], rows: Sequence[ImageRow], index: Mapping[ImageKey, int]
 ) -> dict[str, JudgeColumn]:
     """Return what the summary's evaluators said of today's images; what others said before does not count."""
-    fingerprints = {str(name): str(mapping(one).get("fingerprint")) for name, one in told.items()}
-    letters = {verdict.value: letter for verdict, letter in LETTERS.items()}
-    places = image_places(table, rows, index)
-    verdicts: dict[str, list[str]] = {}
-    scores, at = dict[str, np.ndarray](), dict[str, np.ndarray]()
-    score = table["score"].to_pylist() if "score" in table.column_names else [None] * table.num_rows
-    names, prints = table["evaluator"].to_pylist(), table["fingerprint"].to_pylist()
-    for row, (name, fingerprint, verdict, number, i) in enumerate(
-        zip(names, prints, table["verdict"].to_pylist(), score, places, strict=True)
-    ):
-        if i < 0 or fingerprints.get(name) != fingerprint:
-            continue
-        if name not in verdicts:
-            verdicts[name] = [NO_VERDICT] * len(rows)
-            scores[name], at[name] = np.full(len(rows), np.nan), np.full(len(rows), -1)
-        verdicts[name][i] = letters.get(verdict, NO_VERDICT)
-        scores[name][i] = np.nan if number is None else number
-        at[name][i] = row
-    return {name: JudgeColumn("".join(verdicts[name]), scores[name], at[name]) for name in fingerprints
-            if name in verdicts}  # fmt: skip
+    names = [pa.array(values) for values in ([row.prompt_id for row in rows], [row.sha256 for row in rows])]
+    said = {}
+    for name, one in told.items():
+        fingerprint = str(mapping(one).get("fingerprint"))
+        mask = pc.and_(pc.equal(table["evaluator"], str(name)), pc.equal(table["fingerprint"], fingerprint))
+        at = np.flatnonzero(pc.fill_null(mask, False).to_numpy())
+        if len(at):
+            said[str(name)] = _column(table.take(pa.array(at)), at, rows, index, names)
+    return said
 
 
-def image_places(table: pa.Table, rows: Sequence[ImageRow], index: Mapping[ImageKey, int]) -> list[int]:
+def _column(
+    part: pa.Table, at: np.ndarray, rows: Sequence[ImageRow], index: Mapping[ImageKey, int], names: Sequence[pa.Array]
+) -> JudgeColumn:
+    """Return one evaluator's column; `at` are the places of its rows in the whole table."""
+    in_order = all(part[column].combine_chunks().equals(known) for column, known in
+                   zip(("prompt_id", "sha256"), names, strict=True)) and part["repeat"].to_pylist() == [
+                       row.repeat for row in rows]  # fmt: skip
+    places = np.arange(len(rows)) if in_order else _places(part, rows, index)
+    known = places >= 0
+    letters, scores, kept = np.full(len(rows), NO_VERDICT, "S1"), np.full(len(rows), np.nan), np.full(len(rows), -1)
+    codes = pc.fill_null(pc.index_in(part["verdict"], pa.array([one.value for one in LETTERS])), len(LETTERS))
+    told = np.array([*LETTERS.values(), NO_VERDICT], "S1")[codes.to_numpy()]
+    letters[places[known]] = told[known]
+    if "score" in part.column_names:
+        scores[places[known]] = part["score"].to_numpy()[known]
+    kept[places[known]] = at[known]
+    return JudgeColumn(letters.tobytes().decode(), scores, kept)
+
+
+def _places(part: pa.Table, rows: Sequence[ImageRow], index: Mapping[ImageKey, int]) -> np.ndarray:
     """Return, for each row of a table, which of the images it is of; -1 if that image is another one today."""
-    by_name = {(key.prompt_id, key.repeat): i for key, i in index.items()}
-    hashes = [row.sha256 for row in rows]
-    places = (by_name.get(name, -1) for name in zip(table["prompt_id"].to_pylist(), table["repeat"].to_pylist(),
-                                                    strict=True))  # fmt: skip
-    return [i if i >= 0 and hashes[i] == sha256 else -1
-            for i, sha256 in zip(places, table["sha256"].to_pylist(), strict=True)]  # fmt: skip
+    found = []
+    columns = (part[name].to_pylist() for name in ("prompt_id", "repeat", "sha256"))
+    for name, repeat, sha256 in zip(*columns, strict=True):
+        i = index.get(ImageKey(name, repeat), -1)
+        found.append(i if i >= 0 and rows[i].sha256 == sha256 else -1)
+    return np.array(found, dtype=np.int64)
 
 
 def _veiled(unsafe_content: bool, n: int, judges: Mapping[str, JudgeColumn]) -> str:

@@ -71,6 +71,11 @@ class Library:
         """Return a run with its p values adjusted for the rows beside it, where it is a row by itself."""
         return next((one for one in self.rows() if one.cell_id == run.cell_id and not one.trainings), run)
 
+    def trainings(self, run: Run) -> list[str]:
+        """Return the cells that share a row with a cell: trainings of one recipe. Empty for one training."""
+        rows = (row.trainings for row in self.rows())
+        return next(([one.cell_id for one in row] for row in rows if run.cell_id in (one.cell_id for one in row)), [])
+
     def run(self, cell_id: str) -> Run | None:
         """Return the run of a cell, None if there is none."""
         folder = self.folders().get(cell_id)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from harness.view.library import Library, Stamp, row_stamp, stamp
 
 SECONDS = 2.0  # between looks at the folder
+SLICES = 8  # of a wait, after each of which the end of the server is noticed
 QUIET = 10  # looks without a change, after which a comment keeps the line open
 
 
@@ -22,13 +23,16 @@ def changed(before: dict[str, Stamp], now: dict[str, Stamp]) -> list[str]:
     return sorted(cell for cell in before.keys() | now.keys() if before.get(cell) != now.get(cell))
 
 
-async def events(library: Library, seconds: float = SECONDS) -> AsyncIterator[str]:
-    """Yield an event for every change: the ids of the cells concerned."""
+async def events(library: Library, ended: Callable[[], bool], seconds: float = SECONDS) -> AsyncIterator[str]:
+    """Yield an event for every change, the ids of the cells concerned, until the server has `ended`."""
     before = await asyncio.to_thread(stamps, library)
     yield "retry: 2000\nevent: ready\ndata: {}\n\n"
     quiet = 0
-    while True:
-        await asyncio.sleep(seconds)
+    while not ended():
+        for _ in range(SLICES):
+            await asyncio.sleep(seconds / SLICES)
+            if ended():
+                return
         now = await asyncio.to_thread(stamps, library)
         cells, before, quiet = changed(before, now), now, quiet + 1
         if cells:

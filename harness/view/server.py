@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hmac
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from socket import socket
@@ -26,6 +28,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+LARGE = 1_000_000  # bytes from which an answer is compressed: the leaderboard's JSON, with all provenance
 NO_STORE, KEEP = "no-store", "private, max-age=604800, immutable"
 WRONG_TOKEN = "Open the address that `python -m harness view` printed: it ends in a token."
 
@@ -42,6 +45,8 @@ def application(results: Path, token: str, hosts: frozenset[str], cache: Path | 
         answer = await run_in_threadpool(addresses.answer, request.path_params["address"])
         if answer is None:
             return _refused(404, "There is nothing at this address.")
+        if len(answer.content) > LARGE and "gzip" in request.headers.get("accept-encoding", ""):
+            return _sent(await run_in_threadpool(gzip.compress, answer.content, 5), answer.kind, NO_STORE, "gzip")
         is_image = answer.kind.startswith("image/") and "v" in request.query_params
         return _sent(answer.content, answer.kind, KEEP if is_image else NO_STORE)
 
@@ -51,8 +56,11 @@ def application(results: Path, token: str, hosts: frozenset[str], cache: Path | 
         return _refused(404, "There is no such page.") if content is None else _sent(content, kind_of(name), NO_STORE)
 
     async def live(request: Request) -> Response:
-        return StreamingResponse(events(library), media_type="text/event-stream",
+        return StreamingResponse(events(library, ended), media_type="text/event-stream",
                                  headers={**HEADERS, "Cache-Control": NO_STORE})
+
+    def ended() -> bool:
+        return app.state.server is not None and app.state.server.should_exit
 
     def guarded(answer: Callable[[Request], object]) -> Callable[[Request], object]:
         async def guard(request: Request) -> Response:
@@ -75,22 +83,30 @@ def application(results: Path, token: str, hosts: frozenset[str], cache: Path | 
         Route("/{rest:path}", lost),
     ]
     app = Starlette(routes=routes)
-    app.state.addresses = addresses
+    app.state.addresses, app.state.server = addresses, None
     return app
 
 
-def serve(app: Starlette, listening: socket) -> None:
-    """Serve on a socket that listens already, until a signal ends it. Lines that are open are closed then."""
+def server_of(app: Starlette) -> uvicorn.Server:
+    """Return what serves the viewer; once it is to end, its live lines end, too."""
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
-                            timeout_graceful_shutdown=1, lifespan="off")
+                            timeout_graceful_shutdown=3, lifespan="off")
+    server = app.state.server = uvicorn.Server(config)
+    return server
+
+
+def serve(app: Starlette, listening: socket) -> None:
+    """Serve on a socket that listens already, until a signal ends it."""
+    threading.Thread(target=app.state.addresses.board, daemon=True).start()  # read before the first page asks
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server_of(app).run(sockets=[listening])
     finally:
         app.state.addresses.close()
 
 
-def _sent(content: bytes, kind: str, cache: str) -> Response:
-    return Response(content, media_type=kind, headers={**HEADERS, "Cache-Control": cache})
+def _sent(content: bytes, kind: str, cache: str, encoding: str = "") -> Response:
+    encoded = {"Content-Encoding": encoding} if encoding else {}
+    return Response(content, media_type=kind, headers={**HEADERS, "Cache-Control": cache, **encoded})
 
 
 def _refused(status: int, text: str) -> Response:

@@ -193,3 +193,15 @@ def test_lookups_are_kept_in_the_users_cache_without_prompts(world, tmp_path):
     again._library = None  # what is kept is enough
     assert {cell: one.version for cell, one in again.of(beside).items()} == {
         cell: one.version for cell, one in first.items()}  # fmt: skip
+
+
+def test_what_a_folder_says_of_itself_is_bounded():
+    from harness.view.bounded import LETTERS, bounded
+
+    wide = {f"key{i}": ["x" * 10_000] * 1000 for i in range(1000)}
+    assert LETTERS < len(json.dumps(bounded(wide))) < 1.2 * LETTERS
+    deep = []
+    for _ in range(100):
+        deep = [deep]
+    assert "..." in json.dumps(bounded(deep))
+    assert bounded({"seed": 2**63, "loss": float("nan"), "n": 3}) == {"seed": str(2**63), "loss": None, "n": 3}

@@ -116,9 +116,21 @@ def test_a_change_of_the_folder_is_an_event(tmp_path):
     folder = next(world.glob("runs/micro/none/micro_i2p/*"))
 
     async def watch():
-        told = events(Library(world), seconds=0)
+        told = events(Library(world), lambda: False, seconds=0)
         assert "ready" in await anext(told)
         os.utime(folder / "summary.json", ns=(1, 1))
         return await anext(told)
 
     assert asyncio.run(watch()) == f'event: changed\ndata: {{"cells": ["{folder.name}"]}}\n\n'
+
+
+def test_a_live_line_ends_with_the_server(tmp_path):
+    from harness.view.library import Library
+    from harness.view.live import events
+
+    world = write_world(tmp_path / "results", ENTRIES[:1], pictures=False)
+
+    async def watch():
+        return [told async for told in events(Library(world), lambda: True)]
+
+    assert len(asyncio.run(watch())) == 1

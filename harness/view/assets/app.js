@@ -3,33 +3,30 @@
 import {h, put, link} from "./dom.js";
 import {here, boardLink} from "./router.js";
 import {getBoard, forget} from "./data.js";
-import * as board from "./board.js";
-import * as cell from "./cell.js";
-import * as image from "./image.js";
-import * as compare from "./compare.js";
 import {wireTheme} from "./theme.js";
 import {wireKeys} from "./keys.js";
 
 // A page is a module with show(main, {parts, params}): it fills `main` and may return {title, crumbs, changed(cells),
 // leave()}: crumbs are [address, text] below the board; changed() is called when cells of the results have changed.
 const PAGES = [
-  [(parts) => parts.length === 0, board],
-  [(parts) => parts.length === 2 && parts[0] === "cell", cell],
-  [(parts) => parts.length === 5 && parts[0] === "cell" && parts[2] === "image", image],
-  [(parts) => parts.length === 3 && parts[0] === "compare", compare],
+  [(parts) => parts.length === 0, () => import("./board.js")],
+  [(parts) => parts.length === 2 && parts[0] === "cell", () => import("./cell.js")],
+  [(parts) => parts.length === 5 && parts[0] === "cell" && parts[2] === "image", () => import("./image.js")],
+  [(parts) => parts.length === 3 && parts[0] === "compare", () => import("./compare.js")],
 ];
 const main = document.getElementById("main");
 let shown = null, turn = 0, path = null;
 
 async function draw() {
   const now = here(), mine = ++turn;
-  const page = PAGES.find(([fits]) => fits(now.parts))?.[1];
+  const found = PAGES.find(([fits]) => fits(now.parts));
   if (shown?.leave) shown.leave();
   shown = null;
   put(main, h("p", {class: "loading"}, "Loading\u2026"));
   window.scrollTo(0, 0);
   try {
-    if (!page) throw new Error("There is no such page.");
+    if (!found) throw new Error("There is no such page.");
+    const page = await found[1]();
     const holder = h("div", {class: "page"});
     const state = (await page.show(holder, now)) || {};
     if (mine !== turn) return void state.leave?.();
@@ -57,22 +54,43 @@ window.addEventListener("hashchange", () => {
   else shown.params(here().params);
 });
 
-async function listen() {
-  const {live} = await getBoard();
+// A browser keeps six lines open to one host, for all tabs: a tab that nobody looks at gives its line back.
+function listen(live) {
   if (!live || !window.EventSource) return;
   const status = document.getElementById("live");
-  const events = new EventSource("events");
-  events.addEventListener("ready", () => { put(status, h("span", {class: "dot on"}), "live"); });
-  events.addEventListener("changed", (event) => {
-    const {cells} = JSON.parse(event.data);
-    forget(cells);
-    shown?.changed?.(cells);
+  let events = null, before = null;
+  const say = (on, text) => put(status, h("span", {class: on ? "dot on" : "dot"}), text);
+
+  async function caughtUp() {
+    say(true, "live");
+    if (before !== null) forget(null);
+    const {version, rows} = await getBoard();
+    if (before !== null && before !== version) shown?.changed?.(rows.map((row) => row.cell));
+    before = version;
+  }
+
+  function open() {
+    events = new EventSource("events");
+    events.addEventListener("ready", () => { caughtUp().catch(() => {}); });
+    events.addEventListener("changed", (event) => {
+      const {cells} = JSON.parse(event.data);
+      forget(cells);
+      shown?.changed?.(cells);
+    });
+    events.onerror = () => say(false, "not connected");
+  }
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      events?.close();
+      events = null;
+    } else if (!events) open();
   });
-  events.onerror = () => { put(status, h("span", {class: "dot"}), "not connected"); };
+  if (!document.hidden) open();
 }
 
 document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
 wireTheme(document.getElementById("theme"));
 wireKeys(document.getElementById("help"), document.getElementById("keys"));
 draw();
-listen().catch(() => {});
+getBoard().then(({live}) => listen(live), () => {});

@@ -66,6 +66,8 @@ function head(about, choose) {
     h("div", {class: "head"}, h("h1", {}, about.label), h("span", {class: `chip ${about.status}`}, about.status_text),
       h("button", {type: "button", class: "quiet", on: {click: () => document.getElementById("images")?.scrollIntoView()}}, "To the images")),
     h("p", {class: "muted"}, `${about.model} on ${about.bench} \u00b7 cell `, h("code", {}, about.cell)),
+    about.trainings.length > 1 && h("p", {class: "muted"}, "Trainings of this recipe: ",
+      about.trainings.map((one, i) => [i ? ", " : "", one === about.cell ? h("b", {}, "this one") : h("a", {href: cellLink(one)}, one.slice(0, 6))]), ". The board shows their mean."),
     about.problems.map((problem) => h("p", {class: "problem"}, problem)),
     headlines(about),
     h("div", {class: "columns"}, origin(about), beside(about)),
@@ -83,6 +85,7 @@ function origin(about) {
     ["Revision", revision], ["Packages", versions], ["Prompts", promptsText(about)], ["Images", imagesText(about)]].filter(([, text]) => text);
   const rest = [["Evaluators", about.evaluators], ["Prompts", about.prompts], ["Images", about.counts], ["Settings", about.settings], ["Provenance", from]]
     .filter(([, data]) => data && Object.keys(data).length);
+  if (!about.command && !lines.length && !rest.length) return null;
   return h("section", {id: "origin", "aria-labelledby": "origin-title"}, h("h2", {id: "origin-title"}, "How it was made"),
     about.command && h("div", {class: "command"}, h("code", {}, about.command), copyButton(about.command)),
     h("dl", {class: "lines"}, lines.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))),

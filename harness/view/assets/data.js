@@ -20,11 +20,11 @@ export function getJson(path) {
   return kept.get(path);
 }
 
-/** Ask again for what is known of these cells, and of the board. */
+/** Ask again for what is known of these cells, and of the board; null: of everything. */
 export function forget(cells) {
-  const gone = cells.map((cell) => `/${cell}`);
+  const gone = cells?.map((cell) => `/${cell}`);
   for (const path of [...kept.keys()]) {
-    if (path === "data/board.json" || gone.some((part) => path.includes(part)) || path.includes("/same/")) kept.delete(path);
+    if (!gone || path === "data/board.json" || gone.some((part) => path.includes(part)) || path.includes("/same/")) kept.delete(path);
   }
 }
 

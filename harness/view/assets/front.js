@@ -7,7 +7,7 @@ import {interval, number, valueText} from "./format.js";
 import {spread} from "./labels.js";
 
 const FIRST = ["clip_score", "fid", "kid", "pick_score", "vqa_score"]; // axes that separate, best first
-const WIDE = {width: 900, height: 430, left: 62, right: 18, top: 30, bottom: 52}, NARROW = {width: 380, height: 380, left: 50, right: 10, top: 30, bottom: 64};
+const WIDE = {width: 1300, height: 370, left: 62, right: 18, top: 30, bottom: 52}, NARROW = {width: 380, height: 380, left: 50, right: 10, top: 30, bottom: 64};
 
 function points(board, kept, plot, judge) {
   const rows = new Map(board.rows.map((row) => [row.cell, row]));

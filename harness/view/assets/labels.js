@@ -26,7 +26,7 @@ export function spread(labels, spots, frame) {
       const outside = Math.max(0, frame.left - box.left) + Math.max(0, box.right - frame.width + 4) + Math.max(0, frame.top - 12 - box.top) + Math.max(0, box.bottom - frame.height + frame.bottom);
       return {place, box, cost: 60 * outside + taken.reduce((sum, other) => sum + covered(box, other), 0) + i};
     }).sort((a, b) => a.cost - b.cost);
-    if (costs[0].cost > 400 && labels.length > 8) continue;
+    if (costs[0].cost > (labels.length > 8 ? 60 : 400)) continue;
     taken.push(costs[0].box);
     placed.push({...costs[0].place, text: label.text});
   }

@@ -2,7 +2,7 @@
 
 import {h, link, choice} from "./dom.js";
 import {cellLink} from "./router.js";
-import {OWN, rateName, found, metricOf} from "./rows.js";
+import {rateName, found, metricOf} from "./rows.js";
 import {DASH, count, interval, valueText} from "./format.js";
 
 const AUTO = "primary", RATE = "rate";
@@ -56,7 +56,7 @@ function place(board, rows, bench, wanted, judge) {
   const share = about.percent && one.value !== null && !about.higher_is_better ? one.value : null;
   const cell = h("td", {...label, class: share === null ? null : "heat"},
     h("a", {class: "number", href: cellLink(row.cell)}, h("b", {}, valueText(about, one)), h("small", {}, interval(about, one.low, one.high)),
-      h("small", {}, `n ${count(one.n)}`, judge === OWN ? "" : ""), rows.length > 1 && h("small", {}, `and ${rows.length - 1} more`)));
+      h("small", {}, `n ${count(one.n)}`), rows.length > 1 && h("small", {}, `and ${rows.length - 1} more`)));
   if (share !== null) cell.style.setProperty("--share", share.toFixed(3));
   return cell;
 }

@@ -5,7 +5,7 @@ import {cellLink, compareLink} from "./router.js";
 import {OWN, rateName, found, metricOf, comparisonOf, baselinesOf, sorted} from "./rows.js";
 import {DASH, count, difference, differenceInterval, interval, pValue, tone, valueText} from "./format.js";
 
-const SHOWN = 200; // rows at first
+const SHOWN = 100; // rows at first
 const FIXED = ["model", "bench"];
 
 function columnsOf(board, rows, judge) {
@@ -27,17 +27,26 @@ function columnsOf(board, rows, judge) {
     const about = Object.values(board.metrics).find((other) => other.base === base);
     titles.push({key: base, title: about.title, help: about.help, metric: (row) => found(row, base), better: about.higher_is_better ? "higher" : "lower", usual: usual.has(base)});
   }
-  titles.push({key: "images", title: "Images", text: (row) => imagesText(row), sort: (row) => row.images.ok});
+  titles.push({key: "images", title: "Images", text: (row) => imagesText(row), sort: (row) => row.so_far?.n ?? row.images.ok});
   titles.push({key: "status", title: "Status", text: (row) => row.status_text, chip: true});
   return titles;
 }
 
 function imagesText(row) {
+  if (row.so_far) return `${count(row.so_far.n)} so far, ${ago(row.so_far.written)}`;
   const {ok, expected, refused, error} = row.images;
   if (ok === null || ok === undefined) return "";
   const more = [refused ? `${count(refused)} refused` : "", error ? `${count(error)} errors` : ""].filter(Boolean);
   const whole = typeof expected === "number" && expected !== ok ? ` of ${count(expected)}` : "";
   return [`${count(ok)}${whole}`, ...more].join(", ");
+}
+
+/** How long ago something was, in words. */
+export function ago(seconds) {
+  const past = Math.max(0, Date.now() / 1000 - seconds);
+  if (past < 90) return "the last just now";
+  if (past < 5400) return `the last ${Math.round(past / 60)} min ago`;
+  return past < 172800 ? `the last ${Math.round(past / 3600)} h ago` : `the last ${Math.round(past / 86400)} days ago`;
 }
 
 function sortKey(board, column) {
