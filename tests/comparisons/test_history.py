@@ -156,7 +156,7 @@ def test_the_command_prints_a_table_and_writes_page_plot_and_csv(nights, tmp_pat
              f"csv={tmp_path / 'h.csv'}", "method=mine"]  # fmt: skip
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "3 numbers in 1 line"
+    assert lines[0] == f"3 numbers in 1 line: micro, micro_i2p, {RATE}"
     assert "+5.0 pts" in lines[3] and "changed: judge" in lines[4]
     assert (tmp_path / "h.html").read_text().startswith("<!doctype html>")
     assert Xml.parse(tmp_path / "h.svg").getroot().get("viewBox")
