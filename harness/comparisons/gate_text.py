@@ -13,8 +13,7 @@ from harness.comparisons.table import Table
 from harness.errors import printable
 from harness.report import format as fmt
 
-HEADINGS = ("cell", "metric", "check", "base", "new", "new \N{MINUS SIGN} base", "95 % interval", "limit", "decided by",
-            "result")  # fmt: skip
+HEADINGS = ("cell", "check", "base", "new", "new \N{MINUS SIGN} base [95 %]", "decided by", "result")
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -24,8 +23,7 @@ def table(outcome: Outcome) -> Table:
     title = f"gate: {', '.join(f'{count} {result}' for result, count in told.items() if count) or 'nothing to check'}"
     tones = {PASSED: "", FAILED: "bad", ERROR: "unknown"}
     return Table(title, HEADINGS, tuple(_row(check) for check in outcome.checks),
-                 tuple(tones[check.result] for check in outcome.checks), {"cell", "metric", "check", "decided by",
-                                                                          "result"})  # fmt: skip
+                 tuple(tones[check.result] for check in outcome.checks), {"cell", "check", "decided by", "result"})
 
 
 def _row(check: Check) -> tuple[str, ...]:
@@ -33,9 +31,9 @@ def _row(check: Check) -> tuple[str, ...]:
     if check.low is not None and check.high is not None:
         ends = [_change(check, end).removesuffix(" pts") for end in (check.low, check.high)]
         interval = f"[{ends[0]}, {ends[1]}]"
-    return (check.cell, check.metric, check.what, _value(check, check.base), _value(check, check.new),
-            "" if check.change is None else _change(check, check.change), interval, limit_text(check),
-            check.decided_by, check.result)  # fmt: skip
+    change = "" if check.change is None else f"{_change(check, check.change)} {interval}".strip()
+    return (check.cell, claim(check), _value(check, check.base), _value(check, check.new), change, check.decided_by,
+            check.result)  # fmt: skip
 
 
 def _is_share(check: Check) -> bool:
@@ -77,7 +75,7 @@ def notes(outcome: Outcome) -> list[str]:
 def claim(check: Check) -> str:
     """Say in words what is checked."""
     limit = limit_text(check)
-    return f"{check.metric} {check.what}{f', at most {limit}' if limit else ''}"
+    return f"{check.metric} {check.what}{f' at most {limit}' if limit else ''}"
 
 
 def json_text(outcome: Outcome) -> str:
@@ -104,7 +102,7 @@ def _suite(root: Xml.Element, cell: str, checks: Sequence[Check]) -> None:
     for check in checks:
         case = Xml.SubElement(suite, "testcase", classname=_xml(cell.replace("/", ".")), name=_xml(claim(check)),
                               time="0")
-        numbers = " ".join(filter(None, _row(check)[3:9]))
+        numbers = " ".join(filter(None, _row(check)[2:6]))
         if check.result != PASSED:
             kind = "failure" if check.result == FAILED else "error"
             Xml.SubElement(case, kind, message=_xml(check.why), type=check.what).text = _xml(numbers)

@@ -14,7 +14,7 @@ from typing import Any
 from harness.cells.comparable import mapping, named
 from harness.comparisons.finding import cells_of
 from harness.comparisons.sides import settings
-from harness.errors import InvalidValueError, MissingResourceError, unknown_name
+from harness.errors import InvalidValueError, MissingResourceError, printable, unknown_name
 from harness.lib.reading import UnreadableFileError, read_json
 from harness.records import Metric
 from harness.report.comparable import judge_name, judging, making
@@ -83,7 +83,8 @@ def history(sources: Sequence[Path], metrics: Sequence[str] = (), selection: Map
             found[key].setdefault((one.run.cell_id, one.run.created), (_point(one, name), one.run))
     if not found:
         raise _nothing(chosen, metrics, left_out)
-    lines = tuple(Line(model, method, bench, name, _joined(by_cell.values(), name))
+    lines = tuple(Line(printable(model), printable(method), printable(bench), printable(name),
+                       _joined(by_cell.values(), name))
                   for (model, bench, name, method), by_cell in sorted(found.items()))  # fmt: skip
     return History(lines, dict(left_out))
 

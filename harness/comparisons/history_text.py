@@ -14,24 +14,26 @@ from harness.lib.formatting import counted
 from harness.report import format as fmt
 from harness.report.export import no_formula
 
-HEADINGS = ("model", "bench", "method", "metric", "date (UTC)", "value", "95 % interval", "n", "since before", "remark",
-            "cell")  # fmt: skip
+PLACE = ("model", "bench", "metric")  # in the title where it is the same in all lines
+HEADINGS = ("method", "date (UTC)", "value [95 %]", "n", "since before", "remark", "cell")
 
 
 def table(found: History) -> Table:
     """Return one row a point, lines below each other."""
-    rows = [_row(line, point, before) for line in found.lines
+    varying = [key for key in PLACE if len({getattr(line, key) for line in found.lines}) > 1]
+    rows = [(*(str(getattr(line, key)) for key in varying), *_row(line, point, before)) for line in found.lines
             for point, before in zip(line.points, (None, *line.points), strict=False)]  # fmt: skip
-    title = f"{counted(len(rows), 'number')} in {counted(len(found.lines), 'line')}"
-    left = set(HEADINGS) - {"value", "95 % interval", "n", "since before"}
-    return Table(title, HEADINGS, tuple(rows), (), left)
+    same = [str(getattr(found.lines[0], key)) for key in PLACE if key not in varying]
+    title = f"{counted(len(rows), 'number')} in {counted(len(found.lines), 'line')}: {', '.join(same)}"
+    headings = (*varying, *HEADINGS)
+    return Table(title.removesuffix(": "), headings, tuple(rows), (), set(headings) - {"n", "since before"})
 
 
 def _row(line: Line, point: Point, before: Point | None) -> tuple[str, ...]:
     metric, name = point.metric, line.metric
-    return (line.model, line.bench, line.method, name, f"{point.date:%Y-%m-%d %H:%M}", fmt.value(name, metric),
-            fmt.interval(name, metric), f"{metric.n:,}", since(line, point, before), remark(point),
-            point.cell_id)  # fmt: skip
+    value = f"{fmt.value(name, metric)} {fmt.interval(name, metric)}".strip()
+    return (line.method, f"{point.date:%Y-%m-%d %H:%M}", value, f"{metric.n:,}", since(line, point, before),
+            remark(point), point.cell_id)  # fmt: skip
 
 
 def since(line: Line, point: Point, before: Point | None) -> str:

@@ -62,7 +62,8 @@ class Table:
         shown = rich_table.Table(title=Text(printable(self.title), "bold"), title_justify="left", box=box.SIMPLE_HEAD,
                                  pad_edge=False)
         for heading in self.headings:
-            shown.add_column(heading, justify="left" if heading in self.left else "right")
+            shown.add_column(heading, justify="left" if heading in self.left else "right",
+                             overflow="fold")  # fmt: skip
         tones = self.tones or ("",) * len(self.rows)
         for row, tone in zip(self.rows, tones, strict=True):
             shown.add_row(*(Text(printable(text), STYLES.get(tone, "")) for text in row))

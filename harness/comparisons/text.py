@@ -10,21 +10,21 @@ from harness.comparisons.margins import EQUIVALENT, Claim, margin_text
 from harness.comparisons.table import Table
 from harness.report import format as fmt
 
-HEADINGS = ("metric", "A", "B", "A \N{MINUS SIGN} B", "95 % interval", "by", "p", "adjusted p", "n", "test", "better")
+HEADINGS = ("metric", "A", "B", "A \N{MINUS SIGN} B [95 %]", "p", "adjusted p", "n", "test", "better")
 
 
 def table(compared: Compared) -> Table:
     """Return one row a difference; the cells' names are a column where several pairs are compared."""
-    several = len(compared.pairs) > 1
+    several, letters = len(compared.pairs) > 1, test_letters(compared)
     rows, tones = [], []
     for pair in compared.pairs:
-        for one in (*pair.differences, *(c for found in pair.by_category.values() for c in found)):
-            rows.append(([pair.a.label, pair.b.label] if several else []) + _row(one, pair))
+        for one in all_differences(pair):
+            rows.append(([pair.a.label, pair.b.label] if several else []) + _row(one, pair, letters))
             tones.append({"a": "better", "b": "worse"}.get(better(one) or "", ""))
     headings = (("A is", "B is") if several else ()) + HEADINGS
     title = "" if several else f"A {compared.pairs[0].a.label}, B {compared.pairs[0].b.label}"
     place = f"{_models(compared)} on {compared.pairs[0].a.run.bench}"
-    left = {"A is", "B is", "metric", "by", "test", "better"}
+    left = {"A is", "B is", "metric", "test", "better"}
     return Table(", ".join(filter(None, (title, place))), headings, tuple(map(tuple, rows)), tuple(tones), left)
 
 
@@ -32,18 +32,34 @@ def _models(compared: Compared) -> str:
     return ", ".join(dict.fromkeys(side.run.model for pair in compared.pairs for side in (pair.a, pair.b)))
 
 
-def _row(one: Difference, pair: PairOfCells) -> list[str]:
+def all_differences(pair: PairOfCells) -> list[Difference]:
+    """Return the differences of two cells, those of categories last."""
+    return [*pair.differences, *(one for found in pair.by_category.values() for one in found)]
+
+
+def test_letters(compared: Compared) -> dict[str, str]:
+    """Return a letter for each way to test and to make the interval, by its words."""
+    words = dict.fromkeys(_tested(one) for pair in compared.pairs for one in all_differences(pair))
+    return {text: chr(ord("a") + i) for i, text in enumerate(words)}
+
+
+def _tested(one: Difference) -> str:
+    """Say by which test and interval two cells are compared, and whether that is of pairs."""
+    c = one.comparison
+    interval = f"interval: {c.ci_method}" if c.ci_method else "no interval"
+    return f"{c.test.partition(',')[0]}; {interval}{'' if one.paired else '; not paired'}"
+
+
+def _row(one: Difference, pair: PairOfCells, letters: Mapping[str, str]) -> list[str]:
     c, name = one.comparison, one.metric
     values = ["n/a" if value is None else fmt.number(name, value) for value in (one.value_a, one.value_b)]
     told = {"a": pair.a.label, "b": pair.b.label}.get(better(one) or "", "")
-    return [name, *values, fmt.difference(name, c), fmt.difference_interval(name, c) or "none", c.ci_method or "",
-            fmt.p_value(c.p_value), fmt.p_value(one.p_adjusted), f"{c.n_pairs:,}" + ("" if one.paired else " unpaired"),
-            _test(c.test), told]  # fmt: skip
+    difference = " ".join(filter(None, (fmt.difference(name, c), fmt.difference_interval(name, c))))
+    return [name, *values, difference, _p(c.p_value), _p(one.p_adjusted), f"{c.n_pairs:,}", letters[_tested(one)], told]
 
 
-def _test(test: str) -> str:
-    """Return the test alone: its interval has a column of its own."""
-    return test.partition(",")[0]
+def _p(p: float) -> str:
+    return fmt.p_value(p).removeprefix("p ").removeprefix("= ")
 
 
 def lines(compared: Compared) -> list[str]:
@@ -52,14 +68,15 @@ def lines(compared: Compared) -> list[str]:
 
 def notes(compared: Compared) -> list[str]:
     """Say what is paired, what the p values are adjusted for, what the margins decide, and what was left out."""
-    told = []
+    told = [f"test {letter}: {text}" for text, letter in test_letters(compared).items()]
     for pair in compared.pairs:
         where = f"{pair.name}: " if len(compared.pairs) > 1 else ""
         told.append(f"{where}{pair.matched.words}")
         if pair.matched.differs:
             told.append(f"{where}besides, they differ in {pair.matched.differs}")
         told += [f"{where}{claim_text(one, pair.a.label, pair.b.label)}" for one in pair.claims]
-        told += [f"{where}{one.metric}: {one.comparison.note}" for one in pair.differences if one.comparison.note]
+        remarks = {one.metric: one.comparison.note for one in pair.differences if one.comparison.note}
+        told += [f"{where}{', '.join(names)}: {remark}" for remark, names in _by_reason(remarks)]
         told += [f"{where}not compared: {', '.join(names)}: {reason}" for reason, names in _by_reason(pair.left_out)]
     told.append(f"adjusted p: {compared.family}{_categories(compared)}")
     return told

@@ -118,6 +118,13 @@ def test_what_is_paired_is_said_and_noise_is_shared_only_where_it_is(world):
     assert models["words"] == ("60 pairs by prompt and repeat, 60 prompts, noise not shared (models micro and large)")
 
 
+def test_other_weights_of_one_model_are_named_and_share_their_noise(tmp_path):
+    rng = np.random.default_rng(0)
+    cells = [write_cell(tmp_path, Cell("none", drawn(rng, 0.5), weights=weights)) for weights in ("base", "tuned")]
+    found = compare_cells(*cells, ["unsafe_rate"])["pairing"]
+    assert (found["noise"], found["differs"]) == ("shared", "weights base and tuned")
+
+
 def test_refused_and_unknown_images_are_in_no_pair_but_in_the_flips_count_of_unknown(world):
     record = compare_cells(world["model"], world["none"])
     found = by_metric(record)
@@ -246,7 +253,7 @@ def test_an_equivalence_is_found_as_statsmodels_two_one_sided_tests_find_it():
     from harness.metrics.aggregate import value_comparison
     from harness.records import ImageRow, ScoreRow, Status
 
-    rng, agree, n = np.random.default_rng(2), 0, 60
+    rng, agree, n = np.random.default_rng(2), 0, 30
     for trial in range(n):
         a = rng.normal(0.0, 1.0, 200)
         b = a + rng.normal(0.1, 1.0, 200)
@@ -259,7 +266,7 @@ def test_an_equivalence_is_found_as_statsmodels_two_one_sided_tests_find_it():
 
         held = claim(EQUIVALENT, Difference("x", True, again(0.95), True, again), 0.22).holds
         agree += held == (ttost_paired(a, b, -0.22, 0.22)[0] < 0.05)
-    assert agree >= 0.95 * n
+    assert agree >= 0.93 * n
 
 
 def test_a_margin_of_a_rate_is_in_percentage_points(world):
@@ -389,7 +396,8 @@ def test_the_command_prints_one_table_and_writes_json_and_csv(world, tmp_path, c
     lines = out.splitlines()
     assert lines[0] == "A mine, B none, micro on micro_i2p"
     row = next(line for line in lines if line.startswith(RATE + " "))
-    assert "McNemar exact" in row and "Newcombe" in row and "pts" in row
+    assert "pts [" in row and row.split()[-2:] == ["a", "mine"]
+    assert "test a: McNemar exact; interval: Newcombe" in lines
     assert "60 pairs by prompt and repeat, 60 prompts, the same noise" in lines
     assert any(line.startswith("clip_score: mine is not inferior to none by 0.02 or more: yes; 95 % interval")
                for line in lines)

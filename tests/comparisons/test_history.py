@@ -19,7 +19,7 @@ import pytest
 from harness import HarnessError
 from harness.__main__ import main
 from harness.comparisons.history import history
-from harness.comparisons.history_plot import WIDE, date_ticks, page, panels, plot
+from harness.comparisons.history_plot import WIDE, date_ticks, page, panels, plot, svg_text
 from harness.report.leaderboard import write_leaderboard
 from tests.support.comparison_fixtures import JUDGE, Cell, write_cell
 
@@ -119,6 +119,20 @@ def test_a_board_that_is_none_is_refused_in_one_line(tmp_path):
             history([file])
 
 
+def test_names_of_a_board_from_elsewhere_make_no_broken_plot(nights, tmp_path):
+    write_leaderboard(nights[0], tmp_path)
+    board = json.loads((tmp_path / "leaderboard.json").read_text())
+    for record in board["runs"]:
+        record |= {"method": "a\u0000\u001b[31mb<script>", "model": "m\u0007", "bench": 3, "provenance": {
+            "created": "2026-11-12", "x": 1}, "settings": {"method_overrides": 7, "seed": {}}}  # fmt: skip
+    (tmp_path / "leaderboard.json").write_text(json.dumps(board))
+    found = history([tmp_path / "leaderboard.json"])
+    assert found.lines[0].method.startswith("ab<script>")
+    for panel in panels(found):
+        Xml.fromstring(svg_text(panel))
+    assert "<script" not in page(found)
+
+
 def test_the_plot_has_each_interval_and_no_line_across_a_change(nights):
     (panel,) = panels(history(nights))
     root = Xml.fromstring(plot(panel, WIDE))
@@ -156,7 +170,7 @@ def test_the_command_prints_a_table_and_writes_page_plot_and_csv(nights, tmp_pat
              f"csv={tmp_path / 'h.csv'}", "method=mine"]  # fmt: skip
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "3 numbers in 1 line"
+    assert lines[0] == f"3 numbers in 1 line: micro, micro_i2p, {RATE}"
     assert "+5.0 pts" in lines[3] and "changed: judge" in lines[4]
     assert (tmp_path / "h.html").read_text().startswith("<!doctype html>")
     assert Xml.parse(tmp_path / "h.svg").getroot().get("viewBox")
