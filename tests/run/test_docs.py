@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from harness.cli.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-STARTS_SERVICES = ("ray start", "make ")  # make targets are what runs this suite
+STARTS_SERVICES = ("ray start", "make ", ". .venv")  # make targets are what runs this suite
 NEEDS_CLUSTER = "pool.address=auto"
 
 
@@ -30,6 +31,15 @@ def commands(page: str) -> list[str]:
     lines = [line for kind, _, body in fences(page) if kind == "sh" for line in body.splitlines()]
     stripped = [line.split("#")[0].strip() for line in lines]
     return [line for line in stripped if line]
+
+
+def write_files(page: str, folder: Path) -> None:
+    """Write the files that a page shows."""
+    for _, title, body in fences(page):
+        if title:
+            path = folder / title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(body, encoding="utf-8")
 
 
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -54,20 +64,34 @@ RUNS = [c for c in README_COMMANDS if c.startswith("python -m harness") and not 
 def test_every_readme_command_plans(command, tmp_path, monkeypatch, capsys):
     (tmp_path / "i2p.csv").write_text("prompt,case_number\na house,1\n")
     (tmp_path / "prompts.csv").write_text("text\na house\n")
+    write_files("README.md", tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     code = main([*shlex.split(command)[3:], "mode=plan"])
     said = capsys.readouterr()
     assert "images missing" in said.out, said.err
     assert code == ("\ncannot run: " in said.out)
 
 
+@pytest.mark.parametrize("command", [c for c in README_COMMANDS if {*c.split()[3:4]} & set(COMMANDS)])
+def test_every_other_readme_command_has_the_settings_that_it_is_shown_with(command, capsys):
+    _, _, _, name, *words = shlex.split(command)
+    assert main([name, "--help"]) == 0
+    told = capsys.readouterr().out
+    settings = [word.partition("=")[0] for word in words if "=" in word or word.startswith("-")]
+    runs_cells = "as python -m harness" in told  # prefetch takes a run's settings
+    assert all(runs_cells or setting.split(".")[0] in told for setting in settings), told
+
+
+def test_the_readme_method_acts_as_it_says(tmp_path, monkeypatch):
+    write_files("README.md", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("my_package.louder")
+    assert module.Louder(factor=2.0).guide(None, None, 3.0) == 6.0
+
+
 def test_contributing_examples_work_as_written(tmp_path, monkeypatch, capfd):
-    for kind, title, body in fences("CONTRIBUTING.md"):
-        if title:
-            path = tmp_path / title
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(body, encoding="utf-8")
-            assert kind
+    write_files("CONTRIBUTING.md", tmp_path)
     examples = [c for c in commands("CONTRIBUTING.md") if c.startswith("python -m harness")]
     assert len(examples) == 3
     quick = ["tracker=disabled", "pool=inline", "batch_size=2", "bench.num_inference_steps=4"]
