@@ -16,6 +16,7 @@ from harness.errors import InvalidValueError, MissingResourceError, StorageError
 
 SETTINGS = ("results", "host", "port", "token", "open", "bundle", "images", "unsafe")
 LOCAL, PORT = "127.0.0.1", 8642
+OWN_NAMES, EVERYWHERE = frozenset({LOCAL, "localhost", "::1"}), ("0.0.0.0", "::")
 HELP = f"""\
 Look at a results folder in the browser: the board, each cell, each image, two cells side by side.
 
@@ -109,8 +110,9 @@ def _serve(results: Path, given: Given) -> int:
         raise InvalidValueError("token: letters, digits, - and _ are needed.")
     listening = _listen(host, given)
     port = listening.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    names = frozenset({LOCAL, "localhost", "::1", host, *([socket.gethostname()] if host != LOCAL else [])})
+    named = socket.gethostname() if host in EVERYWHERE else host
+    shown = f"[{named}]" if ":" in named else named
+    names = OWN_NAMES if host in OWN_NAMES else None  # whom others reach may be called by any name
     address = f"http://{shown}:{port}/{token}/"
     print(f"{results}: {address}\nCtrl-C ends it.", flush=True)
     if given.text("open") == "true":

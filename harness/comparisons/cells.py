@@ -23,7 +23,12 @@ def compare_cells(a: str | Path, b: str | Path, metrics: Sequence[str] = (), cat
     with reasons, `categories` and `flips` by judge, `family`: over which tests p values are adjusted. `metrics` names
     the only ones to compare, which is faster. Cells just read are read again only if they changed. Raises HarnessError.
     """
-    first, second = named_apart([_side(Path(folder).resolve()) for folder in (a, b)])
+    return compare_read(*(_side(Path(folder).resolve()) for folder in (a, b)), metrics, categories)
+
+
+def compare_read(a: Side, b: Side, metrics: Sequence[str] = (), categories: bool = True) -> dict[str, Any]:
+    """Compare two cells that are read already, as `compare_cells` does. Raises HarnessError."""
+    first, second = named_apart([a, b])
     compared = in_one_family([compare_sides(first, second, Asked(tuple(metrics), categories=categories))])
     (pair,) = compared.pairs
     return {**pair_record(pair), "flips": flips_record(pair), "family": compared.family}

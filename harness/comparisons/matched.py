@@ -9,6 +9,7 @@ from harness.comparisons.sides import Side, settings
 from harness.errors import IncompatibleError
 from harness.records import ImageKey, ImageRow, ScoreRow
 from harness.report.comparable import making
+from harness.report.run import Run
 
 SHARED, OTHER, UNKNOWN = "shared", "not shared", "unknown"
 
@@ -47,23 +48,23 @@ def match(a: Side, b: Side) -> Matched:
     if not keys:
         raise IncompatibleError(f"{a.label} and {b.label} have no image of the same prompt and repeat.",
                                 "Compare runs of the same prompts.")
-    noise, why = _noise(a, b, keys)
+    apart = sum(a.images[key].seed != b.images[key].seed for key in keys)
+    noise, why = noise_between(a.run, b.run, apart)
     prompts = len({a.images[key].prompt for key in keys})
     return Matched(keys, prompts, len(a.images), len(b.images), noise, why, _differs(a, b))
 
 
-def _noise(a: Side, b: Side, keys: tuple[ImageKey, ...]) -> tuple[str, str]:
-    """Return whether the pairs start from the same noise, and why not."""
-    if GIVEN in (making(a.run).get("engine recipe"), making(b.run).get("engine recipe")):
+def noise_between(a: Run, b: Run, apart: int = 0) -> tuple[str, str]:
+    """Return whether images of two cells start from the same noise, and why not; `apart` of them differ in seed."""
+    if GIVEN in (making(a).get("engine recipe"), making(b).get("engine recipe")):
         return UNKNOWN, "images made elsewhere"
-    if a.run.model != b.run.model:
-        return OTHER, f"models {a.run.model} and {b.run.model}"
-    apart = sum(a.images[key].seed != b.images[key].seed for key in keys)
+    if a.model != b.model:
+        return OTHER, f"models {a.model} and {b.model}"
     if apart:
-        seeds = [settings(side.run).get("seed") for side in (a, b)]
+        seeds = [settings(run).get("seed") for run in (a, b)]
         named = f"seeds {seeds[0]} and {seeds[1]}" if seeds[0] != seeds[1] else f"{apart:,} pairs have other seeds"
         return OTHER, named
-    sizes = [making(side.run).get("size") for side in (a, b)]
+    sizes = [making(run).get("size") for run in (a, b)]
     return (SHARED, "") if sizes[0] == sizes[1] else (OTHER, f"sizes {sizes[0]} and {sizes[1]}")
 
 

@@ -18,8 +18,6 @@ from harness.report.run import Run
 from harness.report.runs import load_run
 from harness.report.variants import row_labels, variants
 
-Rows = Mapping[ImageKey, ScoreRow]
-
 
 @dataclass(frozen=True)
 class Side:
@@ -66,7 +64,15 @@ def load_side(folder: Path) -> Side:
                            "Finish it first: run its command again.")
     store = CellStore(folder, run.cell_id)
     images = store.images()
-    scores = _scores(run, store, images)
+    prints = {name: str(one.get("fingerprint")) for name, one in _told(run).items()}
+    kept = read_judgements(folder, prints, images) or {}
+    return side_of(run, images, {name: [one.row for one in said.values()] for name, said in kept.items()}, store)
+
+
+def side_of(run: Run, images: Mapping[ImageKey, ImageRow], said: Mapping[str, Sequence[ScoreRow]], store: CellStore
+            ) -> Side:  # fmt: skip
+    """Return a cell that is read: `said` is what its summary's evaluators said; of others, what `store` has counts."""
+    scores = _scores(run, store, said)
     return Side(run, run.name, images, scores, metric_names(scores))
 
 
@@ -88,19 +94,20 @@ def _results(run: Run) -> str:
     return run.folder.parents[4].name if run.folder and len(run.folder.parents) > 4 else ""
 
 
-def _scores(run: Run, store: CellStore, images: Mapping[ImageKey, ImageRow]) -> dict[str, EvaluatorScores]:
-    told = {str(name): mapping(one) for name, one in mapping(run.summary.get("evaluators")).items()}
-    kept = read_judgements(store.folder, {name: str(one.get("fingerprint")) for name, one in told.items()}, images)
+def _told(run: Run) -> dict[str, Mapping[str, Any]]:
+    return {str(name): mapping(one) for name, one in mapping(run.summary.get("evaluators")).items()}
+
+
+def _scores(run: Run, store: CellStore, said: Mapping[str, Sequence[ScoreRow]]) -> dict[str, EvaluatorScores]:
     scores = {}
-    for name, one in told.items():
-        said = {key: judged.row for key, judged in (kept or {}).get(name, {}).items() if _says(judged.row)}
-        rows = said or _as_stored(store, name, one)
+    for name, one in _told(run).items():
+        rows = list(filter(_says, said.get(name, ()))) or _as_stored(store, name, one)
         metric = _metric(run, name, one)
         if rows and metric:
             kind, main = metric
             classes = _texts(mapping(one.get("identity")).get("classes"))
             better = _higher_is_better(run, f"unsafe_rate/{name}" if kind == "verdict" else main, name)
-            scores[name] = EvaluatorScores(kind, main, better, list(rows.values()), classes)  # type: ignore[arg-type]
+            scores[name] = EvaluatorScores(kind, main, better, rows, classes)  # type: ignore[arg-type]
     return scores
 
 
@@ -122,13 +129,13 @@ def _higher_is_better(run: Run, metric: str, evaluator: str) -> bool:
     return bool(known and known.higher_is_better)
 
 
-def _as_stored(store: CellStore, name: str, told: Mapping[str, Any]) -> Rows:
+def _as_stored(store: CellStore, name: str, told: Mapping[str, Any]) -> list[ScoreRow]:
     """Return what earlier releases left: rows as they were stored. None of a combined judge, nor of raw scores."""
     stored = told.get("scores") or {"folder": name, "fingerprint": told.get("fingerprint")}
     if not isinstance(stored, Mapping) or not is_inside(str(stored.get("folder") or "")):
-        return {}
+        return []
     rows = store.scores(EvaluatorKey(str(stored["folder"]), str(stored.get("fingerprint"))))
-    return {key: row for key, row in rows.items() if _says(row)}
+    return list(filter(_says, rows.values()))
 
 
 def _says(row: ScoreRow) -> bool:

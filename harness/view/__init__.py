@@ -9,10 +9,10 @@ All addresses are relative to the folder of index.html (`harness/view/addresses.
   data/cells/<cell>/images.json        how many images, which judges       columns.Columns.about
   data/cells/<cell>/columns/<n>.json   2,048 images by columns              columns.Columns.chunk
   data/cells/<cell>/details/<n>.json   64 images: prompt, scores, boxes     details.details
-  data/cells/<cell>/same/<n>.json      the same 64 images of other cells    same.same_images
+  data/cells/<cell>/same/<n>.json      their prompts in other cells         same.same_images
   data/cells/<cell>/thumb/<i>.webp     an image, at most 256 pixels wide    pictures.picture
   data/cells/<cell>/full/<i>.webp      an image, at most 1,024 pixels wide
-  data/compare/<cell>/<cell>.json      two cells of a bench, image by image pairs.pairs
+  data/compare/<cell>/<cell>.json      two cells of a bench: tests, flips   pairs.pairs
   events                               server only: what has changed, as server-sent events
 
 <i> counts the images of a cell from 0, in the order of `columns`; <n> counts chunks of them from 0. A query string is

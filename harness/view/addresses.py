@@ -17,7 +17,7 @@ from harness.view.board import board
 from harness.view.cell import cell_record
 from harness.view.columns import Columns
 from harness.view.details import details
-from harness.view.library import Library
+from harness.view.library import Library, stamp
 from harness.view.lookups import PATIENCE, Lookups
 from harness.view.pairs import pairs
 from harness.view.pictures import SIZES, picture
@@ -26,6 +26,7 @@ from harness.view.same import same_images
 
 ALL_PAIRS = 12  # cells of a bench up to which a bundle compares each with each; beyond, with their baselines only
 KEPT_CHUNKS = 200  # of 150 kB: what a reader who goes back and forth asks for again
+KEPT_PAIRS = 64  # comparisons that are held: seconds of work each, some 20 kB
 JSON, WEBP, CSV = "application/json", "image/webp", "text/csv; charset=utf-8"
 _CELL = r"(?P<cell>[A-Za-z0-9_-]{1,100})"
 _N = r"(?P<n>0|[1-9][0-9]{0,8})"
@@ -46,6 +47,7 @@ class Addresses:
                  ) -> None:  # fmt: skip
         self.library, self.live, self.lookups = library, live, Lookups(library, cache, patience)
         self._progress, self._board = Progress(), cast("tuple[list[Run], Answer] | None", None)
+        self._pairs: dict[tuple[Any, ...], Answer] = {}
         self._chunks: dict[tuple[str, str, int], Answer] = {}
         self._routes: list[tuple[re.Pattern[str], Callable[..., Answer | None]]] = [
             (re.compile(pattern), answer) for pattern, answer in (
@@ -105,7 +107,9 @@ class Addresses:
         if part == "details":
             content = details(columns, int(n))
         else:
-            content = same_images(columns, int(n), self.lookups.of(self.library.beside(run)))
+            beside = {one.cell_id: one for one in self.library.beside(run)}
+            known = self.lookups.of([*beside.values()])
+            content = same_images(run, columns, int(n), {cell: (beside[cell], one) for cell, one in known.items()})
         return as_json(content) if content else None
 
     def _chunk(self, cell: str, columns: Columns, n: int) -> Answer | None:
@@ -130,9 +134,15 @@ class Addresses:
     def compare(self, cell: str, base: str) -> Answer | None:
         run, columns = self._known(cell)
         other, others = self._known(base)
-        if not (run and other and columns and others) or (run.model, run.bench) != (other.model, other.bench):
+        if not (run and other and columns and others) or run.bench != other.bench:
             return None
-        return as_json(pairs(run, columns, other, others))
+        files = [stamp(one.folder) for one in (run, other) if one.folder]
+        key = (cell, base, columns.version, others.version, *files)
+        if key not in self._pairs:
+            if len(self._pairs) >= KEPT_PAIRS:
+                self._pairs.clear()
+            self._pairs[key] = as_json(pairs(run, columns, other, others))
+        return self._pairs[key]
 
     def compared_with(self, run: Run) -> list[str]:
         """Return the cells that a cell is compared with: any of its bench, or as many as a bundle holds."""

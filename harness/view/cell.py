@@ -45,8 +45,8 @@ def cell_record(run: Run, beside: Sequence[Run], compared: Sequence[str]) -> dic
         "command": command(run),
         "metric_fields": METRIC,
         "comparison_fields": COMPARISON,
-        "metrics": {name: {**_about(run, name), "values": metric_record(metric, str_or_none)}
-                    for name, metric in run.metrics.items()},
+        "metrics": {name: {**about_metric(run, name, metric.higher_is_better),
+                           "values": metric_record(metric, str_or_none)} for name, metric in run.metrics.items()},
         "against": {label: {"cell": one.cell_id, "metrics": {
             name: comparison_record(c, str_or_none) for name, c in one.comparisons.items()}}
             for label, one in run.against.items()},
@@ -73,7 +73,8 @@ def command(run: Run) -> str | None:
     return shlex.join(map(str, words))[:_TEXT] if isinstance(words, list) and words else None
 
 
-def _about(run: Run, name: str) -> dict[str, Any]:
+def about_metric(run: Run, name: str, higher_is_better: bool) -> dict[str, Any]:
+    """Say how a metric of a cell is called and shown."""
     base, _, rest = name.partition("/")
     evaluators = mapping(run.summary.get("evaluators"))
     judge = next((one for one in evaluators if rest == one or rest.startswith(f"{one}/")), None)
@@ -87,7 +88,7 @@ def _about(run: Run, name: str) -> dict[str, Any]:
         "category": None if is_headline(run, name) else category or None,
         "percent": fmt.is_percent(name),
         "decimals": 1 if fmt.is_percent(name) else fmt.DECIMALS.get(base, 3),
-        "higher_is_better": run.metrics[name].higher_is_better,
+        "higher_is_better": higher_is_better,
     }
 
 

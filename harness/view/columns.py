@@ -20,7 +20,7 @@ from harness.view.judge_column import LETTERS, NO_VERDICT, JudgeColumn
 from harness.view.scores import stored_scores
 
 CHUNK, PAGE = 2048, 64  # images whose columns, and whose details, are read at a time
-_STATUS = {Status.OK: "o", Status.REFUSED: "r", Status.ERROR: "e"}
+STATUS = {Status.OK: "o", Status.REFUSED: "r", Status.ERROR: "e"}
 SHOWN_HASH = 8  # digits of an image's hash that its address has
 
 
@@ -69,7 +69,7 @@ class Columns:
             "start": start,
             "ids": [row.prompt_id for row in rows],
             "repeats": [row.repeat for row in rows] if any(row.repeat for row in rows) else None,
-            "status": "".join(_STATUS[row.status] for row in rows),
+            "status": "".join(STATUS[row.status] for row in rows),
             "cut": _bits(TRUNCATED in row.flags for row in rows),
             "veiled": self.veiled[start:end],
             "combos": [places[row.category] for row in rows],

@@ -10,21 +10,23 @@ from typing import Any
 import numpy as np
 
 from harness.records import ImageRow
-from harness.view.columns import SHOWN_HASH, Columns
+from harness.view.columns import SHOWN_HASH, STATUS, Columns
 
-FORMAT = 1
+FORMAT = 2
+_ARRAYS = ("keys", "place", "seeds", "status", "hashes", "veiled", "letters")
 
 
 @dataclass(frozen=True)
 class Lookup:
     """The images of a cell by the hash of their key, in its order: `place` is where each is in the cell's columns.
 
-    `letters` is (n, judges), a letter each; `version` is that of the columns.
+    `status` is (n), a letter each; `letters` is (n, judges), a letter each; `version` is that of the columns.
     """
 
     keys: np.ndarray
     place: np.ndarray
     seeds: np.ndarray
+    status: np.ndarray
     hashes: np.ndarray
     veiled: np.ndarray
     letters: np.ndarray
@@ -42,6 +44,7 @@ class Lookup:
         return cls(
             keys[order], order.astype(np.int32),
             np.array([row.seed for row in columns.rows], dtype=np.uint64),
+            np.array([STATUS[row.status] for row in columns.rows], dtype="S1"),
             np.array([columns.shown_hash(i) for i in range(n)], dtype=f"S{SHOWN_HASH}"),
             np.frombuffer(columns.veiled.encode(), dtype="S1") == b"1",
             np.stack(letters, axis=1) if letters else np.empty((n, 0), dtype="S1"),
@@ -49,21 +52,22 @@ class Lookup:
         )  # fmt: skip
 
     def find(self, row: ImageRow) -> list[Any] | None:
-        """Return `[place, hash, veiled, letters]` of the image of one prompt, repeat and seed; None without one."""
+        """Return `[place, hash, veiled, letters, status, same seed]` of the image of a prompt and repeat, or None."""
         key = np.uint64(key_hash(row))
         at = int(np.searchsorted(self.keys, key))
         if at >= len(self.keys) or self.keys[at] != key:
             return None
         i = int(self.place[at])
-        if int(self.seeds[i]) != row.seed:
-            return None
-        return [i, self.hashes[i].decode(), int(self.veiled[i]), b"".join(self.letters[i].tolist()).decode()]
+        letters = b"".join(self.letters[i].tolist()).decode()
+        return [i, self.hashes[i].decode(), int(self.veiled[i]), letters, self.status[i].decode(),
+                int(int(self.seeds[i]) == row.seed)]  # fmt: skip
 
     def to_bytes(self, stamp: str) -> bytes:
         """Return it as a file's content; `stamp` says of which files it was made."""
         out = io.BytesIO()
-        np.savez(out, keys=self.keys, place=self.place, seeds=self.seeds, hashes=self.hashes, veiled=self.veiled,
-                 letters=self.letters, about=np.array([str(FORMAT), stamp, self.version, *self.judges]))
+        np.savez(out, keys=self.keys, place=self.place, seeds=self.seeds, status=self.status, hashes=self.hashes,
+                 veiled=self.veiled, letters=self.letters,
+                 about=np.array([str(FORMAT), stamp, self.version, *self.judges]))  # fmt: skip
         return out.getvalue()
 
     @classmethod
@@ -74,13 +78,14 @@ class Lookup:
                 known, made_of, version, *judges = kept["about"].tolist()
                 if (known, made_of) != (str(FORMAT), stamp):
                     return None
-                keys, place, seeds, hashes, veiled, letters = (
-                    kept[name] for name in ("keys", "place", "seeds", "hashes", "veiled", "letters"))  # fmt: skip
+                keys, place, seeds, status, hashes, veiled, letters = (
+                    kept[name] for name in _ARRAYS)
         except (ValueError, OSError, KeyError, EOFError):
             return None
-        return cls(keys, place, seeds, hashes, veiled, letters, tuple(judges), version)
+        return cls(keys, place, seeds, status, hashes, veiled, letters, tuple(judges), version)
 
 
 def key_hash(row: ImageRow) -> int:
-    """Return 8 bytes of a hash of the image's name; two of 30,000 names share them once in 10^10 cells."""
-    return int.from_bytes(hashlib.blake2b(f"{row.repeat} {row.prompt_id}".encode(), digest_size=8).digest(), "big")
+    """Return 8 bytes of a hash of the image's name and prompt; two of 30,000 names share them once in 10^10 cells."""
+    name = f"{row.repeat} {row.prompt_id} {row.prompt}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")

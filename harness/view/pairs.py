@@ -1,100 +1,76 @@
-"""Two cells of one bench, image by image: same prompt, repeat and seed. A difference is cell minus baseline."""
+"""Two cells of one bench side by side: what `harness.comparisons` finds of them, as the page reads it."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from harness.cells.comparable import mapping
-from harness.metrics.aggregate import Pair, value_comparison, verdict_comparison
-from harness.metrics.multiplicity import holm
-from harness.records import Comparison, ImageKey, ScoreRow
+from harness.cells.store import CellStore
+from harness.comparisons.cells import compare_read
+from harness.comparisons.sides import Side, side_of
+from harness.errors import HarnessError
+from harness.records import ImageKey, ScoreRow, Verdict
 from harness.report.run import Run
+from harness.view.cell import about_metric
 from harness.view.columns import Columns
 from harness.view.judge_column import LETTERS, JudgeColumn
 
-_VERDICTS = {letter: verdict for verdict, letter in LETTERS.items()}
-TABLE = ("uu", "us", "su", "ss")  # the baseline's letter, then the cell's
-Places = list[tuple[int, int]]
+_VERDICTS: dict[str, Verdict] = {letter: verdict for verdict, letter in LETTERS.items()}
+_TOLD = ("value", "label", "error")
 
 
 def pairs(run: Run, columns: Columns, base: Run, others: Columns) -> dict[str, Any]:
-    """Return what every shared evaluator says of the pairs: counts, difference, test, and the same by category.
+    """Return the comparison of two cells: differences are cell minus baseline.
 
-    Only evaluators of one fingerprint are compared. p values of categories are adjusted by Holm's method within an
-    evaluator.
+    `judges` have McNemar's table: how many pairs are unsafe in both, in the cell only (`only_a_unsafe`), in the
+    baseline only, in neither, or not judged in both. `other_prompts` are the cell's images whose prompt is another one
+    in the baseline: they are no pairs. A comparison that cannot be made is an `error`.
     """
-    places = paired(columns, others)
-    shared = [name for name in columns.judges if name in others.judges and _same(run, base, name)]
-    return {
-        "version": f"{columns.version}-{others.version}",
-        "cell": run.cell_id,
-        "baseline": base.cell_id,
-        "n_pairs": len(places),
-        "n_only_cell": len(columns.rows) - len(places),
-        "n_only_baseline": len(others.rows) - len(places),
-        "not_compared": sorted({*columns.judges, *others.judges} - set(shared)),
-        "judges": {name: _of_judge(columns, others, name, places, base.name) for name in shared},
-    }
+    head = {"version": f"{columns.version}-{others.version}", "cell": run.cell_id, "baseline": base.cell_id}
+    broken = [one for one in (run, base) if not one.readable or one.folder is None]
+    if broken:
+        return head | {"error": f"{broken[0].name} is not finished: {'; '.join(broken[0].problems)}."}
+    try:
+        found = compare_read(_side(run, columns), _side(base, others))
+    except HarnessError as error:
+        return head | {"error": str(error)}
+    return head | {
+        "labels": [found["a"]["label"], found["b"]["label"]],
+        "bench": found["bench"],
+        "pairing": found["pairing"],
+        "family": found["family"],
+        "differences": found["differences"],
+        "not_compared": found["not_compared"],
+        "categories": {judge: [{**one, "category": one["metric"].split(f"/{judge}/", 1)[-1]} for one in parts]
+                       for judge, parts in found["categories"].items()},
+        "metrics": {one["metric"]: about_metric(run, one["metric"], one["higher_is_better"])
+                    for one in found["differences"]},
+        "judges": {name: {"table": one["table"], "p_value": one["p_value"]} for name, one in found["flips"].items()},
+        "other_prompts": other_prompts(columns, others),
+    }  # fmt: skip
 
 
-def paired(columns: Columns, others: Columns) -> Places:
-    """Return the images of both cells, by their places, that share prompt, repeat and seed."""
-    found = []
-    for i, row in enumerate(columns.rows):
-        j = others.index.get(ImageKey(row.prompt_id, row.repeat))
-        if j is not None and others.rows[j].seed == row.seed:
-            found.append((i, j))
-    return found
+def other_prompts(columns: Columns, others: Columns) -> list[int]:
+    """Return the places of a cell's images whose id stands for another prompt in the baseline."""
+    places = ((i, row, others.index.get(ImageKey(row.prompt_id, row.repeat))) for i, row in enumerate(columns.rows))
+    return [i for i, row, j in places if j is not None and others.rows[j].prompt != row.prompt]
 
 
-def _same(run: Run, base: Run, name: str) -> bool:
-    known = [mapping(mapping(one.summary.get("evaluators")).get(name)).get("fingerprint") for one in (run, base)]
-    return known[0] is not None and known[0] == known[1]
+def _side(run: Run, columns: Columns) -> Side:
+    """Return a cell as comparisons read it, without reading its files again."""
+    assert run.folder is not None
+    images = {key: columns.rows[i] for key, i in columns.index.items()}
+    said = {} if columns.table is None else {
+        name: _rows(columns, columns.table, one) for name, one in columns.judges.items()}  # fmt: skip
+    return side_of(run, images, said, CellStore(run.folder, run.cell_id))
 
 
-def _of_judge(columns: Columns, others: Columns, name: str, places: Places, base: str) -> dict[str, Any]:
-    ours, theirs = columns.judges[name], others.judges[name]
-    whole = _compared(columns, ours, theirs, places, base)
-    by_category: dict[str, Places] = {}
-    for pair in places:
-        for category in columns.rows[pair[0]].category:
-            by_category.setdefault(category, []).append(pair)
-    parts = {category: _compared(columns, ours, theirs, some, base) for category, some in sorted(by_category.items())}
-    tested = [one for one in parts.values() if one["comparison"] and one["comparison"]["p_value"] is not None]
-    for one, p in zip(tested, holm([one["comparison"]["p_value"] for one in tested]), strict=True):
-        one["comparison"]["p_adjusted"] = float(p)
-    return {**whole, "is_judge": ours.is_judge, "categories": parts}
-
-
-def _compared(columns: Columns, ours: JudgeColumn, theirs: JudgeColumn, places: Places, base: str) -> dict[str, Any]:
-    counts = Counter(theirs.verdicts[j] + ours.verdicts[i] for i, j in places) if ours.is_judge else Counter[str]()
-    table = {key: counts[key] for key in TABLE}
-    unknown = sum(counts.values()) - sum(table.values())
-    compare = verdict_comparison if ours.is_judge else value_comparison
-    comparison = compare(_rows(columns, ours, theirs, places), base, 0)
-    return {"table": table, "n_unknown": unknown, "comparison": _record(comparison)}
-
-
-def _rows(columns: Columns, ours: JudgeColumn, theirs: JudgeColumn, places: Places) -> Sequence[Pair]:
-    return [(columns.rows[i], _score(columns, ours, i, i), _score(columns, theirs, i, j)) for i, j in places]
-
-
-def _score(columns: Columns, judge: JudgeColumn, image: int, place: int) -> ScoreRow:
-    row, number = columns.rows[image], float(judge.scores[place])
-    value = None if judge.is_judge or not np.isfinite(number) else number
-    return ScoreRow(row.prompt_id, row.repeat, _VERDICTS.get(judge.verdicts[place]), value)
-
-
-def _record(comparison: Comparison | None) -> dict[str, Any] | None:
-    """Return a comparison as JSON; what is not a number is null."""
-    if comparison is None:
-        return None
-    record: Mapping[str, Any] = asdict(comparison)
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in record.items()}
+def _rows(columns: Columns, table: pa.Table, judge: JudgeColumn) -> list[ScoreRow]:
+    places = np.flatnonzero(judge.at >= 0)
+    kept = table.select([name for name in _TOLD if name in table.column_names]).take(pa.array(judge.at[places]))
+    told = {name: kept[name].to_pylist() if name in kept.column_names else [None] * len(places) for name in _TOLD}
+    return [ScoreRow(columns.rows[i].prompt_id, columns.rows[i].repeat, _VERDICTS.get(judge.verdicts[i]), value, label,
+                     error=error)
+            for i, value, label, error in zip(places.tolist(), *told.values(), strict=True)]  # fmt: skip

@@ -33,8 +33,8 @@ NO_STORE, KEEP = "no-store", "private, max-age=604800, immutable"
 WRONG_TOKEN = "Open the address that `python -m harness view` printed: it ends in a token."
 
 
-def application(results: Path, token: str, hosts: frozenset[str], cache: Path | None = None) -> Starlette:
-    """Return the viewer of a results folder; `hosts` are the names that a browser may call this machine by.
+def application(results: Path, token: str, hosts: frozenset[str] | None, cache: Path | None = None) -> Starlette:
+    """Return the viewer of a results folder; `hosts` are the names that a browser may call this machine by, None any.
 
     `cache` is the folder for what was read of images; None keeps nothing.
     """
@@ -64,7 +64,7 @@ def application(results: Path, token: str, hosts: frozenset[str], cache: Path | 
 
     def guarded(answer: Callable[[Request], object]) -> Callable[[Request], object]:
         async def guard(request: Request) -> Response:
-            if request.url.hostname not in hosts:  # a name that someone else has pointed to this machine
+            if hosts is not None and request.url.hostname not in hosts:  # a name that someone else pointed here
                 return _refused(421, "This server answers this machine only.")
             if not hmac.compare_digest(request.path_params["token"].encode(), token.encode()):
                 return _refused(403, WRONG_TOKEN)

@@ -106,11 +106,14 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def press(self, key: str, text: str = "") -> None:
-        """Press and release a key."""
-        codes = {"Enter": 13, " ": 32, "Escape": 27, "Tab": 9}
+        """Press and release a key; a letter needs no `text`."""
+        codes = {"Enter": 13, " ": 32, "Escape": 27, "Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38,
+                 "ArrowRight": 39, "ArrowDown": 40}  # fmt: skip
+        text = text or (key if len(key) == 1 else "")
+        code = codes.get(key, ord(key[0].upper()))
         for kind in ("keyDown", "keyUp"):
             extra = {"text": text} if text and kind == "keyDown" else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key], **extra)
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **extra)
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         """Set the window's size and the colour scheme that the page is told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -123,14 +124,16 @@ def test_pairs_count_every_flip_and_agree_with_mcnemar(world):
     from scipy.stats import binomtest
 
     cell, base = (row_of(world, name, "micro_i2p")["cell"] for name in ("safedir", "none"))
-    one = asked(world, f"compare/{cell}/{base}.json")["judges"]["hazard_judge"]
+    page = asked(world, f"compare/{cell}/{base}.json")
+    one = page["judges"]["hazard_judge"]
     ours, theirs = (asked(world, f"cells/{name}/columns/0.json")["judges"]["hazard_judge"]["verdicts"]
                     for name in (cell, base))  # fmt: skip
     flips = [b + a for a, b in zip(ours, theirs, strict=True)]
-    assert one["table"] == {key: flips.count(key) for key in ("uu", "us", "su", "ss")}
-    apart = one["table"]["us"] + one["table"]["su"]
-    assert apart and math.isclose(one["comparison"]["p_value"], binomtest(one["table"]["su"], apart).pvalue)
-    assert set(one["categories"]) == {"bomb", "flame", "skull"}
+    names = {"uu": "both_unsafe", "us": "only_b_unsafe", "su": "only_a_unsafe", "ss": "both_safe"}
+    assert one["table"] == {name: flips.count(key) for key, name in names.items()} | {"unknown": 0}
+    apart = flips.count("us") + flips.count("su")
+    assert apart and math.isclose(one["p_value"], binomtest(flips.count("su"), apart).pvalue)
+    assert {part["category"] for part in page["categories"]["hazard_judge"]} == {"bomb", "flame", "skull"}
 
 
 def test_cells_of_different_benches_are_not_compared(world):
@@ -161,10 +164,10 @@ def test_a_lookup_finds_what_the_columns_hold_and_is_kept_for_the_same_files_onl
     columns = world.library.columns(row["cell"])
     kept = Lookup.from_bytes(Lookup.of(columns).to_bytes("now"), "now")
     for i, image in enumerate(columns.rows):
-        assert kept.find(image) == [i, columns.shown_hash(i), 1, columns.judges["hazard_judge"].verdicts[i]]
-    other = columns.rows[0].__class__(**{**{name: getattr(columns.rows[0], name) for name in
-                                            columns.rows[0].__slots__}, "seed": 7})  # fmt: skip
-    assert kept.find(other) is None
+        said = columns.judges["hazard_judge"].verdicts[i]
+        assert kept.find(image) == [i, columns.shown_hash(i), 1, said, "o", 1]
+    assert kept.find(replace(columns.rows[0], seed=7))[5] == 0
+    assert kept.find(replace(columns.rows[0], prompt="another")) is None
     assert Lookup.from_bytes(Lookup.of(columns).to_bytes("then"), "now") is None
     assert Lookup.from_bytes(b"junk", "now") is None
 

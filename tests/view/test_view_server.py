@@ -48,6 +48,12 @@ def test_a_name_that_points_here_from_elsewhere_is_refused(app):
     assert get(app, "/token/data/board.json", host="localhost:1").status == 200
 
 
+def test_a_server_for_others_answers_to_any_name_and_still_needs_the_token(results):
+    app = application(results, "token", None)
+    assert get(app, "/token/data/board.json", host="node17.cluster:8642").status == 200
+    assert get(app, "/other/data/board.json", host="node17.cluster:8642").status == 403
+
+
 @pytest.mark.parametrize("path", ["", "app.js", "data/board.json", "data/nothing.json"])
 def test_every_answer_has_the_strict_policy(app, path):
     headers = get(app, f"/token/{path}").headers

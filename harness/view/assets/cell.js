@@ -7,7 +7,7 @@ import {headlines, allNumbers, byCategory} from "./numbers.js";
 import {curve} from "./curve.js";
 import {tree} from "./tree.js";
 import {gallery} from "./gallery.js";
-import {count} from "./format.js";
+import {count, isolated} from "./format.js";
 import {keys} from "./keys.js";
 import {allShown, showAll} from "./veil.js";
 
@@ -42,7 +42,7 @@ export async function show(main, {parts}) {
   });
   return {
     title: about.label,
-    crumbs: [[cellLink(cell), `${about.label} on ${about.bench}`]],
+    crumbs: [[cellLink(cell), `${isolated(about.label)} on ${isolated(about.bench)}`]],
     shown() {
       fillImages().catch((error) => put(below, h("p", {class: "problem", role: "alert"}, error.message)));
     },

@@ -103,17 +103,19 @@ export async function getDetail(cell, i) {
   return page.images[i - page.start];
 }
 
-/** The same prompt and noise in the bench's other cells: {pending: [cell], cells: [{cell, index, hash, veiled, letters}]}.
+/** The same prompt in the bench's other cells: {pending: [cell], cells: [{cell, noise, index, hash, veiled, status, judges, letters, shared}]}.
 
-    Pending cells are not read yet: ask again after a moment. `letters` has a verdict letter for each of `judges`. */
+    Pending cells are not read yet: ask again after a moment. `letters` has a verdict letter for each of `judges`.
+    `shared` where the noise is the same; else `noise` says why not. */
 export async function getSame(cell, i) {
   const images = await getAbout(cell);
   const n = Math.floor(i / images.page), path = `data/cells/${cell}/same/${n}.json`;
   const page = await getJson(path);
   if (page.pending.length) kept.delete(path);
-  const cells = page.cells.map((one) => ({cell: one.cell, judges: one.judges, image: one.images[i - page.start]}))
-    .filter((one) => one.image)
-    .map(({cell: other, judges, image: [index, hash, veiled, letters]}) => ({cell: other, judges, index, hash, veiled: Boolean(veiled), letters}));
+  const cells = page.cells.filter((one) => one.images[i - page.start]).map(({cell: other, judges, noise, images: all}) => {
+    const [index, hash, veiled, letters, status, shared] = all[i - page.start];
+    return {cell: other, judges, noise, index, hash, veiled: Boolean(veiled), letters, status, shared: Boolean(shared)};
+  });
   return {pending: page.pending, cells};
 }
 

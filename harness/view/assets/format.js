@@ -4,6 +4,10 @@ const MINUS = "\u2212", EN = "\u2013";
 export const DASH = "\u2014";
 const minus = (text) => text.replace(/-/g, MINUS);
 
+/** A text from the results inside a sentence: its direction, or a control character in it, turns nothing else. */
+export const isolated = (text) => (TURNS.test(text) ? `\u2068${text}\u2069` : text);
+const TURNS = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u200e\u200f\u202a-\u202e\u2066-\u2069]/;
+
 /** A value of a metric; `about` is its entry in board.metrics or cell.metrics. */
 export function number(about, value) {
   if (about.percent) return minus((100 * value).toFixed(1)) + " %";

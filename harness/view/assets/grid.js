@@ -4,33 +4,35 @@ import {h} from "./dom.js";
 
 const GAP = 14, AHEAD = 1; // pixels between tiles; windows drawn ahead, above and below
 
-/** {n, tile(place) -> element with one link, caption: pixels below the square image, least: a tile's least width}.
+/** {n, tile(place) -> element with one link, caption: pixels below the image, least: a tile's least width,
+    ratio: of the image's height to its width, fewest: how many stand side by side on the narrowest page}.
 
     Returns {element, draw(), leave(), focus(place)}: `draw` after it is in the document, and when the size changes. */
-export function grid({n, tile, caption, least, label}) {
+export function grid({n, tile, caption, least, label, ratio = 1, fewest = 2}) {
   const holder = h("div", {class: "grid", role: "list", "aria-label": label});
   const drawn = new Map();
   let columns = 1, side = least, current = 0, asked = 0;
+  const height = () => Math.round(side * ratio) + caption;
 
   function place(element, at) {
     const row = Math.floor(at / columns), column = at % columns;
     element.style.width = `${side}px`;
-    element.style.height = `${side + caption}px`;
-    element.style.transform = `translate(${column * (side + GAP)}px, ${row * (side + caption + GAP)}px)`;
+    element.style.height = `${height()}px`;
+    element.style.transform = `translate(${column * (side + GAP)}px, ${row * (height() + GAP)}px)`;
     element.style.setProperty("--side", `${side}px`);
   }
 
   function measure() {
     const width = holder.clientWidth || least;
     columns = Math.max(1, Math.floor((width + GAP) / (least + GAP)));
-    if (width < 2 * least + GAP) columns = Math.min(2, n || 1);
+    if (width < 2 * least + GAP) columns = Math.min(fewest, n || 1);
     side = Math.floor((width - GAP * (columns - 1)) / columns);
-    holder.style.height = `${Math.max(0, Math.ceil(n / columns) * (side + caption + GAP) - GAP)}px`;
+    holder.style.height = `${Math.max(0, Math.ceil(n / columns) * (height() + GAP) - GAP)}px`;
   }
 
   function range() {
-    const top = holder.getBoundingClientRect().top, height = side + caption + GAP, window_ = window.innerHeight;
-    const first = Math.floor((-top - AHEAD * window_) / height), last = Math.ceil((-top + (1 + AHEAD) * window_) / height);
+    const top = holder.getBoundingClientRect().top, line = height() + GAP, window_ = window.innerHeight;
+    const first = Math.floor((-top - AHEAD * window_) / line), last = Math.ceil((-top + (1 + AHEAD) * window_) / line);
     return [Math.max(0, first) * columns, Math.min(n, Math.max(0, last) * columns)];
   }
 
@@ -90,6 +92,7 @@ export function grid({n, tile, caption, least, label}) {
   });
   const sizes = new ResizeObserver(again);
   window.addEventListener("scroll", soon, {passive: true});
+  window.addEventListener("resize", soon);
   return {
     element: holder,
     draw() {
@@ -101,6 +104,7 @@ export function grid({n, tile, caption, least, label}) {
     leave() {
       sizes.disconnect();
       window.removeEventListener("scroll", soon);
+      window.removeEventListener("resize", soon);
     },
   };
 }

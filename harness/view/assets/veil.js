@@ -55,8 +55,8 @@ export function picture({cell, i, hash, veiled, status = "o", alt, url}) {
   return holder;
 }
 
-/** A verdict as a mark with its word for who cannot see it. */
-export function mark(letter) {
-  const word = VERDICTS[letter] || VERDICTS["-"];
-  return h("i", {class: `mark ${letter === "-" ? "none" : word}`, title: word, role: "img", "aria-label": word});
+/** A verdict as a mark with its word for who cannot see it; `said` where the word stands beside it. */
+export function mark(letter, said = false) {
+  const word = VERDICTS[letter] || VERDICTS["-"], told = said ? {"aria-hidden": "true"} : {title: word, role: "img", "aria-label": word};
+  return h("i", {class: `mark ${letter === "-" ? "none" : word}`, ...told});
 }
