@@ -9,7 +9,7 @@ from typing import Any
 from harness.cells.comparable import mapping
 from harness.lib.hashing import canonical_json, text_hash
 from harness.records import Comparison, Metric
-from harness.report import comparable
+from harness.report import comparable, trainings
 from harness.report import format as fmt
 from harness.report.against import Against
 from harness.report.run import Run
@@ -75,6 +75,7 @@ def _row(row: Row, named: Mapping[str, Variant], texts: _Texts) -> dict[str, Any
         "differs": row.differs,
         "base_of": sorted(row.base_of),
         "trainings": [one.cell_id for one in run.trainings],
+        "mean_of": trainings.count_text(run),
         "created": run.created,
         "problems": [problem[:MAX_NOTE] for problem in run.problems[:5]],
         "images": {key: images.get(f"n_{key}") for key in ("ok", "expected", "refused", "error", "truncated")},

@@ -66,7 +66,7 @@ function head(about, choose) {
     h("div", {class: "head"}, h("h1", {}, about.label), h("span", {class: `chip ${about.status}`}, about.status_text),
       h("button", {type: "button", class: "quiet", on: {click: () => document.getElementById("images")?.scrollIntoView()}}, "To the images")),
     h("p", {class: "muted"}, `${about.model} on ${about.bench} \u00b7 cell `, h("code", {}, about.cell)),
-    about.trainings.length > 1 && h("p", {class: "muted"}, "Trainings of this recipe: ",
+    about.trainings.length > 1 && h("p", {class: "muted"}, "One of the cells of a row: ",
       about.trainings.map((one, i) => [i ? ", " : "", one === about.cell ? h("b", {}, "this one") : h("a", {href: cellLink(one)}, one.slice(0, 6))]), ". The board shows their mean."),
     about.problems.map((problem) => h("p", {class: "problem"}, problem)),
     headlines(about),

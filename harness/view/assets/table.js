@@ -77,7 +77,7 @@ export function table(board, rows, state, judge, change) {
       h("table", {class: "rows"},
         h("thead", {}, h("tr", {}, header({key: "method", title: "Method"}), columns.map(header))),
         h("tbody", {}, ordered.slice(0, limit).map((row) => h("tr", {class: row.base_of.length ? "is-base" : null},
-          h("th", {scope: "row"}, link(cellLink(row.cell), row.label), row.trainings.length > 1 && h("small", {}, `mean of ${row.trainings.length} trainings`)),
+          h("th", {scope: "row"}, link(cellLink(row.cell), row.label), row.mean_of && h("small", {}, row.mean_of)),
           columns.map((column) => cellOf(board, row, column))))))),
     ordered.length > limit && h("button", {type: "button", class: "quiet", on: {click: () => change({rows: limit + 1000})}}, `Show ${count(Math.min(1000, ordered.length - limit))} more rows`));
 }
