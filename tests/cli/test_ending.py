@@ -87,7 +87,7 @@ COMMANDS = {
     "artifacts": (harness.cli.artifacts.main, "harness.cli.artifacts.run", ["list"]),
     "licences": (harness.cli.licences.main, "harness.cli.licences.weight_licences", ["nudenet"]),
     "verify": (harness.cli.verify.main, "harness.cli.verify._checked", ["runs/x"]),
-    "submit": (harness.cli.submit.main, "harness.cli.submit.write_bundle", ["runs/x"]),
+    "submit": (harness.cli.submit.main, "harness.cli.submit._submit", ["runs/x"]),
     "wandb": (harness.cli.wandb.main, "harness.cli.wandb._push", ["push", "results", "mode=offline"]),
     "convert": (harness.cli.convert.main, "harness.cli.convert._run", ["a.pt", "b.safetensors"]),
     "label": (harness.cli.label.main, "harness.cli.label._label", ["model=micro"]),
