@@ -11,7 +11,7 @@ from harness.comparisons.compared import Asked, compare_sides, in_one_family
 from harness.comparisons.export import flips_record, pair_record
 from harness.comparisons.sides import Side, load_side, named_apart
 
-KEPT = 4  # cells that are held for the next comparison
+KEPT = 2  # cells that are held for the next comparison: tens of MB each at 30,000 images
 _FILES = ("summary.json", "verdicts.parquet", "rows")
 
 
