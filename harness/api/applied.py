@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from harness.api.pipelines import command_to_train, family_of_pipeline, model_name_of, model_of
+from harness.api.pipelines import command_to_train, draws_of_text, family_of_pipeline, model_name_of, model_of
 from harness.api.settings import check_names, merged
 from harness.cli.compose import compose_jobs
 from harness.errors import IncompatibleError, InvalidValueError, MissingResourceError, unknown_name
@@ -97,7 +97,8 @@ def apply(
 
     Args:
         method: the name of a config of conf/method/, a `harness.Method`, or a list of them, applied left to right.
-        pipe: a diffusers pipeline of Stable Diffusion 1, 2, XL or 3, Flux, or DeepFloyd IF's first stage.
+        pipe: a diffusers pipeline of Stable Diffusion 1, 2, XL or 3, or Flux, from text, image-to-image or inpainting;
+            or of DeepFloyd IF's first stage.
         model: the config of conf/model/ whose concepts the method takes; by default that of the pipeline's weights.
         artifact: the folder of a trained artifact to use (`python -m harness artifacts` lists them).
         results: the results folder in which trained artifacts are looked for and kept.
@@ -186,6 +187,9 @@ def _artifacts(model: LoadedModel, methods: Sequence[Method], wanted: _Training)
     keys = artifact_keys(methods, base_identity(model.config, model.fingerprint), given)
     absent = [method.name for method, key in zip(methods, keys, strict=True)
               if key and not (given and key == given.key) and not cache.has(method, key)]
+    if absent and wanted.train and not draws_of_text(model.pipe):
+        raise IncompatibleError(f"method {absent[0]} trains on images of text, and this is a "
+                                f"{type(model.pipe).__name__}.", "Train it on the text-to-image pipeline first.")
     if absent and not wanted.train:
         command = command_to_train(model.config, [method.name for method in methods]) if wanted.as_configured else None
         raise MissingResourceError(

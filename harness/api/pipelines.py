@@ -35,12 +35,13 @@ def family_of_pipeline(pipe: Any) -> str:
     if applied := getattr(type(pipe), APPLIED, None):
         raise IncompatibleError(f"method {applied} is already applied to this pipeline.",
                                 "Remove it first (pipe.applied_methods.remove()), or apply several as one list.")
-    kinds = {family: getattr(diffusers, known.pipeline) for family, known in FAMILIES.items() if known.plain_calls}
-    fitting = [family for family, kind in kinds.items()
+    kinds = {family: [getattr(diffusers, kind) for kind in (known.pipeline, *known.siblings)]
+             for family, known in FAMILIES.items() if known.plain_calls}
+    fitting = [family for family, of_family in kinds.items() for kind in of_family
                if isinstance(pipe, kind) and type(pipe).__call__ is kind.__call__]
     if not fitting:
-        known = ", ".join(dict.fromkeys(kind.__name__ for kind in kinds.values()))
-        raise IncompatibleError(f"methods cannot be applied to a {name}.", f"Supported are {known}.")
+        listed = ", ".join(dict.fromkeys(kind.__name__ for of_family in kinds.values() for kind in of_family))
+        raise IncompatibleError(f"methods cannot be applied to a {name}.", f"Supported are {listed}.")
     width = getattr(getattr(getattr(pipe, "text_encoder", None), "config", None), "hidden_size", None)
     return next((family for family in fitting if FAMILIES[family].text_width == width), fitting[0])
 
@@ -98,11 +99,20 @@ def model_of(pipe: Any, config: Config, by_weights: bool) -> LoadedModel:
     )  # fmt: skip
 
 
+def draws_of_text(pipe: Any) -> bool:
+    """Return whether a pipeline makes images of text alone, which a training on it does."""
+    return type(pipe).__name__ in [family.pipeline for family in FAMILIES.values()]
+
+
 def _check_parts(pipe: Any, family: Family) -> None:
     absent = next((part for part in family.parts if getattr(pipe, part, None) is None), None)
     if absent:
         raise IncompatibleError(f"the {type(pipe).__name__} has no {absent}, which methods need.",
                                 "Load the pipeline with all of its parts.")
+    vae, channels = getattr(pipe, "vae", None), getattr(pipe, family.part).config.in_channels
+    if vae is not None and not draws_of_text(pipe) and channels == 2 * vae.config.latent_channels + 1:
+        raise IncompatibleError("the pipeline's denoiser reads a mask beside the latents, which methods do not know.",
+                                "Use the weights of a text-to-image model.")
     if any(value.is_meta for value in getattr(pipe, family.part).parameters()):
         raise IncompatibleError("the pipeline's weights are offloaded layer by layer (sequential CPU offload), where "
                                 "methods cannot reach them.", "Use pipe.enable_model_cpu_offload().")

@@ -36,6 +36,8 @@ class PipelineCall:
     bundle: EmbedBundle | None
     n_steps: int
     count: int = 0  # denoiser calls so far
+    is_plain: bool = False  # a user's own, which may begin at an image: its first call says how many went before
+    began: bool = False
     states: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -82,6 +84,9 @@ class DenoiserHook:
             return self.original(*args, **kwargs)
         n, kin = len(call.items), kin_of(self.model)
         asked = kin.taken(args, kwargs)
+        if call.is_plain and not call.began:
+            call.count = kin.calls_before(self.model.pipe.scheduler, asked.timestep)
+        call.began = True
         contexts = self._contexts(call, asked.sample[:n], asked.timestep)
         self.model.items, self.model.moment = tuple(call.items), call.count / kin.calls(self.model.pipe.scheduler)
         call.count += 1

@@ -131,10 +131,10 @@ class PlainCalls:
         bundle = bundle_of(self.model, batch) if asked.is_text else None
         if bundle is not None:
             asked.told(kin_of(self.model).texts(bundle))
-        running = PipelineCall(batch, bundle, asked.n_steps)
+        running = PipelineCall(batch, bundle, asked.n_steps, is_plain=True)
         with self.hook.running(running):
             answer = call(*asked.bound.args, **asked.bound.kwargs)
-        if not running.count:
+        if not running.began:
             names = "+".join(method.name for method in self.methods)
             raise HarnessError(f"method {names} did not act: the pipeline never called the denoiser that it is "
                                "applied to.", "Apply it again, after the pipeline is compiled or changed.")
@@ -142,6 +142,9 @@ class PlainCalls:
 
     def _size(self, asked: CallArguments) -> tuple[int, int]:
         pipe, denoiser = self.model.pipe, self.model.denoiser
+        if asked.get("image") is not None:
+            height, width = pipe.image_processor.preprocess(asked.get("image")).shape[-2:]
+            return int(height), int(width)
         side = getattr(pipe, "default_sample_size", None) or denoiser.config.sample_size
         sides = tuple(side) if isinstance(side, (list, tuple)) else (side, side)
         height, width = (int(one * getattr(pipe, "vae_scale_factor", 1)) for one in sides)

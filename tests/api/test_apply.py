@@ -390,3 +390,59 @@ def test_images_are_told_apart_by_their_own_noise():
 def test_a_pipeline_is_known_by_where_it_is_from():
     pipe = micro_model().pipe
     assert model_name_of(pipe) == "micro" and model_name_of(random_model().pipe) == "local"
+
+
+@dataclass(frozen=True)
+class Milder(Method):
+    """Halves the guidance direction, and notes its calls."""
+
+    log: Any = None
+    name: str = "milder"
+    kind: ClassVar[str] = "milder"
+    needs_guidance: ClassVar[bool] = True
+
+    def guide(self, ctx, preds, delta):
+        if self.log is not None:
+            self.log.append((ctx.call, ctx.n_calls))
+        return delta / 2
+
+
+@pytest.mark.parametrize("name", ["micro", "sdxl", "sd3"])
+def test_pipelines_that_begin_at_an_image_follow_methods_from_there(name):
+    """Half the direction is half the guidance scale; calls are counted from where a run from noise would begin."""
+    from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
+
+    model = MODELS[name]()
+    side = 64 if name == "micro" else SIZE
+    image = Image.effect_noise((side, side), 80).convert("RGB")
+    mask = Image.new("L", (side, side), 255)
+    told = {"image": [image] * 2, "strength": 0.5, "num_inference_steps": 4, "generator": None, "prompt": TEXTS[:2]}
+    kept = model.pipe.scheduler
+    for auto, more in ((AutoPipelineForImage2Image, {}), (AutoPipelineForInpainting, {"mask_image": [mask] * 2})):
+        pipe, log = auto.from_pipe(model.pipe), list[Any]()
+        pipe.set_progress_bar_config(disable=True)
+        if name == "sd3":
+            told |= {"max_sequence_length": model.config["max_sequence_length"]}
+        expected = call(pipe, **told | more | {"guidance_scale": 2.5, "generator": generators(2)})
+        with harness.apply(Milder(log), pipe):
+            made = call(pipe, **told | more | {"guidance_scale": 5.0, "generator": generators(2)})
+        assert log == [(2, 4), (3, 4)]
+        assert np.abs(pixels(made).astype(int) - pixels(expected)).max() <= 1
+        with harness.apply(PromptFilter(words=("doctor", "bomb")), pipe):
+            black = call(pipe, **told | more | {"generator": generators(2)})
+        assert not pixels(black).any() and pixels(black).shape == pixels(made).shape
+    assert model.pipe.scheduler is kept
+
+
+def test_what_a_pipeline_from_an_image_cannot_do_is_said():
+    from diffusers import AutoPipelineForImage2Image, StableDiffusionInpaintPipeline
+
+    parts = dict(random_model().pipe.components)
+    pipe = AutoPipelineForImage2Image.from_pipe(random_model().pipe)
+    with pytest.raises(HarnessError, match="trains on images of text"):
+        harness.apply("uce", pipe, train=True, results="nowhere")
+    config = dict(parts["unet"].config) | {"in_channels": 9}
+    masked = StableDiffusionInpaintPipeline(**parts | {"unet": type(parts["unet"]).from_config(config)},
+                                            requires_safety_checker=False)
+    with pytest.raises(HarnessError, match="reads a mask"):
+        harness.apply(SLD(**STRONG), masked)

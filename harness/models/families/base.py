@@ -103,6 +103,9 @@ class Family:
     t_unit: ClassVar[float] = 1  # training steps per unit of the timestep that the denoiser gets
     own_scheduler: ClassVar[bool] = False  # it samples only with the pipeline's own scheduler
     plain_calls: ClassVar[bool] = True  # its pipeline makes images of prompts by itself
+    siblings: ClassVar[tuple[str, ...]] = (  # pipelines of its parts that begin at an image, with the same denoiser
+        "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
+    )  # fmt: skip
     default_side: ClassVar[int | None] = None  # of its latents, where the denoiser's config says none
     without: ClassVar[Mapping[str, Any]] = {
         "feature_extractor": None, "safety_checker": None, "requires_safety_checker": False,
@@ -133,6 +136,14 @@ class Family:
     def calls(self, scheduler: Any) -> int:
         """Return how many denoiser calls the scheduler's steps make."""
         return len(scheduler.timesteps)
+
+    def calls_before(self, scheduler: Any, timestep: Any) -> int:
+        """Return which of the scheduler's calls is the first of a pipeline, 0 unless it begins at an image."""
+        import torch
+
+        times = torch.as_tensor(scheduler.timesteps).double().cpu()
+        first = torch.as_tensor(timestep).flatten()[0].double().cpu() * self.t_unit
+        return int((times - first).abs().argmin())
 
     def encode(self, model: LoadedModel, text: str) -> tuple[Tensor, Tensor | None]:
         """Return the sequence (L, D) of one text and, where the family has one, its pooled vector (P,)."""

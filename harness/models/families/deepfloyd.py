@@ -31,6 +31,7 @@ class DeepFloydIF(Family):
     """
 
     pipeline: ClassVar[str] = "IFPipeline"
+    siblings: ClassVar[tuple[str, ...]] = ()
     unlike: ClassVar[str] = "it generates pixels in stages from T5"
     parts: ClassVar[tuple[str, ...]] = ("scheduler", "text_encoder", "tokenizer")
     without: ClassVar[Mapping[str, Any]] = {

@@ -26,6 +26,7 @@ class Flux(Family):
     """
 
     pipeline: ClassVar[str] = "FluxPipeline"
+    siblings: ClassVar[tuple[str, ...]] = ("FluxImg2ImgPipeline", "FluxInpaintPipeline")
     unlike: ClassVar[str] = f"{FLOW_MATCHING}, with guidance distilled into it"
     parts: ClassVar[tuple[str, ...]] = (
         "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae",

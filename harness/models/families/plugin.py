@@ -23,6 +23,7 @@ class Plugin(Family, ABC):
     pipeline: ClassVar[str] = ""
     own_scheduler: ClassVar[bool] = True
     plain_calls: ClassVar[bool] = False
+    siblings: ClassVar[tuple[str, ...]] = ()
     one_row_because: ClassVar[str] = "its package defines none"
 
     def missing(self, config: Mapping[str, Any]) -> str | None:

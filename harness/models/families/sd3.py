@@ -20,6 +20,7 @@ class StableDiffusion3(Family):
     """A text is a sequence of CLIP's 77 positions, padded to T5's width, and T5's; pooled vectors are CLIP's."""
 
     pipeline: ClassVar[str] = "StableDiffusion3Pipeline"
+    siblings: ClassVar[tuple[str, ...]] = ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")
     unlike: ClassVar[str] = FLOW_MATCHING
     parts: ClassVar[tuple[str, ...]] = (
         "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae",

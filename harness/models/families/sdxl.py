@@ -17,6 +17,7 @@ class StableDiffusionXL(Family):
     """Its VAE overflows in float16; the stock pipeline decodes in float32 where the VAE's config asks for it."""
 
     pipeline: ClassVar[str] = "StableDiffusionXLPipeline"
+    siblings: ClassVar[tuple[str, ...]] = ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
     unlike: ClassVar[str] = "it has two text encoders and a different U-Net"
     parts: ClassVar[tuple[str, ...]] = (
         "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae",

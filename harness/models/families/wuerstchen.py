@@ -43,6 +43,7 @@ class Wuerstchen(Family):
     prediction: ClassVar[str | None] = "epsilon"
     own_scheduler: ClassVar[bool] = True
     plain_calls: ClassVar[bool] = False
+    siblings: ClassVar[tuple[str, ...]] = ()
 
     def load(
         self, pipeline: str, folder: Path, dtype: torch.dtype, variant: str | None, without: Sequence[str] = ()
