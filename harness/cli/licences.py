@@ -29,7 +29,8 @@ usage: python -m harness licences [EVALUATOR ...]
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 shown, 2 a mistake."""
-    return answer_words("licences", words, HELP, _show, "stopped; nothing was changed. To show them again:", runs_bare=True)
+    return answer_words("licences", words, HELP, _show, "stopped; nothing was changed. To show them again:",
+                        runs_bare=True)
 
 
 def _show(words: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ def compare_cells(a: str | Path, b: str | Path, metrics: Sequence[str] = (), cat
     with reasons, `categories` and `flips` by judge, `family`: over which tests p values are adjusted. `metrics` names
     the only ones to compare, which is faster. Cells just read are read again only if they changed. Raises HarnessError.
     """
-    return compare_read(*(_side(Path(folder).resolve()) for folder in (a, b)), metrics, categories)
+    return compare_read(_side(Path(a).resolve()), _side(Path(b).resolve()), metrics, categories)
 
 
 def compare_read(a: Side, b: Side, metrics: Sequence[str] = (), categories: bool = True) -> dict[str, Any]:
