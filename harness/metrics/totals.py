@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from harness.records import Comparison, Metric
 
+IN_TOTAL = ("detections",)  # metrics that are such sums
+
 
 def in_total(mean: Metric) -> Metric:
     """Return the sum over its n images of a mean, its interval too: that of as many other images of such prompts.
