@@ -10,7 +10,7 @@ from harness.evaluator import Evaluator, Kind
 from harness.metrics.aggregate import BOOTSTRAP, Sample, mean_metric, rate_metric, value_comparison, verdict_comparison
 from harness.metrics.attributes import deviation_comparison, deviation_metrics
 from harness.metrics.expected_max import ENOUGH_PROMPTS, expected_max, expected_max_interval
-from harness.metrics.totals import comparison_in_total, in_total
+from harness.metrics.totals import IN_TOTAL, comparison_in_total, in_total
 from harness.records import Comparison, ImageKey, ImageRow, Metric, ScoreRow, Status, Verdict
 
 NOT_APPLICABLE = "not_applicable"  # label of a row without a value that needs none
@@ -93,7 +93,7 @@ def summarise_cell(
             metrics |= deviation_metrics(name, images, scored.by_key(), scored.classes, seed)
             pairs = _pairs(images, scored, other) if other else []
             comparison = other and deviation_comparison(pairs, scored.classes, baseline_name, seed)
-        elif scored.totals:
+        elif scored.metric in IN_TOTAL:
             metrics |= _totals(name, images, scored, seed)
             comparison = other and value_comparison(_pairs(images, scored, other), baseline_name, seed)
             comparison = comparison and comparison_in_total(comparison)
