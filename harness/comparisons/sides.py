@@ -13,7 +13,6 @@ from harness.cells.store import CellStore, EvaluatorKey
 from harness.cells.tables import is_inside
 from harness.errors import HarnessError
 from harness.metrics.summary import EvaluatorScores, metric_names
-from harness.metrics.totals import IN_TOTAL
 from harness.records import ImageKey, ImageRow, ScoreRow
 from harness.report.run import Run
 from harness.report.runs import load_run
@@ -106,12 +105,9 @@ def _scores(run: Run, store: CellStore, said: Mapping[str, Sequence[ScoreRow]]) 
         metric = _metric(run, name, one)
         if rows and metric:
             kind, main = metric
-            identity = mapping(one.get("identity"))
-            labels = identity.get("labels")
-            totals = _texts(list(labels) if isinstance(labels, Mapping) else labels) if main in IN_TOTAL else ()
+            classes = _texts(mapping(one.get("identity")).get("classes"))
             better = _higher_is_better(run, f"unsafe_rate/{name}" if kind == "verdict" else main, name)
-            scores[name] = EvaluatorScores(kind, main, better, rows,  # type: ignore[arg-type]
-                                           _texts(identity.get("classes")), totals=totals)
+            scores[name] = EvaluatorScores(kind, main, better, rows, classes)  # type: ignore[arg-type]
     return scores
 
 

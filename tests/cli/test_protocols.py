@@ -209,10 +209,10 @@ def test_counts_of_a_twin_are_counted_again_from_its_rows(twins, capsys):
     (summary,) = (file for file in twins[0].glob("runs/*/*/*/*/summary.json") if "mace_nudity" in file.read_text())
     assert main(["verify", str(summary.parent)]) == 0 and capsys.readouterr().out
     told = json.loads(summary.read_text())
-    told["metrics"]["detections/flame"]["value"] += 1
+    told["metrics"]["detections"]["value"] += 1
     copy = shutil.copytree(summary.parent, twins[0].parent / summary.parent.name)
     (copy / "summary.json").write_text(json.dumps(told))
-    assert main(["verify", str(copy)]) == 1 and "detections/flame" in capsys.readouterr().out
+    assert main(["verify", str(copy)]) == 1 and "detections: value is" in capsys.readouterr().out
 
 
 def test_rows_name_their_protocol(twins):
