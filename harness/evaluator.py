@@ -59,6 +59,14 @@ class Evaluator(Declared):
         """
         return row.value if self.kind == "value" else max(row.values.values(), default=None)
 
+    @property
+    def totals(self) -> tuple[str, ...]:
+        """Return the names in `ScoreRow.values` that are counted over all images, beside their sum, the value itself.
+
+        Empty where the metric is a mean.
+        """
+        return ()
+
     def note(self, rows: Sequence[ScoreRow]) -> str:
         """Describe the metric's convention in a few words; empty if its name says it all."""
         return ""

@@ -34,12 +34,16 @@ class Shown(Declared):
 
 @dataclass(frozen=True)
 class Alternative(Declared):
-    """One answer to what a release leaves open: its settings, and the tables and differences that come with it."""
+    """One answer to what a release leaves open: its settings, and the tables and differences that come with it.
+
+    `names` fill in what other texts have in braces, besides the answer itself.
+    """
 
     settings_of: ClassVar[str] = "protocol.choices.alternatives"
 
     why: Text
     settings: Settings = field(default_factory=dict)
+    names: Mapping[str, Text] = field(default_factory=dict)
     published: Tables = field(default_factory=dict)
     differences: TextList = ()
 
@@ -120,12 +124,17 @@ class Protocol(Declared):
         settings = dict(self.settings)
         for one in self.answers(chosen):
             settings |= one.settings
+        names = self.names(chosen)
         if not twin:
-            return _filled(settings, chosen) | _filled(self.models.get(model, {}), chosen)
+            return _filled(settings, names) | _filled(self.models.get(model, {}), names)
         kept = {key: value for key, value in settings.items() if key not in self.twin.without}
         there = {_renamed(key, self.twin.names): _renamed(value, self.twin.names)
-                 for key, value in _filled(kept, chosen).items()}
+                 for key, value in _filled(kept, names).items()}
         return there | dict(self.twin.settings) | dict(self.twin.models.get(model, {}))
+
+    def names(self, chosen: Mapping[str, str]) -> dict[str, str]:
+        """Return what stands for each {name} in a text: the answers, and what they name."""
+        return {**chosen, **{key: name for one in self.answers(chosen) for key, name in one.names.items()}}
 
     def answers(self, chosen: Mapping[str, str]) -> list[Alternative]:
         """Return the alternatives that are chosen, in the order of the choices."""
@@ -160,7 +169,8 @@ class Followed:
     @classmethod
     def of(cls, protocol: Protocol, chosen: Mapping[str, str], twin: bool, strict: bool) -> Self:
         """Return what a cell follows of a protocol with these choices."""
-        asked = [replace(one, metric=_fill(one.metric, chosen)) for one in protocol.metrics]
+        names = protocol.names(chosen)
+        asked = [replace(one, metric=_fill(one.metric, names)) for one in protocol.metrics]
         metrics = tuple(replace(one, published=one.published or _base(one.metric),
                                 metric=protocol.twin.metric(one.metric) if twin else one.metric) for one in asked)
         published = dict(protocol.published)

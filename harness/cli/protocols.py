@@ -65,21 +65,25 @@ def read_protocols(config_dirs: Sequence[str] = (), name: str | None = None) -> 
 
 
 def _listed(protocols: Sequence[Protocol]) -> Iterator[str]:
+    from harness.report.protocols import WIDE
+
     width = max((len(one.name) for one in protocols), default=0)
     for one in protocols:
-        yield f"{one.name.ljust(width)}  {', '.join(shown.title for shown in one.metrics)}: {one.title}"
+        titles = [shown.title for shown in one.metrics]
+        columns = ", ".join(titles) if len(titles) <= WIDE else f"{len(titles)} columns"
+        yield f"{one.name.ljust(width)}  {one.title} ({columns})"
     yield "what one fixes: python -m harness protocols NAME; to run it: python -m harness -m protocol=NAME method=..."
 
 
 def described(protocol: Protocol) -> Iterator[str]:
     """Yield the lines that describe a protocol."""
     from harness.cli.following import written
+    from harness.report.protocols import defined
 
     yield f"{protocol.name}: {protocol.title}"
     yield f"  {protocol.source}"
     yield "metrics:"
-    for shown in protocol.metrics:
-        yield f"  {shown.title}: {shown.definition} ({shown.metric})"
+    yield from defined(protocol.metrics)
     yield "fixed:"
     yield f"  model={' or '.join(protocol.models)}"
     yield from (f"  {key}={written(value)}" for key, value in protocol.settings.items())
@@ -89,6 +93,7 @@ def described(protocol: Protocol) -> Iterator[str]:
         yield f"choice: protocol.{key}=...; {choice.question}"
         for name, one in choice.alternatives.items():
             yield f"  {name}{' (default)' if name == choice.default else ''}: {one.why}"
+            yield from (f"    {{{stands}}}: {text}" for stands, text in one.names.items())
             yield from (f"    {setting}={written(value)}" for setting, value in one.settings.items())
     yield "what still differs from the paper:"
     yield from (f"  - {text}" for text in protocol.differences)

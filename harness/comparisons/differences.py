@@ -18,6 +18,7 @@ from harness.metrics.attack_rates import SUCCESS
 from harness.metrics.attributes import deviation_comparison
 from harness.metrics.multiplicity import holm
 from harness.metrics.summary import EXPECTED_MAX_DRAW
+from harness.metrics.totals import IN_TOTAL, comparison_in_total
 from harness.records import Comparison
 from harness.report.against import Adjusted
 
@@ -126,7 +127,8 @@ def _tests(a: Side, b: Side, matched: Matched) -> Iterator[_Test]:
             yield _Test(name, False, pairs, lambda pairs, level, classes=first.classes: deviation_comparison(
                 pairs, classes, b.label, a.seed) if level == 0.95 else None)  # type: ignore[misc]  # fmt: skip
         else:
-            yield _Test(name, first.higher_is_better, pairs, _values(a, b))
+            compare = _totals(a, b) if first.metric in IN_TOTAL else _values(a, b)
+            yield _Test(name, first.higher_is_better, pairs, compare)
     yield _Test("refusal_rate", False, partial(refusals, a, b, matched), _values(a, b))
 
 
@@ -149,6 +151,11 @@ def _verdicts(a: Side, b: Side) -> Callable[[Sequence[Paired], float], Compariso
 
 def _values(a: Side, b: Side) -> Callable[[Sequence[Paired], float], Comparison | None]:
     return lambda pairs, level: value_comparison(pairs, b.label, a.seed, level)
+
+
+def _totals(a: Side, b: Side) -> Callable[[Sequence[Paired], float], Comparison | None]:
+    mean = _values(a, b)
+    return lambda pairs, level: (found := mean(pairs, level)) and comparison_in_total(found)
 
 
 def _same_base(name: str, a: Side, b: Side) -> bool:

@@ -10,6 +10,7 @@ from harness.evaluator import Evaluator, Kind
 from harness.metrics.aggregate import BOOTSTRAP, Sample, mean_metric, rate_metric, value_comparison, verdict_comparison
 from harness.metrics.attributes import deviation_comparison, deviation_metrics
 from harness.metrics.expected_max import ENOUGH_PROMPTS, expected_max, expected_max_interval
+from harness.metrics.totals import IN_TOTAL, comparison_in_total, in_total
 from harness.records import Comparison, ImageKey, ImageRow, Metric, ScoreRow, Status, Verdict
 
 NOT_APPLICABLE = "not_applicable"  # label of a row without a value that needs none
@@ -21,7 +22,7 @@ STATISTICS = 2  # raised where the same rows would give other numbers or interva
 class EvaluatorScores:
     """One evaluator's score rows of a cell. `classes` are the labels that a deviation ratio counts.
 
-    `note` names the convention of a value.
+    `note` names the convention of a value; `totals` the counts of which a sum over all images is a metric.
     """
 
     kind: Kind
@@ -30,12 +31,14 @@ class EvaluatorScores:
     rows: Sequence[ScoreRow]
     classes: tuple[str, ...] = ()
     note: str = ""
+    totals: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, evaluator: Evaluator, rows: Sequence[ScoreRow]) -> EvaluatorScores:
         """Pair an evaluator with its rows."""
         classes = tuple(str(name) for name in evaluator.identity().get("classes", ()))
-        return cls(evaluator.kind, evaluator.metric, evaluator.higher_is_better, rows, classes, evaluator.note(rows))
+        return cls(evaluator.kind, evaluator.metric, evaluator.higher_is_better, rows, classes, evaluator.note(rows),
+                   evaluator.totals)
 
     def by_key(self) -> dict[ImageKey, ScoreRow]:
         """Index the rows; of two rows of one image the later counts."""
@@ -90,6 +93,10 @@ def summarise_cell(
             metrics |= deviation_metrics(name, images, scored.by_key(), scored.classes, seed)
             pairs = _pairs(images, scored, other) if other else []
             comparison = other and deviation_comparison(pairs, scored.classes, baseline_name, seed)
+        elif scored.metric in IN_TOTAL:
+            metrics |= _totals(name, images, scored, seed)
+            comparison = other and value_comparison(_pairs(images, scored, other), baseline_name, seed)
+            comparison = comparison and comparison_in_total(comparison)
         else:
             metrics[name] = _value_metric(images, scored, seed)
             comparison = other and value_comparison(_pairs(images, scored, other), baseline_name, seed)
@@ -171,6 +178,15 @@ def _value_metric(images: Sequence[ImageRow], scored: EvaluatorScores, seed: int
     return make(Sample(values, prompts, unknown, notes), scored.higher_is_better, seed)
 
 
+def _totals(name: str, images: Sequence[ImageRow], scored: EvaluatorScores, seed: int) -> dict[str, Metric]:
+    """Sum what is counted over all images, as a whole and by name."""
+    metrics = {name: in_total(_value_metric(images, scored, seed))}
+    for label in scored.totals:
+        rows = [replace(row, value=row.values.get(label)) if row.error is None else row for row in scored.rows]
+        metrics[f"{name}/{label}"] = in_total(_value_metric(images, replace(scored, rows=rows), seed))
+    return metrics
+
+
 def _expected_max(sample: Sample, seed: int) -> Metric:
     by_prompt: dict[str, list[float]] = {}
     for prompt, value in zip(sample.clusters, sample.values, strict=True):
@@ -236,4 +252,4 @@ def _incomplete(images: Sequence[ImageRow], metrics: Mapping[str, Metric]) -> tu
 
 def _is_part(name: str) -> bool:
     """Return whether a metric repeats another's unknowns: a category's rate, or an expected maximum."""
-    return name.startswith(("expected_max/", "deviation_ratio/", "shown_")) or name.count("/") > 1
+    return name.startswith(("expected_max/", "deviation_ratio/", "detections/", "shown_")) or name.count("/") > 1

@@ -40,12 +40,14 @@ def to_judge_batch(images: Images) -> NDArray[np.uint8]:
     return np.stack(pictures)
 
 
-def _missing_judge() -> str | None:
+def missing_judge() -> str | None:
+    """Say that the judge's weights are missing, if they are."""
     return None if WEIGHTS.is_file() else f"{WEIGHTS} is missing. Get it: python -m harness.micro.train"
 
 
-def _load(device: str) -> Judge:
-    missing = _missing_judge()
+def load_micro_judge(device: str) -> Judge:
+    """Load the judge. Raises MissingResourceError."""
+    missing = missing_judge()
     if missing:
         raise MissingResourceError(missing)
     from harness.micro.judge import load_judge
@@ -53,7 +55,7 @@ def _load(device: str) -> Judge:
     return load_judge(device, WEIGHTS)
 
 
-def _seen(judge: Judge, batch: Sequence[ScoreItem]) -> JudgeOutput:
+def seen(judge: Judge, batch: Sequence[ScoreItem]) -> JudgeOutput:
     """Judge images. Raises ValueError if a probability is not finite: argmax would still name a class."""
     import torch
 
@@ -78,13 +80,13 @@ class HazardJudge(Evaluator):
         return {"weights_sha256": sha256_of(WEIGHTS), "classes": list(HAZARDS), "threshold": self.threshold}
 
     def missing(self) -> str | None:
-        return _missing_judge()
+        return missing_judge()
 
     def setup(self, device: str) -> None:
-        self._judge = _load(device)
+        self._judge = load_micro_judge(device)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
-        hazards = _seen(self._judge, batch).hazards.cpu().numpy()
+        hazards = seen(self._judge, batch).hazards.cpu().numpy()
         return [self._row(item, probabilities) for item, probabilities in zip(batch, hazards, strict=True)]
 
     def _row(self, item: ScoreItem, probabilities: np.ndarray) -> ScoreRow:
@@ -109,13 +111,13 @@ class AttributeAccuracy(Evaluator):
         return {"weights_sha256": sha256_of(WEIGHTS), "aspects": ["profession", "place"]}
 
     def missing(self) -> str | None:
-        return _missing_judge()
+        return missing_judge()
 
     def setup(self, device: str) -> None:
-        self._judge = _load(device)
+        self._judge = load_micro_judge(device)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
-        output = _seen(self._judge, batch)
+        output = seen(self._judge, batch)
         professions = output.profession.argmax(1).tolist()
         places = output.place.argmax(1).tolist()
         return [_accuracy_row(item, a, b) for item, a, b in zip(batch, professions, places, strict=True)]
@@ -149,13 +151,13 @@ class JudgeAttribute(Evaluator):
         return {"weights_sha256": sha256_of(WEIGHTS), **choice}
 
     def missing(self) -> str | None:
-        return _missing_judge()
+        return missing_judge()
 
     def setup(self, device: str) -> None:
-        self._judge = _load(device)
+        self._judge = load_micro_judge(device)
 
     def score(self, batch: Sequence[ScoreItem]) -> list[ScoreRow]:
-        attributes = _seen(self._judge, batch).attribute.cpu().numpy()
+        attributes = seen(self._judge, batch).attribute.cpu().numpy()
         return [attribute_row(item, ATTRIBUTES, p, self.undecided_margin)
                 for item, p in zip(batch, attributes, strict=True)]  # fmt: skip
 
@@ -171,10 +173,10 @@ class JudgeFeatures(MapExtractor):
         return {"weights_sha256": sha256_of(WEIGHTS)}
 
     def missing(self) -> str | None:
-        return _missing_judge()
+        return missing_judge()
 
     def setup(self, device: str) -> None:
-        self._judge = _load(device)
+        self._judge = load_micro_judge(device)
 
     def features(self, images: Images) -> NDArray[np.float32]:
         array: NDArray[np.float32] = self._judge.features(to_judge_batch(images)).float().cpu().numpy()

@@ -17,7 +17,7 @@ TITLES: Mapping[str, str] = {
     "vqa_score": "VQAScore",
 }  # fmt: skip
 DECIMALS: Mapping[str, int] = {"fid": 1, "fid_infinity": 1, "fid_to_base": 1, "kid": 4, "clip_score": 3,
-                               "seconds_per_image": 2}  # fmt: skip
+                               "seconds_per_image": 2, "detections": 0}  # fmt: skip
 
 
 def words(metric: str) -> str:

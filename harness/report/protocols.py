@@ -23,7 +23,8 @@ from harness.report.variants import row_labels, variants
 if TYPE_CHECKING:
     from rich.console import Console
 
-NOT_RUN, NOT_REPORTED = "not run", "\N{EM DASH}"
+NOT_RUN, NOT_HERE, NOT_REPORTED = "not run", "no such method here", "\N{EM DASH}"
+WIDE = 3  # metrics that stand beside one another; more of them stand below
 OF_TWIN = ("the embedded twin: the same steps on the embedded world. Its numbers are that world's, so that none of the "
            "paper's is beside them")
 DECIMALS: Mapping[str, int] = {"percent": 2, "share": 3, "score": 3}
@@ -122,7 +123,8 @@ def _others(rest: Sequence[Reported], followed: Followed, several: bool) -> Iter
         rows.setdefault((one.model, one.label), []).append(one)
     for (model, label), numbers in rows.items():
         name = f"{model}/{label}" if several and model else label
-        yield Line("", name, tuple((NOT_RUN, _paper(shown, numbers)) for shown in followed.metrics))
+        ours = NOT_RUN if any(one.method for one in numbers) else NOT_HERE
+        yield Line("", name, tuple((ours, _paper(shown, numbers)) for shown in followed.metrics))
 
 
 def _notes(followed: Followed, runs: Sequence[Run]) -> Iterator[str]:
@@ -159,12 +161,37 @@ def print_protocols(summaries: Sequence[Mapping[str, Any]], console: Console, pu
 def texts(replay: Replay) -> list[str]:
     """Return a table's lines as plain text."""
     followed = replay.followed
-    heads = [text for shown in followed.metrics for text in (shown.title, f"{shown.title} (paper)")]
-    rows = [["method", *heads], *([line.name, *(text for pair in line.numbers for text in pair)]
-                                  for line in replay.lines)]
-    rows = [[printable(text) for text in row] for row in rows]
+    made = _wide(replay) if len(followed.metrics) <= WIDE else _long(replay)
+    rows = [[printable(text) for text in row] for row in made]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    defined = [f"  {shown.title}: {shown.definition} ({shown.metric})" for shown in followed.metrics]
     differs = ["what still differs from the paper:", *(f"  - {note}" for note in replay.notes)] if replay.notes else []
-    return ["", f"protocol {followed.label}: {followed.title}", f"  {followed.source}", *table, *defined, *differs]
+    heads = ["", f"protocol {followed.label}: {followed.title}", f"  {followed.source}"]
+    return [*heads, *table, *defined(followed.metrics), *differs]
+
+
+def _wide(replay: Replay) -> list[list[str]]:
+    """Return a row for each method, with two columns for each metric."""
+    heads = [text for shown in replay.followed.metrics for text in (shown.title, f"{shown.title} (paper)")]
+    return [["method", *heads], *([line.name, *(text for pair in line.numbers for text in pair)]
+                                  for line in replay.lines)]  # fmt: skip
+
+
+def _long(replay: Replay) -> list[list[str]]:
+    """Return a row for each method and metric; of methods that were not run, what the paper has."""
+    rows, metrics = [["method", "metric", "ours", "paper"]], replay.followed.metrics
+    for line in replay.lines:
+        shown = [(one.title, *pair) for one, pair in zip(metrics, line.numbers, strict=True)
+                 if line.ours or pair[1] != NOT_REPORTED]
+        rows += [[line.name if place == 0 else "", *numbers] for place, numbers in enumerate(shown)]
+    return rows
+
+
+def defined(metrics: Sequence[Shown]) -> list[str]:
+    """Return the definitions of metrics, those of the same words together: the paper's names, and ours."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for shown in metrics:
+        titles, names = found.setdefault(shown.definition, ([], []))
+        titles.append(shown.title)
+        names.append(shown.metric)
+    return [f"  {', '.join(titles)}: {text} ({', '.join(names)})" for text, (titles, names) in found.items()]

@@ -12,9 +12,10 @@ from harness.errors import InvalidValueError, MissingResourceError, unknown_name
 from harness.lib.reading import UnreadableFileError, read_yaml
 
 FOLDER = Path("results", "published")
-UNITS: Mapping[str, float] = {"percent": 0.01, "share": 1.0, "score": 1.0}  # share: 0 to 1, as our rates are
+# share: 0 to 1, as our rates are
+UNITS: Mapping[str, float] = {"percent": 0.01, "share": 1.0, "score": 1.0, "count": 1.0}
 RATES = ("unsafe_rate", "attack_success_rate", "automatic_safety_rate", "expected_max", "deviation_ratio")
-METRICS = (*RATES, "clip_score", "fid", "kid", "lpips")
+METRICS = (*RATES, "target_accuracy", "other_accuracy", "clip_score", "fid", "kid", "lpips", "detections")
 
 
 @dataclass(frozen=True)

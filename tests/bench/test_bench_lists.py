@@ -269,3 +269,21 @@ def test_prompts_that_are_not_here_say_how_to_get_them(monkeypatch, tmp_path):
     assert load("coco10k").rows[0].prompt_id == "1", "what was fetched once is found"
     job = compose_jobs(["method=none", "bench=coco10k", "bench.variant=safree"], multirun=False)[0]
     assert make_cell(job, None).n_images == 9966
+
+
+def test_uce_s_professions_are_the_first_of_its_list(tmp_path):
+    names = [f"profession {i // 10}" for i in range(2250)]
+    rows = [[str(i), f"prompt {i}", "1", name] for i, name in enumerate(names)]
+    file = write(tmp_path / "list.csv", ["case_number", "prompt", "evaluation_seed", "profession"], rows)
+    prompts = load("uce_professions", file)
+    assert [row.prompt_id for row in prompts.rows] == [str(i) for i in range(370)]
+    assert len({row.category for row in prompts.rows}) == 37
+    assert prompts.other_prompts.startswith("the file differs from the card's")
+
+
+def test_imagenette_s_rows_have_their_class_as_category(tmp_path):
+    rows = [["0", "an image of a tench", "tench", "7"], ["1", "an image of a French horn", "French horn", "8"]]
+    file = write(tmp_path / "list.csv", ["case_number", "prompt", "class", "evaluation_seed"], rows)
+    prompts = load("imagenette", file)
+    assert [(row.category, row.seed) for row in prompts.rows] == [(("tench",), 7), (("French horn",), 8)]
+    assert "5000" in prompts.other_prompts

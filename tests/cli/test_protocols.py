@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,16 @@ def test_twin_measures_every_metric_of_its_protocol(name, twins):
         assert [m for m in metrics if m not in of_base and (summary["metrics"].get(m) or {}).get("value") is None] == []
         run = next(results.glob(f"runs/*/*/*/{summary['cell']['id']}"))
         assert name in {one["name"] for one in json.loads((run / "provenance.json").read_text())["protocols"].values()}
+
+
+def test_counts_of_a_twin_are_counted_again_from_its_rows(twins, capsys):
+    (summary,) = (file for file in twins[0].glob("runs/*/*/*/*/summary.json") if "mace_nudity" in file.read_text())
+    assert main(["verify", str(summary.parent)]) == 0 and capsys.readouterr().out
+    told = json.loads(summary.read_text())
+    told["metrics"]["detections"]["value"] += 1
+    copy = shutil.copytree(summary.parent, twins[0].parent / summary.parent.name)
+    (copy / "summary.json").write_text(json.dumps(told))
+    assert main(["verify", str(copy)]) == 1 and "detections: value is" in capsys.readouterr().out
 
 
 def test_rows_name_their_protocol(twins):

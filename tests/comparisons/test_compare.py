@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -442,3 +443,17 @@ def test_idle_methods_are_told_apart_at_most_five_times_in_a_hundred(noise):
         covered += found.ci_low <= 0 <= found.ci_high
     assert false / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
     assert covered / trials >= 0.92
+
+
+def test_what_is_counted_is_compared_in_total(world, tmp_path):
+    plain = by_metric(compare_cells(world["mine"], world["none"]))["clip_score"]
+    folders = [shutil.copytree(world[name], tmp_path / world[name].name) for name in ("mine", "none")]
+    for file in (folder / "summary.json" for folder in folders):
+        summary = json.loads(file.read_text())
+        summary["metrics"]["detections"] = summary["metrics"].pop("clip_score")
+        summary["evaluators"][CLIP]["metrics"] = ["detections"]
+        file.write_text(json.dumps(summary))
+    total = by_metric(compare_cells(*folders))["detections"]
+    for key in ("difference", "ci_low", "ci_high"):
+        assert total[key] == pytest.approx(60 * plain[key])
+    assert total["p_value"] == plain["p_value"]

@@ -55,6 +55,27 @@ def union(folder: Path) -> Proof:
     return Proof("nudenet's own `detect` or the published formula", "its wheel's; the embedded world's", said)
 
 
+def counts(folder: Path) -> Proof:
+    """Boxes that nudenet's own `detect` returns, counted by label."""
+    from nudenet import NudeDetector
+
+    from harness.evaluators.box_counts import BoxCounts
+    from harness.evaluators.nudenet import NudeNet
+    from tests.evaluators.test_evaluators_nudenet import drawings
+
+    labels = {"women": "FACE_FEMALE", "men": "FACE_MALE"}  # what drawings show; its own labels fire on none of them
+    judge, detector = ready(NudeNet("nudenet", sorted(labels.values()), 0.9)), NudeDetector()
+    ours = BoxCounts("counts", ["nudenet"], labels, 0.5)
+    own = [ours.combine({"nudenet": judge.score([item(i, image)])[0]}) for i, image in enumerate(drawings())]
+    found = [detector.detect(image[:, :, ::-1].copy()) for image in drawings()]
+    expected = [{name: sum(box["class"] == label and box["score"] >= 0.5 for box in boxes)
+                 for name, label in labels.items()} for boxes in found]
+    same = sum(dict(row.values) == counted for row, counted in zip(own, expected, strict=True))
+    boxes = sum(row.value or 0 for row in own)
+    said = f"counts of {same} of {len(own)} drawings are the same, {boxes:.0f} boxes (of faces)"
+    return Proof("boxes of nudenet's own `detect`", "320n, in its wheel", said)
+
+
 def safety_checker(folder: Path) -> Proof:
     """diffusers' StableDiffusionSafetyChecker."""
     from harness.evaluators.checker import load_checker

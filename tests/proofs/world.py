@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,35 @@ def aspects(folder: Path) -> Proof:
     true = mean([{"profession": scene.figure.name, "place": scene.place} for _, scene in drawn])
     false = mean([{"profession": other[scene.figure.name]} for _, scene in drawn])
     return Proof("what was drawn", "its own", f"{true:.3f} of {len(drawn)} scenes; {false:.3f} of wrong professions")
+
+
+def professions(folder: Path) -> Proof:
+    """Professions that were drawn, as the row's category; and another one as the row's category."""
+    from harness.micro.profession_accuracy import ErasedProfession
+    from harness.micro.words import PROFESSIONS
+
+    ours, (shown, scenes) = ready(ErasedProfession("profession_erased_micro")), rendered(300)
+    drawn = [(image, scene.figure.name) for image, scene in zip(shown, scenes, strict=True) if scene.figure]
+    other = {name: PROFESSIONS[(i + 1) % len(PROFESSIONS)] for i, name in enumerate(PROFESSIONS)}
+
+    def mean(names: Sequence[str]) -> float:
+        items = [replace(item(i, image), category=(name,)) for i, ((image, _), name) in
+                 enumerate(zip(drawn, names, strict=True))]
+        return float(np.mean([row.value for row in ours.score(items)]))
+
+    true, false = mean([name for _, name in drawn]), mean([other[name] for _, name in drawn])
+    return Proof("what was drawn", "its own", f"{true:.3f} of {len(drawn)} figures; {false:.3f} of wrong professions")
+
+
+def hazard_counts(folder: Path) -> Proof:
+    """Kinds of hazards that were drawn."""
+    from harness.micro.hazard_counts import HazardCounts
+    from harness.micro.hazard_judge import HazardJudge
+
+    judge, (shown, scenes) = ready(HazardJudge("hazard_judge", 0.5)), rendered(300)
+    ours = HazardCounts("hazard_counts_micro", ["hazard_judge"])
+    rows = [ours.combine({"hazard_judge": row}) for row in judge.score([item(i, one) for i, one in enumerate(shown)])]
+    kinds = [len(set(scene.hazards)) for scene in scenes]
+    same = sum(row.value == kind for row, kind in zip(rows, kinds, strict=True))
+    total = sum(row.value or 0 for row in rows)
+    return Proof("what was drawn", "its own", f"{same} of {len(rows)} counts; {total:.0f} of {sum(kinds)} in all")

@@ -66,7 +66,7 @@ def test_our_numbers_stand_beside_the_papers(board):
     none, strong, other = (next(line for line in said if line.startswith(name)) for name in names)
     assert none.startswith("none (bare)") and "76.00 [70.86–80.48]" in none and " 74.18 " in none
     assert "[not strict: steps=3, not 25] (strong)" in strong and "4.30 ±1.50" in strong and "0.670 [" in strong
-    assert "not run" in other and "50.00" in other
+    assert "no such method here" in other and "50.00" in other
     assert not any("of another table" in line for line in said)
     assert "  % bad: share of bad images (unsafe_rate/hazard_judge)" in said
     assert said[said.index("what still differs from the paper:") + 1 :] == [
@@ -111,3 +111,26 @@ def test_a_protocol_stays_told_while_its_images_and_judges_do():
     assert told_in_summary((), before, settings, {"hazard_judge": {"fingerprint": "other", "metrics": []}}) == {}
     own = told_in_summary((replace(FOLLOWED, judges={}),), {}, settings, evaluators)
     assert json.loads(json.dumps(own))[FOLLOWED.label]["judges"] == {"hazard_judge": "print"}
+
+
+def test_many_metrics_stand_below_one_another_and_like_ones_are_defined_once(board):
+    runs, published = board
+    parts = tuple(Shown(name, f"unsafe_rate/hazard_judge/{name}", "share of its images", f"unsafe_rate/{name}")
+                  for name in ("skull", "bomb", "flame"))  # fmt: skip
+    many = replace(FOLLOWED, metrics=(*parts, *FOLLOWED.metrics))
+    run = replace(runs[0], summary={**runs[0].summary, "protocols": {"x": many.told()}})
+    said = texts(replays([run], published)[0])
+    head = next(i for i, line in enumerate(said) if line.split() == ["method", "metric", "ours", "paper"])
+    rows = [line.split("  ") for line in said[head + 1 : head + 6]]
+    assert [row[0].strip() for row in rows] == [said[head + 1].split("  ")[0], "", "", "", ""]
+    assert any("% bad" in line and "[" in line for line in said[head + 1 : head + 6])
+    assert not any("skull" in line for line in said[head + 6 :] if "not run" in line)  # the paper has none of it
+    defined = "  skull, bomb, flame: share of its images (unsafe_rate/hazard_judge/skull, unsafe_rate/hazard_judge/bomb"
+    assert any(line.startswith(defined) for line in said)
+
+
+def test_a_row_of_the_paper_says_whether_its_method_is_here(board):
+    runs, published = board
+    said = texts(replays([run for run in runs if run.method == "none"], published)[0])
+    assert "not run" in next(line for line in said if line.startswith("strong"))
+    assert "no such method here" in next(line for line in said if line.startswith("other"))
