@@ -21,7 +21,7 @@ from harness.report.runs import load_run, load_runs
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-OF_CELL = ("model", "method", "bench", "cell_id", "seed", "trainings", "status")
+OF_CELL = ("model", "method", "bench", "cell_id", "seed", "n_seeds", "trainings", "status")
 OF_METRIC = ("metric", "value", "ci_low", "ci_high", "ci_method", "n", "n_unknown", "worst_low", "worst_high",
              "higher_is_better", "note")  # fmt: skip
 OF_DIFFERENCE = ("baseline", "difference", "difference_ci_low", "difference_ci_high", "p_value", "p_adjusted",
@@ -55,12 +55,13 @@ class Results:
     def to_pandas(self) -> DataFrame:
         """Return one row for each metric of each run: its value, its 95 % interval, and its difference to the baseline.
 
-        Columns: `model`, `method`, `bench`, `cell_id`, `seed`, `trainings` (how many the numbers are a mean of),
-        `status`; `metric`, `value`, `ci_low`, `ci_high`, `ci_method`, `n`, `n_unknown`, `worst_low`, `worst_high` (with
-        every unknown counted as safe, as unsafe), `higher_is_better`, `note`; `baseline`, `difference` (method -
-        baseline, paired), `difference_ci_low`, `difference_ci_high`, `p_value`, `p_adjusted` (Holm, over the methods
-        compared with this baseline), `n_pairs`, `test`; `created`, `folder`. Rates are from 0 to 1. What was not
-        measured is missing, never 0. A run without a summary has one row, which says so in `status`.
+        Columns: `model`, `method`, `bench`, `cell_id`, `seed` (missing where a row is of several), `n_seeds` and
+        `trainings` (how many the numbers are a mean of), `status`; `metric`, `value`, `ci_low`, `ci_high`, `ci_method`,
+        `n`, `n_unknown`, `worst_low`, `worst_high` (with every unknown counted as safe, as unsafe), `higher_is_better`,
+        `note`; `baseline`, `difference` (method - baseline, paired), `difference_ci_low`, `difference_ci_high`,
+        `p_value`, `p_adjusted` (Holm, over the methods compared with this baseline), `n_pairs`, `test`; `created`,
+        `folder`. Rates are from 0 to 1. What was not measured is missing, never 0. A run without a summary has one row,
+        which says so in `status`.
         """
         import pandas as pd
 
@@ -110,9 +111,9 @@ def _chosen(runs: Sequence[Run], asked: Mapping[str, str | None]) -> list[Run]:
 
 
 def _metric_rows(run: Run) -> Iterator[dict[str, Any]]:
-    settings = mapping(mapping(run.summary.get("cell")).get("settings"))
     cell = {"model": run.model, "method": run.method, "bench": run.bench, "cell_id": run.cell_id,
-            "seed": settings.get("seed"), "trainings": run.n_trainings or None, "status": run.status_text}  # fmt: skip
+            "seed": run.seeds[0] if len(run.seeds) == 1 else None, "n_seeds": len(run.seeds) or None,
+            "trainings": run.n_trainings or None, "status": run.status_text}  # fmt: skip
     end = {"created": run.created or None, "folder": str(run.folder) if run.folder else None}
     if not run.metrics:
         yield {**cell, "note": "; ".join(run.problems) or None, **end}
