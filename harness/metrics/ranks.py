@@ -33,9 +33,10 @@ def ranks(
     Prompts are drawn with replacement, the same for all entries, so that differences are paired. An entry's interval
     is that of Mogstad, Romano, Shaikh and Wilhelm (2024, Review of Economic Studies 91:476), marginal: it is behind
     those, and before those, from which its difference is more than c standard errors, with c the 95 % quantile of the
-    largest |d* - d| / se over all others, at least 1.96. Holds the true place, or all places that a tie leaves open, 95 % of the time,
-    where percentiles of resampled ranks fail at ties. `extra`: an entry's variance besides that of prompts, such as
-    between trainings. Adding an entry moves others by whether it is better than they, never by how much.
+    largest |d* - d| / se over all others, at least 1.96. Holds the true place, or all places that a tie leaves open,
+    95 % of the time, where percentiles of resampled ranks fail at ties. `extra`: an entry's variance besides that of
+    prompts, such as between trainings. Adding an entry moves others by whether it is better than they, never by how
+    much.
     """
     means = _means(np.asarray(sums, dtype=np.float64), np.asarray(sizes, dtype=np.float64), resamples, seed)
     observed, drawn = means[0], means[1:]
