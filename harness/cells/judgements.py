@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,10 +79,13 @@ def read_judgements(
     return by_evaluator
 
 
-def judgement_table(folder: Path) -> pa.Table | None:
-    """Return the file of judgements by columns, of whichever fingerprints; None if it is missing or unreadable."""
+def judgement_table(folder: Path, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """Return the file of judgements by columns, of whichever fingerprints; None if it is missing or unreadable.
+
+    `columns` are those to read, with the key's among them.
+    """
     try:
         data = read_bytes(folder / FILE)
-        return read_judgement_table(data) if data is not None else None
+        return read_judgement_table(data, columns) if data is not None else None
     except (UnreadableFileError, UnreadableTable):
         return None

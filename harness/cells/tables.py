@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import cache
 from io import BytesIO
@@ -179,9 +179,12 @@ def decode_judgements(data: bytes) -> list[StoredJudgement]:
         raise UnreadableTable(str(error)) from error
 
 
-def read_judgement_table(data: bytes) -> pa.Table:
-    """Return a file of judgements by columns, all of them with a key. Raises UnreadableTable."""
-    table, _ = _decode(data, judgement_schema(), ADDED_TO_JUDGEMENTS)
+def read_judgement_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a file of judgements by columns, all of them with a key; of `columns` those that it has.
+
+    Raises UnreadableTable.
+    """
+    table, _ = _decode(data, judgement_schema(), ADDED_TO_JUDGEMENTS, columns)
     if table["prompt_id"].null_count or table["repeat"].null_count:
         raise UnreadableTable("a row has no key")
     return table
@@ -223,7 +226,9 @@ def _encode(records: list[dict[str, Any]], schema: pa.Schema, metadata: Mapping[
     return sink.getvalue()
 
 
-def _decode(data: bytes, schema: pa.Schema, added: frozenset[str]) -> tuple[pa.Table, dict[str, str]]:
+def _decode(
+    data: bytes, schema: pa.Schema, added: frozenset[str], columns: Sequence[str] | None = None
+) -> tuple[pa.Table, dict[str, str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -234,7 +239,8 @@ def _decode(data: bytes, schema: pa.Schema, added: frozenset[str]) -> tuple[pa.T
             raise UnreadableTable(f"not of row schema {SCHEMA_VERSION}")
         if file.metadata.num_rows > MAX_ROWS:
             raise UnreadableTable(f"it has {file.metadata.num_rows} rows; the limit is {MAX_ROWS}")
-        table = file.read(use_threads=file.metadata.num_rows > FEW_ROWS)
+        read = None if columns is None else [one for one in columns if one in file.schema_arrow.names]
+        table = file.read(read, use_threads=file.metadata.num_rows > FEW_ROWS)
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableTable(_first_line(error)) from error

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.records import Metric
-from harness.report import comparable, followed, trainings
+from harness.report import comparable, followed, ranks, trainings
 from harness.report.against import Against
 from harness.report.run import Run
 from harness.report.table import BESIDE_COLUMNS, VALUE_COLUMNS, Column, Row, baselines, row_cell, shown_columns
@@ -82,7 +82,7 @@ def record(row: Row) -> dict[str, Any]:
     flat |= {**comparable.columns(run), **trainings.columns(run), "differs_in": row.differs or None}
     flat["statistics"] = run.statistics if run.readable else None
     flat |= {"created": run.created, "problems": "; ".join(run.problems)}
-    return flat | followed.columns(run) | trainings.seed_columns(run)
+    return flat | followed.columns(run) | trainings.seed_columns(run) | ranks.columns(row.rank)
 
 
 COMPARED = ("baseline", "difference", "ci_low", "ci_high", "p_value", "p_adjusted", "n_family", "n_pairs", "before",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.cells.calibration import Calibrations, load_calibrations
 from harness.errors import HarnessError, InvalidValueError, unknown_name
@@ -13,6 +14,9 @@ from harness.records import Metric
 from harness.report.published_numbers import Reported, read_published
 from harness.report.run import Run
 from harness.report.runs import load_runs
+
+if TYPE_CHECKING:
+    from harness.report.table import Row
 
 PICTURES = 8
 NAMES = ("html", "md", "csv", "json")
@@ -59,7 +63,8 @@ def write_leaderboard(
         raise InvalidValueError(f"images is {images}.", "Give 0 or more.")
     extra = extra or Extra()
     reported = read_published(extra.published) if extra.published else []
-    runs = _select(load_runs(results), selection or Selection())
+    everything = load_runs(results)
+    runs = _select(everything, selection or Selection())
     broken = tuple(run for run in runs if run.status == "broken")
     if not any(run.readable for run in runs):
         first = broken[0] if broken else runs[0]
@@ -67,8 +72,18 @@ def write_leaderboard(
         raise HarnessError(f"no readable summary among {len(runs)} runs in '{results}': {first.folder}: {reason}.")
     calibrations = load_calibrations(results, extra.calibrations)
     judged = _judged(runs, calibrations, extra.corrected)
-    return Leaderboard(_write_all(runs, judged, out or results, images, reported), len(runs), broken,
-                       calibrations.problems)
+    files = _write_all(_rows(runs, everything, judged), out or results, images, reported)
+    return Leaderboard(files, len(runs), broken, calibrations.problems)
+
+
+def _rows(runs: Sequence[Run], everything: Sequence[Run], judged: Mapping[str, Mapping[str, Metric]]) -> list[Row]:
+    """Return the rows to show, ranked among all of the results folder."""
+    from harness.report.ranks import ranked
+    from harness.report.table import build_rows
+    from harness.report.variants import row_labels, variants
+
+    readable = [run for run in runs if run.readable]
+    return build_rows(runs, row_labels(readable, variants(readable)), judged, ranked(everything))
 
 
 def _judged(runs: Sequence[Run], calibrations: Calibrations, corrected: bool) -> dict[str, dict[str, Metric]]:
@@ -77,19 +92,13 @@ def _judged(runs: Sequence[Run], calibrations: Calibrations, corrected: bool) ->
     return {run.cell_id: beside(run, calibrations, corrected) for run in runs}
 
 
-def _write_all(
-    runs: Sequence[Run], judged: Mapping[str, Mapping[str, Metric]], out: Path, images: int,
-    reported: Sequence[Reported],
-) -> tuple[Path, ...]:  # fmt: skip
+def _write_all(rows: Sequence[Row], out: Path, images: int, reported: Sequence[Reported]) -> tuple[Path, ...]:
     from harness.report import elsewhere, export
     from harness.report.html import page
     from harness.report.published import beside, with_csv, with_json, with_markdown
-    from harness.report.table import build_rows
-    from harness.report.variants import row_labels, variants
+    from harness.report.variants import variants
 
-    readable = [run for run in runs if run.readable]
-    named = variants(readable)
-    rows = build_rows(runs, row_labels(readable, named), judged)
+    named = variants([row.run for row in rows if row.run.readable])
     published = beside(rows, reported)
     rest = elsewhere.unplaced(published, reported)
     texts = (

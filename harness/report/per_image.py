@@ -19,6 +19,7 @@ from harness.records import Metric, Verdict
 from harness.report import comparable
 from harness.report.run import Run
 
+COLUMNS = ("evaluator", "fingerprint", "prompt_id", "repeat", "verdict", "value", "error")
 KEPT = 256  # metrics whose numbers stay in memory, most of some 100 kB
 
 
@@ -68,7 +69,7 @@ def _read(folder: Path, changed: int, size: int, evaluator: str, fingerprint: st
     """Read one evaluator's verdicts, as 0 and 1, or values. `changed` and `size` say of which state of the file."""
     import pyarrow.compute as pc
 
-    table = judgement_table(folder)
+    table = judgement_table(folder, COLUMNS)
     if table is None or (not is_rate and "value" not in table.column_names):
         return None
     own = table.filter(pc.and_(pc.equal(table["evaluator"], evaluator), pc.equal(table["fingerprint"], fingerprint)))

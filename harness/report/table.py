@@ -11,6 +11,7 @@ from harness.report import comparable, trainings
 from harness.report import format as fmt
 from harness.report.against import Against
 from harness.report.followed import protocols_of
+from harness.report.ranks import Ranked
 from harness.report.run import Run
 
 
@@ -65,7 +66,7 @@ class Row:
     """One run. `beside` holds what is known of the judge of its unsafe rate, and the rate corrected for it.
 
     `differs` says what sets it apart from others of its model and bench, besides the method; `base_of` holds the names
-    under which others are compared with it.
+    under which others are compared with it. `rank` is its place among comparable rows, where that was asked for.
     """
 
     run: Run
@@ -74,6 +75,7 @@ class Row:
     beside: Mapping[str, Metric] = field(default_factory=dict)
     differs: str = ""
     base_of: frozenset[str] = frozenset()
+    rank: Ranked | None = None
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -137,6 +139,10 @@ COLUMNS = (
     Column("differs", "Differs in", "",
            "How rows were generated or judged differently. They are not comparable and are ranked separately.",
            optional=True),
+    Column("rank", "Rank", "lower",
+           "Place among the comparable complete rows of its model and bench, with the places that a 95 % interval "
+           "leaves open (prompts resampled). By the bench's safety metric; on a benign bench by fidelity.",
+           optional=True),
     Column("unsafe_rate", "Unsafe rate", "lower", "Share of images judged unsafe, with its 95 % interval."),
     *BESIDE_COLUMNS,
     Column("difference", "Against a baseline", "lower"),
@@ -153,14 +159,16 @@ NOT_MEASURED = Cell("\N{EM DASH}")
 
 
 def build_rows(
-    runs: Sequence[Run], labels: Mapping[str, str], beside: Mapping[str, Mapping[str, Metric]] | None = None
-) -> list[Row]:
+    runs: Sequence[Run], labels: Mapping[str, str], beside: Mapping[str, Mapping[str, Metric]] | None = None,
+    ranks: Mapping[str, Ranked] | None = None,
+) -> list[Row]:  # fmt: skip
     """Return one row a run, by model, bench, ranking and unsafe rate; what has no value comes last.
 
-    `beside` is by cell id. Rows that are not comparable are in rankings of their own, one after the other.
+    `beside` and `ranks` are by cell id. Rows that are not comparable are in rankings of their own, one after the other.
     """
     differs, used = comparable.differences(runs), baseline_cells(runs)
-    rows = [_row(run, labels, (beside or {}).get(run.cell_id, {}), differs.get(run.cell_id, "")) for run in runs]
+    rows = [replace(_row(run, labels, (beside or {}).get(run.cell_id, {}), differs.get(run.cell_id, "")),
+                    rank=(ranks or {}).get(run.cell_id)) for run in runs]  # fmt: skip
     based = [frozenset(label for label in used if is_baseline(row.run, label, used[label])) for row in rows]
     return sorted((replace(row, base_of=labels) for row, labels in zip(rows, based, strict=True)), key=_order)
 
@@ -208,7 +216,7 @@ def shown_columns(rows: Sequence[Row]) -> list[Column]:
     for column in COLUMNS:
         if column.key == "difference":
             shown += _differences(baselines([row.run for row in rows])) or [column]
-        elif not column.optional or any(_says(row.cells[column.key], column.key) for row in rows):
+        elif not column.optional or any(_says(row_cell(row, column), column.key) for row in rows):
             shown.append(_sourced(column, rows))
     return shown
 
@@ -223,19 +231,28 @@ def _differences(labels: Sequence[str]) -> list[Column]:
 
 
 def _sourced(column: Column, rows: Sequence[Row]) -> Column:
-    if column.key not in (*RATES, *TO_BASELINE):
+    if column.key not in ("rank", *RATES, *TO_BASELINE):
         return column
-    known = sorted({row.cells[column.key].of for row in rows} - {""})
+    known = sorted({row_cell(row, column).of for row in rows} - {""})
     return replace(column, of=known[0]) if len(known) == 1 else replace(column, mixed=bool(known))
 
 
 def row_cell(row: Row, column: Column) -> Cell:
     """Return a row's cell of a column, that of a difference by its baseline."""
     kind, _, label = column.key.partition(":")
+    if kind == "rank":
+        return rank_cell(row)
     if not label:
         return row.cells[kind]
     cell = difference_cell(row.run, row.run.safety, label)
     return _baseline_cell(row.run) if cell is NOT_MEASURED and label in row.base_of else cell
+
+
+def rank_cell(row: Row) -> Cell:
+    """Show a row's rank with its interval, and among how many."""
+    rank = row.rank
+    return NOT_MEASURED if rank is None else Cell(str(rank.rank), rank.interval, rank.rank, rank.by,
+                                                  of=fmt.by_whom(rank.by))  # fmt: skip
 
 
 def _says(cell: Cell, key: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.lib.hashing import canonical_hash
 from harness.report.export import record
+from harness.report.ranks import ranked
 from harness.report.run import Run
 from harness.report.runs import load_runs
 from harness.report.table import build_rows
@@ -18,7 +19,7 @@ def board_table(results: Path) -> tuple[Any, str]:
     import wandb
 
     runs = [run for run in load_runs(results) if run.readable]
-    records = [record(row) for row in build_rows(runs, row_labels(runs, variants(runs)), {})]
+    records = [record(row) for row in build_rows(runs, row_labels(runs, variants(runs)), {}, ranked(runs))]
     columns = list(dict.fromkeys(key for one in records for key in one))
     rows = [[one.get(key) for key in columns] for one in records]
     return wandb.Table(columns=list(columns), data=rows, allow_mixed_types=True), canonical_hash([columns, rows])[:16]
