@@ -74,7 +74,7 @@ export function pairList({own, other, names, found, images, others, change}) {
 
   function tile({i, j, group}, judge) {
     const sides = [side(own, images, i, names[0]), side(other, others, j, names[1])];
-    const words = h("p", {class: "words", dir: "auto"}, "\u2026"), id = images.repeats[i] ? `${images.ids[i]}, repeat ${images.repeats[i]}` : images.ids[i];
+    const words = h("p", {class: "prompt-line", dir: "auto"}, "\u2026"), id = images.repeats[i] ? `${images.ids[i]}, repeat ${images.repeats[i]}` : images.ids[i];
     getDetail(own.cell, i).then((detail) => { words.textContent = detail.prompt.slice(0, 400); }, () => { words.textContent = ""; });
     const veiled = sides.some((one) => one.veiled), button = h("button", {type: "button", class: "plain", tabindex: -1, on: {click: () => element.flip()}});
     const element = h("div", {class: "pair"},
