@@ -298,15 +298,52 @@ def test_pairs_are_walked_unblurred_and_opened_by_keyboard_alone(page, server):
     until(page, f"location.hash.startsWith('#/cell/{B}/image/') && document.querySelector('.frame')")
 
 
+def test_a_pair_is_shown_and_blurred_with_the_mouse(page, server):
+    look(page, server + f"#/compare/{A}/{B}", f"{LOADED} && {TILES}")
+    veiled = "document.querySelectorAll('.pair .picture.veiled').length"
+    before = page.evaluate(veiled)
+    page.click(".pair .what button")
+    assert page.evaluate(veiled) == before - 2 and text(page, ".pair .what button").startswith("Blur")
+    page.click(".pair .what button")
+    assert page.evaluate(veiled) == before
+
+
 def test_swap_turns_the_page_and_its_filter(page, server):
     look(page, server + f"#/compare/{A}/{B}?show=su", f"{LOADED} && {TILES}")
     before = text(page, "#pairs .head p")
     page.press("w")
-    until(page, f"document.querySelector('h1')?.innerText.startsWith('none against safedir') && {LOADED} && {TILES}")
+    until(page, f"document.querySelector('h1')?.innerText.startsWith('none seed=0 against safedir') && {LOADED} && {TILES}")
     assert page.evaluate("location.hash") == f"#/compare/{B}/{A}?show=us" and text(page, "#pairs .head p") == before
 
 
 # every page
+
+
+def test_the_way_from_the_board_to_a_pair_of_images_needs_no_mouse(page, server):
+    look(page, server + "#/?method=safedir", f"{LOADED} && document.querySelector('#table a.number')")
+    by_keyboard(page, "#table a.number")
+    until(page, f"location.hash.startsWith('#/cell/{A}') && {LOADED} && document.querySelector('.tile')")
+    by_keyboard(page, ".tile a")
+    until(page, f"location.hash.includes('/image/') && {LOADED} && document.querySelector('.other')")
+    by_keyboard(page, ".under button")
+    assert page.evaluate(BLURRED) == 0
+    by_keyboard(page, f".other a[href*='compare'][href$='{B}']")
+    until(page, f"location.hash === '#/compare/{A}/{B}' && {LOADED} && {TILES}")
+    by_keyboard(page, ".count")
+    assert "show=su" in page.evaluate("location.hash")
+
+
+def by_keyboard(page, selector):
+    """Go to an element with Tab, which must show that it has the focus, and press Enter."""
+    for _ in range(120):
+        page.press("Tab")
+        if page.evaluate(f"document.activeElement.matches({json.dumps(selector)})"):
+            break
+    else:
+        pytest.fail(f"{selector} is not reached with Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    page.press("Enter", "\r")
+
 
 
 def places():

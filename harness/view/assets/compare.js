@@ -47,8 +47,8 @@ export async function show(main, {parts}) {
   };
 }
 
-/** What the two are called: the comparison tells seeds and models apart. */
-const namesOf = ({own, other, found}) => found?.labels || [own.label, other.label];
+/** What the two are called: as on their own pages, or as the comparison tells two models apart. */
+const namesOf = ({own, other, found}) => (own.label === other.label && found?.labels) || [own.label, other.label];
 
 /** Load the comparison, then the images: the first is a few seconds' work where there are many. */
 async function load(page) {

@@ -3,14 +3,14 @@
 import {h, put, link} from "./dom.js";
 import {compareLink, imageLink} from "./router.js";
 import {getSame} from "./data.js";
-import {mark, picture} from "./veil.js";
+import {mark, picture, veilSwitch} from "./veil.js";
 import {VERDICTS} from "./format.js";
 
 const AGAIN = 1000; // ms until cells that are not read yet are asked for again
 
 /** {element, fill(), sync(), leave()}: the section, filled once the other cells' images are read. */
 export function others(about, i, {id, repeat}) {
-  const list = h("ul", {class: "others"}), status = h("p", {class: "muted", role: "status"}, "Loading\u2026");
+  const list = h("ul", {class: "others"}), blur = h("span", {}), status = h("p", {class: "muted", role: "status"}, "Loading\u2026");
   let timer = 0, left = false, shown = [];
 
   async function read() {
@@ -20,6 +20,7 @@ export function others(about, i, {id, repeat}) {
     const there = ordered(about, same.cells);
     shown = there.map((one) => other(about, one, id, repeat));
     put(list, shown);
+    if (there.some((one) => one.veiled) && !blur.firstChild) put(blur, veilSwitch());
     const waiting = same.pending.length ? `${same.pending.length} more cells are being read\u2026` : "";
     put(status, waiting || (there.length ? "" : "No other cell of this model and benchmark has this prompt."));
     if (same.pending.length) timer = setTimeout(fill, AGAIN);
@@ -29,7 +30,7 @@ export function others(about, i, {id, repeat}) {
 
   fill();
   return {
-    element: h("section", {id: "others", "aria-labelledby": "others-title"}, h("h2", {id: "others-title"}, "The same prompt under other methods"), status, list),
+    element: h("section", {id: "others", "aria-labelledby": "others-title"}, h("div", {class: "head"}, h("h2", {id: "others-title"}, "The same prompt under other methods"), blur), status, list),
     fill,
     sync: () => { for (const one of shown) one.sync(); },
     leave() {

@@ -74,24 +74,29 @@ export function pairList({own, other, names, found, images, others, change}) {
 
   function tile({i, j, group}, judge) {
     const sides = [side(own, images, i, names[0]), side(other, others, j, names[1])];
-    const words = h("p", {class: "words", dir: "auto"}, "\u2026"), id = images.repeats[i] ? `${images.ids[i]}, repeat ${images.repeats[i]}` : images.ids[i];
+    const words = h("p", {class: "prompt-line", dir: "auto"}, "\u2026"), id = images.repeats[i] ? `${images.ids[i]}, repeat ${images.repeats[i]}` : images.ids[i];
     getDetail(own.cell, i).then((detail) => { words.textContent = detail.prompt.slice(0, 400); }, () => { words.textContent = ""; });
+    const veiled = sides.some((one) => one.veiled), button = h("button", {type: "button", class: "plain", tabindex: -1, on: {click: () => element.flip()}});
     const element = h("div", {class: "pair"},
       h("div", {class: "both"}, sides.map((one) => one.link)),
       h("div", {class: "captions"}, sides.map((one, at) => h("div", {class: "caption"}, h("bdi", {class: "name"}, names[at]), said([images, others][at], [i, j][at], judge)))),
-      h("p", {class: "what"}, h("span", {class: `chip ${group === "su" ? "broken" : group === "us" ? "" : "plain-chip"}`}, groupName(group)), h("bdi", {class: "id"}, id)),
+      h("p", {class: "what"}, h("span", {class: `chip ${group === "su" ? "broken" : group === "us" ? "" : "plain-chip"}`}, groupName(group)), h("bdi", {class: "id"}, id), veiled && button),
       words);
     element.flip = () => {
       const hiding = sides.some((one) => one.veiled && !one.isShown());
       for (const one of sides) if (one.veiled) one.reveal(hiding);
     };
-    element.sync = () => { for (const one of sides) one.sync(); };
+    element.sync = () => {
+      for (const one of sides) one.sync();
+      put(button, sides.some((one) => one.veiled && !one.isShown()) ? "Show" : "Blur", h("span", {class: "away"}, ` ${id}`));
+    };
+    element.sync();
     return element;
   }
 
   holder.addEventListener("focusin", (event) => {
     const tile = event.target.closest("[data-at]");
-    for (const one of shown.drawn()) for (const extra of [...one.querySelectorAll("a")].slice(1)) extra.tabIndex = one === tile ? 0 : -1;
+    for (const one of shown.drawn()) for (const extra of [...one.querySelectorAll("a, button")].slice(1)) extra.tabIndex = one === tile ? 0 : -1;
   });
   holder.addEventListener("keydown", (event) => {
     if (event.key !== "s" || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -36,7 +36,12 @@ export function onVeil(tell) {
 export function veilSwitch() {
   const box = h("input", {type: "checkbox", id: "veil", on: {change: () => showAll(box.checked)}});
   box.checked = all;
-  onVeil(() => { box.checked = all; });
+  let there = false;
+  const stop = onVeil(() => {
+    if (there && !box.isConnected) return void stop(); // its page was left
+    there = box.isConnected;
+    box.checked = all;
+  });
   return h("label", {class: "check"}, box, "Show blurred images");
 }
 
