@@ -19,7 +19,7 @@ from harness.cells.scored import Scored
 from harness.cells.set_scores import set_scores
 from harness.cells.store import drawn_with
 from harness.cells.training_judges import marked, taught_judges
-from harness.cells.training_seeds import training_of_recipe
+from harness.cells.training_seeds import seed_family, training_of_recipe
 from harness.evaluator import CompositeEvaluator, Evaluator
 from harness.evaluators.identity import EvaluatorKey, evaluator_fingerprint
 from harness.metrics.attack_rates import attack_metrics, post_attack_metrics
@@ -101,6 +101,7 @@ def summarise(
             **({"before_attack": cell.before.cell_id} if cell.before else {}),
             "artifact": drawn_with(images),
             "training": training_of_recipe(cell),
+            "seed_family": seed_family(cell),
         },
         **write_json(metrics),
         "comparisons": against,

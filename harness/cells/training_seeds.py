@@ -61,17 +61,38 @@ def training_of_recipe(cell: Cell) -> dict[str, Any] | None:
 
     Cells of one `family` differ in the seed of training alone.
     """
-    made = cell.shared.method
-    varying = [varies(config, made) for config in cell.spec.methods]
+    varying = _varying(cell)
     if not any(varying):
         return None
-    # A word that one method learns and another uses is named by its training: by that of one seed for all.
-    alike = publish_concepts([made({**config, SEED: 0} if trained else config)
-                              for config, trained in zip(cell.spec.methods, varying, strict=True)])
-    methods = [{**named, "params": _without_seed(method.identity()["params"], trained)}
-               for named, method, trained in zip(cell.identity["methods"], alike, varying, strict=True)]
+    methods = _alike(cell, varying)
     seeds = [config[SEED] for config, trained in zip(cell.spec.methods, varying, strict=True) if trained]
     return {"family": canonical_hash({**cell.identity, "methods": methods})[:12], "seed": seeds[0]}
+
+
+def seed_family(cell: Cell) -> str:
+    """Name the cells that differ in nothing but the seeds of images and training."""
+    return family_of({**cell.identity, "methods": _alike(cell, _varying(cell))})
+
+
+def family_of(identity: Config) -> str:
+    """Name the cells whose identities differ in nothing but seeds."""
+    methods = [{**method, "params": _without_seed(method.get("params") or {}, True)}
+               for method in identity.get("methods") or ()]
+    kept = {key: value for key, value in identity.items() if key not in (SEED, "row_seeds")}
+    return canonical_hash({**kept, "methods": methods})[:12]
+
+
+def _varying(cell: Cell) -> list[bool]:
+    return [varies(config, cell.shared.method) for config in cell.spec.methods]
+
+
+def _alike(cell: Cell, varying: Sequence[bool]) -> list[dict[str, Any]]:
+    """Return what names the methods, without the seeds of training."""
+    # A word that one method learns and another uses is named by its training: by that of one seed for all.
+    alike = publish_concepts([cell.shared.method({**config, SEED: 0} if trained else config)
+                              for config, trained in zip(cell.spec.methods, varying, strict=True)])
+    return [{**named, "params": _without_seed(method.identity()["params"], trained)}
+            for named, method, trained in zip(cell.identity["methods"], alike, varying, strict=True)]
 
 
 def _trained_again(job: Job, k: int) -> Job:

@@ -114,9 +114,16 @@ def value_comparison(
     if not known:
         return None
     prompts, own_values, other_values = zip(*known, strict=True)
-    if binary(own_values) and binary(other_values):
-        return _rates(own_values, other_values, prompts, baseline, seed, level)
-    return _means(own_values, other_values, prompts, baseline, seed, level)
+    return paired_comparison(own_values, other_values, prompts, baseline, seed, level)
+
+
+def paired_comparison(
+    values: Sequence[float], other: Sequence[float], prompts: Sequence[str], baseline: str, seed: int,
+    level: float = 0.95,
+) -> Comparison:  # fmt: skip
+    """Compare numbers of the same images, pair by pair, as `value_comparison` does; there is at least one."""
+    compare = _rates if binary(values) and binary(other) else _means
+    return compare(values, other, prompts, baseline, seed, level)
 
 
 def _rates(

@@ -57,6 +57,26 @@ def of_several(trainings: Sequence[OfOne], level: float = 0.95) -> OfSeveral:
     return OfSeveral(mean, low, high, float(values.min()), float(values.max()), sd, below or 0.0, above or 0.0, k)
 
 
+def with_sampling(values: Sequence[float], below: float | None, above: float | None) -> OfSeveral:
+    """Join values of several trainings whose mean has this sampling error, measured over all of them at once.
+
+    `below` and `above` are the distances of its limits. Several seeds of noise make the sampling error of their mean
+    smaller than that of each; prompts, which they share, do not.
+    """
+    return of_several([OfOne(value, None if below is None else value - below, None if above is None else value + above)
+                       for value in values])
+
+
+def without_training(values: Sequence[float], below: float | None, above: float | None) -> OfSeveral:
+    """Return the mean of seeds that differ in noise alone: their spread is sampling error, which the limits hold.
+
+    `sd` is 0, since none of it comes on top.
+    """
+    mean = float(np.mean(values))
+    low, high = (None if below is None else mean - below), (None if above is None else mean + above)
+    return OfSeveral(mean, low, high, min(values), max(values), 0.0, below or 0.0, above or 0.0, len(values))
+
+
 def p_value(joined: OfSeveral, p_values: Sequence[float]) -> float:
     """Return the two-sided p value of no difference: one minus the level at which the interval reaches zero.
 
@@ -70,8 +90,8 @@ def p_value(joined: OfSeveral, p_values: Sequence[float]) -> float:
     spread = joined.sd / math.sqrt(joined.k)
 
     def past_zero(p: float) -> float:
-        reach = math.hypot(se * float(norm.isf(p / 2)), spread * float(t.isf(p / 2, joined.k - 1)))
-        return reach - abs(joined.mean)
+        between = spread * float(t.isf(p / 2, joined.k - 1)) if spread else 0.0
+        return math.hypot(se * float(norm.isf(p / 2)), between) - abs(joined.mean)
 
     smallest = SMALLEST_P if past_zero(SMALLEST_P) <= 0 else float(brentq(past_zero, SMALLEST_P, 1.0))
     return max(smallest, floor) if not math.isnan(floor) else smallest

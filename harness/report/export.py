@@ -82,7 +82,7 @@ def record(row: Row) -> dict[str, Any]:
     flat |= {**comparable.columns(run), **trainings.columns(run), "differs_in": row.differs or None}
     flat["statistics"] = run.statistics if run.readable else None
     flat |= {"created": run.created, "problems": "; ".join(run.problems)}
-    return flat | followed.columns(run)
+    return flat | followed.columns(run) | trainings.seed_columns(run)
 
 
 COMPARED = ("baseline", "difference", "ci_low", "ci_high", "p_value", "p_adjusted", "n_family", "n_pairs", "before",
@@ -153,6 +153,7 @@ def json_text(rows: Sequence[Row]) -> str:
             "evaluators": row.run.summary.get("evaluators") or {},
             "settings": (row.run.summary.get("cell") or {}).get("settings") or {},
             "provenance": dict(row.run.provenance),
+            "seeds_of": trainings.seed_record(row.run),
         }
         for row in rows
     ]

@@ -121,6 +121,11 @@ def difference(name: str, comparison: Comparison) -> str:
     return text.replace("-", MINUS)
 
 
+def deviation(name: str, sd: float) -> str:
+    """Format a standard deviation; of rates in percentage points."""
+    return f"{100 * sd:.1f} pts" if is_percent(name) else number(name, sd)
+
+
 def difference_interval(name: str, comparison: Comparison) -> str:
     low, high = comparison.ci_low, comparison.ci_high
     if low is None or high is None or math.isnan(low) or math.isnan(high):

@@ -27,7 +27,7 @@ class Run:
     problems: tuple[str, ...] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     against: Mapping[str, Against] = field(default_factory=dict)
-    trainings: tuple[Run, ...] = ()  # those that a mean is of
+    trainings: tuple[Run, ...] = ()  # the runs, of several seeds or trainings, that a mean is of
     summary: Data = field(default_factory=dict)
     cell: Data = field(default_factory=dict)
     provenance: Data = field(default_factory=dict)
@@ -35,7 +35,27 @@ class Run:
     @property
     def n_trainings(self) -> int:
         """How many trainings the numbers are of; 0 where training again would change nothing, or nothing tells."""
-        return len(self.trainings) or int(bool(self.training))
+        made = {one.trained_as for one in self.trainings} - {None}
+        return len(made) or int(bool(self.training))
+
+    @property
+    def trained_as(self) -> str | None:
+        """What names its training: the content of its artifact where that is known, else its seed."""
+        artifact = mapping(self.summary.get("cell")).get("artifact")
+        return str(artifact or self.training.get("seed")) if self.training else None
+
+    @property
+    def seed(self) -> int | None:
+        """The root seed; that of the first where the run is a mean over several. None if nothing tells."""
+        if self.trainings:
+            return self.trainings[0].seed
+        seed = self._settings.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The root seeds that the numbers are of."""
+        return tuple(sorted({run.seed for run in self.trainings or (self,) if run.seed is not None}))
 
     @property
     def training(self) -> Data:

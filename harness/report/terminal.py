@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def print_results(
 
     p values are adjusted over these runs and the others in the folder `results`.
     """
-    readable, broken = _read(summaries)
+    readable, broken = _read(summaries, results)
     read = pooled(readable)
     runs = adjusted([*read, *_others(read, results)])[: len(read)]
     judged = {run.cell_id: beside(run, calibrations or Calibrations(), corrected=False) for run in runs}
@@ -61,11 +62,13 @@ def _others(runs: Sequence[Run], results: Path | None) -> list[Run]:
         return []
 
 
-def _read(summaries: Sequence[Mapping[str, Any]]) -> tuple[list[Run], list[str]]:
+def _read(summaries: Sequence[Mapping[str, Any]], results: Path | None) -> tuple[list[Run], list[str]]:
     runs, broken = [], []
     for summary in summaries:
         try:
-            runs.append(run_from_summary(summary))
+            run = run_from_summary(summary)
+            place = results / "runs" / run.model / run.method / run.bench / run.cell_id if results else None
+            runs.append(replace(run, folder=place))
         except BrokenSummaryError as error:
             name = (summary.get("cell") or {}).get("name", "?") if isinstance(summary, Mapping) else "?"
             broken.append(f"{name}: unreadable summary: {error}")
