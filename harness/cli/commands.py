@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": "check a run: every file against its hash, every number against its rows",
     "submit": "bundle verified runs for a public board: rows, verdicts, provenance and hashes, never images",
     "wandb": "send runs that are done to Weights & Biases, and make a report of the leaderboard",
+    "licences": "show the licences of evaluators' weights",
     "convert": "pickled or single-file weights to safetensors, executing nothing",
 }
 

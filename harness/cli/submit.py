@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from harness.checks import user_path
 from harness.cli.answering import COMMAND, answer_words
 from harness.cli.arguments import OF_COMMANDS, parse_arguments, read_given
-from harness.cli.benches import Benches
 from harness.errors import InvalidValueError
 from harness.lib.formatting import size
 from harness.lib.shell import typed
 from harness.lib.streams import say, terminal
-from harness.lib.trusted_targets import targets_of
-from harness.verification import write_bundle
 
 SETTINGS = ("out",)
 HELP = """\
@@ -40,6 +37,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _submit(words: Sequence[str]) -> None:
+    from harness.cli.benches import Benches
+    from harness.lib.trusted_targets import targets_of
+    from harness.verification import write_bundle
+
     given = read_given(parse_arguments(words, "submit", OF_COMMANDS, SETTINGS), SETTINGS, things="run folders")
     if not given.things:
         raise InvalidValueError("nothing to submit.", "Name run folders: results/runs/<model>/<method>/<bench>/<cell>.")

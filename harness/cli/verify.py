@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.checks import user_path
 from harness.cli.answering import answer_words
 from harness.cli.arguments import OF_COMMANDS, parse_arguments, read_given
-from harness.cli.benches import Benches
 from harness.errors import InvalidValueError
 from harness.lib.streams import say, terminal
-from harness.lib.trusted_targets import targets_of
-from harness.verification import Verified, is_bundle, verify_bundle, verify_run
+
+if TYPE_CHECKING:
+    from harness.verification import Verified
 
 HELP = """\
 Check runs: every file against its hash, every number of summary.json against the rows that it was counted from.
@@ -52,6 +53,10 @@ def _verify(words: Sequence[str]) -> int:
 
 
 def _checked(place: Path, config_dirs: Sequence[str]) -> list[Verified]:
+    from harness.cli.benches import Benches
+    from harness.lib.trusted_targets import targets_of
+    from harness.verification import is_bundle, verify_bundle, verify_run
+
     benches, trusted = Benches(config_dirs), sorted(targets_of(config_dirs))
     return verify_bundle(place, benches, trusted) if is_bundle(place) else [verify_run(place, benches, trusted)]
 

@@ -23,7 +23,7 @@ from harness.cells.tables import StoredJudgement, decode_judgements, encode_imag
 from harness.errors import HarnessError, InvalidValueError
 from harness.lib.atomic import write_atomic
 from harness.lib.hashing import file_hash, text_hash
-from harness.lib.reading import read_bytes, read_json
+from harness.lib.reading import parse_json, read_bytes, read_json
 from harness.lib.version import __version__
 from harness.records import ImageRow
 from harness.verification.verify import Verified, verify_run
@@ -110,7 +110,7 @@ def _copy(folder: Path, target: Path, benches: Mapping[str, Any], trusted: Seque
             write_atomic(target / name, _without_home((folder / name).read_text(encoding="utf-8")).encode())
     config = CellStore(folder).read_cell() or {}
     rest = {key: value for key, value in config.items() if key != "identity"}
-    CellStore(target).write_cell({**json.loads(_without_home(json.dumps(rest))), "identity": config["identity"]})
+    CellStore(target).write_cell({**parse_json(_without_home(json.dumps(rest))), "identity": config["identity"]})
     write_atomic(target / JUDGEMENTS, encode_judgements(map(_public_judgement, _judgements(folder))))
     told = {**_without_names(read_json(folder / "provenance.json") or {}), "made_on": made_on(rows)}
     write_atomic(target / "provenance.json",

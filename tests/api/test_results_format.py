@@ -22,6 +22,7 @@ CELL = "runs/*/*/*/*/"
 FILES = {
     "cell.yaml": CELL, "summary.json": CELL, "provenance.json": CELL, "rows/*.parquet": CELL,
     "scores/*/*.parquet": CELL, "scores/*/features-*.npz": CELL, "verdicts.parquet": CELL, "set_metrics.json": CELL,
+    "hashes.json": CELL,
     "artifacts/*/*/meta.json": "", "calibrations/*/*.yaml": "", "throughput.json": "", "leaderboard.json": "",
     "leaderboard.csv": "",
 }  # fmt: skip

@@ -17,6 +17,7 @@ import harness.cli.calibrate
 import harness.cli.convert
 import harness.cli.label
 import harness.cli.leaderboard
+import harness.cli.licences
 import harness.cli.prefetch
 import harness.cli.score
 import harness.cli.submit
@@ -84,8 +85,9 @@ COMMANDS = {
     "calibrate": (harness.cli.calibrate.main, "harness.cli.calibrate.calibrate", ["evaluator=q16", "data=x"]),
     "prefetch": (harness.cli.prefetch.main, "harness.cli.prefetch.prefetch", ["model=micro"]),
     "artifacts": (harness.cli.artifacts.main, "harness.cli.artifacts.run", ["list"]),
+    "licences": (harness.cli.licences.main, "harness.cli.licences.weight_licences", ["nudenet"]),
     "verify": (harness.cli.verify.main, "harness.cli.verify._checked", ["runs/x"]),
-    "submit": (harness.cli.submit.main, "harness.cli.submit.write_bundle", ["runs/x"]),
+    "submit": (harness.cli.submit.main, "harness.cli.submit._submit", ["runs/x"]),
     "wandb": (harness.cli.wandb.main, "harness.cli.wandb._push", ["push", "results", "mode=offline"]),
     "convert": (harness.cli.convert.main, "harness.cli.convert._run", ["a.pt", "b.safetensors"]),
     "label": (harness.cli.label.main, "harness.cli.label._label", ["model=micro"]),
