@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.cells.cell import Cell
 from harness.cells.job import Job
+from harness.cells.seed_families import SEED, family_of, without_seed
 from harness.cells.settings import RunSettings
 from harness.errors import IncompatibleError
 from harness.lib.hashing import canonical_hash
@@ -19,7 +20,6 @@ from harness.lib.targets import build
 from harness.method import publish_concepts
 
 Config = Mapping[str, Any]
-SEED = "seed"
 
 
 def varies(config: Config, made: Callable[[Config], Any] = build) -> bool:
@@ -74,14 +74,6 @@ def seed_family(cell: Cell) -> str:
     return family_of({**cell.identity, "methods": _alike(cell, _varying(cell))})
 
 
-def family_of(identity: Config) -> str:
-    """Name the cells whose identities differ in nothing but seeds."""
-    methods = [{**method, "params": _without_seed(method.get("params") or {}, True)}
-               for method in identity.get("methods") or ()]
-    kept = {key: value for key, value in identity.items() if key not in (SEED, "row_seeds")}
-    return canonical_hash({**kept, "methods": methods})[:12]
-
-
 def _varying(cell: Cell) -> list[bool]:
     return [varies(config, cell.shared.method) for config in cell.spec.methods]
 
@@ -91,7 +83,7 @@ def _alike(cell: Cell, varying: Sequence[bool]) -> list[dict[str, Any]]:
     # A word that one method learns and another uses is named by its training: by that of one seed for all.
     alike = publish_concepts([cell.shared.method({**config, SEED: 0} if trained else config)
                               for config, trained in zip(cell.spec.methods, varying, strict=True)])
-    return [{**named, "params": _without_seed(method.identity()["params"], trained)}
+    return [{**named, "params": without_seed(method.identity()["params"], trained)}
             for named, method, trained in zip(cell.identity["methods"], alike, varying, strict=True)]
 
 
@@ -105,7 +97,3 @@ def _trained_again(job: Job, k: int) -> Job:
 
 def _reseeded(config: Config, k: int) -> dict[str, Any]:
     return {**config, SEED: (int(config[SEED]) + k) % 2**64}
-
-
-def _without_seed(params: Config, trained: bool) -> Config:
-    return {key: value for key, value in params.items() if not (trained and key == SEED)}

@@ -13,7 +13,7 @@ from statistics import stdev
 from typing import Any
 
 from harness.cells.comparable import mapping
-from harness.cells.training_seeds import family_of
+from harness.cells.seed_families import family_of
 from harness.lib.hashing import canonical_json
 from harness.records import Comparison, Metric
 from harness.report import format as fmt
