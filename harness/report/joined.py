@@ -90,12 +90,11 @@ def joined_comparison(name: str, label: str, family: Family, find: Find) -> Comp
     by_cell = {run.cell_id: one.difference for run, one in zip(family.runs, own, strict=True)}
     values = family.means(lambda run: by_cell[run.cell_id])
     of_images = _pairs(name, label, family, find) if family.several_seeds else None
-    error = _error(of_images.difference, of_images, of_images.ci_method) if of_images else None
-    if error is None:
-        of_images, error = None, _of_one(own, family)
-    p_values = [one.p_value for one in ([of_images] if of_images else own) if not math.isnan(one.p_value)]
+    whole = _error(of_images.difference, of_images, of_images.ci_method) if of_images else None
+    error = whole or _of_one(own, family)
+    p_values = [of_images.p_value] if of_images else [one.p_value for one in own if not math.isnan(one.p_value)]
     joined = _with(values, error, family)
-    p = of_images.p_value if of_images and family.n_trainings < 2 else p_value(joined, p_values)
+    p = p_values[0] if of_images and family.n_trainings < 2 else p_value(joined, p_values)
     what = f"{len({run.seed for run in family.runs})} seeds" if family.several_seeds else f"{len(own)} trainings"
     test = f"{what}: {of_images.test}" if of_images else f"mean of {what}; each: {own[0].test}"
     n_pairs = sum(one.n_pairs for one in own) if family.several_seeds else min(one.n_pairs for one in own)
