@@ -139,7 +139,7 @@ def test_page_of_an_image_says_prompt_seed_and_every_judge_with_score_and_thresh
 def test_an_evaluators_error_stands_beside_its_verdict(page, server):
     look(page, server + image(A, 9))
     assert "unknown" in next(row for row in texts(page, ".said-table tbody tr") if row.startswith(DETECTOR))
-    assert text(page, ".said-table .error").startswith("Error: the detector failed")
+    assert text(page, ".said-table .failure").startswith("Error: the detector failed")
 
 
 def test_boxes_are_drawn_where_the_detector_saw_them(page, server, data):
@@ -351,6 +351,7 @@ def by_keyboard(page, selector):
 def places():
     return {
         "board": "", "cell": f"#/cell/{A}", "image": image(A, 11), "compare": f"#/compare/{A}/{B}",
+        "failed judge": image(A, 9),
         "hostile image": image(HOSTILE.cell_id, 0), "odd id": image(HOSTILE.cell_id, 1),
         "long": image(HOSTILE.cell_id, 5), "bidi": image(HOSTILE.cell_id, 2),
         "hostile compare": f"#/compare/{HOSTILE.cell_id}/{B}?category={quote(MARKUP)}",
@@ -382,7 +383,7 @@ def test_a_bidi_control_turns_nothing_beyond_its_own_name(page, server):
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (390, True),
                                              pytest.param(1400, True, marks=pytest.mark.slow),
                                              pytest.param(390, False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["board", "cell", "image", "compare"])
+@pytest.mark.parametrize("name", ["board", "cell", "image", "failed judge", "compare"])
 def test_axe_finds_nothing_serious(page, server, data, name, width, dark):
     page.resize(width, 900, dark)
     place = image(A, with_boxes(data)) if name == "image" else places()[name]
