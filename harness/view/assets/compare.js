@@ -52,7 +52,11 @@ const namesOf = ({own, other, found}) => (own.label === other.label && found?.la
 
 /** Load the comparison, then the images: the first is a few seconds' work where there are many. */
 async function load(page) {
-  const failed = (place) => (error) => { if (!page.left) put(place, h("p", {class: "problem", role: "alert"}, error.message)); };
+  const failed = (place) => (error) => {
+    if (page.left) return;
+    page.top.querySelector("[role=status]")?.remove();
+    put(place, h("p", {class: "problem", role: "alert"}, error.message));
+  };
   await getPairs(page.cell, page.baseline).then((found) => {
     page.found = found;
     if (page.left) return;

@@ -26,7 +26,7 @@ export function saidTable(about, images, detail) {
         h("th", {scope: "row"}, h("bdi", {}, name), said.label && h("small", {}, h("bdi", {}, said.label)), said.n_boxes > 0 && h("small", {}, `${said.n_boxes} box${said.n_boxes === 1 ? "" : "es"}`)),
         h("td", {class: "verdict"}, isJudge.get(name) ? [mark(said.verdict, true), VERDICTS[said.verdict]] : h("span", {class: "none"}, "value")),
         h("td", {}, against(about, name, said))),
-      said.error && h("tr", {class: "error"}, h("td", {colspan: 3}, h("b", {}, "Error: "), h("bdi", {}, said.error))),
+      said.error && h("tr", {class: "failure"}, h("td", {colspan: 3}, h("b", {}, "Error: "), h("bdi", {}, said.error))),
     ])));
 }
 
