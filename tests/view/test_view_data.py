@@ -220,7 +220,8 @@ def test_ranks_come_to_the_board_once_they_are_read_with_their_intervals(tmp_pat
     ranks = addresses.ranking.waited_for(runs)
     board = asked(addresses, "board.json")
     shown = {row["cell"]: row["rank"] for row in board["rows"] if row["rank"]}
-    assert len(shown) == 3 and shown == {cell: [one.rank, one.low, one.high, one.n, one.by] for cell, one in ranks.items()}
+    told = {cell: [one.rank, one.low, one.high, one.n, one.by] for cell, one in ranks.items()}
+    assert len(shown) == 3 and shown == told
     assert addresses.ranking.made == 1 and addresses.answer("leaderboard.csv").content.count(b"rank_ci_low") == 1
 
     async def watch():
