@@ -64,9 +64,9 @@ function listen({live, version: first}) {
   async function caughtUp() {
     say(true, "live");
     forget(again ? null : []); // what changed before the line was open, or while it was closed
+    const missed = again, {version, rows} = await getBoard();
     again = true;
-    const {version, rows} = await getBoard();
-    if (before !== version) shown?.changed?.(rows.map((row) => row.cell));
+    if (before !== version) shown?.changed?.(missed ? rows.map((row) => row.cell) : []);
     before = version;
   }
 
