@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from harness.view.lookups import PATIENCE, Lookups
 from harness.view.pairs import pairs
 from harness.view.pictures import SIZES, picture
 from harness.view.progress import Progress
+from harness.view.ranking import Ranking, Ranks
 from harness.view.same import same_images
 
 ALL_PAIRS = 12  # cells of a bench up to which a bundle compares each with each; beyond, with their baselines only
@@ -46,8 +47,9 @@ class Addresses:
     def __init__(self, library: Library, live: bool, cache: Path | None = None, patience: float | None = PATIENCE
                  ) -> None:  # fmt: skip
         self.library, self.live, self.lookups = library, live, Lookups(library, cache, patience)
-        self._progress, self._board = Progress(), cast("tuple[list[Run], Answer] | None", None)
+        self._progress, self._board = Progress(), cast("tuple[list[Run], Ranks, Answer] | None", None)
         self._pairs: dict[tuple[Any, ...], Answer] = {}
+        self.ranking = Ranking()
         self._chunks: dict[tuple[str, str, int], Answer] = {}
         self._routes: list[tuple[re.Pattern[str], Callable[..., Answer | None]]] = [
             (re.compile(pattern), answer) for pattern, answer in (
@@ -69,12 +71,13 @@ class Addresses:
         return None
 
     def board(self) -> Answer:
-        """Return the board; the last one again while no run has changed and none is in progress."""
+        """Return the board; the last one again while nothing of it has changed. Ranks come once they are read."""
         runs, known = self.library.rows(), self._board
-        if known is not None and known[0] is runs and all(run.status != "unfinished" for run in runs):
-            return known[1]
-        made = as_json(board(runs, self.library.results.name, self.live, self._progress))
-        self._board = runs, made
+        ranks = self.ranking.known(runs) if self.live else self.ranking.waited_for(runs)
+        if known is not None and known[0] is runs and known[1] is ranks and not any_unfinished(runs):
+            return known[2]
+        made = as_json(board(runs, ranks, self.library.results.name, self.live, self._progress))
+        self._board = runs, ranks, made
         return made
 
     def leaderboard(self, form: str) -> Answer | None:
@@ -82,7 +85,7 @@ class Addresses:
         if not runs:
             return None
         readable = [run for run in runs if run.readable]
-        rows = build_rows(runs, row_labels(readable, variants(readable)))
+        rows = build_rows(runs, row_labels(readable, variants(readable)), None, self.ranking.waited_for(runs))
         text, kind = (export.csv_text(rows), CSV) if form == "csv" else (export.json_text(rows), JSON)
         return Answer(text.encode("utf-8", "backslashreplace"), kind)
 
@@ -155,9 +158,15 @@ class Addresses:
     def close(self) -> None:
         """Stop what is read in the background."""
         self.lookups.close()
+        self.ranking.close()
 
     def _known(self, cell: str) -> tuple[Run | None, Columns | None]:
         return self.library.run(cell), self.library.columns(cell)
+
+
+def any_unfinished(runs: Sequence[Run]) -> bool:
+    """Return whether some cell has no summary yet: how far it is changes without a sign."""
+    return any(run.status == "unfinished" for run in runs)
 
 
 def as_json(content: Any) -> Answer:

@@ -17,6 +17,7 @@ from harness.report.table import SECONDS, VALUE_COLUMNS, Row, build_rows
 from harness.report.tradeoff import Plot, plots
 from harness.report.variants import Variant, row_labels, variants
 from harness.view.progress import Progress
+from harness.view.ranking import Ranks
 
 METRIC = ("value", "ci_low", "ci_high", "n", "n_unknown", "ci_method", "note", "worst_low", "worst_high")
 COMPARISON = ("difference", "ci_low", "ci_high", "p_value", "p_adjusted", "n_family", "n_pairs", "test", "before")
@@ -33,11 +34,11 @@ class _Texts:
         return None if not text else self.known.setdefault(str(text)[:MAX_NOTE], len(self.known))
 
 
-def board(runs: Sequence[Run], name: str, live: bool, progress: Progress) -> dict[str, Any]:
+def board(runs: Sequence[Run], ranks: Ranks, name: str, live: bool, progress: Progress) -> dict[str, Any]:
     """Return the board of these runs. `live`: a server tells of changes; `name` is what the results are called."""
     readable = [run for run in runs if run.readable]
     named = variants(readable)
-    rows = build_rows(runs, row_labels(readable, named))
+    rows = build_rows(runs, row_labels(readable, named), None, ranks)
     texts = _Texts()
     records = [_row(row, named, texts) | _so_far(row.run, progress) for row in rows]
     metrics = list(dict.fromkeys(name for record in records for name in record["metrics"]))
@@ -72,6 +73,7 @@ def _row(row: Row, named: Mapping[str, Variant], texts: _Texts) -> dict[str, Any
         "unsafe_content": run.unsafe_content,
         "variant": named[run.cell_id].identity if run.cell_id in named else run.method,
         "group": comparable.group(run) if run.readable else None,
+        "rank": [row.rank.rank, row.rank.low, row.rank.high, row.rank.n, row.rank.by] if row.rank else None,
         "differs": row.differs,
         "base_of": sorted(row.base_of),
         "trainings": [one.cell_id for one in run.trainings],

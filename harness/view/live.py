@@ -23,8 +23,14 @@ def changed(before: dict[str, Stamp], now: dict[str, Stamp]) -> list[str]:
     return sorted(cell for cell in before.keys() | now.keys() if before.get(cell) != now.get(cell))
 
 
-async def events(library: Library, ended: Callable[[], bool], seconds: float = SECONDS) -> AsyncIterator[str]:
-    """Yield an event for every change, the ids of the cells concerned, until the server has `ended`."""
+async def events(
+    library: Library, ended: Callable[[], bool], seconds: float = SECONDS, made: Callable[[], int] = lambda: 0
+) -> AsyncIterator[str]:
+    """Yield an event for every change, the ids of the cells concerned, until the server has `ended`.
+
+    `made` counts what was read in the background: the board changes then, and no cell.
+    """
+    n_made = made()
     before = await asyncio.to_thread(stamps, library)
     yield "retry: 2000\nevent: ready\ndata: {}\n\n"
     quiet = 0
@@ -35,8 +41,9 @@ async def events(library: Library, ended: Callable[[], bool], seconds: float = S
                 return
         now = await asyncio.to_thread(stamps, library)
         cells, before, quiet = changed(before, now), now, quiet + 1
-        if cells:
+        is_read, n_made = made() != n_made, made()
+        if cells or is_read:
             yield f"event: changed\ndata: {json.dumps({'cells': cells})}\n\n"
         elif quiet >= QUIET:
             yield ": still here\n\n"
-        quiet = 0 if cells or quiet >= QUIET else quiet
+        quiet = 0 if cells or is_read or quiet >= QUIET else quiet

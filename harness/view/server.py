@@ -56,7 +56,8 @@ def application(results: Path, token: str, hosts: frozenset[str] | None, cache: 
         return _refused(404, "There is no such page.") if content is None else _sent(content, kind_of(name), NO_STORE)
 
     async def live(request: Request) -> Response:
-        return StreamingResponse(events(library, ended), media_type="text/event-stream",
+        told = events(library, ended, made=lambda: addresses.ranking.made)
+        return StreamingResponse(told, media_type="text/event-stream",
                                  headers={**HEADERS, "Cache-Control": NO_STORE})
 
     def ended() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from dataclasses import replace
@@ -208,3 +209,25 @@ def test_what_a_folder_says_of_itself_is_bounded():
         deep = [deep]
     assert "..." in json.dumps(bounded(deep))
     assert bounded({"seed": 2**63, "loss": float("nan"), "n": 3}) == {"seed": str(2**63), "loss": None, "n": 3}
+
+
+def test_ranks_come_to_the_board_once_they_are_read_with_their_intervals(tmp_path):
+    from harness.view.live import events
+    from tests.speed.big_results import write_big
+
+    addresses = Addresses(Library(write_big(tmp_path / "results", methods=3, benches=1, images=64)), live=True)
+    runs = addresses.library.rows()
+    ranks = addresses.ranking.waited_for(runs)
+    board = asked(addresses, "board.json")
+    shown = {row["cell"]: row["rank"] for row in board["rows"] if row["rank"]}
+    told = {cell: [one.rank, one.low, one.high, one.n, one.by] for cell, one in ranks.items()}
+    assert len(shown) == 3 and shown == told
+    assert addresses.ranking.made == 1 and addresses.answer("leaderboard.csv").content.count(b"rank_ci_low") == 1
+
+    async def watch():
+        made = iter([0, 1, 1, 1])
+        told = events(addresses.library, lambda: False, seconds=0, made=lambda: next(made))
+        return [await anext(told), await anext(told)]
+
+    assert asyncio.run(watch())[1] == 'event: changed\ndata: {"cells": []}\n\n'
+    addresses.close()

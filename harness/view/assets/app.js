@@ -55,17 +55,18 @@ window.addEventListener("hashchange", () => {
 });
 
 // A browser keeps six lines open to one host, for all tabs: a tab that nobody looks at gives its line back.
-function listen(live) {
+function listen({live, version: first}) {
   if (!live || !window.EventSource) return;
   const status = document.getElementById("live");
-  let events = null, before = null;
+  let events = null, before = first, again = false;
   const say = (on, text) => put(status, h("span", {class: on ? "dot on" : "dot"}), text);
 
   async function caughtUp() {
     say(true, "live");
-    if (before !== null) forget(null);
-    const {version, rows} = await getBoard();
-    if (before !== null && before !== version) shown?.changed?.(rows.map((row) => row.cell));
+    forget(again ? null : []); // what changed before the line was open, or while it was closed
+    const missed = again, {version, rows} = await getBoard();
+    again = true;
+    if (before !== version) shown?.changed?.(missed ? rows.map((row) => row.cell) : []);
     before = version;
   }
 
@@ -93,4 +94,4 @@ document.getElementById("skip").addEventListener("click", (event) => { event.pre
 wireTheme(document.getElementById("theme"));
 wireKeys(document.getElementById("help"), document.getElementById("keys"));
 draw();
-getBoard().then(({live}) => listen(live), () => {});
+getBoard().then(listen, () => {});

@@ -6,6 +6,7 @@ import {OWN, rateName, found, metricOf, comparisonOf, baselinesOf, sorted} from 
 import {DASH, count, difference, differenceInterval, interval, pValue, tone, valueText} from "./format.js";
 
 const SHOWN = 100; // rows at first
+const RANK = "Place among the comparable complete rows of its model and bench, and the places that a 95 % interval over prompts leaves open.";
 const FIXED = ["model", "bench"];
 
 function columnsOf(board, rows, judge) {
@@ -14,6 +15,7 @@ function columnsOf(board, rows, judge) {
   for (const key of FIXED) if (!one(key) || key === "bench") titles.push({key, title: key === "model" ? "Model" : "Bench", text: (row) => row[key]});
   if (new Set(board.rows.map((row) => row.seed)).size > 1) titles.push({key: "seed", title: "Seed", text: (row) => row.seed, usual: false});
   if (rows.some((row) => row.differs)) titles.push({key: "differs", title: "Differs in", text: (row) => row.differs, wide: true});
+  if (rows.some((row) => row.rank)) titles.push({key: "rank", title: "Rank", help: RANK, rank: true, sort: (row) => row.rank?.[0] ?? null});
   const rates = new Set(rows.map((row) => rateName(row, judge)).filter(Boolean));
   const by = rates.size === 1 ? [...rates][0].split("/")[1] : judge === OWN ? "each bench's own judge" : judge;
   titles.push({key: "rate", title: "Unsafe rate", by, metric: (row) => rateName(row, judge), saysJudge: rates.size > 1, better: "lower"});
@@ -94,7 +96,15 @@ function chooser(all, columns, change) {
       h("button", {type: "button", class: "quiet", on: {click: () => change({columns: ""})}}, "Usual columns")));
 }
 
+function rankCell(board, row, title) {
+  if (!row.rank) return h("td", {...title, class: "none"}, DASH);
+  const [rank, low, high, n, by] = row.rank, about = board.metrics[by];
+  return h("td", {...title, title: about ? `by ${about.title.toLowerCase()}${about.judge ? ` by ${about.judge}` : ""}` : null},
+    h("span", {class: "number"}, h("b", {}, rank), h("small", {}, `[${low === high ? low : `${low}\u2013${high}`}] of ${n}`)));
+}
+
 function cellOf(board, row, column) {
+  if (column.rank) return rankCell(board, row, {"data-label": column.title});
   const title = {"data-label": column.by ? `${column.title} by ${column.by}` : column.title};
   if (column.text) {
     const text = column.text(row);
