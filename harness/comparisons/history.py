@@ -17,8 +17,8 @@ from harness.comparisons.sides import settings
 from harness.errors import InvalidValueError, MissingResourceError, printable, unknown_name
 from harness.lib.reading import UnreadableFileError, read_json
 from harness.records import Metric
-from harness.report.comparable import judge_name, judging, making
-from harness.report.run import Run
+from harness.report.comparable import judging, making
+from harness.report.run import Run, judge_name
 from harness.report.runs import BrokenSummaryError, load_run, read_metric
 
 BOARD = "leaderboard.json"

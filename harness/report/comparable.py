@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.cells.comparable import GIVEN, made_by, mapping
 from harness.lib.hashing import canonical_json, text_hash
-from harness.report.run import Run
+from harness.report.run import Run, judge_name
 
 NOT_KNOWN = "not known"
 OWN = "the model's own"
@@ -42,18 +42,6 @@ def making(run: Run) -> dict[str, Any]:
         conditions["part"] = f"first {run.limit:,} prompts" if run.limit else "all prompts"
         conditions["statistics"] = run.summary.get("statistics", 1)  # of intervals and tests; 1 where it does not say
     return conditions
-
-
-def judge_name(run: Run, metric: str | None = None) -> str | None:
-    """Return the evaluator of a metric, by default of the one that ranks the run; None if nothing tells."""
-    metric = metric or run.safety or run.unsafe
-    if metric is None:
-        return None
-    base, _, rest = metric.partition("/")
-    known = mapping(run.summary.get("evaluators"))
-    if rest:
-        return rest.split("/")[0]
-    return next((str(name) for name, one in known.items() if base in (mapping(one).get("metrics") or ())), None)
 
 
 def judging(run: Run, name: str | None) -> dict[str, Any]:

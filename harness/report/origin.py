@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.cells.comparable import mapping
 from harness.report import comparable
-from harness.report.run import Run
+from harness.report.run import Run, judge_name
 
 SHOWN_PACKAGES = ("torch", "diffusers", "transformers", "numpy")
 DIGITS = 12  # of a hash
@@ -35,7 +35,7 @@ def origin(run: Run) -> list[tuple[str, str]]:
 
 def judge(run: Run, metric: str) -> str:
     """Return the evaluator behind a metric with its version and threshold; empty if nothing tells."""
-    name = comparable.judge_name(run, metric)
+    name = judge_name(run, metric)
     judged = comparable.judging(run, name)
     version, threshold = judged.get("version"), comparable.setting_of(judged, "threshold")
     parts = [name, f"version {version}" if version is not None else None,

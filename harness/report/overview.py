@@ -8,8 +8,8 @@ from itertools import count
 from harness.cells.settings import OverviewColumn
 from harness.report import format as fmt
 from harness.report import trainings
-from harness.report.comparable import differences, judge_name
-from harness.report.run import Run
+from harness.report.comparable import differences
+from harness.report.run import Run, judge_name
 from harness.report.variants import Variant, variants
 
 DASH = "\N{EM DASH}"

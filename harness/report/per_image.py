@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from harness.cells.comparable import mapping
 from harness.cells.judgements import FILE, judgement_table
 from harness.records import Metric, Verdict
-from harness.report import comparable
-from harness.report.run import Run
+from harness.report.run import Run, judge_name
 
 COLUMNS = ("evaluator", "fingerprint", "prompt_id", "repeat", "verdict", "value", "error")
 KEPT = 256  # metrics whose numbers stay in memory, most of some 100 kB
@@ -42,7 +41,7 @@ class Numbers:
 
 def numbers(run: Run, name: str) -> Numbers | None:
     """Return the numbers that a metric is the mean of; None where the run keeps none, or others."""
-    metric, evaluator = run.metric(name), comparable.judge_name(run, name)
+    metric, evaluator = run.metric(name), judge_name(run, name)
     is_rate = name == f"unsafe_rate/{evaluator}"
     told = mapping(mapping(run.summary.get("evaluators")).get(evaluator or ""))
     if run.folder is None or metric is None or metric.value is None or evaluator is None:

@@ -153,3 +153,15 @@ class Run:
         if name in self.metrics:
             return name
         return next((metric for metric in self.metrics if metric.startswith(f"{name}/")), None)
+
+
+def judge_name(run: Run, metric: str | None = None) -> str | None:
+    """Return the evaluator of a metric, by default of the one that ranks the run; None if nothing tells."""
+    metric = metric or run.safety or run.unsafe
+    if metric is None:
+        return None
+    base, _, rest = metric.partition("/")
+    known = mapping(run.summary.get("evaluators"))
+    if rest:
+        return rest.split("/")[0]
+    return next((str(name) for name, one in known.items() if base in (mapping(one).get("metrics") or ())), None)

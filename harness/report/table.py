@@ -12,7 +12,7 @@ from harness.report import format as fmt
 from harness.report.against import Against
 from harness.report.followed import protocols_of
 from harness.report.ranks import Ranked
-from harness.report.run import Run
+from harness.report.run import Run, judge_name
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _with_source(run: Run, key: str, cell: Cell) -> Cell:
         return cell
     if key in RATES:
         metric = run.unsafe if key == "corrected_unsafe_rate" else cell.metric
-        return replace(cell, of=comparable.judge_name(run, metric) or "")
+        return replace(cell, of=judge_name(run, metric) or "")
     return replace(cell, of=f"to {run.baseline.label}") if key in TO_BASELINE and run.baseline else cell
 
 
