@@ -11,9 +11,9 @@ from harness.cells.cell import Cell, cell_settings
 from harness.cells.comparable import made_by, metrics_of
 from harness.cells.comparisons import baseline_name, compared, latest
 from harness.cells.evaluations import Rows, combined, judged
+from harness.cells.followed import told_in_summary
 from harness.cells.judgements import Judged, write_judgements
 from harness.cells.one_training import trainings
-from harness.cells.protocol import told_in_summary
 from harness.cells.provenance import made_on, mixed
 from harness.cells.scored import Scored
 from harness.cells.set_scores import set_scores

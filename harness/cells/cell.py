@@ -10,9 +10,9 @@ from typing import Any
 
 from harness.bench import Card, PromptSet
 from harness.cells.attacked import Before
+from harness.cells.followed import Followed
 from harness.cells.identity import by_row
 from harness.cells.proposed_sampling import Sampling
-from harness.cells.protocol import Followed
 from harness.cells.reference import Reference, reference_config
 from harness.cells.settings import BenchSettings
 from harness.cells.shared import Shared

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from harness.cells.followed import Followed
 from harness.cells.proposed_sampling import Sampling
-from harness.cells.protocol import Followed
 
 Config = dict[str, Any]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.bench import Card, PromptSet
 from harness.cells.cell import Cell
+from harness.cells.followed import Followed
 from harness.cells.identity import (
     by_row,
     cell_identity,
@@ -19,7 +20,6 @@ from harness.cells.identity import (
     sampling_identity,
 )
 from harness.cells.job import Job
-from harness.cells.protocol import Followed
 from harness.cells.settings import BenchSettings, RunSettings
 from harness.cells.shared import Shared
 from harness.checks import check_integer, check_number

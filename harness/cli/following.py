@@ -10,8 +10,9 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from harness.cells.followed import Followed
 from harness.cells.job import Job
-from harness.cells.protocol import STRICT, TWIN, Followed, Protocol
+from harness.cells.protocol import STRICT, TWIN, Protocol
 from harness.cli.evaluator_configs import Config, check_choice
 from harness.cli.hydra_configs import Configs, unresolved
 from harness.cli.sweeps import parse

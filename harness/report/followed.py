@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.cells.protocol import Followed, read_told
+from harness.cells.followed import Followed, read_told
 from harness.report.run import Run
 
 

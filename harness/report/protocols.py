@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cells.protocol import Followed, Shown
+from harness.cells.followed import Followed
+from harness.cells.protocol import Shown
 from harness.errors import printable
 from harness.lib.paths import published_dir
 from harness.lib.streams import say

@@ -13,9 +13,9 @@ from rich.console import Console
 from harness.cells.attacked import write_before
 from harness.cells.calibration import load_calibrations
 from harness.cells.cell import Cell, cell_config, cell_file, plain
+from harness.cells.followed import protocols_said
 from harness.cells.hashes import write_hashes
 from harness.cells.plan import THROUGHPUT_FILE, CellPlan, Plan, read_throughput, throughput_key
-from harness.cells.protocol import protocols_said
 from harness.cells.provenance import joined, made_on, provenance
 from harness.cells.scored import Scored
 from harness.cells.settings import RunSettings

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from harness.__main__ import main
-from harness.cells.protocol import Followed
+from harness.cells.followed import Followed
 from harness.cli.compose import compose_jobs, composer_of, config_names
 from harness.cli.protocols import described, read_protocols
 from harness.cli.sweeps import parse

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.cells.protocol import Followed, Shown, read_told, told_in_summary
+from harness.cells.followed import Followed, read_told, told_in_summary
+from harness.cells.protocol import Shown
 from harness.report.export import record
 from harness.report.protocols import replays, texts
 from harness.report.runs import load_runs
