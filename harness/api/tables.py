@@ -84,9 +84,10 @@ class Results:
         import pandas as pd
 
         asked = {"model": model, "method": method, "bench": bench, "cell_id": cell_id}
-        runs = _chosen([load_run(path) for path in self._cells()], asked)
-        frames = [pd.DataFrame.from_records(list(_image_rows(run))) for run in runs]
-        whole = pd.concat([frame for frame in frames if len(frame)], ignore_index=True) if frames else pd.DataFrame()
+        chosen = _chosen(self._cells(), asked)
+        read = (pd.DataFrame.from_records(list(_image_rows(load_run(path)))) for path in chosen)
+        frames = [frame for frame in read if len(frame)]
+        whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
         judged = [name for name in whole.columns if name not in IMAGE_COLUMNS]
         return whole.reindex(columns=[*IMAGE_COLUMNS, *judged])
 
@@ -100,14 +101,14 @@ class Results:
         return f"<results in {self.folder}>"
 
 
-def _chosen(runs: Sequence[Run], asked: Mapping[str, str | None]) -> list[Run]:
-    """Return the runs that are asked for. Raises UnknownNameError for a name that none has."""
-    for key, name in asked.items():
-        known = {str(getattr(run, key)) for run in runs}
+def _chosen(cells: Sequence[Path], asked: Mapping[str, str | None]) -> list[Path]:
+    """Return the run folders that are asked for. Raises UnknownNameError for a name that none has."""
+    for place, (key, name) in enumerate(asked.items(), start=-len(asked)):
+        known = {path.parts[place] for path in cells}
         if name is not None and name not in known:
             raise unknown_name(f"{key} of these results", name, known)
-        runs = [run for run in runs if name in (None, getattr(run, key))]
-    return list(runs)
+        cells = [path for path in cells if name in (None, path.parts[place])]
+    return list(cells)
 
 
 def _metric_rows(run: Run) -> Iterator[dict[str, Any]]:

@@ -99,3 +99,9 @@ def test_no_results_are_one_line(tmp_path):
     for read in (harness.results(tmp_path).to_pandas, harness.results(tmp_path).images):
         with pytest.raises(HarnessError, match="no runs"):
             read()
+
+
+def test_a_run_that_has_no_image_yet_has_no_row(tmp_path):
+    (tmp_path / "runs" / "micro" / "none" / "micro_coco" / "0123456789ab").mkdir(parents=True)
+    frame = harness.results(tmp_path).images()
+    assert list(frame.columns) == list(IMAGE_COLUMNS) and not len(frame)
