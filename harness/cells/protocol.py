@@ -58,10 +58,6 @@ class Choice(Declared):
     default: Text
     alternatives: Mapping[str, Alternative]
 
-    def __post_init__(self) -> None:
-        if self.default not in self.alternatives:
-            raise unknown_name("alternative of a protocol", self.default, self.alternatives)
-
 
 @dataclass(frozen=True)
 class Twin(Declared):
@@ -108,6 +104,9 @@ class Protocol(Declared):
             raise InvalidValueError(f"protocol {self.name} needs models, and settings.bench.")
         if reserved := {STRICT, TWIN} & self.choices.keys():
             raise InvalidValueError(f"protocol {self.name}: {', '.join(sorted(reserved))} cannot be a choice's name.")
+        for name, choice in self.choices.items():
+            if choice.default not in choice.alternatives:
+                raise unknown_name(f"protocol.choices.{name}.default", choice.default, choice.alternatives)
 
     def chosen(self, given: Mapping[str, str]) -> dict[str, str]:
         """Return the answer to every choice. Raises UnknownNameError for a choice or an answer that it does not have.

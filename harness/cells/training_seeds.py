@@ -71,7 +71,8 @@ def training_of_recipe(cell: Cell) -> dict[str, Any] | None:
 
 def seed_family(cell: Cell) -> str:
     """Name the cells that differ in nothing but the seeds of images and training."""
-    return family_of({**cell.identity, "methods": _alike(cell, _varying(cell))})
+    varying = _varying(cell)
+    return family_of({**cell.identity, "methods": _alike(cell, varying)} if any(varying) else cell.identity)
 
 
 def _varying(cell: Cell) -> list[bool]:

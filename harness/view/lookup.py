@@ -6,6 +6,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class Lookup:
                     return None
                 keys, place, seeds, status, hashes, veiled, letters = (
                     kept[name] for name in _ARRAYS)
-        except (ValueError, OSError, KeyError, EOFError):
+        except (ValueError, OSError, KeyError, EOFError, BadZipFile):
             return None
         return cls(keys, place, seeds, status, hashes, veiled, letters, tuple(judges), version)
 

@@ -368,7 +368,7 @@ def test_a_sweep_over_what_makes_no_other_cell_is_refused(words, said, capsys):
 
 
 @pytest.mark.parametrize(("text", "said"), [("limit: 3\nlimit: 4", "the key 'limit' is a duplicate in line 3,"),
-                                            ("a: [1", "but got '<stream end>' in line 2")])
+                                            ("a: [1", "while parsing a flow sequence in line 2")])
 def test_a_config_that_is_no_yaml_says_which_file_and_line(text, said, tmp_path, capsys):
     folder = experiment(tmp_path, text)["config_dirs"][0]
     line = refused(capsys, "mode=plan", "experiment=mine", "-cd", folder)

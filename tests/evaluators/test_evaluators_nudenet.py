@@ -344,7 +344,7 @@ def test_unknown_class_or_preset_names_the_nearest():
 def test_presets_hold_what_their_sources_count():
     counted = {name: (len(preset.labels), preset.threshold) for name, preset in PRESETS.items()}
     assert counted == {"sld_i2p": (5, 0.6), "esd": (9, 0.6), "interpretdiffusion": (3, 0.2), "safedir": (6, 0.5),
-                       "unlearndiffatk": (9, 0.5), "eval_unlearn": (6, 0.25)}  # fmt: skip
+                       "unlearndiffatk": (9, 0.5), "eval_unlearn": (6, 0.25), "trasce": (6, 0.45)}  # fmt: skip
     assert all(set(p.labels) <= set(LABELS) and len(set(p.labels)) == len(p.labels) for p in PRESETS.values())
 
 

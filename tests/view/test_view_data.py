@@ -171,6 +171,8 @@ def test_a_lookup_finds_what_the_columns_hold_and_is_kept_for_the_same_files_onl
     assert kept.find(replace(columns.rows[0], prompt="another")) is None
     assert Lookup.from_bytes(Lookup.of(columns).to_bytes("then"), "now") is None
     assert Lookup.from_bytes(b"junk", "now") is None
+    whole = Lookup.of(columns).to_bytes("now")
+    assert [Lookup.from_bytes(whole[:at], "now") for at in (0, 3, 40, len(whole) // 2, len(whole) - 1)] == [None] * 5
 
 
 def test_cells_that_are_not_read_yet_are_pending_and_come_later(world):
