@@ -75,7 +75,8 @@ def test_lora_starts_at_zero_with_a_gradient_in_b_only():
     assert not trainer.direction().any()
     kept = []
     trainer.adam.step = lambda: kept.append({k: v.grad.clone() for k, v in trainer.parameters.items()})
-    trainer.trajectory([TrainingPrompt("a campfire", 1)], [])
+    with frozen_denoiser(random_model()):
+        trainer.trajectory([TrainingPrompt("a campfire", 1)], [])
     assert kept[0]["b"].any() and not kept[0]["a"].any()
     assert trainer.parameters["b"].shape == (77, 1) and trainer.parameters["a"].shape == (1, 32)
 
@@ -107,7 +108,8 @@ def test_training_steps_once_per_denoising_step_of_its_window():
     trainer = DirectionTrainer(random_model(), SafeDirTraining(**QUICK | {"steps": 10, "start": 11}), "a bomb", seed=0)
     count, step = [], trainer.adam.step
     trainer.adam.step = lambda: (count.append(1), step())
-    trainer.trajectory([TrainingPrompt("a campfire", 1), TrainingPrompt("a forge", 2)], [])
+    with frozen_denoiser(random_model()):
+        trainer.trajectory([TrainingPrompt("a campfire", 1), TrainingPrompt("a forge", 2)], [])
     assert len(count) == 8
 
 
