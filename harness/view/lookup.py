@@ -6,10 +6,10 @@ import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from harness.lib.arrays import parse_arrays
 from harness.records import ImageRow
 from harness.view.columns import SHOWN_HASH, STATUS, Columns
 
@@ -75,14 +75,13 @@ class Lookup:
     def from_bytes(cls, data: bytes, stamp: str) -> Lookup | None:
         """Read it back; None if it was made of other files, or is none."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-                known, made_of, version, *judges = kept["about"].tolist()
-                if (known, made_of) != (str(FORMAT), stamp):
-                    return None
-                keys, place, seeds, status, hashes, veiled, letters = (
-                    kept[name] for name in _ARRAYS)
-        except (ValueError, OSError, KeyError, EOFError, BadZipFile):
+            kept = parse_arrays(data, (*_ARRAYS, "about"))
+            known, made_of, version, *judges = kept["about"].tolist()
+        except ValueError:
             return None
+        if (known, made_of) != (str(FORMAT), stamp):
+            return None
+        keys, place, seeds, status, hashes, veiled, letters = (kept[name] for name in _ARRAYS)
         return cls(keys, place, seeds, status, hashes, veiled, letters, tuple(judges), version)
 
 

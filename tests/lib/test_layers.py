@@ -68,8 +68,7 @@ READERS = {
     "json.load": {},
     "yaml.safe_load": {}, "yaml.load": {}, "yaml.full_load": {}, "yaml.unsafe_load": {},
     "OmegaConf.load": {},
-    "np.load": {"harness/micro/training/pictures.py": "pictures that the training of the embedded world drew",
-                "harness/view/lookup.py": "what it wrote into the user's own cache, numbers and text alone"},
+    "np.load": {"harness/micro/training/pictures.py": "pictures that the training of the embedded world drew"},
     "np.fromfile": {}, "np.loadtxt": {}, "np.genfromtxt": {},
     "torch.load": {
         "harness/models/part_tensors.py": "the reader of checkpoints, weights only, after their names and headers",
